@@ -1,0 +1,178 @@
+"""The aggregator: adds updates that it cannot read. It imports no HE library and holds no secret."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .agreement import check_header, check_key
+from .config import Config
+from .errors import CapacityError, LayoutError, QuorumError, RoundMismatchError, StateError
+from .header import MAX_ROUND, Contribution, Header, refuse_duplicates
+from .key import ServerKey, check_role
+from .layout import Layout
+from .ring import CLEAR_RING
+from .update import MemoryBody, Update
+from .wire import DIGEST_NBYTES, frame_digest
+
+
+class Aggregator:
+    """Adds the updates of one round as they arrive.
+
+    Its memory is one sum, bit-packed as on the wire, and one frame, whatever the number of sites. It is not
+    thread-safe: serialise the calls.
+
+    Parameters
+    ----------
+    config : Config
+        The federation's configuration.
+    key : ServerKey
+        The server's key.
+    round : int
+        The round whose updates are accepted.
+    layout : Layout, optional
+        The layout that updates must have; without it, the first update that is added fixes it.
+
+    Raises
+    ------
+    KeyFileError
+        If a client key is given: the server must not hold one.
+    MismatchError
+        If the key was made for other params.
+    """
+
+    def __init__(self, config: Config, key: ServerKey, round: int = 0, layout: Layout | None = None) -> None:
+        check_role(key, ServerKey)
+        check_key(config, key)
+        if not isinstance(round, int) or not 0 <= round < MAX_ROUND:
+            raise StateError(f"round is {round!r}; rounds are whole numbers from 0")
+        self._config = config
+        self._key = key
+        self._round = round
+        self._layout = layout
+        self._rings = {"encrypted": key.ring, "clear": CLEAR_RING}
+        self._contributions: list[Contribution] = []
+        self._total = np.empty(0, dtype=np.uint8)
+        self._closed: str | None = None
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the sites added so far."""
+        return tuple(contribution.site for contribution in self._contributions)
+
+    @property
+    def layout(self) -> Layout | None:
+        """The layout that updates must have, once it is known."""
+        return self._layout
+
+    def admit(self, head: bytes) -> Header:
+        """Check an update by its head alone, before its frames are received.
+
+        Parameters
+        ----------
+        head : bytes
+            The first chunk of `Update.chunks`.
+
+        Returns
+        -------
+        Header
+            The validated header; ``header.nbytes`` is how large the whole update must be.
+
+        Raises
+        ------
+        SecAggError
+            The error that `add` would raise for this header.
+        """
+        header = Header.from_head(head)
+        self._check(header)
+        return header
+
+    def add(self, update: Update) -> None:
+        """Verify an update as a whole, then add it: all or nothing.
+
+        Parameters
+        ----------
+        update : Update
+            In memory or in a file; a file is read twice, a frame at a time.
+
+        Raises
+        ------
+        StateError
+            After `finish`, or after reading failed between verification and addition.
+        MismatchError, KeyMismatchError, RoundMismatchError
+            Made under another configuration or key, or for another round.
+        LayoutError
+            Another layout, or another set of encrypted tensors.
+        DuplicateError
+            A site or nonce that is in the sum already.
+        CapacityError
+            ``max_clients`` updates are in the sum already.
+        FormatError, DigestError
+            A damaged frame, or a word that is not below its modulus. The sum stays as it was.
+        """
+        header = update.header
+        self._check(header)
+        for frame, payload in update.frames():
+            self._rings[frame.section].check(np.frombuffer(payload, np.uint8))
+        if not self._contributions:
+            self._total = np.zeros(header.nbytes - len(header.head), dtype=np.uint8)
+        self._closed = "adding a verified update failed half-way; the sum is lost, run the round again"
+        for frame, payload in update.frames():
+            total = self._total[frame.offset : frame.offset + frame.nbytes]
+            self._rings[frame.section].add(total, np.frombuffer(payload, np.uint8))
+        self._closed = None
+        self._layout = header.layout
+        self._contributions += header.contributions
+
+    def finish(self) -> Update:
+        """Return the aggregate of all updates added; nothing can be added afterwards.
+
+        Raises
+        ------
+        QuorumError
+            If fewer than ``min_clients`` updates were added; more may still be added then.
+        StateError
+            If called twice.
+        """
+        self._refuse_closed()
+        fewest = self._config.aggregation.min_clients
+        if len(self._contributions) < fewest or self._layout is None:
+            raise QuorumError(
+                f"round {self._round} has {len(self._contributions)} updates, min_clients is {fewest}: "
+                "wait for more sites"
+            )
+        self._closed = f"round {self._round} is finished"
+        header = Header(
+            kind="aggregate",
+            round=self._round,
+            key=self._key.fingerprint,
+            params=self._config.params,
+            aggregation=self._config.aggregation,
+            layout=self._layout,
+            contributions=tuple(self._contributions),
+        )
+        view = memoryview(self._total)  # type: ignore[arg-type]  # an ndarray is a buffer
+        for frame in header.frames:
+            end = frame.offset + frame.nbytes
+            digest = frame_digest(header.head, frame.index, view[frame.offset : end])
+            self._total[end : end + DIGEST_NBYTES] = np.frombuffer(digest, np.uint8)
+        return Update(header, MemoryBody(view))
+
+    def _check(self, header: Header) -> None:
+        """Check all that a header can tell."""
+        self._refuse_closed()
+        check_header(header, "update", self._config, self._key)
+        if header.round != self._round:
+            raise RoundMismatchError(
+                f"the update from {header.site} is for round {header.round}, this is round {self._round}"
+            )
+        if self._layout is not None:
+            fault = self._layout.difference(header.layout)
+            if fault:
+                raise LayoutError(f"the update from {header.site} has another layout: {fault}")
+        refuse_duplicates([*self._contributions, *header.contributions])
+        if len(self._contributions) == self._config.aggregation.max_clients:
+            raise CapacityError(f"max_clients {len(self._contributions)} updates are in the sum already")
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise StateError(self._closed)

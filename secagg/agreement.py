@@ -1,0 +1,58 @@
+"""What an update must have in common with its reader: params, aggregation numbers, key, and what is encrypted."""
+
+from __future__ import annotations
+
+from .config import Config
+from .errors import CapacityError, ConfigError, KeyMismatchError, LayoutError, MismatchError
+from .header import Header
+from .key import ServerKey
+
+
+def check_key(config: Config, key: ServerKey) -> None:
+    """Raise `MismatchError` if a key was made for other params than those of `config`."""
+    if key.params != config.params:
+        raise MismatchError(
+            f"the key was made for {key.params.to_dict()}, the configuration has {config.params.to_dict()}"
+        )
+
+
+def check_header(header: Header, kind: str, config: Config, key: ServerKey) -> None:
+    """Hold a header against configuration and key.
+
+    Raises
+    ------
+    MismatchError
+        Another kind than `kind`, or other params or aggregation numbers.
+    KeyMismatchError
+        Another key.
+    LayoutError
+        Another set of encrypted tensors than ``encrypt`` demands: plaintext where ciphertext belongs, say.
+    CapacityError
+        More contributions than ``max_clients``.
+    """
+    who = f"the {header.kind} from {', '.join(header.sites[:3])}{'…' if len(header.sites) > 3 else ''}"
+    if header.kind != kind:
+        raise MismatchError(f"{who} is an {header.kind}; an {kind} is needed here")
+    if header.params != config.params:
+        raise MismatchError(f"{who} has params {header.params.to_dict()}, expected {config.params.to_dict()}")
+    for name in ("max_clients", "max_abs", "max_weight"):
+        theirs, mine = getattr(header.aggregation, name), getattr(config.aggregation, name)
+        if theirs != mine:
+            raise MismatchError(
+                f"{who} has aggregation.{name} {theirs!r}, expected {mine!r}: give all sites one config"
+            )
+    if header.key != key.fingerprint:
+        raise KeyMismatchError(f"{who} is under key {header.key[:16]}…, expected {key.fingerprint[:16]}…")
+    try:
+        expected = header.layout.with_encrypt(config.encrypt)
+        config.aggregation.check_patterns(header.layout.names)
+    except ConfigError as error:
+        raise LayoutError(f"{who} has a layout that does not fit the configuration: {error}") from error
+    fault = expected.difference(header.layout)
+    if fault:
+        raise LayoutError(f"{who} encrypts another set of tensors than the configuration: {fault}")
+    if len(header.contributions) > config.aggregation.max_clients:
+        raise CapacityError(
+            f"{who} has {len(header.contributions)} contributions, the sum is planned for max_clients "
+            f"{config.aggregation.max_clients}"
+        )

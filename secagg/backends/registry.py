@@ -1,0 +1,83 @@
+"""From ``he.lib`` to a backend class, through entry points."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+
+from ..errors import BackendUnavailableError, ConfigError
+from ..plugins import registered_backends
+from .base import Backend
+
+
+@dataclass(frozen=True)
+class BackendInfo:
+    """What `available_backends` says of one backend.
+
+    Parameters
+    ----------
+    available : bool
+        Whether the HE library could be imported.
+    schemes : tuple of str
+        Schemes that it can encrypt under.
+    trust : str
+        Who must trust whom.
+    version : str or None
+        Version of the HE library.
+    problem : str or None
+        Why it is not available, and what to install.
+    """
+
+    available: bool
+    schemes: tuple[str, ...]
+    trust: str
+    version: str | None
+    problem: str | None = None
+
+
+def load_backend(lib: str) -> type[Backend]:
+    """Return the class that ``he.lib: lib`` selects.
+
+    Raises
+    ------
+    ConfigError
+        If no backend of that id is registered, or what is registered is none.
+    BackendUnavailableError
+        If the plug-in's module cannot be imported.
+    """
+    points = registered_backends()
+    if lib not in points:
+        raise ConfigError(f"he.lib is {lib!r}; the registered backends are {', '.join(points) or 'none'}")
+    try:
+        backend = points[lib].load()
+    except (ImportError, AttributeError) as error:
+        raise BackendUnavailableError(f"backend {lib!r} cannot be loaded from {points[lib].value}: {error}") from error
+    if not (isinstance(backend, type) and issubclass(backend, Backend)):
+        raise ConfigError(f"the entry point {points[lib].value} of backend {lib!r} is no secagg.backends.base.Backend")
+    return backend
+
+
+def available_backends() -> dict[str, BackendInfo]:
+    """Return every registered backend by id, after trying to import its HE library."""
+    return {lib: _inform(lib) for lib in registered_backends()}
+
+
+def _inform(lib: str) -> BackendInfo:
+    try:
+        backend = load_backend(lib)
+    except (BackendUnavailableError, ConfigError) as error:
+        return BackendInfo(False, (), "unknown", None, str(error))
+    try:
+        backend.library()
+    except BackendUnavailableError as error:
+        return BackendInfo(False, backend.schemes, backend.trust, None, str(error))
+    return BackendInfo(True, backend.schemes, backend.trust, _version(backend.module))
+
+
+def _version(module: str) -> str | None:
+    for distribution in packages_distributions().get(module.partition(".")[0], ()):
+        try:
+            return version(distribution)
+        except PackageNotFoundError:
+            continue
+    return None

@@ -1,0 +1,86 @@
+"""What can go wrong, one type for each thing that a caller can handle.
+
+Every error derives from :class:`SecAggError`; its message names the value at fault and the remedy. Native
+exceptions of HE libraries are translated where they arise and never reach a caller.
+"""
+
+from __future__ import annotations
+
+
+class SecAggError(Exception):
+    """Root of every error that secagg raises on purpose."""
+
+
+class ConfigError(SecAggError):
+    """A configuration that cannot work: unknown key, unsafe or unsupported params, no capacity for the sum."""
+
+
+class BackendUnavailableError(SecAggError):
+    """The HE library of the chosen backend is not installed; the message names the extra to install."""
+
+
+class BackendError(SecAggError):
+    """The HE library refused or failed at something that it should do."""
+
+
+class KeyFileError(SecAggError):
+    """A key file is missing, truncated or damaged, or a key of the other role was given."""
+
+
+class RangeError(SecAggError):
+    """A value lies outside its declared bound (``max_abs``, ``max_weight``), or is NaN or infinite."""
+
+
+class LayoutError(SecAggError):
+    """Names, shapes, dtypes or encrypted set differ from what is expected, or cannot be aggregated."""
+
+
+class FormatError(SecAggError):
+    """Bytes that are not a well-formed update, aggregate or key: magic, version, length, header or word."""
+
+
+class DigestError(FormatError):
+    """Bytes whose digest does not fit: damaged on the way or on the disk."""
+
+
+class MismatchError(SecAggError):
+    """An update or aggregate made under another configuration than the one at hand."""
+
+
+class KeyMismatchError(MismatchError):
+    """An update or aggregate made under another key."""
+
+
+class RoundMismatchError(MismatchError):
+    """An update or aggregate of another round."""
+
+
+class DuplicateError(SecAggError):
+    """A site or a nonce that is already in the sum."""
+
+
+class CapacityError(SecAggError):
+    """More contributions than ``max_clients``, the number for which the sum was planned."""
+
+
+class QuorumError(SecAggError):
+    """Fewer contributions than ``min_clients``."""
+
+
+class StateError(SecAggError):
+    """A call that does not fit the state of the object: adding after ``finish``, say."""
+
+
+class DecryptionError(SecAggError):
+    """The sum could not be decrypted. The message is always the same and says nothing about key or noise."""
+
+    def __init__(self) -> None:
+        super().__init__("the aggregate does not decrypt to a plausible sum; discard it and run the round again")
+
+
+class TransportError(SecAggError):
+    """The other side could not be reached, answered too late, or refused the request."""
+
+
+class IdentityError(TransportError):
+    """A peer whose certificate does not bear the name under which it speaks."""

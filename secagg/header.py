@@ -1,0 +1,256 @@
+"""The header of an update or aggregate, and the frames that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from .config import MAX_CLIENTS, Aggregation
+from .errors import ConfigError, DuplicateError, FormatError, SecAggError
+from .layout import Layout
+from .params import Params
+from .ring import CLEAR_BLOCK_SIZE
+from .wire import DIGEST_NBYTES, MAX_FRAME_NBYTES, pack_head, unpack_head
+
+NONCE_NBYTES = 32
+MAX_SITE_LENGTH = 64
+MAX_ROUND = 1 << 32
+
+_FIELDS = frozenset(["aggregation", "contributions", "key", "layout", "params", "round"])
+_AGREED = ("max_abs", "max_clients", "max_weight")
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """One site's part of an update or aggregate: its name and the 32 random bytes of this encryption."""
+
+    site: str
+    nonce: bytes
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where a frame lies: `blocks` whole blocks from `first_block` of one `section`, `nbytes` of payload.
+
+    `offset` is the place of the payload, counted from the end of the head.
+    """
+
+    index: int
+    section: str
+    first_block: int
+    blocks: int
+    nbytes: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an update says of itself before its frames.
+
+    Parameters
+    ----------
+    kind : str
+        ``"update"`` (one contribution) or ``"aggregate"``.
+    round : int
+        Round of the federation, from 0.
+    key : str
+        Fingerprint of the key, 64 hexadecimal digits.
+    params : Params
+        Scheme parameters.
+    aggregation : Aggregation
+        Those numbers that sites must agree on for a sum to mean anything: `max_abs`, `max_clients`, `max_weight`.
+        (`min_clients` is each party's own demand and is not sent.)
+    layout : Layout
+        The tensors and their roles.
+    contributions : tuple of Contribution
+        Who is in the sum.
+    """
+
+    kind: str
+    round: int
+    key: str
+    params: Params
+    aggregation: Aggregation
+    layout: Layout
+    contributions: tuple[Contribution, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "aggregation", replace(self.aggregation, min_clients=2))
+
+    @property
+    def site(self) -> str:
+        """Site of the only contribution of an update."""
+        return self.contributions[0].site
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of all sites in the sum."""
+        return tuple(contribution.site for contribution in self.contributions)
+
+    @cached_property
+    def head(self) -> bytes:
+        """The packed head: what is sent first."""
+        agreed = self.aggregation.to_dict()
+        header = {
+            "aggregation": {name: agreed[name] for name in _AGREED},
+            "contributions": [[item.site, item.nonce.hex()] for item in self.contributions],
+            "key": self.key,
+            "layout": self.layout.to_json(),
+            "params": self.params.to_dict(),
+            "round": self.round,
+        }
+        return pack_head(self.kind, header)
+
+    @classmethod
+    def from_head(cls, head: bytes) -> Header:
+        """Read and validate a head.
+
+        Raises
+        ------
+        FormatError
+            If anything in it is not as docs/wire-format.md says (`DigestError` if a byte changed).
+        DuplicateError
+            If a site or a nonce is listed twice.
+        """
+        kind, data = unpack_head(head)
+        if kind not in ("update", "aggregate"):
+            raise FormatError(f"this is a {kind}, not an update or aggregate")
+        if data.keys() != _FIELDS:
+            raise FormatError(f"the header has the keys {sorted(data)[:12]}, expected {sorted(_FIELDS)}")
+        try:
+            params = Params.from_dict(_mapping(data["params"], "params"))
+            agreed = _mapping(data["aggregation"], "aggregation")
+            if agreed.keys() != set(_AGREED):
+                raise FormatError(f"the header's aggregation has other keys than {', '.join(_AGREED)}")
+            aggregation = Aggregation(min_clients=2, **agreed)
+        except ConfigError as error:
+            raise FormatError(f"the header's configuration is invalid: {error}") from error
+        header = cls(
+            kind=kind,
+            round=_round(data["round"]),
+            key=_hex(data["key"], 32, "key fingerprint"),
+            params=params,
+            aggregation=aggregation,
+            layout=Layout.from_json(data["layout"]),
+            contributions=_contributions(data["contributions"], kind),
+        )
+        if header.head != head:
+            raise FormatError("the header is not in canonical form")
+        return header
+
+    def blocks(self, section: str) -> int:
+        """Return the number of blocks of ``"encrypted"`` (the weight is its first value) or ``"clear"``."""
+        if section == "encrypted":
+            return -(-(1 + self.layout.size("encrypted")) // self.params.slot_count)
+        return -(-self.layout.size("clear") // CLEAR_BLOCK_SIZE)
+
+    @cached_property
+    def _sections(self) -> tuple[_Section, ...]:
+        row_bits = 2 * sum(self.params.data_bit_sizes)
+        encrypted = _Section("encrypted", self.blocks("encrypted"), row_bits * self.params.poly_modulus_degree // 8)
+        clear = _Section("clear", self.blocks("clear"), 8 * CLEAR_BLOCK_SIZE)
+        for section in (encrypted, clear):
+            if section.frame_blocks == 0:
+                raise FormatError(f"a block of {section.block_nbytes} bytes does not fit a frame of {MAX_FRAME_NBYTES}")
+        return encrypted, clear
+
+    @property
+    def frame_count(self) -> int:
+        """Number of frames."""
+        return sum(section.frames for section in self._sections)
+
+    @property
+    def frames(self) -> Iterator[Frame]:
+        """Every frame, in the order of the file: the encrypted blocks, then the clear ones."""
+        index = offset = 0
+        for section in self._sections:
+            for first in range(0, section.blocks, section.frame_blocks):
+                blocks = min(section.frame_blocks, section.blocks - first)
+                yield Frame(index, section.name, first, blocks, blocks * section.block_nbytes, offset)
+                index += 1
+                offset += blocks * section.block_nbytes + DIGEST_NBYTES
+
+    @property
+    def nbytes(self) -> int:
+        """Exact size in bytes of the whole update, head and digests included."""
+        body = sum(section.blocks * section.block_nbytes + section.frames * DIGEST_NBYTES for section in self._sections)
+        return len(self.head) + body
+
+
+@dataclass(frozen=True)
+class _Section:
+    name: str
+    blocks: int
+    block_nbytes: int
+
+    @property
+    def frame_blocks(self) -> int:
+        return MAX_FRAME_NBYTES // self.block_nbytes
+
+    @property
+    def frames(self) -> int:
+        return -(-self.blocks // self.frame_blocks)
+
+
+def check_site(name: object) -> str:
+    """Return a valid site name: 1 to 64 letters, digits, dots, hyphens or underscores.
+
+    Raises
+    ------
+    ConfigError
+        If it is anything else. The same name stands in the site's certificate.
+    """
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_SITE_LENGTH or not name.isascii():
+        raise ConfigError(f"site name {name!r}: use 1 to {MAX_SITE_LENGTH} letters, digits, '.', '-' or '_'")
+    if not name.replace(".", "a").replace("-", "a").replace("_", "a").isalnum():
+        raise ConfigError(f"site name {name!r}: use letters, digits, '.', '-' and '_' only")
+    return name
+
+
+def _contributions(data: Any, kind: str) -> tuple[Contribution, ...]:
+    if not isinstance(data, list) or not 1 <= len(data) <= MAX_CLIENTS:
+        raise FormatError(f"the header's contributions are no list of 1 to {MAX_CLIENTS}")
+    if kind == "update" and len(data) != 1:
+        raise FormatError(f"an update has one contribution, this one lists {len(data)}")
+    result = []
+    for item in data:
+        if not isinstance(item, list) or len(item) != 2:
+            raise FormatError("a contribution of the header is not [site, nonce]")
+        try:
+            site = check_site(item[0])
+        except SecAggError as error:
+            raise FormatError(f"the header's contributions: {error}") from error
+        result.append(Contribution(site, bytes.fromhex(_hex(item[1], NONCE_NBYTES, "nonce"))))
+    refuse_duplicates(result)
+    return tuple(result)
+
+
+def refuse_duplicates(contributions: list[Contribution]) -> None:
+    """Raise `DuplicateError` if a site or a nonce is listed twice."""
+    for name, values in (
+        ("site", [item.site for item in contributions]),
+        ("nonce", [item.nonce.hex() for item in contributions]),
+    ):
+        if len(set(values)) != len(values):
+            twice = next(value for value in values if values.count(value) > 1)
+            raise DuplicateError(f"{name} {twice} contributes twice to round; each contributes once")
+
+
+def _mapping(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise FormatError(f"the header's {name} is not an object")
+    return value
+
+
+def _round(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < MAX_ROUND:
+        raise FormatError(f"the header's round is {value!r:.40}; it is a whole number from 0")
+    return value
+
+
+def _hex(value: Any, nbytes: int, name: str) -> str:
+    if not isinstance(value, str) or len(value) != 2 * nbytes or not all(char in "0123456789abcdef" for char in value):
+        raise FormatError(f"the header's {name} is not {nbytes} bytes in lower-case hexadecimal")
+    return value

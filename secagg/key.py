@@ -1,0 +1,233 @@
+"""Keys: a client key that holds the secret, a server key that holds none, and their files.
+
+Polynomials are kept as canonical SEAL words (number-theoretic-transform form, one row of N words a prime), whatever
+library made them.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ConfigError, FormatError, KeyFileError
+from .files import replace_file
+from .params import Params
+from .ring import Ring
+from .wire import (
+    DIGEST_NBYTES,
+    MAX_FRAME_NBYTES,
+    check_digest,
+    digest,
+    frame_digest,
+    head_nbytes,
+    pack_head,
+    unpack_head,
+)
+
+#: No key file is larger: a secret and a public key of degree 32768 and 31 primes take 24 MiB.
+MAX_KEY_FILE_NBYTES = 64 << 20
+
+
+class KeyMaterial(NamedTuple):
+    """What a backend generates: the whole chain of primes, and secret and public key as words.
+
+    `secret` has shape (primes, N), `public` (2, primes, N); both uint64, in NTT form.
+    """
+
+    primes: tuple[int, ...]
+    secret: NDArray[np.uint64]
+    public: NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class ServerKey:
+    """What the aggregator knows of a key: params, primes and fingerprint; nothing secret.
+
+    Parameters
+    ----------
+    params : Params
+        Scheme parameters.
+    primes : tuple of int
+        The whole chain, special prime included.
+    fingerprint : str
+        Of the client key, 64 hexadecimal digits.
+    """
+
+    params: Params
+    primes: tuple[int, ...]
+    fingerprint: str
+
+    @property
+    def ring(self) -> Ring:
+        """The ring in which ciphertexts are added."""
+        return Ring.of_ciphertext(self.params, self.primes)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the key file."""
+        _write(path, "server-key", self._header(), b"", 0o644)
+
+    def _header(self) -> dict[str, Any]:
+        return {"fingerprint": self.fingerprint, "params": self.params.to_dict(), "primes": list(self.primes)}
+
+
+class ClientKey:
+    """The key that all sites of a federation share. It decrypts every update: keep it from the server.
+
+    Its ``repr`` shows the fingerprint only, and it refuses to be pickled.
+
+    Parameters
+    ----------
+    params : Params
+        Scheme parameters.
+    material : KeyMaterial
+        Primes and words.
+    """
+
+    __slots__ = ("_material", "_server")
+
+    def __init__(self, params: Params, material: KeyMaterial) -> None:
+        _check_material(params, material)
+        self._material = material
+        self._server = ServerKey(params, material.primes, _fingerprint(params, material))
+
+    @property
+    def params(self) -> Params:
+        """Scheme parameters."""
+        return self._server.params
+
+    @property
+    def fingerprint(self) -> str:
+        """BLAKE3 over scheme, primes and words, 64 hexadecimal digits."""
+        return self._server.fingerprint
+
+    @property
+    def server(self) -> ServerKey:
+        """The part that the server may have."""
+        return self._server
+
+    def secret_material(self) -> KeyMaterial:
+        """Return the secret words. Only backends call this."""
+        return self._material
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the key file with permissions 0600."""
+        payload = self._material.secret.tobytes() + self._material.public.tobytes()
+        _write(path, "client-key", self._server._header(), payload, 0o600)
+
+    def __repr__(self) -> str:
+        return f"ClientKey({self.fingerprint[:16]}…)"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a client key is secret and is not pickled; use save() and load_key()")
+
+
+class KeyPair(NamedTuple):
+    """`client` for every site, `server` for the aggregator."""
+
+    client: ClientKey
+    server: ServerKey
+
+
+def load_key(path: str | os.PathLike[str]) -> ClientKey | ServerKey:
+    """Read a key file.
+
+    Raises
+    ------
+    KeyFileError
+        If the file is missing, unreadable, truncated, damaged or no key.
+    """
+    name = os.fspath(path)
+    try:
+        if Path(path).stat().st_size > MAX_KEY_FILE_NBYTES:
+            raise KeyFileError(f"{name!r} is too large for a key")
+        blob = Path(path).read_bytes()
+    except OSError as error:
+        raise KeyFileError(f"cannot read the key file {name!r}: {error.strerror}") from error
+    try:
+        return _parse(blob)
+    except (FormatError, ConfigError) as error:
+        raise KeyFileError(f"{name!r} is not a usable key file: {error}") from error
+
+
+def check_role(key: object, role: type[ClientKey] | type[ServerKey]) -> None:
+    """Raise `KeyFileError` if a key of the other role was given."""
+    if not isinstance(key, role):
+        needed = "client key (client.key)" if role is ClientKey else "server key (server.key)"
+        raise KeyFileError(f"a {needed} is needed here; got {type(key).__name__}")
+
+
+def _write(path: str | os.PathLike[str], kind: str, header: dict[str, Any], payload: bytes, mode: int) -> None:
+    head = pack_head(kind, header)
+    with replace_file(path, mode) as file:
+        file.write(head)
+        for index, start in enumerate(range(0, len(payload), MAX_FRAME_NBYTES)):
+            frame = payload[start : start + MAX_FRAME_NBYTES]
+            file.write(frame + frame_digest(head, index, frame))
+
+
+def _parse(blob: bytes) -> ClientKey | ServerKey:
+    length = head_nbytes(blob)
+    if len(blob) < length:
+        raise FormatError(f"truncated: {len(blob)} bytes, the head alone takes {length}")
+    head = blob[:length]
+    kind, header = unpack_head(head)
+    if kind not in ("client-key", "server-key"):
+        raise FormatError(f"it holds an {kind}")
+    if header.keys() != {"fingerprint", "params", "primes"} or not isinstance(header["params"], dict):
+        raise FormatError("its header has other keys than fingerprint, params, primes")
+    params, primes = Params.from_dict(header["params"]), header["primes"]
+    sizes = params.coeff_mod_bit_sizes
+    if not isinstance(primes, list) or [_bits(prime) for prime in primes] != list(sizes):
+        raise FormatError(f"its primes are not primes of {list(sizes)} bits")
+    fingerprint = header["fingerprint"]
+    if not isinstance(fingerprint, str) or len(fingerprint) != 64:
+        raise FormatError("its fingerprint is not 64 hexadecimal digits")
+    payload = _payload(blob, head)
+    if kind == "server-key":
+        if payload:
+            raise FormatError("trailing bytes")
+        return ServerKey(params, tuple(primes), fingerprint)
+    rows, degree = len(sizes), params.poly_modulus_degree
+    if len(payload) != 3 * rows * degree * 8:
+        raise FormatError(f"truncated or trailing bytes: {len(payload)} of {3 * rows * degree * 8} bytes of words")
+    words = np.frombuffer(payload, dtype="<u8").astype(np.uint64).reshape(3, rows, degree)
+    key = ClientKey(params, KeyMaterial(tuple(primes), words[0], words[1:]))
+    if key.fingerprint != fingerprint:
+        raise FormatError("its fingerprint does not fit its words")
+    return key
+
+
+def _payload(blob: bytes, head: bytes) -> bytes:
+    """Return the joined payloads of the frames behind the head."""
+    parts, offset, step = [], len(head), MAX_FRAME_NBYTES + DIGEST_NBYTES
+    for index, start in enumerate(range(offset, len(blob), step)):
+        frame = blob[start : start + step]
+        if len(frame) <= DIGEST_NBYTES:
+            raise FormatError("truncated: a frame without a payload")
+        check_digest(frame[-DIGEST_NBYTES:], frame_digest(head, index, frame[:-DIGEST_NBYTES]), f"frame {index}")
+        parts.append(frame[:-DIGEST_NBYTES])
+    return b"".join(parts)
+
+
+def _check_material(params: Params, material: KeyMaterial) -> None:
+    rows, degree = len(params.coeff_mod_bit_sizes), params.poly_modulus_degree
+    primes = np.array(material.primes, dtype=np.uint64)
+    if material.secret.shape != (rows, degree) or material.public.shape != (2, rows, degree):
+        raise FormatError(f"the key's words have shapes {material.secret.shape} and {material.public.shape}")
+    if (material.secret >= primes[:, None]).any() or (material.public >= primes[:, None]).any():
+        raise FormatError("the key has a word that is not below its prime")
+
+
+def _fingerprint(params: Params, material: KeyMaterial) -> str:
+    head = f"secagg key v1\0{params.scheme}\0{params.poly_modulus_degree}\0{list(material.primes)}\0".encode()
+    words = (np.ascontiguousarray(part, dtype="<u8").tobytes() for part in (material.secret, material.public))
+    return digest(head, *words).hex()
+
+
+def _bits(prime: object) -> int:
+    return prime.bit_length() if isinstance(prime, int) and not isinstance(prime, bool) and prime % 2 else 0

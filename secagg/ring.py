@@ -1,0 +1,89 @@
+"""Modulo what each word of a block is added, and how many bytes the words take on the wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+import secagg_ext
+
+from .errors import ConfigError, FormatError
+from .params import Params
+from .wire import MAX_FRAME_NBYTES
+
+#: Words of a block of clear tensors.
+CLEAR_BLOCK_SIZE = 4096
+
+
+@dataclass(frozen=True)
+class Ring:
+    """The ring of one kind of block: `moduli`, one a row, and `degree` words a row.
+
+    A ciphertext of CKKS has a row for each polynomial and prime, in SEAL's order; clear tensors have one row modulo
+    2**64. On the wire the words of a row are bit-packed to the bits of their modulus.
+
+    Parameters
+    ----------
+    moduli : tuple of int
+        One modulus a row, 2 to 2**64.
+    degree : int
+        Words a row, a multiple of 8.
+    """
+
+    moduli: tuple[int, ...]
+    degree: int
+
+    def __post_init__(self) -> None:
+        if self.block_nbytes > MAX_FRAME_NBYTES:
+            raise ConfigError(
+                f"a block takes {self.block_nbytes} bytes, a frame holds {MAX_FRAME_NBYTES}: use fewer or smaller "
+                "coeff_mod_bit_sizes, or a smaller poly_modulus_degree"
+            )
+
+    @classmethod
+    def of_ciphertext(cls, params: Params, primes: tuple[int, ...]) -> Ring:
+        """Return the ring of two-polynomial ciphertexts; `primes` is the whole chain, special prime included."""
+        data = primes[: len(params.data_bit_sizes)]
+        return cls(data + data, params.poly_modulus_degree)
+
+    @property
+    def block_size(self) -> int:
+        """Words a block."""
+        return len(self.moduli) * self.degree
+
+    @property
+    def block_nbytes(self) -> int:
+        """Bytes a block, packed."""
+        return secagg_ext.block_nbytes(self.moduli, self.degree)
+
+    @property
+    def frame_blocks(self) -> int:
+        """The most blocks that fit a frame."""
+        return MAX_FRAME_NBYTES // self.block_nbytes
+
+    def pack(self, words: NDArray[np.uint64], out: NDArray[np.uint8]) -> None:
+        """Pack the words of whole blocks; a word that is not below its modulus raises `FormatError`."""
+        self._refuse(secagg_ext.pack_words(words, self.moduli, self.degree, out))
+
+    def unpack(self, packed: NDArray[np.uint8], out: NDArray[np.uint64]) -> None:
+        """Unpack whole blocks; a word that is not below its modulus raises `FormatError`."""
+        self._refuse(secagg_ext.unpack_words(packed, self.moduli, self.degree, out))
+
+    def check(self, packed: NDArray[np.uint8]) -> None:
+        """Raise `FormatError` if a word of whole packed blocks is not below its modulus."""
+        self._refuse(secagg_ext.check_words(packed, self.moduli, self.degree))
+
+    def add(self, total: NDArray[np.uint8], packed: NDArray[np.uint8]) -> None:
+        """Add packed blocks, already checked, to packed `total` in place."""
+        secagg_ext.add_words(total, packed, self.moduli, self.degree)
+
+    @staticmethod
+    def _refuse(index: int) -> None:
+        if index >= 0:
+            raise FormatError(f"word {index} of a frame is not below its modulus; not a ciphertext of these params")
+
+
+#: The ring of clear tensors: fixed-point words modulo 2**64.
+CLEAR_RING = Ring((1 << 64,), CLEAR_BLOCK_SIZE)

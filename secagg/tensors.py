@@ -1,0 +1,73 @@
+"""Tensors of any library as one-dimensional NumPy vectors, and back.
+
+torch is looked at only if the caller has imported it already.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import LayoutError
+
+#: Float dtypes that are aggregated. bfloat16, which NumPy lacks, is held as its uint16 bit patterns.
+FLOAT_DTYPES = {"float16": np.float16, "bfloat16": np.uint16, "float32": np.float32, "float64": np.float64}
+
+#: Dtypes of tensors that stay at the site.
+LOCAL_DTYPES = frozenset(["bool"] + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)])
+
+
+def describe(name: str, value: Any) -> tuple[str, tuple[int, ...]]:
+    """Return dtype name and shape of a tensor.
+
+    Raises
+    ------
+    LayoutError
+        If the value is no tensor, holds no data, or has a dtype that cannot be aggregated.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        dtype, shape = str(value.dtype).removeprefix("torch."), tuple(value.shape)
+        if value.is_meta or value.layout is not torch.strided:
+            raise LayoutError(f"tensor {name!r} has no dense data (device {value.device}, layout {value.layout})")
+    elif isinstance(value, (np.ndarray, np.generic)):
+        dtype, shape = value.dtype.name, value.shape
+    else:
+        raise LayoutError(f"{name!r} is a {type(value).__name__}; it must be a torch tensor or a NumPy array")
+    if dtype not in FLOAT_DTYPES and dtype not in LOCAL_DTYPES:
+        raise LayoutError(f"tensor {name!r} has dtype {dtype}; use {', '.join(FLOAT_DTYPES)}, an integer or bool")
+    return dtype, shape
+
+
+def to_vector(value: Any) -> NDArray[Any]:
+    """Return the values of a float tensor as a C-contiguous vector, without a copy where that is possible."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        flat = value.detach().cpu().resolve_neg().contiguous().reshape(-1)
+        vector: NDArray[Any] = (flat.view(torch.int16) if flat.dtype == torch.bfloat16 else flat).numpy()
+        return vector.view(np.uint16) if flat.dtype == torch.bfloat16 else vector
+    array = np.asarray(value)
+    if array.dtype.name == "bfloat16":  # of ml_dtypes
+        array = array.view(np.uint16)
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).reshape(-1)
+
+
+def from_vector(vector: NDArray[Any], dtype: str, shape: tuple[int, ...], like: Any = None) -> Any:
+    """Return a vector as a tensor of the library, dtype, shape and device of `like`.
+
+    Without `like` the result is a NumPy array; bfloat16 becomes float32, which holds every bfloat16 value.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(like, torch.Tensor):
+        tensor = torch.from_numpy(vector.view(np.int16) if dtype == "bfloat16" else vector)
+        return (tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor).reshape(shape).to(like.device)
+    if dtype == "bfloat16" and like is None:
+        return (vector.astype(np.uint32) << 16).view(np.float32).reshape(shape)
+    array = vector.reshape(shape)
+    if like is None:
+        return array
+    array = array.view(like.dtype) if dtype == "bfloat16" else array.astype(like.dtype, copy=False)
+    return array[()] if isinstance(like, np.generic) else array

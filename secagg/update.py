@@ -1,0 +1,192 @@
+"""An update or aggregate: a header and its frames, in memory or in a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from io import BufferedReader, BytesIO
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Protocol
+
+from .errors import FormatError
+from .files import replace_file
+from .header import Frame, Header
+from .wire import DIGEST_NBYTES, PREAMBLE_NBYTES, check_digest, frame_digest, head_nbytes
+
+
+class Body(Protocol):
+    """Where the frames of an update lie. Offsets count from the end of the head."""
+
+    def read(self, offset: int, nbytes: int) -> memoryview:
+        """Return `nbytes` bytes; valid until the next call."""
+
+    def close(self) -> None:
+        """Give resources back."""
+
+
+class Update:
+    """What a site uploads for one round, or the sum of several; build it with `from_bytes` or `open`.
+
+    Only header and length are checked at first. Frames are read lazily, and each read checks the frame's digest.
+    """
+
+    def __init__(self, header: Header, body: Body) -> None:
+        self._header = header
+        self._body = body
+
+    @classmethod
+    def from_bytes(cls, blob: bytes) -> Update:
+        """Read an update that is in memory; `blob` is kept, not copied.
+
+        Raises
+        ------
+        FormatError
+            If header or length are not those of an update (`DigestError` if a byte of the header changed).
+        DuplicateError
+            If the header lists a site or nonce twice.
+        """
+        header = _read_header(BytesIO(blob), len(blob))
+        return cls(header, MemoryBody(memoryview(blob)[len(header.head) :], blob))
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Update:
+        """Open an update that is in a file; frames stay there until they are read. Errors as in `from_bytes`.
+
+        The file stays open until `close`, or the end of a ``with`` block.
+        """
+        try:
+            file = Path(path).open("rb")  # noqa: SIM115  # the update closes it
+        except OSError as error:
+            raise FormatError(f"cannot read {os.fspath(path)!r}: {error.strerror}") from error
+        try:
+            header = _read_header(file, os.fstat(file.fileno()).st_size)
+        except BaseException:
+            file.close()
+            raise
+        return cls(header, FileBody(file, len(header.head)))
+
+    @property
+    def header(self) -> Header:
+        """The validated header."""
+        return self._header
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes of the whole update."""
+        return self._header.nbytes
+
+    def frames(self) -> Iterator[tuple[Frame, memoryview]]:
+        """Yield each frame and its payload, valid until the next, after checking its digest.
+
+        Raises
+        ------
+        DigestError
+            If a byte of the frame changed.
+        FormatError
+            If the file became shorter.
+        """
+        for frame in self._header.frames:
+            data = self._body.read(frame.offset, frame.nbytes + DIGEST_NBYTES)
+            payload, digest = data[: frame.nbytes], data[frame.nbytes :]
+            check_digest(digest, frame_digest(self._header.head, frame.index, payload), f"frame {frame.index}")
+            yield frame, payload
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        """Yield the bytes of the update as they are sent: the head, then each frame with its digest."""
+        yield self._header.head
+        for frame in self._header.frames:
+            yield self._body.read(frame.offset, frame.nbytes + DIGEST_NBYTES)
+
+    def to_bytes(self) -> bytes:
+        """Return the whole update; one that is in memory as bytes already is returned as it is."""
+        if isinstance(self._body, MemoryBody) and self._body.blob is not None:
+            return self._body.blob
+        return b"".join(bytes(chunk) for chunk in self.chunks())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the update to a file, frame by frame; the file appears whole or not at all."""
+        with replace_file(path) as file:
+            for chunk in self.chunks():
+                file.write(chunk)
+
+    def close(self) -> None:
+        """Close the file of an update that was opened from one."""
+        self._body.close()
+
+    def __enter__(self) -> Update:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        header = self._header
+        return f"<{header.kind} of round {header.round} from {', '.join(header.sites)}, {self.nbytes} bytes>"
+
+
+class MemoryBody:
+    """Frames in memory: `frames` holds them all; `blob` is the whole update, where it is at hand as bytes."""
+
+    def __init__(self, frames: memoryview, blob: bytes | None = None) -> None:
+        self._frames = frames
+        self.blob = blob
+
+    def read(self, offset: int, nbytes: int) -> memoryview:
+        """Return a view without a copy."""
+        return self._frames[offset : offset + nbytes]
+
+    def close(self) -> None:
+        """Do nothing: memory is given back with the object."""
+
+
+class FileBody:
+    """Frames in a file, read one at a time into a buffer that is used again."""
+
+    def __init__(self, file: BufferedReader, start: int) -> None:
+        self._file = file
+        self._start = start
+        self._buffer = bytearray()
+
+    def read(self, offset: int, nbytes: int) -> memoryview:
+        """Read from the file; a file that became shorter raises `FormatError`."""
+        if len(self._buffer) < nbytes:
+            self._buffer = bytearray(nbytes)
+        view = memoryview(self._buffer)[:nbytes]
+        self._file.seek(self._start + offset)
+        if self._file.readinto(view) != nbytes:
+            raise FormatError("the file became shorter while it was read")
+        return view
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class UpdateWriter:
+    """Writes an update frame by frame to a stream, in the order of the header's frames."""
+
+    def __init__(self, stream: BinaryIO, header: Header) -> None:
+        self._stream = stream
+        self._head = header.head
+        stream.write(self._head)
+
+    def write(self, frame: Frame, payload: memoryview) -> None:
+        """Write a frame and its digest."""
+        self._stream.write(payload)
+        self._stream.write(frame_digest(self._head, frame.index, payload))
+
+
+def _read_header(stream: BinaryIO, nbytes: int) -> Header:
+    """Read the header from the start of a stream and hold it against the number of bytes that are there."""
+    preamble = stream.read(PREAMBLE_NBYTES)
+    length = head_nbytes(preamble)
+    if nbytes < length:
+        raise FormatError(f"truncated: {nbytes} bytes, the head alone takes {length}")
+    header = Header.from_head(preamble + stream.read(length - PREAMBLE_NBYTES))
+    if nbytes != header.nbytes:
+        fault = "truncated" if nbytes < header.nbytes else "trailing bytes"
+        raise FormatError(f"{fault}: {nbytes} bytes, the header describes {header.nbytes}")
+    return header

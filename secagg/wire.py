@@ -1,0 +1,123 @@
+"""The container that updates, aggregates and key files share; docs/wire-format.md is its specification.
+
+``head = preamble (16 bytes) | header (JSON) | digest of both (32 bytes)``, then frames, each a payload and the
+32-byte digest that binds it to the head and to its place.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import struct
+from typing import Any, NoReturn
+
+from .errors import DigestError, FormatError
+
+MAGIC = b"SECAGG\r\n"
+VERSION = 1
+KINDS = {"update": 1, "aggregate": 2, "client-key": 3, "server-key": 4}
+DIGEST_NBYTES = 32
+PREAMBLE_NBYTES = 16
+MAX_HEADER_NBYTES = 4 << 20
+MAX_FRAME_NBYTES = 1 << 20
+
+_PREAMBLE = struct.Struct("<8sHBBI")
+_KIND_NAMES = {code: name for name, code in KINDS.items()}
+
+
+def digest(*parts: bytes | memoryview) -> bytes:
+    """Return the 32-byte BLAKE3 digest of the concatenated parts.
+
+    It finds corruption, not an attacker: it has no key.
+    """
+    from blake3 import blake3
+
+    state = blake3()
+    for part in parts:
+        state.update(part)
+    return state.digest()
+
+
+def frame_digest(head: bytes, index: int, payload: bytes | memoryview) -> bytes:
+    """Return the digest of frame `index` under the head whose last 32 bytes are its own digest."""
+    return digest(head[-DIGEST_NBYTES:], index.to_bytes(8, "little"), payload)
+
+
+def check_digest(expected: bytes | memoryview, actual: bytes, what: str) -> None:
+    """Raise `DigestError` unless the digests are equal (compared in constant time)."""
+    if not hmac.compare_digest(expected, actual):
+        raise DigestError(f"{what} is damaged: its digest does not fit; send or copy it again")
+
+
+def pack_head(kind: str, header: dict[str, Any]) -> bytes:
+    """Return the head of a container.
+
+    Raises
+    ------
+    FormatError
+        If the header takes more than 4 MiB.
+    """
+    text = json.dumps(header, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    if len(text) > MAX_HEADER_NBYTES:
+        raise FormatError(f"the header takes {len(text)} bytes; the format allows {MAX_HEADER_NBYTES}")
+    body = _PREAMBLE.pack(MAGIC, VERSION, KINDS[kind], 0, len(text)) + text
+    return body + digest(body)
+
+
+def head_nbytes(preamble: bytes | memoryview) -> int:
+    """Return the length of the whole head, after checking the first 16 bytes of a container.
+
+    Raises
+    ------
+    FormatError
+        Wrong magic, unknown version or kind, or a header over the cap.
+    """
+    if len(preamble) < PREAMBLE_NBYTES:
+        raise FormatError(f"truncated: {len(preamble)} bytes, a container begins with {PREAMBLE_NBYTES}")
+    magic, version, kind, reserved, length = _PREAMBLE.unpack(preamble[:PREAMBLE_NBYTES])
+    if magic != MAGIC:
+        raise FormatError("not a secagg file: the magic bytes differ")
+    if version != VERSION:
+        raise FormatError(f"format version {version}; this release reads version {VERSION}")
+    if kind not in _KIND_NAMES or reserved:
+        raise FormatError(f"unknown kind of container {kind} (reserved byte {reserved})")
+    if length > MAX_HEADER_NBYTES:
+        raise FormatError(f"the header claims {length} bytes; the format allows {MAX_HEADER_NBYTES}")
+    return PREAMBLE_NBYTES + int(length) + DIGEST_NBYTES
+
+
+def unpack_head(head: bytes) -> tuple[str, dict[str, Any]]:
+    """Return kind and header of a head of exactly the right length.
+
+    Raises
+    ------
+    FormatError
+        As `head_nbytes`; a wrong length; a header that is not a strict JSON object.
+    DigestError
+        If a byte of the head changed.
+    """
+    if len(head) != head_nbytes(head):
+        raise FormatError(f"the head has {len(head)} bytes; its preamble says {head_nbytes(head)}")
+    check_digest(head[-DIGEST_NBYTES:], digest(head[:-DIGEST_NBYTES]), "the header")
+    try:
+        header = json.loads(
+            head[PREAMBLE_NBYTES:-DIGEST_NBYTES].decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+        )
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"the header is not strict JSON: {type(error).__name__}") from error
+    if not isinstance(header, dict):
+        raise FormatError("the header is not a JSON object")
+    return _KIND_NAMES[head[10]], header
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    block = dict(pairs)
+    if len(block) != len(pairs):
+        raise ValueError("duplicate key")
+    return block
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
