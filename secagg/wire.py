@@ -72,11 +72,11 @@ def head_nbytes(preamble: bytes | memoryview) -> int:
     FormatError
         Wrong magic, unknown version or kind, or a header over the cap.
     """
+    if not MAGIC.startswith(bytes(preamble[: len(MAGIC)])):
+        raise FormatError("not a secagg file: the magic bytes differ")
     if len(preamble) < PREAMBLE_NBYTES:
         raise FormatError(f"truncated: {len(preamble)} bytes, a container begins with {PREAMBLE_NBYTES}")
-    magic, version, kind, reserved, length = _PREAMBLE.unpack(preamble[:PREAMBLE_NBYTES])
-    if magic != MAGIC:
-        raise FormatError("not a secagg file: the magic bytes differ")
+    _, version, kind, reserved, length = _PREAMBLE.unpack(preamble[:PREAMBLE_NBYTES])
     if version != VERSION:
         raise FormatError(f"format version {version}; this release reads version {VERSION}")
     if kind not in _KIND_NAMES or reserved:
@@ -84,6 +84,12 @@ def head_nbytes(preamble: bytes | memoryview) -> int:
     if length > MAX_HEADER_NBYTES:
         raise FormatError(f"the header claims {length} bytes; the format allows {MAX_HEADER_NBYTES}")
     return PREAMBLE_NBYTES + int(length) + DIGEST_NBYTES
+
+
+def container_kind(preamble: bytes) -> str:
+    """Return the kind of container that the first 16 bytes announce; errors as in `head_nbytes`."""
+    head_nbytes(preamble)
+    return _KIND_NAMES[preamble[10]]
 
 
 def unpack_head(head: bytes) -> tuple[str, dict[str, Any]]:
@@ -109,7 +115,7 @@ def unpack_head(head: bytes) -> tuple[str, dict[str, Any]]:
         raise FormatError(f"the header is not strict JSON: {type(error).__name__}") from error
     if not isinstance(header, dict):
         raise FormatError("the header is not a JSON object")
-    return _KIND_NAMES[head[10]], header
+    return container_kind(head), header
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

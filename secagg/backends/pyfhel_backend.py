@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,9 @@ def _context(library: Any, params: Params, primes: tuple[int, ...] = ()) -> Any:
     native = library.Pyfhel()
     chain = {"qi": list(primes)} if primes else {"qi_sizes": list(params.coeff_mod_bit_sizes)}
     try:
-        verdict = native.contextGen("CKKS", n=params.poly_modulus_degree, scale=2.0**params.scale_bits, **chain)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that primes do not suit rescaling, which sums do not need
+            verdict = native.contextGen("CKKS", n=params.poly_modulus_degree, scale=2.0**params.scale_bits, **chain)
     except _NATIVE_ERRORS as error:
         raise ConfigError(f"Pyfhel refuses these params: {error}") from error
     sizes = [int(prime).bit_length() for prime in native.qi]

@@ -1,0 +1,67 @@
+# Commands for working on secagg. `make help` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help setup pyfhel demo test lint format bench proto clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+KERNELS := $(shell find secagg_ext -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
+PROTO := secagg/integrations/grpc/secagg.proto
+
+# The first of these that runs; a name on PATH may be a shim without a Python behind it.
+# The pinned versions need Python 3.11 or newer, though the library itself supports 3.10.
+PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13; do \
+	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$name; break; }; done)
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/installed ## make .venv with everything; the others call it
+
+demo: setup ## three sites train a network on a brain MRI, encrypted and raw
+	$(BIN)/secagg demo --sites 3 --rounds 4
+
+test: setup ## run the whole suite
+	$(BIN)/python -m pytest
+
+lint: setup ## check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: setup ## format the code, mend what can be mended
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+bench: setup ## measure sizes, times and memory
+	$(BIN)/python -m pytest benchmarks
+
+proto: setup ## generate the gRPC stubs anew
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. $(PROTO)
+
+pyfhel: $(VENV)/packages ## build and install Pyfhel again, if set-up could not
+	@$(BIN)/python tools/install_pyfhel.py
+
+clean: ## remove what builds and tests leave, .venv excepted
+	rm -rf build dist *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache $(VENV)/installed
+	find secagg_ext \( -name '*.so' -o -name '*.c' \) -delete
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# Third-party packages. CI fails without Pyfhel; elsewhere set-up goes on and says what is missing.
+$(VENV)/packages: $(wildcard requirements/*.txt) $(wildcard tools/*)
+	@test -n "$(PYTHON)" || { echo "[setup] no Python 3.11 or newer found; install one, or name it: make setup PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "[setup] making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "[setup] installing PyTorch, some minutes"
+	@$(PIP) install -r requirements/torch.txt
+	@echo "[setup] installing the other packages, a minute or two"
+	@$(PIP) install -r requirements/dev.txt
+	@$(BIN)/python tools/install_pyfhel.py || test "$$CI" != true
+	@touch $@
+
+# secagg itself, editable; again after a change of its metadata or kernels.
+$(VENV)/installed: $(VENV)/packages pyproject.toml setup.py $(KERNELS)
+	@echo "[setup] building secagg"
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+	@echo "[setup] ready"

@@ -1,0 +1,32 @@
+"""``secagg backends``: what can stand behind ``he.lib``."""
+
+from __future__ import annotations
+
+import argparse
+
+import secagg_ext
+
+from ..backends.registry import available_backends
+from ..errors import BackendUnavailableError
+
+EXAMPLE = "secagg backends"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """List the backends, their libraries, and whom each one trusts."""
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print a paragraph a backend; an unavailable one is an error only if there is no other."""
+    found = available_backends()
+    for lib, info in found.items():
+        state = f"available, version {info.version or 'unknown'}" if info.available else "NOT AVAILABLE"
+        print(f"{lib}: {state}")
+        if info.schemes:
+            print(f"  schemes  {', '.join(info.schemes)}")
+        print(f"  trust    {info.trust}")
+        if info.problem:
+            print(f"  problem  {info.problem}")
+    print(f"kernels: {secagg_ext.IMPLEMENTATION}")
+    if not any(info.available for info in found.values()):
+        raise BackendUnavailableError("no backend is available: pip install 'secagg[tenseal]'")

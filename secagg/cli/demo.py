@@ -1,0 +1,176 @@
+"""``secagg demo``: a whole federation on this machine, encrypted and, for comparison, raw."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from datetime import datetime
+from pathlib import Path
+
+from ..config import ENCRYPT_CHOICES, Config
+from ..errors import ConfigError, TransportError
+from .children import Children
+from .demo_report import RoundResult, combine, print_table, write_curves, write_report
+from .keygen import make_kits
+from .progress import progress
+from .task import SiteRecord, check_rounds, read_records
+
+EXAMPLE = "secagg demo --sites 3 --rounds 4 --backend pyfhel --encrypt conv"
+
+_START_SECONDS = 60.0
+_POLL_SECONDS = 0.1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Train three sites on a brain MRI through a server on this machine: encrypted, then raw, and compare."""
+    parser.add_argument("--sites", type=int, default=3, help="number of sites, 2 to 24 (default: 3)")
+    parser.add_argument("--rounds", type=int, default=4, help="rounds of training (default: 4)")
+    parser.add_argument("--backend", metavar="LIB", help="he.lib, such as pyfhel (default: tenseal)")
+    parser.add_argument("--encrypt", choices=ENCRYPT_CHOICES, help="what is encrypted (default: all)")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration in place of Clara's params")
+    parser.add_argument("--seed", type=int, default=0, help="of network and training (default: 0)")
+    parser.add_argument("--run-dir", type=Path, metavar="FOLDER", help="new folder for all output (default: runs/DATE)")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run both federations, print the table, write ``report.json`` and ``curves.png``."""
+    start = time.perf_counter()
+    rounds, config = check_rounds(options.rounds), demo_config(options)
+    out = options.run_dir or Path("runs", datetime.now().strftime("demo-%Y%m%d-%H%M%S"))
+    sites = [f"site-{number}" for number in range(1, options.sites + 1)]
+    make_kits(config, out / "kits", sites, [])
+    print(
+        f"{options.sites} sites, {rounds} rounds, backend {config.lib}, encrypt {config.encrypt.to_value()}; see {out}"
+    )
+    federation = _Federation(out, sites, rounds, options.seed)
+    results = {"encrypted": federation.encrypted(), "raw": federation.raw()}
+    seconds = time.perf_counter() - start
+    write_report(out / "report.json", config, options.seed, results, seconds)
+    write_curves(out / "curves.png", results)
+    print_table(results)
+    last = {name: rows[-1].dice for name, rows in results.items()}
+    print(
+        f"held-out Dice after {rounds} rounds: {last['encrypted']:.4f} encrypted, {last['raw']:.4f} raw, "
+        f"difference {abs(last['encrypted'] - last['raw']):.4f}"
+    )
+    print(f"{seconds:.0f} s in all; {out / 'report.json'}, {out / 'curves.png'}")
+
+
+def demo_config(options: argparse.Namespace) -> Config:
+    """Return the configuration: that of a file, or Clara's, with what the options change.
+
+    Raises
+    ------
+    ConfigError
+        If it is invalid, or needs more sites than the demo has.
+    """
+    if options.config is not None:
+        data = Config.load(options.config).to_dict()
+    else:
+        params = {"poly_modulus_degree": 8192, "coeff_mod_bit_sizes": [60, 40, 40], "scale_bits": 40, "scheme": "CKKS"}
+        aggregation = {"min_clients": options.sites, "max_clients": 30, "max_abs": 1.0, "max_weight": 64.0}
+        data = {"he": {"lib": "tenseal", "config": params}, "encrypt": "all", "aggregation": aggregation}
+    if not 2 <= options.sites <= 24:
+        raise ConfigError(f"--sites is {options.sites}; the demo's data can be shared by 2 to 24 sites")
+    if options.backend is not None:
+        data["he"]["lib"] = options.backend
+    if options.encrypt is not None:
+        data["encrypt"] = options.encrypt
+    config = Config.from_dict(data)
+    if config.aggregation.min_clients > options.sites:
+        raise ConfigError(
+            f"min_clients is {config.aggregation.min_clients}, the demo has {options.sites} sites: use --sites"
+        )
+    return config
+
+
+class _Federation:
+    """The processes of one demo, its folders, and how far they are."""
+
+    def __init__(self, out: Path, sites: list[str], rounds: int, seed: int) -> None:
+        self._out, self._sites, self._rounds = out, sites, rounds
+        threads = max(1, (os.cpu_count() or 1) // len(sites))
+        self._options = ["--rounds", str(rounds), "--seed", str(seed), "--threads", str(threads)]
+
+    def encrypted(self) -> list[RoundResult]:
+        """Train through ``secagg serve`` and ``secagg site`` processes."""
+        folder, run_dir = self._folder("encrypted"), self._out / "server"
+        with Children() as children:
+            log = folder / "server.log"
+            arguments = [
+                "serve",
+                str(self._out / "kits" / "server"),
+                "--address",
+                "127.0.0.1:0",
+                "--run-dir",
+                str(run_dir),
+            ]
+            children.start("server", "secagg.cli", arguments, log)
+            address = _address(children, log)
+            self._start_sites(children, "secagg.cli", ["site"], address, folder)
+            self._watch(children, "encrypted", folder)
+            children.stop("server")
+        lines = (run_dir / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
+        completed = [record for record in map(json.loads, lines) if record["outcome"] == "completed"]
+        add = [sum(upload["add_seconds"] for upload in record["uploads"]) for record in completed]
+        return combine(self._records(folder), add)
+
+    def raw(self) -> list[RoundResult]:
+        """Train with plain averaging."""
+        from ..integrations.grpc import Tls
+        from .raw import RawServer
+
+        folder, count = self._folder("raw"), len(self._sites)
+        server = RawServer(count, Tls.load(self._out / "kits" / "server"))
+        try:
+            with Children() as children:
+                self._start_sites(children, "secagg.cli.raw", [], server.address, folder)
+                self._watch(children, "raw", folder)
+        finally:
+            server.stop()
+        times = server.add_seconds
+        return combine(self._records(folder), [sum(times[i : i + count]) for i in range(0, len(times), count)])
+
+    def _folder(self, name: str) -> Path:
+        folder = self._out / name
+        folder.mkdir()
+        return folder
+
+    def _start_sites(self, children: Children, module: str, command: list[str], address: str, folder: Path) -> None:
+        for number, site in enumerate(self._sites, 1):
+            kit, report = str(self._out / "kits" / site), str(folder / f"{site}.jsonl")
+            part = f"{number}/{len(self._sites)}"
+            arguments = [*command, kit, "--server", address, "--part", part, "--report", report, *self._options]
+            children.start(site, module, arguments, folder / f"{site}.log")
+
+    def _watch(self, children: Children, name: str, folder: Path) -> None:
+        """Wait for the sites to end, and show each round as all sites have done it."""
+        shown = 0
+        with progress(f"{name}: {self._rounds} rounds of training at {len(self._sites)} sites") as report:
+            while True:
+                alive = children.running(set(self._sites))
+                records = self._records(folder)
+                report(sum(map(len, records)), self._rounds * len(self._sites))
+                while shown < min(map(len, records)):
+                    print(f"{name}: round {shown + 1}/{self._rounds}, Dice {records[0][shown].dice:.4f}", flush=True)
+                    shown += 1
+                if not alive:
+                    return
+                time.sleep(_POLL_SECONDS)
+
+    def _records(self, folder: Path) -> list[list[SiteRecord]]:
+        return [read_records(folder / f"{site}.jsonl") for site in self._sites]
+
+
+def _address(children: Children, log: Path) -> str:
+    """Return where the server listens, as it says in its log."""
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        children.running({"server"})
+        for line in log.read_text(encoding="utf-8").splitlines():
+            if line.startswith("serving on "):
+                return line.removeprefix("serving on ")
+        time.sleep(_POLL_SECONDS)
+    raise TransportError(f"the server did not start within {_START_SECONDS:.0f} s; see {log}")

@@ -1,0 +1,84 @@
+"""``secagg inspect``: what a file says of itself, and what of a model travels in the clear."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..errors import FormatError
+from ..key import ClientKey, ServerKey, load_key
+from ..params import Params
+from ..update import Update
+from ..wire import PREAMBLE_NBYTES, container_kind
+
+EXAMPLE = "secagg inspect update.secagg"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Show header, sizes, fingerprints and clear tensors of an update, aggregate or key; never a secret."""
+    parser.add_argument("file", type=Path, help="an update, an aggregate, a client key or a server key")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Verify the file as far as that goes without a key, and describe it."""
+    try:
+        with options.file.open("rb") as file:
+            preamble = file.read(PREAMBLE_NBYTES)
+    except OSError as error:
+        raise FormatError(f"cannot read {str(options.file)!r}: {error.strerror}") from error
+    if container_kind(preamble) in ("client-key", "server-key"):
+        _show_key(load_key(options.file))
+    else:
+        with Update.open(options.file) as update:
+            _show_update(update)
+
+
+def _show_key(key: ClientKey | ServerKey) -> None:
+    secret = isinstance(key, ClientKey)
+    _row("kind", "client key: decrypts every update, keep it from the server" if secret else "server key: no secret")
+    _row("fingerprint", key.fingerprint)
+    _show_params(key.params)
+
+
+def _show_update(update: Update) -> None:
+    header, layout = update.header, update.header.layout
+    damaged = _damage(update)
+    raw = 4 * (layout.size("encrypted") + layout.size("clear"))
+    _row("kind", header.kind)
+    _row("round", header.round)
+    _row("sites", ", ".join(header.sites))
+    _row("size", f"{update.nbytes:,} bytes in {header.frame_count} frames, {update.nbytes / max(raw, 1):.2f} × float32")
+    _row("digests", damaged or "all fit")
+    _row("key", header.key)
+    _row("layout", layout.fingerprint)
+    _show_params(header.params)
+    _row(
+        "aggregation",
+        ", ".join(f"{name} {value}" for name, value in header.aggregation.to_dict().items() if name != "min_clients"),
+    )
+    for role, meaning in (("encrypted", "encrypted"), ("clear", "IN THE CLEAR"), ("local", "stays at the site")):
+        specs = layout.role(role)
+        _row(meaning, f"{len(specs)} tensors, {layout.size(role):,} values")
+        if role != "encrypted":
+            for spec in specs:
+                print(f"  {spec.name}  {spec.dtype}{list(spec.shape)}")
+    if damaged:
+        raise FormatError(f"the {header.kind} is damaged: {damaged}")
+
+
+def _damage(update: Update) -> str | None:
+    try:
+        for _ in update.frames():
+            pass
+    except FormatError as error:
+        return str(error)
+    return None
+
+
+def _show_params(params: Params) -> None:
+    _row("scheme", f"{params.scheme}, degree {params.poly_modulus_degree}, scale 2^{params.scale_bits}")
+    _row("primes", f"{list(params.coeff_mod_bit_sizes)} bits, 128-bit security (ePrint 2024/463)")
+
+
+def _row(name: str, value: object) -> None:
+    print(f"{name:<18} {value}")

@@ -1,0 +1,134 @@
+"""The demo's baseline: the same training with plain float32 averaging, over the same gRPC and TLS. Protects nothing.
+
+``python -m secagg.cli.raw KIT --server HOST:PORT …`` is one site of it. The server is a part of the demo's process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+import time
+from concurrent import futures
+from pathlib import Path
+
+import grpc
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..integrations.grpc import Tls
+from .progress import progress
+from .task import LocalTask, Part, SiteRecord
+
+_SERVICE = "secagg.demo.Raw"
+_MAX_MESSAGE_NBYTES = 256 << 20
+_OPTIONS = (
+    ("grpc.max_receive_message_length", _MAX_MESSAGE_NBYTES),
+    ("grpc.max_send_message_length", _MAX_MESSAGE_NBYTES),
+    ("grpc.so_reuseport", 0),
+)
+_WAIT_SECONDS = 600.0
+
+
+class RawServer:
+    """Adds the weighted differences of `sites` sites a round, and serves the mean.
+
+    A message is a weight (float64) and a difference (float32, all tensors after each other).
+    """
+
+    def __init__(self, sites: int, tls: Tls) -> None:
+        self._sites = sites
+        self._changed = threading.Condition()
+        self._weight, self._total, self._count = 0.0, np.zeros(0, np.float32), 0
+        self._means: list[bytes] = []
+        self.add_seconds: list[float] = []
+        self._server = grpc.server(futures.ThreadPoolExecutor(2 * sites), options=_OPTIONS)
+        handlers = {
+            "Upload": grpc.unary_unary_rpc_method_handler(self._upload),
+            "Download": grpc.unary_unary_rpc_method_handler(self._download),
+        }
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
+        self.address = f"127.0.0.1:{self._server.add_secure_port('127.0.0.1:0', tls.server_credentials())}"
+        self._server.start()
+
+    def stop(self) -> None:
+        """Stop at once."""
+        self._server.stop(None).wait()
+
+    def _upload(self, message: bytes, context: grpc.ServicerContext) -> bytes:
+        weight = float(np.frombuffer(message, np.float64, 1)[0])
+        difference = np.frombuffer(message, np.float32, offset=8)
+        with self._changed:
+            start = time.perf_counter()
+            share = np.float32(weight) * difference
+            self._total = share if self._count == 0 else self._total + share
+            self._weight += weight
+            self._count += 1
+            if self._count == self._sites:
+                self._means.append((self._total / np.float32(self._weight)).tobytes())
+                self._weight, self._count = 0.0, 0
+                self._changed.notify_all()
+            self.add_seconds.append(time.perf_counter() - start)
+        return b""
+
+    def _download(self, message: bytes, context: grpc.ServicerContext) -> bytes:
+        round = int.from_bytes(message, "little")
+        with self._changed:
+            if not self._changed.wait_for(lambda: len(self._means) > round, _WAIT_SECONDS):
+                context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the other sites did not come")
+            return self._means[round]
+
+
+def main() -> None:
+    """Train as one site of the baseline."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kit", type=Path)
+    parser.add_argument("--server", required=True)
+    parser.add_argument("--part", type=Part.parse, required=True)
+    parser.add_argument("--rounds", type=int, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--report", type=Path, required=True)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    task = LocalTask(options.part, options.seed)
+    model = _flatten(task.network)
+    with grpc.secure_channel(options.server, Tls.load(options.kit).channel_credentials(), _OPTIONS) as channel:
+        upload, download = (
+            channel.unary_unary(f"/{_SERVICE}/{name}", request_serializer=bytes, response_deserializer=bytes)
+            for name in ("Upload", "Download")
+        )
+        for round in range(options.rounds):
+            train_seconds = task.train(round, options.rounds)
+            start = time.perf_counter()
+            message = np.float64(len(task.patches)).tobytes() + (_flatten(task.network) - model).tobytes()
+            upload(message, timeout=_WAIT_SECONDS)
+            sent = time.perf_counter()
+            with progress(f"round {round + 1}/{options.rounds}: wait for the others"):
+                mean = np.frombuffer(download(round.to_bytes(4, "little"), timeout=_WAIT_SECONDS), np.float32)
+            received = time.perf_counter()
+            model = model + mean
+            # A copy: the parameters become views of what they are given, and training changes them in place.
+            torch.nn.utils.vector_to_parameters(torch.from_numpy(model.copy()), task.network.parameters())
+            SiteRecord(
+                round=round,
+                dice=task.dice(task.network.state_dict()),
+                nbytes=len(message),
+                train_seconds=train_seconds,
+                encrypt_seconds=0.0,
+                upload_seconds=sent - start,
+                wait_seconds=received - sent,
+                decrypt_seconds=0.0,
+            ).append_to(options.report)
+
+
+def _flatten(network: torch.nn.Module) -> NDArray[np.float32]:
+    return np.array(torch.nn.utils.parameters_to_vector(network.parameters()).detach().numpy())
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

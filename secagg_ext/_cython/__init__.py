@@ -1,0 +1,18 @@
+"""The kernels, compiled. Importing this fails if the extension is not built."""
+
+from __future__ import annotations
+
+from secagg_ext._cython.tensors import first_out_of_range, flatten, scatter
+from secagg_ext._cython.words import add_words, check_words, pack_words, unpack_words
+from secagg_ext.blocks import block_nbytes
+
+__all__ = [
+    "add_words",
+    "block_nbytes",
+    "check_words",
+    "first_out_of_range",
+    "flatten",
+    "pack_words",
+    "scatter",
+    "unpack_words",
+]

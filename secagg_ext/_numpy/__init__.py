@@ -1,0 +1,18 @@
+"""The kernels in plain NumPy: the reference that the compiled ones are tested against."""
+
+from __future__ import annotations
+
+from secagg_ext._numpy.tensors import first_out_of_range, flatten, scatter
+from secagg_ext._numpy.words import add_words, check_words, pack_words, unpack_words
+from secagg_ext.blocks import block_nbytes
+
+__all__ = [
+    "add_words",
+    "block_nbytes",
+    "check_words",
+    "first_out_of_range",
+    "flatten",
+    "pack_words",
+    "scatter",
+    "unpack_words",
+]
