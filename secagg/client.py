@@ -71,6 +71,40 @@ class Client:
         """Name of the site."""
         return self._name
 
+    def layout(self, state: Mapping[str, Any]) -> Layout:
+        """Return how a state dict would be sent: what is encrypted, what is clear, what stays here.
+
+        Raises
+        ------
+        LayoutError, ConfigError
+            As `encrypt` would, only before hours of training.
+        """
+        layout = Layout.of(state, self._config.encrypt)
+        self._config.aggregation.check_patterns(layout.names)
+        for name in layout.names:
+            self._config.aggregation.bound(name)
+        return layout
+
+    def check_weight(self, weight: float) -> float:
+        """Return a weight as a fraction of ``max_weight``, in (0, 1].
+
+        Raises
+        ------
+        RangeError
+            As `encrypt` would, only before hours of training.
+        """
+        largest = self._config.aggregation.max_weight
+        if isinstance(weight, bool) or not isinstance(weight, (int, float, np.integer, np.floating)):
+            raise RangeError(f"weight is {weight!r}; give a number above 0")
+        if not 0 < weight < math.inf:
+            raise RangeError(f"weight is {weight}; it must be above 0 and finite")
+        if weight > largest:
+            raise RangeError(
+                f"weight {weight} is over aggregation.max_weight {largest:g}: set max_weight to the largest weight "
+                "of any site (its number of examples, say) in the configuration that all share"
+            )
+        return float(weight) / largest
+
     def encrypt(self, state: Mapping[str, Any], weight: float = 1.0, round: int = 0) -> Update:
         """Encrypt a state dict, or a difference of two, as this site's update of a round.
 
@@ -142,7 +176,7 @@ class Client:
         if len(header.contributions) < fewest:
             raise QuorumError(f"the aggregate has {len(header.contributions)} contributions, min_clients is {fewest}")
         if like is not None:
-            fault = Layout.of(like, self._config.encrypt).difference(header.layout)
+            fault = self.layout(like).difference(header.layout)
             if fault:
                 raise LayoutError(f"the aggregate is of another model than `like`: {fault}")
         vectors = self._decrypt_vectors(aggregate)
@@ -156,11 +190,10 @@ class Client:
         return result
 
     def _write(self, stream: BinaryIO, state: Mapping[str, Any], weight: float, round: int) -> None:
-        fraction = self._fraction(weight)
+        fraction = self.check_weight(weight)
         if not isinstance(round, int) or isinstance(round, bool) or not 0 <= round < MAX_ROUND:
             raise ConfigError(f"round is {round!r}; rounds are whole numbers from 0")
-        layout = Layout.of(state, self._config.encrypt)
-        self._config.aggregation.check_patterns(layout.names)
+        layout = self.layout(state)
         sources = {role: self._source(layout, role, state) for role in self._codecs}
         header = Header(
             kind="update",
@@ -183,20 +216,6 @@ class Client:
                     )
                 codec.ring.pack(codec.encode(values), packed)
             writer.write(frame, memoryview(payload))  # type: ignore[arg-type]  # an ndarray is a buffer
-
-    def _fraction(self, weight: float) -> float:
-        """Return the weight as a fraction of ``max_weight``."""
-        largest = self._config.aggregation.max_weight
-        if isinstance(weight, bool) or not isinstance(weight, (int, float, np.integer, np.floating)):
-            raise RangeError(f"weight is {weight!r}; give a number above 0")
-        if not 0 < weight < math.inf:
-            raise RangeError(f"weight is {weight}; it must be above 0 and finite")
-        if weight > largest:
-            raise RangeError(
-                f"weight {weight:g} is over aggregation.max_weight {largest:g}: set max_weight to the largest weight "
-                "of any site (its number of examples, say) in the configuration that all share"
-            )
-        return float(weight) / largest
 
     def _source(self, layout: Layout, role: str, state: Mapping[str, Any]) -> FlatVector:
         """Return the tensors of a role as one vector, every value checked.

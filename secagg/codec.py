@@ -115,8 +115,8 @@ class RealCodec:
         if needed >= available:
             raise ConfigError(
                 f"the sum of max_clients {sites} updates of max_abs {self._largest:g} at scale_bits "
-                f"{params.scale_bits} needs {needed:.1f} bits, the data primes {list(params.data_bit_sizes)} hold {available}: lower "
-                "scale_bits, max_abs or max_clients, or use larger coeff_mod_bit_sizes"
+                f"{params.scale_bits} needs {needed:.1f} bits, the data primes {list(params.data_bit_sizes)} hold "
+                f"{available}: lower scale_bits, max_abs or max_clients, or use larger coeff_mod_bit_sizes"
             )
 
     def _check_precision(self, aggregation: Aggregation) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -198,6 +198,8 @@ class Config:
         ConfigError
             Unknown or missing key, wrong type, unknown library, params that are unsafe or unsupported.
         """
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"the configuration is {data!r}; it must be a block of keys and values")
         _only(data, ("he", "encrypt", "aggregation"), "the configuration")
         he = _block(data, "he")
         _only(he, ("lib", "config"), "he")
@@ -221,7 +223,7 @@ class Config:
             data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"cannot read the configuration {os.fspath(path)!r}: {error.strerror}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, no such date
             raise ConfigError(f"{os.fspath(path)!r} is not YAML: {error}") from error
         if not isinstance(data, Mapping):
             raise ConfigError(f"{os.fspath(path)!r} holds no configuration: it needs the keys he, encrypt, aggregation")
@@ -252,7 +254,7 @@ def _block(data: Mapping[str, Any], key: str, inside: str = "the configuration")
 
 
 def _positive(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= sys.float_info.max:
         raise ConfigError(f"{name} is {value!r}; use a number above 0")
     return float(value)
 

@@ -195,7 +195,7 @@ class _Section:
 
 
 def check_site(name: object) -> str:
-    """Return a valid site name: 1 to 64 letters, digits, dots, hyphens or underscores.
+    """Return a valid site name: 1 to 64 letters, digits, dots, hyphens or underscores, not dots alone.
 
     Raises
     ------
@@ -204,8 +204,8 @@ def check_site(name: object) -> str:
     """
     if not isinstance(name, str) or not 0 < len(name) <= MAX_SITE_LENGTH or not name.isascii():
         raise ConfigError(f"site name {name!r}: use 1 to {MAX_SITE_LENGTH} letters, digits, '.', '-' or '_'")
-    if not name.replace(".", "a").replace("-", "a").replace("_", "a").isalnum():
-        raise ConfigError(f"site name {name!r}: use letters, digits, '.', '-' and '_' only")
+    if not all(char.isalnum() or char in ".-_" for char in name) or not name.strip("."):
+        raise ConfigError(f"site name {name!r}: use letters, digits, '.', '-' and '_' only, and not dots alone")
     return name
 
 

@@ -7,6 +7,7 @@ library made them.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -185,13 +186,16 @@ def _parse(blob: bytes) -> ClientKey | ServerKey:
     if not isinstance(primes, list) or [_bits(prime) for prime in primes] != list(sizes):
         raise FormatError(f"its primes are not primes of {list(sizes)} bits")
     fingerprint = header["fingerprint"]
-    if not isinstance(fingerprint, str) or len(fingerprint) != 64:
-        raise FormatError("its fingerprint is not 64 hexadecimal digits")
+    if not isinstance(fingerprint, str) or not re.fullmatch("[0-9a-f]{64}", fingerprint):
+        raise FormatError("its fingerprint is not 64 hexadecimal digits in lower case")
+    server = ServerKey(params, tuple(primes), fingerprint)
+    if pack_head(kind, server._header()) != head:
+        raise FormatError("its header is not in canonical form")
     payload = _payload(blob, head)
     if kind == "server-key":
         if payload:
             raise FormatError("trailing bytes")
-        return ServerKey(params, tuple(primes), fingerprint)
+        return server
     rows, degree = len(sizes), params.poly_modulus_degree
     if len(payload) != 3 * rows * degree * 8:
         raise FormatError(f"truncated or trailing bytes: {len(payload)} of {3 * rows * degree * 8} bytes of words")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from .backends.registry import load_backend
-from .codec import RealCodec
+from .codec import FixedPointCodec, RealCodec
 from .config import Config
 from .key import ClientKey, KeyPair
+from .ring import Ring
 
 
 def generate_keys(config: Config) -> KeyPair:
@@ -24,6 +25,10 @@ def generate_keys(config: Config) -> KeyPair:
     ConfigError
         If the library refuses the params, or sums of ``max_clients`` updates would not fit them.
     """
-    RealCodec(config.params, config.aggregation)  # refuse now what no site could use
-    key = ClientKey(config.params, load_backend(config.lib).generate(config.params))
+    # Refuse now what no site could use.
+    RealCodec(config.params, config.aggregation)
+    FixedPointCodec(config.aggregation)
+    material = load_backend(config.lib).generate(config.params)
+    Ring.of_ciphertext(config.params, material.primes)
+    key = ClientKey(config.params, material)
     return KeyPair(key, key.server)

@@ -185,6 +185,8 @@ def _read_spec(item: Any) -> TensorSpec:
         raise FormatError("the header's layout has a name that is empty, too long or not printable")
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(_is_extent(extent) for extent in shape):
         raise FormatError(f"tensor {name!r} of the header's layout has no valid shape")
+    if math.prod(extent or 1 for extent in shape) > MAX_VALUES:  # what NumPy refuses even where an extent is 0
+        raise FormatError(f"tensor {name!r} of the header's layout has no valid shape: more than {MAX_VALUES} values")
     floating = isinstance(dtype, str) and dtype in FLOAT_DTYPES
     if not floating and not (isinstance(dtype, str) and dtype in LOCAL_DTYPES):
         raise FormatError(f"tensor {name!r} of the header's layout has no known dtype")

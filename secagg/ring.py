@@ -13,6 +13,9 @@ from .errors import ConfigError, FormatError
 from .params import Params
 from .wire import MAX_FRAME_NBYTES
 
+#: Which implementation of the kernels runs: ``"cython"`` or ``"numpy"``.
+KERNELS = secagg_ext.IMPLEMENTATION
+
 #: Words of a block of clear tensors.
 CLEAR_BLOCK_SIZE = 4096
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Protocol
 
-from .errors import FormatError
+from .errors import FormatError, StateError
 from .files import replace_file
 from .header import Frame, Header
 from .wire import DIGEST_NBYTES, PREAMBLE_NBYTES, check_digest, frame_digest, head_nbytes
@@ -152,6 +152,8 @@ class FileBody:
 
     def read(self, offset: int, nbytes: int) -> memoryview:
         """Read from the file; a file that became shorter raises `FormatError`."""
+        if self._file.closed:
+            raise StateError("the update's file is closed; open it again")
         if len(self._buffer) < nbytes:
             self._buffer = bytearray(nbytes)
         view = memoryview(self._buffer)[:nbytes]

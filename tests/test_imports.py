@@ -55,7 +55,7 @@ THIRD_PARTY: dict[int, set[str]] = {
     4: CORE,
     5: CORE,
     6: {"numpy", "torch", "monai", "ignite", "nilearn", "grpc", "grpc_health", "google", "cryptography"},
-    7: {"numpy", "yaml", "torch", "monai", "nilearn", "matplotlib", "grpc", "cryptography", "rich"},
+    7: {"numpy", "yaml", "torch", "monai", "ignite", "grpc", "matplotlib", "rich"},
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BackendError, ConfigError, DecryptionError
+from ..errors import BackendError, BackendUnavailableError, ConfigError, DecryptionError
 from ..key import ClientKey, KeyMaterial
 from ..params import Params
 from . import seal_format, tenseal_format
@@ -56,6 +56,17 @@ class TenSEALBackend(Backend):
         import zstandard
 
         self._decompressor = zstandard.ZstdDecompressor()
+
+    @classmethod
+    def library(cls) -> Any:
+        """See `Backend.library`; without zstandard, which TenSEAL's ciphertexts need, it is not available either."""
+        try:
+            import zstandard  # noqa: F401
+        except ImportError as error:
+            raise BackendUnavailableError(
+                f"backend {cls.id!r} needs the library zstandard: pip install 'secagg[{cls.id}]' ({error})"
+            ) from error
+        return super().library()
 
     @classmethod
     def generate(cls, params: Params) -> KeyMaterial:

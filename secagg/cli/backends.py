@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-import secagg_ext
-
 from ..backends.registry import available_backends
 from ..errors import BackendUnavailableError
+from ..ring import KERNELS
 
 EXAMPLE = "secagg backends"
 
@@ -27,6 +26,6 @@ def run(options: argparse.Namespace) -> None:
         print(f"  trust    {info.trust}")
         if info.problem:
             print(f"  problem  {info.problem}")
-    print(f"kernels: {secagg_ext.IMPLEMENTATION}")
+    print(f"kernels: {KERNELS}")
     if not any(info.available for info in found.values()):
         raise BackendUnavailableError("no backend is available: pip install 'secagg[tenseal]'")

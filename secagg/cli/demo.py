@@ -70,7 +70,7 @@ def demo_config(options: argparse.Namespace) -> Config:
         data = Config.load(options.config).to_dict()
     else:
         params = {"poly_modulus_degree": 8192, "coeff_mod_bit_sizes": [60, 40, 40], "scale_bits": 40, "scheme": "CKKS"}
-        aggregation = {"min_clients": options.sites, "max_clients": 30, "max_abs": 1.0, "max_weight": 64.0}
+        aggregation = {"min_clients": options.sites, "max_clients": 30, "max_abs": 0.5, "max_weight": 32}
         data = {"he": {"lib": "tenseal", "config": params}, "encrypt": "all", "aggregation": aggregation}
     if not 2 <= options.sites <= 24:
         raise ConfigError(f"--sites is {options.sites}; the demo's data can be shared by 2 to 24 sites")

@@ -9,6 +9,7 @@ import yaml
 
 from ..config import Config
 from ..errors import ConfigError, KeyFileError
+from ..header import check_site
 from ..keygen import generate_keys
 from .kit import CLIENT_KEY_FILE, CONFIG_FILE, SERVER_KEY_FILE
 
@@ -41,12 +42,14 @@ def make_kits(config: Config, out: Path, sites: list[str], hosts: list[str], day
     Raises
     ------
     ConfigError
-        If names are not distinct, or one of them is ``server``.
+        If a name is invalid, given twice, or ``server``.
     KeyFileError
         If `out` exists already: kits are never overwritten.
     """
     from ..integrations.grpc import Authority
 
+    for site in sites:
+        check_site(site)
     if len({*sites, "server"}) != len(sites) + 1:
         raise ConfigError(f"the names {', '.join(sites)} must be distinct, and none of them 'server'")
     keys = generate_keys(config)

@@ -29,16 +29,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Train, encrypt, upload, wait, decrypt; `rounds` times."""
-    import torch
+    rounds = check_rounds(options.rounds)
+    config, key = load_site_kit(options.kit)
+    site = Client(config, key, options.name or options.kit.resolve().name)
+
+    import torch  # these take seconds: after all that can be wrong with the kit
 
     from ..integrations.grpc import SiteSession, Tls
     from ..integrations.monai import SecAggHandler
 
-    rounds = check_rounds(options.rounds)
     if options.threads:
         torch.set_num_threads(options.threads)
-    config, key = load_site_kit(options.kit)
-    site = Client(config, key, options.name or options.kit.resolve().name)
     task = LocalTask(options.part, options.seed)
     upload, download = options.kit / "update.secagg", options.kit / "aggregate.secagg"
     handler = SecAggHandler(site, weight=len(task.patches), global_state=task.network.state_dict(), upload_path=upload)

@@ -1,0 +1,79 @@
+"""Encrypting, adding and decrypting a whole update, beside what TenSEAL itself takes for the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import tenseal as ts
+
+import secagg
+from secagg.codec import RealCodec
+
+FLOAT32_ROUNDING = 2.0**-24  # of values up to 2
+
+
+def test_encrypt(compare, report, benchmark, configure, keys, model, flat, context):
+    config = configure()
+    site = secagg.Client(config, keys.client, "site-1")
+    outcome = compare(
+        lambda: site.encrypt(model).to_bytes(), lambda: ts.ckks_vector(context, flat).serialize(), rounds=5
+    )
+    update = secagg.Update.from_bytes(outcome.result)
+    aggregator = secagg.Aggregator(config, keys.server)
+    aggregator.add(update)
+    assert aggregator.sites == ("site-1",)
+    benchmark.extra_info["nbytes"] = update.nbytes
+    report.measure("encrypt", outcome.ratio, outcome.detail)
+
+
+def test_add(compare, report, benchmark, configure, keys, updates, flat, flatten_state, context):
+    config = configure()
+    first, second = updates
+
+    def one_added() -> tuple[secagg.Aggregator]:
+        aggregator = secagg.Aggregator(config, keys.server)
+        aggregator.add(secagg.Update.from_bytes(first))
+        return (aggregator,)
+
+    def add(aggregator: secagg.Aggregator) -> secagg.Aggregator:
+        aggregator.add(secagg.Update.from_bytes(second))
+        return aggregator
+
+    own = ts.ckks_vector(context, flat).serialize()
+    own_sum = ts.ckks_vector_from(context, own)
+
+    def bare() -> None:
+        own_sum.add_(ts.ckks_vector_from(context, own))
+
+    outcome = compare(add, bare, rounds=9, prepare=one_added)
+    assert outcome.result.sites == ("site-1", "site-2")
+    site = secagg.Client(config, keys.client, "site-1")
+    mean = site.decrypt(outcome.result.finish())
+    bound = RealCodec(config.params, config.aggregation).mean_error(2, 2.0)
+    assert np.abs(flatten_state(mean) - flat).max() <= bound + FLOAT32_ROUNDING
+    benchmark.extra_info["nbytes"] = len(second)
+    report.measure("add", outcome.ratio, outcome.detail)
+
+
+def test_decrypt(compare, report, benchmark, configure, keys, updates, model, flat, flatten_state, context):
+    config = configure()
+    aggregator = secagg.Aggregator(config, keys.server)
+    for blob in updates:
+        aggregator.add(secagg.Update.from_bytes(blob))
+    aggregate = aggregator.finish().to_bytes()
+    site = secagg.Client(config, keys.client, "site-1")
+
+    vector = ts.ckks_vector(context, flat)
+    own = vector.add_(vector.copy()).serialize()
+    own_error = np.abs(np.array(ts.ckks_vector_from(context, own).decrypt()) / 2 - flat).max()
+
+    outcome = compare(
+        lambda: site.decrypt(secagg.Update.from_bytes(aggregate), like=model),
+        lambda: ts.ckks_vector_from(context, own).decrypt(),
+        rounds=5,
+    )
+    bound = RealCodec(config.params, config.aggregation).mean_error(2, 2.0)
+    assert own_error <= bound
+    assert np.abs(flatten_state(outcome.result) - flat).max() <= bound + FLOAT32_ROUNDING
+    assert all(type(outcome.result[name]) is type(tensor) for name, tensor in model.items())
+    benchmark.extra_info["nbytes"] = len(aggregate)
+    report.measure("decrypt", outcome.ratio, outcome.detail)

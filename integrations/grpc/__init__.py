@@ -1,0 +1,54 @@
+"""secagg over gRPC: a server that adds encrypted updates, and the sessions of the sites that send them.
+
+=====================  =====================================================================
+`Server`               listens, adds uploads just in time, serves the aggregates
+`SiteSession`          joins, uploads, downloads; waits and retries until its deadline
+`Tls`, `Authority`     certificates: read those of one party, make those of a federation
+=====================  =====================================================================
+
+Server: ``with Server(config, keys.server, "run", address="0.0.0.0:8443", tls=Tls.load("certs/server")): ...``
+
+Site::
+
+    with SiteSession("server.example:8443", "site-1", tls=Tls.load("certs/site-1")) as session:
+        round = session.join().round
+        update = site.encrypt(state, weight=128, round=round)
+        with session.exchange(update, "aggregate.secagg") as aggregate:
+            mean = site.decrypt(aggregate, like=state)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .client import Membership, RoundStatus, SiteSession
+    from .records import RoundRecord, UploadRecord
+    from .server import Server
+    from .tls import Authority, Tls
+
+__all__ = ["Authority", "Membership", "RoundRecord", "RoundStatus", "Server", "SiteSession", "Tls", "UploadRecord"]
+
+_MODULES = {
+    "Authority": "tls",
+    "Membership": "client",
+    "RoundRecord": "records",
+    "RoundStatus": "client",
+    "Server": "server",
+    "SiteSession": "client",
+    "Tls": "tls",
+    "UploadRecord": "records",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # grpc and cryptography load when a name is first used.
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.partition(".")[0] in ("grpc", "grpc_health", "google", "cryptography"):
+            raise ImportError(f"secagg over gRPC needs {error.name}: install secagg[grpc]") from error
+        raise

@@ -1,0 +1,73 @@
+"""Why a TLS connection fails.
+
+gRPC reports a refused certificate as it reports a server that is not up yet: unavailable. One must be told at once,
+the other is worth waiting for.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+
+from secagg.errors import IdentityError, KeyFileError
+
+from .address import parse_address
+from .tls import Tls
+
+_TIMEOUT_SECONDS = 5.0
+_PAUSE_SECONDS = 0.5
+
+
+def check_handshake(address: str, tls: Tls) -> None:
+    """Shake hands with the server at `address`, and say so if a certificate is refused.
+
+    Returns also when the server cannot be reached: only the certificates are in question here.
+
+    Raises
+    ------
+    IdentityError
+        If the server's certificate does not fit the authority or the host, or the server refuses the site's.
+    KeyFileError
+        If the files of `tls` do not make a certificate and its key.
+    """
+    # A server that goes down in this moment hangs up too; one that refuses does it again.
+    if _hangs_up(address, tls):
+        time.sleep(_PAUSE_SECONDS)
+        if _hangs_up(address, tls):
+            raise IdentityError(
+                f"the server at {address} refuses the certificate {tls.cert}; has it another authority?"
+            )
+
+
+def _hangs_up(address: str, tls: Tls) -> bool:
+    """Return whether the server closes the connection right after the handshake.
+
+    In TLS 1.3 a server judges the client's certificate when the client has finished; gRPC's closes without an alert.
+    One that accepts it speaks first: HTTP/2 begins with the server's settings.
+    """
+    try:
+        context = ssl.create_default_context(cafile=tls.ca)
+        context.load_cert_chain(tls.cert, tls.key)
+    except OSError as error:  # ssl.SSLError is one
+        raise KeyFileError(
+            f"{tls.ca}, {tls.cert} and {tls.key} are not an authority, a certificate and its key"
+        ) from error
+    context.set_alpn_protocols(["h2"])
+    host, port = parse_address(address)
+    try:
+        connection = socket.create_connection((host, port), timeout=_TIMEOUT_SECONDS)
+    except OSError:
+        return False
+    with connection:
+        try:
+            with context.wrap_socket(connection, server_hostname=host) as secure:
+                return not secure.recv(1)
+        except ssl.SSLCertVerificationError as error:
+            raise IdentityError(
+                f"the certificate of the server at {address} is refused: {error.verify_message}"
+            ) from error
+        except TimeoutError:
+            return False
+        except OSError:
+            return True

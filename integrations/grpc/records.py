@@ -1,0 +1,81 @@
+"""What happened in a round: sizes and times, for the log and for ``rounds.jsonl`` in the run folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class UploadRecord:
+    """One update that was added.
+
+    Parameters
+    ----------
+    site : str
+        Who sent it.
+    nbytes : int
+        Its size in bytes.
+    receive_seconds : float
+        From its head to its last frame.
+    add_seconds : float
+        To verify it and add it.
+    """
+
+    site: str
+    nbytes: int
+    receive_seconds: float
+    add_seconds: float
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """One attempt of a round.
+
+    Parameters
+    ----------
+    round, attempt : int
+        Which one; attempts count from 1.
+    outcome : str
+        ``"completed"`` or ``"failed"``.
+    uploads : tuple of UploadRecord
+        What was added, in the order of addition.
+    missing : tuple of str
+        Sites of the roster that were not added.
+    seconds : float
+        From the opening of the attempt to its end.
+    finish_seconds : float
+        To finish the sum and store the aggregate.
+    nbytes : int
+        Size of the aggregate in bytes; 0 if there is none.
+    reason : str
+        Why it failed; empty if it did not.
+    """
+
+    round: int
+    attempt: int
+    outcome: str
+    uploads: tuple[UploadRecord, ...]
+    missing: tuple[str, ...]
+    seconds: float
+    finish_seconds: float = 0.0
+    nbytes: int = 0
+    reason: str = ""
+
+    def line(self) -> str:
+        """Return the record as one line for people."""
+        megabytes = sum(upload.nbytes for upload in self.uploads) / 1e6
+        receive = sum(upload.receive_seconds for upload in self.uploads)
+        add = sum(upload.add_seconds for upload in self.uploads)
+        sites = ", ".join(upload.site for upload in self.uploads) or "nobody"
+        text = f"round {self.round} {self.outcome} after {self.seconds:.1f} s: {sites}; {megabytes:.1f} MB"
+        text += f" received in {receive:.2f} s, added in {add:.2f} s, finished in {self.finish_seconds:.2f} s"
+        if self.missing:
+            text += f"; missing: {', '.join(self.missing)}"
+        return f"{text} ({self.reason})" if self.reason else text
+
+    def append_to(self, path: Path) -> None:
+        """Append the record to `path` as one line of JSON with the names of the fields."""
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(self)) + "\n")

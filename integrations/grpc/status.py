@@ -1,0 +1,57 @@
+"""How the typed errors of secagg travel over gRPC.
+
+A refused call ends with the status code below, the error's message as details, and the name of its type in the
+trailing metadata, so that the other side raises the same type.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import grpc
+
+from secagg import errors
+from secagg.errors import SecAggError, TransportError
+
+ERROR_KEY = "secagg-error"
+MAX_MESSAGE_LENGTH = 2000
+
+#: Most specific type first. A code tells generic tools what happened; the type is what secagg acts on.
+_CODES = (
+    (errors.IdentityError, grpc.StatusCode.PERMISSION_DENIED),
+    (errors.TransportError, grpc.StatusCode.INTERNAL),
+    (errors.DigestError, grpc.StatusCode.DATA_LOSS),
+    (errors.FormatError, grpc.StatusCode.INVALID_ARGUMENT),
+    (errors.DuplicateError, grpc.StatusCode.ALREADY_EXISTS),
+    (errors.CapacityError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (errors.QuorumError, grpc.StatusCode.ABORTED),
+    (errors.SecAggError, grpc.StatusCode.FAILED_PRECONDITION),
+)
+
+#: Every type that a server can name. It decrypts nothing: to say that a decryption failed is not its business.
+_KINDS = {
+    name: kind
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, SecAggError) and kind is not errors.DecryptionError
+}
+
+
+def abort(context: grpc.ServicerContext, error: SecAggError) -> NoReturn:
+    """End the call of `context` with `error`."""
+    code = next(code for kind, code in _CODES if isinstance(error, kind))
+    context.set_trailing_metadata(((ERROR_KEY, type(error).__name__),))
+    context.abort(code, str(error)[:MAX_MESSAGE_LENGTH])
+
+
+def error_of(call: grpc.RpcError) -> SecAggError | None:
+    """Return the typed error that ended `call` on the server; None if the server did not say one."""
+    for item in call.trailing_metadata() or ():
+        kind = _KINDS.get(str(item.value)) if item.key == ERROR_KEY else None
+        if kind is not None:
+            return kind(call.details() or "the server refused the call")
+    return None
+
+
+def transport_error(call: grpc.RpcError, what: str) -> TransportError:
+    """Return the error for a `call` that failed on the way, without a typed error of the server."""
+    return TransportError(f"{what} failed: {call.details() or 'no details'} ({call.code().name})")

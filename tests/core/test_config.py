@@ -1,0 +1,203 @@
+"""The configuration: Clara's block works unchanged, and every mistake is named with its remedy."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+from federation import CLARA
+
+from secagg import Config, Params
+from secagg.errors import ConfigError
+from secagg.params import MAX_COEFF_MOD_BITS
+
+FULL = {
+    "he": {"lib": "tenseal", "config": CLARA},
+    "encrypt": {"include": ["*.weight"], "exclude": ["head.*"]},
+    "aggregation": {
+        "min_clients": 3,
+        "max_clients": 12,
+        "max_abs": {"default": 0.5, "*.running_var": 10.0},
+        "max_weight": 1000.0,
+    },
+}
+
+
+def changed(path, value):
+    """`FULL` with one value set, or with a key taken away."""
+    data = copy.deepcopy(FULL)
+    block = data
+    for key in path[:-1]:
+        block = block[key]
+    if value is None:
+        del block[path[-1]]
+    else:
+        block[path[-1]] = value
+    return data
+
+
+def test_round_trip():
+    config = Config.from_dict(FULL)
+    assert config.to_dict() == FULL
+    assert Config.from_dict(config.to_dict()) == config
+
+
+def test_defaults():
+    config = Config.from_dict({"he": {"lib": "pyfhel", "config": CLARA}})
+    assert config.to_dict() == {
+        "he": {"lib": "pyfhel", "config": CLARA},
+        "encrypt": "all",
+        "aggregation": {"min_clients": 2, "max_clients": 30, "max_abs": 8.0, "max_weight": 1.0},
+    }
+
+
+def test_files(tmp_path):
+    yaml, js = tmp_path / "federation.yaml", tmp_path / "federation.json"
+    yaml.write_text(
+        "he:\n  lib: tenseal\n  config: {poly_modulus_degree: 8192, coeff_mod_bit_sizes: [60, 40, 40], "
+        "scale_bits: 40, scheme: CKKS}\n"
+        "encrypt: {include: ['*.weight'], exclude: ['head.*']}\n"
+        "aggregation: {min_clients: 3, max_clients: 12, max_abs: {default: 0.5, '*.running_var': 10}, max_weight: 1000}\n"
+    )
+    js.write_text(json.dumps(FULL))
+    assert Config.load(yaml) == Config.load(str(js)) == Config.from_dict(FULL)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot read"),
+        (b"he: [", "is not YAML"),
+        (b"\xff\xfe\x00", "is not YAML"),
+        (b"", "holds no configuration"),
+        (b"- he", "holds no configuration"),
+        (b"he: 2024-13-01", "is not YAML"),
+        (b"!!python/object/apply:os.getcwd []", "is not YAML"),
+    ],
+    ids=str,
+)
+def test_a_file_that_is_no_config(tmp_path, text, message):
+    path = tmp_path / "federation.yaml"
+    if text is not None:
+        path.write_bytes(text)
+    with pytest.raises(ConfigError, match=message):
+        Config.load(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("agregation",),
+        ("he", "library"),
+        ("he", "config", "poly_modulus_degre"),
+        ("encrypt", "includes"),
+        ("aggregation", "max_client"),
+    ],
+    ids=".".join,
+)
+def test_a_misspelt_key_at_every_level(path):
+    with pytest.raises(ConfigError, match=f"unknown key '{path[-1]}'; it knows "):
+        Config.from_dict(changed(path, 5))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("he",),
+        ("he", "lib"),
+        ("he", "config"),
+        ("he", "config", "poly_modulus_degree"),
+        ("he", "config", "coeff_mod_bit_sizes"),
+        ("he", "config", "scale_bits"),
+    ],
+    ids=".".join,
+)
+def test_a_missing_key(path):
+    with pytest.raises(ConfigError, match=f"needs '{path[-1]}'"):
+        Config.from_dict(changed(path, None))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("he",), "tenseal", "he is 'tenseal'"),
+        (("he", "lib"), "tensael", "he.lib is 'tensael'; the registered backends are pyfhel, tenseal"),
+        (("he", "lib"), 7, "he.lib is '7'"),
+        (("he", "config"), [8192], "config is"),
+        (("he", "config", "scheme"), "BFV", "scheme is 'BFV'"),
+        (("he", "config", "scheme"), "ckks", "scheme is 'ckks'"),
+        (("he", "config", "poly_modulus_degree"), 8000, "poly_modulus_degree is 8000; use one of 1024, 2048"),
+        (("he", "config", "poly_modulus_degree"), 65536, "poly_modulus_degree is 65536"),
+        (("he", "config", "poly_modulus_degree"), "8192", "poly_modulus_degree is '8192'"),
+        (("he", "config", "poly_modulus_degree"), True, "poly_modulus_degree is True"),
+        (("he", "config", "poly_modulus_degree"), 8192.0, "poly_modulus_degree is 8192.0"),
+        (("he", "config", "coeff_mod_bit_sizes"), [], "coeff_mod_bit_sizes is"),
+        (("he", "config", "coeff_mod_bit_sizes"), 60, "coeff_mod_bit_sizes is 60"),
+        (("he", "config", "coeff_mod_bit_sizes"), "60,40", "coeff_mod_bit_sizes is '60,40'"),
+        (("he", "config", "coeff_mod_bit_sizes"), [60, "40"], "coeff_mod_bit_sizes is"),
+        (("he", "config", "coeff_mod_bit_sizes"), [61, 40], "each prime has 15 to 60 bits"),
+        (("he", "config", "coeff_mod_bit_sizes"), [60, 14], "each prime has 15 to 60 bits"),
+        (("he", "config", "scale_bits"), 0, "scale_bits is 0"),
+        (("he", "config", "scale_bits"), 40.0, "scale_bits is 40.0"),
+        (("he", "config", "scale_bits"), -40, "scale_bits is -40"),
+        (("encrypt",), "some", "encrypt is 'some'; use all, conv, first-middle-last or"),
+        (("encrypt",), ["*.weight"], "encrypt is"),
+        (("encrypt",), {}, "encrypt needs patterns"),
+        (("encrypt", "include"), "*.weight", "give a list of patterns"),
+        (("encrypt", "include"), [3], "3 is not a pattern"),
+        (("encrypt", "exclude"), [""], "'' is not a pattern"),
+        (("aggregation",), "mean", "aggregation is 'mean'"),
+        (("aggregation", "min_clients"), 1, "min_clients is 1; use a whole number from 2"),
+        (("aggregation", "min_clients"), 13, "min_clients 13 is above aggregation.max_clients 12"),
+        (("aggregation", "max_clients"), 10_001, "max_clients is 10001"),
+        (("aggregation", "max_clients"), 4.0, "max_clients is 4.0"),
+        (("aggregation", "max_clients"), True, "max_clients is True"),
+        (("aggregation", "max_weight"), 0, "max_weight is 0; use a number above 0"),
+        (("aggregation", "max_weight"), "1e3", "max_weight is '1e3'"),
+        (("aggregation", "max_weight"), float("inf"), "max_weight is inf"),
+        (("aggregation", "max_weight"), float("nan"), "max_weight is nan"),
+        (("aggregation", "max_weight"), 10**400, "max_weight is"),
+        (("aggregation", "max_abs"), -1.0, "max_abs is -1.0; use a number above 0"),
+        (("aggregation", "max_abs"), True, "max_abs is True"),
+        (("aggregation", "max_abs"), 10**400, "max_abs is"),
+        (("aggregation", "max_abs"), {}, "max_abs is empty"),
+        (("aggregation", "max_abs"), {"default": 0}, r"max_abs\['default'\] is 0"),
+        (("aggregation", "max_abs"), {3: 1.0}, "3 is not a pattern"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else repr(value)[:40],
+)
+def test_a_value_that_cannot_work(path, value, message):
+    with pytest.raises(ConfigError, match=message):
+        Config.from_dict(changed(path, value))
+
+
+@pytest.mark.parametrize("data", [None, [], "he", 3], ids=repr)
+def test_no_mapping(data):
+    with pytest.raises(ConfigError):
+        Config.from_dict(data)
+
+
+CEILINGS = {1024: 26, 2048: 53, 4096: 106, 8192: 214, 16384: 430, 32768: 868}
+
+
+def sizes_of(total):
+    """A chain of as few primes as possible that add up to `total` bits."""
+    count = -(-total // 60)
+    return [total // count + (index < total % count) for index in range(count)]
+
+
+@pytest.mark.parametrize(("degree", "bits"), CEILINGS.items())
+def test_the_ceiling_of_128_bits(degree, bits):
+    """Table 5.2 of ePrint 2024/463, which is stricter than SEAL's own."""
+    assert MAX_COEFF_MOD_BITS == CEILINGS
+    assert Params(degree, tuple(sizes_of(bits)), 20).coeff_mod_bit_sizes == tuple(sizes_of(bits))
+    with pytest.raises(ConfigError, match=rf"add up to {bits + 1} bits; 128-bit security at .*{degree} allows {bits} "):
+        Params(degree, tuple(sizes_of(bits + 1)), 20)
+
+
+@pytest.mark.parametrize(("degree", "sizes"), [(2048, [54]), (4096, [54, 55]), (4096, [36, 36, 37])], ids=str)
+def test_params_that_seal_alone_would_accept(degree, sizes):
+    params = {"poly_modulus_degree": degree, "coeff_mod_bit_sizes": sizes, "scale_bits": 30}
+    with pytest.raises(ConfigError, match="ePrint 2024/463"):
+        Config.from_dict({"he": {"lib": "pyfhel", "config": params}})

@@ -1,0 +1,326 @@
+"""The container, held against docs/wire-format.md: what is written, and every header that is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from container import AGGREGATE, Container, block_nbytes, canonical
+from federation import TINY, TINY_AGGREGATION, federate
+
+from secagg import Header, Update
+from secagg.errors import DuplicateError, FormatError
+
+STATE = {"w": np.zeros((2, 3), np.float32), "c": np.ones(5), "n": np.arange(3)}
+
+
+@pytest.fixture(scope="module")
+def blob():
+    return federate("tenseal", encrypt={"include": ["w"]}).site().encrypt(STATE, round=9).to_bytes()
+
+
+@pytest.fixture
+def container(blob):
+    return Container.read(blob)
+
+
+def test_an_update_is_as_the_format_says(lib):
+    """Taken apart and put together by code that shares nothing with secagg."""
+    federation = federate(lib, encrypt={"include": ["w"]})
+    update = federation.site("a.B-9_").encrypt(STATE, weight=0.5, round=2**32 - 1)
+    container = Container.read(update.to_bytes())
+    assert container.to_bytes() == update.to_bytes()
+    nonce = update.header.contributions[0].nonce
+    assert len(nonce) == 32
+    assert container.header == {
+        "aggregation": {name: TINY_AGGREGATION[name] for name in ("max_abs", "max_clients", "max_weight")},
+        "contributions": [["a.B-9_", nonce.hex()]],
+        "key": federation.keys.server.fingerprint,
+        "layout": [
+            ["w", "float32", [2, 3], "encrypted"],
+            ["c", "float64", [5], "clear"],
+            ["n", "int64", [3], "local"],
+        ],
+        "params": TINY,
+        "round": 2**32 - 1,
+    }
+    assert [len(payload) for payload in container.payloads] == [block_nbytes(TINY), 8 * 4096]
+
+
+def test_an_aggregate_is_as_the_format_says(lib):
+    federation = federate(lib, encrypt={"include": ["w"]})
+    aggregate = federation.sum([STATE, STATE, STATE])
+    container = Container.read(aggregate.to_bytes())
+    assert container.to_bytes() == aggregate.to_bytes()
+    assert container.kind == AGGREGATE
+    assert [site for site, _ in container.header["contributions"]] == ["site-1", "site-2", "site-3"]
+
+
+def test_the_header_is_read_back(container):
+    header = Header.from_head(container.head)
+    assert header.head == container.head
+    assert (header.kind, header.site, header.sites, header.round) == ("update", "site-1", ("site-1",), 9)
+    assert header.params.to_dict() == TINY
+    assert [(spec.name, spec.dtype, spec.shape, spec.role, spec.size) for spec in header.layout.tensors] == [
+        ("w", "float32", (2, 3), "encrypted", 6),
+        ("c", "float64", (5,), "clear", 5),
+        ("n", "int64", (3,), "local", 3),
+    ]
+    assert header.nbytes == len(container.to_bytes())
+
+
+def test_names_of_any_script():
+    state = {"слой.ä": np.ones(1), "层": np.ones(1), 'quote"\\': np.ones(1), "x" * 512: np.ones(1)}
+    federation = federate("tenseal")
+    update = federation.site().encrypt(state)
+    assert Update.from_bytes(update.to_bytes()).header.layout.names == tuple(state)
+    assert list(federation.site().decrypt(federation.sum([state, state]))) == list(state)
+
+
+# Each edit is of a header that is otherwise good; digests fit.
+
+
+def put(*path, value):
+    def edit(header):
+        block = header
+        for key in path[:-1]:
+            block = block[key]
+        block[path[-1]] = value
+
+    return edit
+
+
+def drop(*path):
+    def edit(header):
+        block = header
+        for key in path[:-1]:
+            block = block[key]
+        del block[path[-1]]
+
+    return edit
+
+
+def spec(**changes):
+    """Change the first tensor of the layout."""
+    places = {"name": 0, "dtype": 1, "shape": 2, "role": 3}
+
+    def edit(header):
+        for field, value in changes.items():
+            header["layout"][0][places[field]] = value
+
+    return edit
+
+
+NONCE = "ab" * 32
+EDITS = {
+    "round missing": (drop("round"), "has the keys"),
+    "a key more": (put("more", value=1), "has the keys"),
+    "round negative": (put("round", value=-1), "round is -1"),
+    "round too large": (put("round", value=2**32), "round is 4294967296"),
+    "round huge": (put("round", value=10**4000), "round is 1000"),
+    "round a float": (put("round", value=9.0), "round is 9.0"),
+    "round a bool": (put("round", value=True), "round is True"),
+    "round a text": (put("round", value="9"), "round is '9'"),
+    "round null": (put("round", value=None), "round is None"),
+    "key of other length": (put("key", value="ab"), "key fingerprint"),
+    "key in capitals": (put("key", value="AB" * 32), "key fingerprint"),
+    "key no text": (put("key", value=7), "key fingerprint"),
+    "key of other digits": (put("key", value="٣" * 64), "key fingerprint"),
+    "params a list": (put("params", value=[]), "params is not an object"),
+    "params with a key more": (put("params", "more", value=1), "unknown key 'more'"),
+    "params without degree": (drop("params", "poly_modulus_degree"), "needs 'poly_modulus_degree'"),
+    "params without scheme": (drop("params", "scheme"), "canonical"),
+    "degree odd": (put("params", "poly_modulus_degree", value=2047), "poly_modulus_degree"),
+    "degree zero": (put("params", "poly_modulus_degree", value=0), "poly_modulus_degree"),
+    "degree a list": (put("params", "poly_modulus_degree", value=[2048]), "poly_modulus_degree"),
+    "sizes empty": (put("params", "coeff_mod_bit_sizes", value=[]), "coeff_mod_bit_sizes"),
+    "sizes a text": (put("params", "coeff_mod_bit_sizes", value="27"), "coeff_mod_bit_sizes"),
+    "sizes nested": (put("params", "coeff_mod_bit_sizes", value=[[27]]), "coeff_mod_bit_sizes"),
+    "sizes over the ceiling": (put("params", "coeff_mod_bit_sizes", value=[27, 27]), "ePrint 2024/463"),
+    "scale huge": (put("params", "scale_bits", value=10**400), "scale_bits"),
+    "scheme unknown": (put("params", "scheme", value="BFV"), "scheme is 'BFV'"),
+    "scheme a list": (put("params", "scheme", value=["CKKS"]), "scheme is"),
+    "aggregation a list": (put("aggregation", value=[]), "aggregation is not an object"),
+    "aggregation with min_clients": (put("aggregation", "min_clients", value=2), "other keys"),
+    "aggregation without max_abs": (drop("aggregation", "max_abs"), "other keys"),
+    "max_clients one": (put("aggregation", "max_clients", value=1), "max_clients is 1"),
+    "max_clients huge": (put("aggregation", "max_clients", value=10**9), "max_clients is"),
+    "max_abs zero": (put("aggregation", "max_abs", value=0.0), "max_abs is 0"),
+    "max_abs huge": (put("aggregation", "max_abs", value=10**400), "max_abs is"),
+    "max_abs a text": (put("aggregation", "max_abs", value="1"), "max_abs is '1'"),
+    "max_abs empty": (put("aggregation", "max_abs", value={}), "max_abs is empty"),
+    "max_abs with an empty pattern": (put("aggregation", "max_abs", value={"": 1.0}), "is not a pattern"),
+    "max_abs a whole number": (put("aggregation", "max_abs", value=1), "canonical"),
+    "max_weight negative": (put("aggregation", "max_weight", value=-1.0), "max_weight is -1"),
+    "contributions an object": (put("contributions", value={}), "no list of 1"),
+    "contributions empty": (put("contributions", value=[]), "no list of 1"),
+    "two contributions": (put("contributions", value=[["a", NONCE], ["b", "cd" * 32]]), "an update has one contribution"),
+    "a contribution a text": (put("contributions", value=["a"]), r"not \[site, nonce\]"),
+    "a contribution of three": (put("contributions", value=[["a", NONCE, 1]]), r"not \[site, nonce\]"),
+    "site empty": (put("contributions", 0, 0, value=""), "site name ''"),
+    "site with a slash": (put("contributions", 0, 0, value="../a"), "site name"),
+    "site of dots": (put("contributions", 0, 0, value=".."), "site name"),
+    "site too long": (put("contributions", 0, 0, value="a" * 65), "site name"),
+    "site no text": (put("contributions", 0, 0, value=None), "site name None"),
+    "site with a line end": (put("contributions", 0, 0, value="site\n"), "site name"),
+    "nonce short": (put("contributions", 0, 1, value=NONCE[2:]), "nonce is not 32 bytes"),
+    "nonce long": (put("contributions", 0, 1, value=NONCE + "00"), "nonce is not 32 bytes"),
+    "nonce in capitals": (put("contributions", 0, 1, value=NONCE.upper()), "nonce is not 32 bytes"),
+    "nonce with a space": (put("contributions", 0, 1, value=" " + NONCE[1:]), "nonce is not 32 bytes"),
+    "nonce no text": (put("contributions", 0, 1, value=0), "nonce is not 32 bytes"),
+    "layout an object": (put("layout", value={}), "layout is no list"),
+    "layout null": (put("layout", value=None), "layout is no list"),
+    "a tensor a text": (put("layout", 0, value="w"), r"not \[name, dtype, shape, role\]"),
+    "a tensor of three": (put("layout", 0, value=["w", "float32", []]), r"not \[name, dtype, shape, role\]"),
+    "a name twice": (spec(name="c"), "names a tensor twice"),
+    "a name empty": (spec(name=""), "name that is empty"),
+    "a name too long": (spec(name="x" * 513), "too long"),
+    "a name with a line end": (spec(name="a\n"), "not printable"),
+    "a name with half a character": (spec(name="\ud800"), "not printable"),
+    "a name no text": (spec(name=3), "name"),
+    "a dtype unknown": (spec(dtype="complex64"), "no known dtype"),
+    "a dtype no text": (spec(dtype=["float32"]), "no known dtype"),
+    "a role unknown": (spec(role="plain"), "no valid role"),
+    "a role no text": (spec(role=["clear"]), "no valid role"),
+    "a float that is local": (spec(role="local"), "no valid role"),
+    "an integer that is encrypted": (spec(dtype="int64"), "no valid role"),
+    "an integer that is clear": (spec(dtype="int64", role="clear"), "no valid role"),
+    "a shape no list": (spec(shape=6), "no valid shape"),
+    "a shape negative": (spec(shape=[-2, -3]), "no valid shape"),
+    "a shape of floats": (spec(shape=[2.0, 3]), "no valid shape"),
+    "a shape of bools": (spec(shape=[True]), "no valid shape"),
+    "a shape of 33 dimensions": (spec(shape=[1] * 33), "no valid shape"),
+    "an extent too large": (spec(shape=[2**40 + 1]), "no valid shape"),
+    "no values in absurd extents": (spec(shape=[0, 2**40, 2**40]), "no valid shape: more than 1099511627776 values"),
+    "more values than the format allows": (spec(shape=[2**40, 2]), "more than 1099511627776 values"),
+    "values beyond 64 bits": (spec(shape=[2**40] * 32), "more than 1099511627776 values"),
+    "far more values than bytes": (spec(shape=[2**39]), "truncated: .*, the header describes"),
+    "more values than bytes": (spec(shape=[2000]), "truncated"),
+    "fewer values than bytes": (put("layout", value=[]), "trailing bytes"),
+    "a block that fits no frame": (
+        put("params", value=TINY | {"poly_modulus_degree": 32768, "coeff_mod_bit_sizes": [60] * 10}),
+        "does not fit a frame",
+    ),
+}
+
+
+@pytest.mark.parametrize(("edit", "match"), EDITS.values(), ids=EDITS)
+def test_a_header_that_says_something_wrong(container, edit, match):
+    edit(container.header)
+    with pytest.raises(FormatError, match=match) as caught:
+        Update.from_bytes(container.to_bytes())
+    assert caught.type is FormatError
+    assert len(str(caught.value)) < 5000
+
+
+def rewritten(change):
+    """Other bytes for the same header."""
+    return lambda container: change(canonical(container.header))
+
+
+TEXTS = {
+    "empty": (lambda container: b"", "not strict JSON"),
+    "no JSON": (lambda container: b"{", "not strict JSON"),
+    "a number": (lambda container: b"1", "not a JSON object"),
+    "a list": (lambda container: b"[]", "not a JSON object"),
+    "null": (lambda container: b"null", "not a JSON object"),
+    "an object without keys": (lambda container: b"{}", "has the keys"),
+    "another encoding": (lambda container: b'{"\xff": 1}', "not strict JSON"),
+    "UTF-16": (rewritten(lambda text: text.decode().encode("utf-16")), "not strict JSON"),
+    "a byte order mark": (rewritten(lambda text: b"\xef\xbb\xbf" + text), "not strict JSON"),
+    "nested without end": (lambda container: b"[" * 200_000, "not strict JSON"),
+    "a number without end": (lambda container: b'{"round":' + b"1" * 5000 + b"}", "not strict JSON"),
+    "NaN": (rewritten(lambda text: text.replace(b'"max_weight":1.0', b'"max_weight":NaN')), "not strict JSON"),
+    "Infinity": (rewritten(lambda text: text.replace(b'"max_weight":1.0', b'"max_weight":Infinity')), "not strict JSON"),
+    "a number that overflows": (rewritten(lambda text: text.replace(b'"max_weight":1.0', b'"max_weight":1e999')), "max_weight is inf"),
+    "a key twice": (rewritten(lambda text: text.replace(b'"round":9', b'"round":9,"round":9')), "not strict JSON"),
+    "something behind it": (rewritten(lambda text: text + b"x"), "not strict JSON"),
+    "a line end behind it": (rewritten(lambda text: text + b"\n"), "canonical"),
+    "spaces": (rewritten(lambda text: json.dumps(json.loads(text), sort_keys=True).encode()), "canonical"),
+    "another order of keys": (
+        rewritten(lambda text: json.dumps(dict(reversed(json.loads(text).items())), separators=(",", ":")).encode()),
+        "canonical",
+    ),
+    "an escaped letter": (rewritten(lambda text: text.replace(b'"w"', b'"\\u0077"')), "canonical"),
+    "another form of a number": (rewritten(lambda text: text.replace(b'"max_weight":1.0', b'"max_weight":1.00')), "canonical"),
+    "a negative zero": (rewritten(lambda text: text.replace(b'"round":9', b'"round":-0')), "canonical"),
+}
+
+
+@pytest.mark.parametrize(("make", "match"), TEXTS.values(), ids=TEXTS)
+def test_a_header_that_is_written_otherwise(container, make, match):
+    container.header = make(container)
+    with pytest.raises(FormatError, match=match):
+        Update.from_bytes(container.to_bytes())
+
+
+PREAMBLES = {
+    "another magic": ({"magic": b"SECAGG\n\n"}, "magic"),
+    "version 0": ({"version": 0}, "version 0"),
+    "version 2": ({"version": 2}, "version 2"),
+    "kind 0": ({"kind": 0}, "unknown kind of container 0"),
+    "kind 5": ({"kind": 5}, "unknown kind of container 5"),
+    "a server key": ({"kind": 4}, "a server-key, not an update"),
+    "the reserved byte": ({"reserved": 1}, "reserved byte 1"),
+    "a header over the cap": ({"header_nbytes": (4 << 20) + 1}, "claims 4194305 bytes; the format allows 4194304"),
+    "the largest header of all": ({"header_nbytes": 2**32 - 1}, "claims 4294967295 bytes"),
+    "a header longer than the file": ({"header_nbytes": 4 << 20}, "truncated: .* the head alone takes 4194352"),
+    "a header too short": ({"header_nbytes": 5}, "header is damaged"),
+    "a header of nothing": ({"header_nbytes": 0}, "header is damaged"),
+}
+
+
+@pytest.mark.parametrize(("change", "match"), PREAMBLES.values(), ids=PREAMBLES)
+def test_a_preamble_that_says_something_wrong(container, change, match):
+    for name, value in change.items():
+        setattr(container, name, value)
+    with pytest.raises(FormatError, match=match):
+        Update.from_bytes(container.to_bytes())
+
+
+def test_a_header_at_the_cap():
+    """A model of many tensors with long names fits until 4 MiB, and is refused at the site beyond."""
+    site = federate("tenseal").site()
+    state = {f"{index:0500}": np.float32(0) for index in range(7900)}
+    update = site.encrypt(state)
+    assert 4_100_000 < len(update.header.head) < (4 << 20)
+    assert Update.from_bytes(update.to_bytes()).header == update.header
+    with pytest.raises(FormatError, match="the format allows 4194304"):
+        site.encrypt(state | {f"more{index:0496}": np.float32(0) for index in range(300)})
+
+
+@pytest.mark.parametrize(
+    ("contributions", "match"),
+    [
+        ([["a", NONCE], ["a", "cd" * 32]], "site a contributes twice"),
+        ([["a", NONCE], ["b", NONCE]], "nonce abab.* contributes twice"),
+    ],
+    ids=["site", "nonce"],
+)
+def test_an_aggregate_that_lists_someone_twice(container, contributions, match):
+    container.kind = AGGREGATE
+    container.header["contributions"] = contributions
+    with pytest.raises(DuplicateError, match=match):
+        Update.from_bytes(container.to_bytes())
+
+
+def test_an_aggregate_of_more_than_can_be_listed(container):
+    container.kind = AGGREGATE
+    container.header["contributions"] = [[f"s{index}", f"{index:064x}"] for index in range(10_001)]
+    with pytest.raises(FormatError, match="no list of 1 to 10000"):
+        Update.from_bytes(container.to_bytes())
+    container.header["contributions"].pop()
+    assert len(Update.from_bytes(container.to_bytes()).header.sites) == 10_000
+
+
+def test_a_layout_of_more_tensors_than_allowed(container):
+    container.header["layout"] = [[str(index), "bool", [], "local"] for index in range(100_001)]
+    with pytest.raises(FormatError, match="at most 100000 tensors"):
+        Header.from_head(container.head)
+
+
+def test_every_truncation_of_a_head(container):
+    for size in range(len(container.head)):
+        with pytest.raises(FormatError):
+            Update.from_bytes(container.to_bytes()[:size])

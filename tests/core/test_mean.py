@@ -1,0 +1,197 @@
+"""Promise 1: the result is the weighted mean of the sites that were added, to the error that the params explain."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from container import Container
+from federation import CLARA, TINY, TINY_SLOTS, federate, random_states
+
+import secagg
+import secagg_ext
+
+PARAMS = {
+    "tiny": TINY,
+    "clara": CLARA,
+    "one data prime": {"poly_modulus_degree": 4096, "coeff_mod_bit_sizes": [53, 53], "scale_bits": 38},
+    "three data primes": {"poly_modulus_degree": 8192, "coeff_mod_bit_sizes": [40, 30, 30, 40], "scale_bits": 60},
+}
+
+
+@pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS)
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 0.25), (0.01, 1.0, 0.5, 0.3)], ids=str)
+@pytest.mark.usefixtures("kernels")
+def test_weighted_mean(lib, params, weights):
+    federation = federate(lib, params, max_clients=4)
+    states = random_states(len(weights), {"w": (3, 5), "b": (params["poly_modulus_degree"],), "s": ()})
+    aggregate = federation.sum(states, weights)
+    federation.assert_mean(federation.site().decrypt(aggregate, like=states[0]), states, weights)
+
+
+def test_thirty_sites_with_their_numbers_of_examples(lib):
+    federation = federate(lib, CLARA, max_clients=30, max_abs=1.0, max_weight=1000)
+    weights = [float(weight) for weight in np.linspace(1, 1000, 30).round()]
+    states = random_states(30, {"w": (200,)})
+    mean = federation.site().decrypt(federation.sum(states, weights), like=states[0])
+    federation.assert_mean(mean, states, weights)
+    assert federation.tolerance(weights, 1.0, "float32") < 1e-6
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize(
+    "size", [0, 1, TINY_SLOTS - 2, TINY_SLOTS - 1, TINY_SLOTS, TINY_SLOTS + 1, 2 * TINY_SLOTS - 1, 2 * TINY_SLOTS]
+)
+def test_sizes_around_a_block(lib, size):
+    """The weight takes one slot of the first block."""
+    federation = federate(lib)
+    states = random_states(2, {"w": (size,)})
+    aggregate = federation.sum(states, [1.0, 0.5])
+    assert aggregate.header.blocks("encrypted") == (size + 1 + TINY_SLOTS - 1) // TINY_SLOTS
+    federation.assert_mean(federation.site().decrypt(aggregate), states, [1.0, 0.5])
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_model_without_tensors(lib):
+    federation = federate(lib)
+    assert federation.site().decrypt(federation.sum([{}, {}]), like={}) == {}
+
+
+@pytest.mark.usefixtures("kernels")
+def test_more_than_a_frame(lib):
+    """A tensor that lies across frames, between small ones."""
+    federation = federate(lib)
+    states = random_states(2, {"a": (7,), "b": (80_000,), "c": (1000,)})
+    aggregate = federation.sum(states)
+    assert aggregate.header.frame_count == 2
+    federation.assert_mean(federation.site().decrypt(aggregate), states)
+
+
+def test_sums_at_the_edge_of_the_capacity(lib):
+    """As many sites as are planned for, each with the largest values that it may have: nothing wraps."""
+    federation = federate(lib, max_clients=15, max_abs=2.0)
+    signs = np.sign(np.random.default_rng(0).standard_normal(2000))
+    states = [{"w": 2.0 * signs}] * 15
+    federation.assert_mean(federation.site().decrypt(federation.sum(states)), states)
+    with pytest.raises(secagg.errors.ConfigError, match="max_clients"):
+        federate(lib, max_clients=16, max_abs=2.0).site()
+
+
+def test_the_order_of_adding_does_not_matter(lib):
+    federation = federate(lib, encrypt={"include": ["w"]})
+    states = random_states(3, {"w": (9,), "c": (9,)})
+    updates = [site.encrypt(state) for site, state in zip(federation.sites(3), states, strict=True)]
+    one, other = federation.add(updates), federation.add(updates[::-1])
+    assert Container.read(one.to_bytes()).payloads == Container.read(other.to_bytes()).payloads
+
+
+def test_a_site_that_was_not_added_has_no_part(lib):
+    federation = federate(lib)
+    states = random_states(3, {"w": (50,)})
+    updates = [site.encrypt(state) for site, state in zip(federation.sites(3), states, strict=True)]
+    federation.assert_mean(federation.site().decrypt(federation.add(updates[1:])), states[1:])
+
+
+def test_decryption_keeps_no_state(lib):
+    """A site that restarted, and one that joined late, decrypt the same."""
+    federation = federate(lib)
+    states = random_states(2, {"w": (50,)})
+    aggregate = federation.sum(states)
+    late = federation.site("late")
+    np.testing.assert_array_equal(late.decrypt(aggregate)["w"], federation.site().decrypt(aggregate)["w"])
+    np.testing.assert_array_equal(late.decrypt(aggregate)["w"], late.decrypt(aggregate)["w"])
+
+
+def test_an_aggregate_lists_who_is_in_it(lib):
+    federation = federate(lib)
+    updates = [site.encrypt({"w": np.ones(3)}, round=4) for site in federation.sites(3)]
+    aggregator = federation.aggregator(round=4)
+    for update in updates:
+        aggregator.add(update)
+    header = aggregator.finish().header
+    assert header.kind == "aggregate"
+    assert header.round == 4
+    assert header.sites == ("site-1", "site-2", "site-3")
+    assert [item.nonce for item in header.contributions] == [
+        update.header.contributions[0].nonce for update in updates
+    ]
+    assert header.key == federation.keys.server.fingerprint
+    assert header.layout == updates[0].header.layout
+
+
+def test_the_server_does_not_see_weights(lib):
+    """Of two updates that differ in their weight only, all that is in the clear is equal but for site and nonce."""
+    federation = federate(lib, max_weight=1000)
+    one, other = (
+        Container.read(site.encrypt({"w": np.ones(5)}, weight).to_bytes()).header
+        for site, weight in zip(federation.sites(2), (1.0, 777.0), strict=True)
+    )
+    assert one.pop("contributions") != other.pop("contributions")
+    assert one == other
+
+
+def test_encrypting_twice_draws_everything_anew(lib):
+    federation = federate(lib)
+    site = federation.site()
+    one, other = (site.encrypt({"w": np.ones(5)}) for _ in range(2))
+    assert one.header.contributions[0].nonce != other.header.contributions[0].nonce
+    words = [np.frombuffer(Container.read(update.to_bytes()).payloads[0], np.uint8) for update in (one, other)]
+    assert np.mean(words[0] == words[1]) < 0.02  # one byte in 256 is equal by chance
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_ciphertexts_look_like_noise(lib, value):
+    """Every byte of an update of a constant model comes about as often as any other."""
+    federation = federate(lib, max_clients=2)
+    payload = Container.read(federation.site().encrypt({"w": np.full(20_000, value)}).to_bytes()).payloads[0]
+    counts = np.bincount(np.frombuffer(payload, np.uint8), minlength=256)
+    expected = len(payload) / 256
+    # Top bits of words below a prime are not quite even, by less than 2**-10; chance alone stays within 7 deviations.
+    assert np.abs(counts - expected).max() < 7 * np.sqrt(expected) + expected * 2**-10
+
+
+def test_clear_bytes_hold_no_encrypted_tensor(lib):
+    federation = federate(lib, encrypt={"include": ["secret"]})
+    state = {"secret": np.full(64, 0.734, np.float32), "open": np.full(64, 0.5, np.float32)}
+    blob = federation.site().encrypt(state).to_bytes()
+    header, payloads = Container.read(blob).header, Container.read(blob).payloads
+    places = 62 - 2  # max_clients 4, max_abs 1
+    in_clear = np.frombuffer(payloads[1], "<i8")
+    assert [spec[0] for spec in header["layout"] if spec[3] == "clear"] == ["open"]
+    np.testing.assert_array_equal(in_clear, [round(0.5 * 2**places)] * 64 + [0] * (4096 - 64))
+    assert state["secret"].tobytes()[:8] not in blob
+
+
+def test_both_kernels_add_alike(lib, kernels):
+    """Whatever the implementation, a sum is the sum of the words modulo their primes, in Python's own integers."""
+    federation = federate(lib)
+    updates = [site.encrypt({"w": np.ones(3)}) for site in federation.sites(3)]
+    params = federation.config.params.to_dict()
+    total = Container.read(federation.add(updates).to_bytes()).payloads[0]
+    sums = [words_of(Container.read(update.to_bytes()).payloads[0], params) for update in updates]
+    prime = federation.keys.server.primes[0]
+    assert words_of(total, params) == [sum(words) % prime for words in zip(*sums, strict=True)]
+
+
+def words_of(payload, params):
+    bits, degree = params["coeff_mod_bit_sizes"][0], params["poly_modulus_degree"]
+    number = int.from_bytes(payload, "little")
+    return [number >> bits * index & (1 << bits) - 1 for index in range(2 * degree)]
+
+
+def test_the_core_calls_every_kernel_where_it_can_be_replaced(lib, monkeypatch):
+    """Else the fixture `kernels` would change nothing."""
+    called = set()
+
+    def record(name, kernel):
+        def recorded(*args):
+            called.add(name)
+            return kernel(*args)
+
+        return recorded
+
+    names = {name for name in secagg_ext.__all__ if name != "IMPLEMENTATION"}
+    for name in names:
+        monkeypatch.setattr(secagg_ext, name, record(name, getattr(secagg_ext, name)))
+    federation = federate(lib)
+    federation.site().decrypt(federation.sum([{"w": np.ones(3)}] * 2))
+    assert called == names

@@ -1,0 +1,141 @@
+"""Partial encryption: what `encrypt` leaves clear travels as fixed-point words and is averaged all the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from container import Container, fraction_bits
+from federation import CLARA, federate, orders
+
+from secagg.errors import ConfigError
+
+pytestmark = pytest.mark.usefixtures("kernels")
+
+SHAPES = {
+    "stem.conv.weight": (2, 1, 3, 3),
+    "stem.conv.bias": (2,),
+    "body.0.weight": (2, 2, 3),
+    "body.0.norm": (2, 2),
+    "body.1.weight": (4, 4),
+    "head.weight": (3, 2, 1),
+    "head.bias": (),
+}
+CHOICES = {
+    "all": ("all", set(SHAPES)),
+    "conv": ("conv", {"stem.conv.weight", "body.0.weight", "head.weight"}),
+    "first-middle-last": (
+        "first-middle-last",
+        {"stem.conv.weight", "stem.conv.bias", "body.1.weight", "head.weight", "head.bias"},
+    ),
+    "include": ({"include": ["*.weight"]}, {name for name in SHAPES if name.endswith("weight")}),
+    "exclude": ({"exclude": ["body.*"]}, {name for name in SHAPES if not name.startswith("body")}),
+    "both": ({"include": ["*.weight", "head.*"], "exclude": ["body.?.*"]}, {"stem.conv.weight", "head.weight", "head.bias"}),
+}
+
+
+def make_states(count=3):
+    rng = np.random.default_rng(7)
+    return [
+        {name: rng.uniform(-1, 1, shape).astype(np.float32) for name, shape in SHAPES.items()}
+        | {"head.steps": np.int64(site)}
+        for site in range(count)
+    ]
+
+
+@pytest.mark.parametrize(("encrypt", "encrypted"), CHOICES.values(), ids=CHOICES)
+def test_roles_and_mean(lib, encrypt, encrypted):
+    federation = federate(lib, encrypt=encrypt)
+    states, weights = make_states(), [1.0, 0.2, 0.6]
+    aggregate = federation.sum(states, weights)
+    roles = {spec.name: spec.role for spec in aggregate.header.layout.tensors}
+    assert roles.pop("head.steps") == "local"
+    assert {name for name, role in roles.items() if role == "encrypted"} == encrypted
+    assert {name for name, role in roles.items() if role == "clear"} == set(SHAPES) - encrypted
+    federation.assert_mean(federation.site().decrypt(aggregate, like=states[0]), states, weights)
+
+
+@pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 3 * 4096])
+def test_clear_blocks(lib, size):
+    federation = federate(lib, encrypt={"exclude": ["c*"]})
+    rng = np.random.default_rng(size)
+    states = [{"c.1": rng.uniform(-1, 1, size), "w": np.ones(2), "c.2": rng.uniform(-1, 1, 3)} for _ in range(2)]
+    aggregate = federation.sum(states)
+    assert aggregate.header.blocks("clear") == (size + 3 + 4095) // 4096
+    federation.assert_mean(federation.site().decrypt(aggregate), states)
+
+
+def test_clear_tensors_are_added_exactly(lib):
+    """The words are the sum of the sites' fixed-point words in Python's integers, whatever the order of adding."""
+    federation = federate(lib, encrypt={"include": ["w"]}, max_weight=3)
+    states = [{"w": np.ones(1), "c": value} for value in np.random.default_rng(1).uniform(-1, 1, (3, 100))]
+    weights = [3.0, 1.5, 0.375]  # fractions of max_weight that are exact in binary
+    updates = [
+        site.encrypt(state, weight) for site, state, weight in zip(federation.sites(3), states, weights, strict=True)
+    ]
+    places = fraction_bits(federation.config.aggregation.to_dict())
+    sums = [
+        sum(round(float(state["c"][i]) * (weight / 3) * 2**places) for state, weight in zip(states, weights, strict=True))
+        for i in range(100)
+    ]
+    for order in orders(updates):
+        words = np.frombuffer(Container.read(federation.add(order).to_bytes()).payloads[1], "<i8")
+        assert words[:100].tolist() == sums
+        assert not words[100:].any()
+
+
+def test_clear_means_are_equal_to_the_bit_in_any_order(lib):
+    federation = federate(lib, encrypt={"include": ["w"]})
+    updates = [site.encrypt(state) for site, state in zip(
+        federation.sites(3), [{"w": np.ones(1), "c": c} for c in np.random.default_rng(2).uniform(-1, 1, (3, 100))], strict=True
+    )]
+    means = [federation.site().decrypt(federation.add(order))["c"].tobytes() for order in orders(updates)]
+    assert len(set(means)) == 1
+
+
+def test_clear_sums_of_the_largest_values(lib):
+    """As many sites as are planned for, each with the largest values that it may have: nothing wraps."""
+    federation = federate(lib, CLARA, encrypt={"include": ["w"]}, max_clients=4, max_abs=2.0**30)
+    states = [{"w": np.ones(1), "c": np.array([2.0**30, -(2.0**30), 1.0])}] * 4
+    federation.assert_mean(federation.site().decrypt(federation.sum(states)), states)
+
+
+@pytest.mark.parametrize(
+    ("encrypt", "message"),
+    [
+        ({"include": ["stem.*", "hed.*"]}, "'hed.*' matches no tensor"),
+        ({"exclude": ["head.biass"]}, "'head.biass' matches no tensor"),
+        ({"include": ["head.steps"]}, "'head.steps' matches no tensor"),  # integers are never sent
+        ({"include": ["STEM.*"]}, "'STEM.*' matches no tensor"),
+        ({"exclude": ["*"]}, "would encrypt no tensor"),
+        ({"include": ["head.*"], "exclude": ["*.weight", "head.bias"]}, "would encrypt no tensor"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_a_pattern_that_matches_nothing(lib, encrypt, message):
+    with pytest.raises(ConfigError) as caught:
+        federate(lib, encrypt=encrypt).site().encrypt(make_states(1)[0])
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("choice", ["conv", "first-middle-last"])
+def test_a_choice_that_encrypts_nothing(lib, choice):
+    with pytest.raises(ConfigError, match="would encrypt no tensor"):
+        federate(lib, encrypt=choice).site().encrypt({} if choice == "first-middle-last" else {"w": np.ones((2, 2))})
+
+
+def test_a_pattern_of_max_abs_that_matches_nothing(lib):
+    federation = federate(lib, max_abs={"default": 1.0, "*.running_vra": 1.5})
+    with pytest.raises(ConfigError, match=r"'\*.running_vra' matches no tensor"):
+        federation.site().encrypt(make_states(1)[0])
+
+
+def test_max_abs_without_a_default(lib):
+    federation = federate(lib, max_abs={"stem.*": 1.0})
+    with pytest.raises(ConfigError, match=r"no pattern for tensor 'body.0.weight'; add one, or a default"):
+        federation.site().encrypt(make_states(1)[0])
+
+
+def test_two_bounds_for_one_tensor(lib):
+    federation = federate(lib, max_abs={"default": 1.0, "stem.*": 1.5, "*.bias": 1.2})
+    with pytest.raises(ConfigError, match=r"'stem.conv.bias' matches stem.\*, \*.bias with different numbers"):
+        federation.site().encrypt(make_states(1)[0])

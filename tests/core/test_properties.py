@@ -1,0 +1,199 @@
+"""Properties over random models, configurations and headers."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pytest
+import yaml
+from container import Container, canonical, fraction_bits
+from federation import ROUNDING, federate
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from secagg import Config, Header, Layout, Params, Update
+from secagg.codec import FixedPointCodec
+from secagg.config import Aggregation
+from secagg.header import Contribution
+from secagg.layout import TensorSpec
+from secagg.params import MAX_COEFF_MOD_BITS
+from secagg.tensors import LOCAL_DTYPES
+
+names = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=12).filter(str.isprintable)
+small_shapes = st.lists(st.integers(0, 5), max_size=4).map(tuple)
+long_shapes = st.integers(1018, 1030).map(lambda size: (size,))  # around a block
+float_dtypes = st.sampled_from(["float16", "float32", "float64"])
+weights = st.floats(0.01, 1.0)
+
+
+@st.composite
+def models(draw):
+    """Names with dtypes and shapes; integers among them."""
+    specs = st.tuples(float_dtypes | st.sampled_from(["int64", "bool"]), small_shapes | long_shapes)
+    return draw(st.dictionaries(names, specs, max_size=5))
+
+
+def fill(model, rng):
+    """Values in [-1, 1], the ends more often than chance would have them."""
+
+    def values(dtype, shape):
+        if dtype not in ROUNDING:
+            return np.ones(shape, dtype)
+        return np.clip(rng.uniform(-1.2, 1.2, shape), -1, 1).astype(dtype)
+
+    return {name: values(*spec) for name, spec in model.items()}
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(models(), st.lists(weights, min_size=2, max_size=4), st.integers(0, 2**32 - 1), st.data())
+@pytest.mark.usefixtures("kernels")
+def test_any_model_any_weights_any_number_of_sites(lib, model, weights, seed, data):
+    floats = [name for name, (dtype, _) in model.items() if dtype in ROUNDING]
+    plain = [name.replace("[", "[[]").replace("*", "[*]").replace("?", "[?]") for name in floats[1:]]
+    exclude = data.draw(st.lists(st.sampled_from(plain), unique=True)) if plain else []
+    federation = federate(lib, encrypt={"exclude": exclude} if exclude else "all")
+    rng = np.random.default_rng(seed)
+    states = [fill(model, rng) for _ in weights]
+    aggregate = federation.sum(states, weights)
+    aggregate = Update.from_bytes(aggregate.to_bytes())
+    federation.assert_mean(federation.site().decrypt(aggregate, like=states[0]), states, weights)
+    assert aggregate.header.layout.size("clear") == sum(states[0][name].size for name in floats[1:] if name in _matched(exclude))
+
+
+def _matched(patterns):
+    return {pattern.replace("[[]", "[").replace("[*]", "*").replace("[?]", "?") for pattern in patterns}
+
+
+specs = st.builds(
+    TensorSpec,
+    names,
+    st.sampled_from(sorted(ROUNDING)),
+    st.lists(st.integers(0, 2**8), max_size=4).map(tuple),
+    st.sampled_from(["encrypted", "clear"]),
+) | st.builds(TensorSpec, names, st.sampled_from(sorted(LOCAL_DTYPES)), small_shapes, st.just("local"))
+layouts = st.lists(specs, max_size=8, unique_by=lambda spec: spec.name).map(lambda tensors: Layout(tuple(tensors)))
+
+
+@given(layouts, layouts)
+def test_layouts_survive_json(layout, other):
+    read = Layout.from_json(json.loads(json.dumps(layout.to_json())))
+    assert read == layout
+    assert read.fingerprint == layout.fingerprint
+    assert layout.difference(read) is None
+    assert (layout.difference(other) is None) == (layout == other) == (layout.fingerprint == other.fingerprint)
+
+
+@st.composite
+def params(draw):
+    degree = draw(st.sampled_from(sorted(MAX_COEFF_MOD_BITS)))
+    sizes, left = [], MAX_COEFF_MOD_BITS[degree]
+    smallest = degree.bit_length() + 1
+    for _ in range(draw(st.integers(1, 5))):
+        if left >= smallest:
+            sizes.append(draw(st.integers(smallest, min(60, left))))
+            left -= sizes[-1]
+    return Params(degree, tuple(sizes), draw(st.integers(1, 120)))
+
+
+numbers = st.floats(1e-300, 1e300) | st.integers(1, 10**6)
+patterns = st.lists(names, min_size=1, max_size=3)
+aggregations = st.builds(
+    lambda fewest, more, max_abs, max_weight: {
+        "min_clients": fewest,
+        "max_clients": min(fewest + more, 10_000),
+        "max_abs": max_abs,
+        "max_weight": max_weight,
+    },
+    st.integers(2, 10_000),
+    st.integers(0, 100),
+    numbers | st.dictionaries(names, numbers, min_size=1, max_size=3),
+    numbers,
+)
+
+
+@given(
+    st.sampled_from(["tenseal", "pyfhel"]),
+    params(),
+    st.sampled_from(["all", "conv", "first-middle-last"])
+    | st.fixed_dictionaries({"include": patterns}, optional={"exclude": patterns}),
+    aggregations,
+)
+def test_configurations_survive_dict_json_and_yaml(lib, params, encrypt, aggregation):
+    config = Config.from_dict({"he": {"lib": lib, "config": params.to_dict()}, "encrypt": encrypt, "aggregation": aggregation})
+    assert Config.from_dict(config.to_dict()) == config
+    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert Config.from_dict(yaml.safe_load(io.StringIO(yaml.safe_dump(config.to_dict())))) == config
+
+
+sites = st.text("abcXYZ019.-_", min_size=1, max_size=64).filter(lambda name: name.strip("."))
+nonces = st.binary(min_size=32, max_size=32)
+
+
+@st.composite
+def headers(draw):
+    kind = draw(st.sampled_from(["update", "aggregate"]))
+    contributions = draw(
+        st.lists(
+            st.builds(Contribution, sites, nonces),
+            min_size=1,
+            max_size=1 if kind == "update" else 5,
+            unique_by=(lambda item: item.site, lambda item: item.nonce),
+        )
+    )
+    small = Params(draw(st.sampled_from([1024, 2048, 4096])), (26,), 20)
+    aggregation = draw(aggregations)
+    return Header(
+        kind=kind,
+        round=draw(st.integers(0, 2**32 - 1)),
+        key=draw(nonces).hex(),
+        params=small,
+        aggregation=Aggregation(**aggregation),
+        layout=draw(layouts),
+        contributions=tuple(contributions),
+    )
+
+
+@given(headers())
+def test_headers_are_read_back(header):
+    read = Header.from_head(header.head)
+    assert read == header
+    assert read.head == header.head
+    container = Container(header.head[10], json.loads(header.head[16:-32]))
+    assert container.head == header.head
+    assert canonical(container.header) == header.head[16:-32]
+
+
+@given(headers())
+def test_frames_lie_one_behind_the_other(header):
+    offset = blocks = 0
+    for index, frame in enumerate(header.frames):
+        assert (frame.index, frame.offset) == (index, offset)
+        assert 0 < frame.nbytes <= 1 << 20
+        blocks += frame.blocks
+        offset += frame.nbytes + 32
+    assert header.nbytes == len(header.head) + offset
+    assert blocks == header.blocks("encrypted") + header.blocks("clear")
+    assert header.frame_count == sum(1 for _ in header.frames)
+
+
+@given(
+    st.floats(2.0**-20, 2.0**24),
+    st.integers(2, 1000),
+    st.lists(st.floats(-1, 1), min_size=1, max_size=20),
+    st.integers(2, 1000),
+)
+def test_fixed_point_sums_are_exact(max_abs, max_clients, values, sites):
+    """Sums of words modulo 2**64 are sums of Python's integers, for as many sites as are planned for."""
+    aggregation = Aggregation(max_clients=max_clients, max_abs=max_abs)
+    places = fraction_bits(aggregation.to_dict())
+    codec = FixedPointCodec(aggregation)
+    scaled = np.array(values) * max_abs
+    sites = min(sites, max_clients)
+    words = codec.encode(scaled)
+    integers = [round(value * 2**places) if abs(value) * 2**places < 2**53 else int(value * 2.0**places) for value in scaled.tolist()]
+    assert words.view(np.int64).tolist() == integers
+    total = words * np.uint64(sites)
+    assert total.view(np.int64).tolist() == [sites * integer for integer in integers]
+    assert codec.decode(total).tolist() == [sites * integer / 2**places for integer in integers]

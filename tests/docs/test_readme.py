@@ -1,0 +1,72 @@
+"""What README.md shows works as it stands there."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import secagg
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_library_example_prints_the_weighted_mean(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", blocks("python")[0]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    values = [float(number) for number in re.findall(r"\d+\.\d*", result.stdout)]
+    assert values == pytest.approx([3.0] * 9, abs=1e-6)
+
+
+def test_names_in_the_training_example_exist() -> None:
+    tree = ast.parse(blocks("python")[1])
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert {node.module for node in imports} == {"secagg.integrations.monai", "secagg.integrations.grpc"}
+    for node in imports:
+        module = __import__(str(node.module), fromlist=["_"])
+        for name in node.names:
+            assert getattr(module, name.name)
+
+
+def test_the_config_is_valid() -> None:
+    config = secagg.Config.from_dict(yaml.safe_load(blocks("yaml")[0]))
+    assert secagg.Config.from_dict(config.to_dict()) == config
+
+
+def test_commands_exist() -> None:
+    text = "\n".join(re.findall(r"```\n(.*?)```", README, re.DOTALL))
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^make (\w+)", text, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+    for command in set(re.findall(r"^secagg (\w+)", text, re.MULTILINE)):
+        result = subprocess.run(
+            [sys.executable, "-m", "secagg.cli", command, "--help"], capture_output=True, timeout=60, check=False
+        )
+        assert result.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+)
+def test_links_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        if not target.startswith("http"):
+            assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"

@@ -1,0 +1,207 @@
+"""Certificates: what is written, and who is refused at the door."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from secagg.errors import ConfigError, IdentityError, KeyFileError, TransportError
+from secagg.integrations.grpc import Authority, Server, SiteSession, Tls
+from secagg.integrations.grpc import secagg_pb2 as pb
+from secagg.integrations.grpc import secagg_pb2_grpc as pb_grpc
+
+
+def certificate(tls: Tls) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(tls.cert.read_bytes())
+
+
+def purposes(tls: Tls) -> list[x509.ObjectIdentifier]:
+    return list(certificate(tls).extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+
+
+def test_a_party_gets_a_folder(tmp_path: Path) -> None:
+    authority = Authority.create(tmp_path)
+    server, site = authority.issue_server(["fl.example.org", "10.0.0.7"]), authority.issue_site("site-1", days=30)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")) == [
+        "ca.crt",
+        "ca.key",
+        *(f"{party}/{file}" for party in ("server", "site-1") for file in ("ca.crt", "tls.crt", "tls.key")),
+    ]
+    for path in tmp_path.rglob("*.key"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert Tls.load(tmp_path / "server") == server
+    assert Tls.load(tmp_path / "site-1") == site
+
+    authority_certificate = x509.load_pem_x509_certificate((tmp_path / "ca.crt").read_bytes())
+    for tls in (server, site):
+        certificate(tls).verify_directly_issued_by(authority_certificate)
+        assert not certificate(tls).extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    assert purposes(server) == [ExtendedKeyUsageOID.SERVER_AUTH]
+    assert purposes(site) == [ExtendedKeyUsageOID.CLIENT_AUTH]
+    names = certificate(server).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["localhost", "fl.example.org"]
+    assert [str(ip) for ip in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "::1", "10.0.0.7"]
+    [name] = certificate(site).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    assert name.value == "site-1"
+    names = certificate(site).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["site-1"]
+    lifetime = certificate(site).not_valid_after_utc - certificate(site).not_valid_before_utc
+    assert timedelta(days=30) <= lifetime < timedelta(days=31)
+
+
+def test_no_certificate_outlives_the_authority(tmp_path: Path) -> None:
+    authority = Authority.create(tmp_path, days=10)
+    end = x509.load_pem_x509_certificate((tmp_path / "ca.crt").read_bytes()).not_valid_after_utc
+    assert certificate(authority.issue_site("site-1", days=1000)).not_valid_after_utc == end
+
+
+def test_an_authority_adds_sites_later(tmp_path: Path) -> None:
+    Authority.create(tmp_path).issue_site("site-1")
+    late = Authority.load(tmp_path).issue_site("site-2")
+    certificate(late).verify_directly_issued_by(x509.load_pem_x509_certificate((tmp_path / "ca.crt").read_bytes()))
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    authority = Authority.create(tmp_path)
+    key = (tmp_path / "ca.key").read_bytes()
+    with pytest.raises(KeyFileError, match="exists already"):
+        Authority.create(tmp_path)
+    assert (tmp_path / "ca.key").read_bytes() == key
+    tls = authority.issue_site("site-1")
+    key = tls.key.read_bytes()
+    with pytest.raises(KeyFileError, match="exists already"):
+        authority.issue_site("site-1")
+    assert tls.key.read_bytes() == key
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a b", "x" * 65, "sité", "site\n", "*"])
+def test_names_of_sites(tmp_path: Path, name: str) -> None:
+    authority = Authority.create(tmp_path)
+    with pytest.raises(ConfigError, match="letters"):
+        authority.issue_site(name)
+    with pytest.raises(ConfigError, match="letters"):
+        SiteSession("127.0.0.1:1", name, tls=None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ca.crt", "ca.key"]
+
+
+def test_a_host_must_be_ascii(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="IDNA"):
+        Authority.create(tmp_path).issue_server(["bücher.example"])
+
+
+def test_days_must_be_positive(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="0 days"):
+        Authority.create(tmp_path, days=0)
+
+
+@pytest.mark.parametrize("file", ["ca.crt", "tls.crt", "tls.key"])
+def test_a_missing_file_is_named(tmp_path: Path, provision: Any, file: str) -> None:
+    tls = Authority.create(tmp_path).issue_site("site-1")
+    (tmp_path / "site-1" / file).unlink()
+    for use in (
+        lambda: Tls.load(tmp_path / "site-1"),
+        lambda: SiteSession("127.0.0.1:1", "site-1", tls=tls),
+        lambda: Server(provision.config, provision.keys.server, tmp_path / "run", tls=tls),
+    ):
+        with pytest.raises(KeyFileError, match=f"site-1/{file}"):
+            use()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("file", ["ca.crt", "ca.key"])
+def test_a_damaged_authority(tmp_path: Path, file: str) -> None:
+    Authority.create(tmp_path)
+    (tmp_path / file).write_bytes(b"-----BEGIN NOTHING-----\n")
+    with pytest.raises(KeyFileError, match="damaged"):
+        Authority.load(tmp_path)
+    (tmp_path / file).unlink()
+    with pytest.raises(KeyFileError, match="cannot read"):
+        Authority.load(tmp_path)
+
+
+def test_an_authority_with_the_key_of_another(tmp_path: Path) -> None:
+    Authority.create(tmp_path / "one")
+    Authority.create(tmp_path / "two")
+    (tmp_path / "one" / "ca.key").write_bytes((tmp_path / "two" / "ca.key").read_bytes())
+    with pytest.raises(KeyFileError, match="do not belong together"):
+        Authority.load(tmp_path / "one")
+
+
+@pytest.fixture(scope="module")
+def server(start_module_server: Callable[..., Any]) -> Any:
+    return start_module_server()
+
+
+def test_a_site_under_the_name_of_another(server: Any, provision: Any) -> None:
+    with server.session("site-2", name="site-1") as session:
+        with pytest.raises(IdentityError, match="'site-1' joined under the certificate of 'site-2'"):
+            session.join()
+        with pytest.raises(IdentityError, match="an update of site 'site-1' came under the certificate of 'site-2'"):
+            session.upload(provision.update("site-1"))
+        status = session.status()
+    assert (status.state, status.added, status.waiting_for) == ("idle", (), ())
+
+
+def test_a_site_of_another_authority(server: Any, provision: Any, tmp_path: Path) -> None:
+    stranger = Authority.create(tmp_path).issue_site("site-1")
+    with (
+        server.session("site-1", tls=stranger) as session,
+        pytest.raises(IdentityError, match=r"server at .* is refused"),
+    ):
+        session.join()
+    # One that trusts the server, but is not trusted by it.
+    half = Tls(provision.tls["site-1"].ca, stranger.cert, stranger.key)
+    with server.session("site-1", tls=half) as session, pytest.raises(IdentityError, match="refuses the certificate"):
+        session.join()
+
+
+def test_the_servers_certificate_is_no_sites(server: Any, provision: Any) -> None:
+    session = server.session("site-1", name="server", tls=provision.server_tls)
+    with session, pytest.raises(IdentityError, match="refuses the certificate"):
+        session.join()
+
+
+@pytest.mark.parametrize("tls", [True, False])
+def test_without_a_certificate_of_ones_own(server: Any, provision: Any, tls: bool) -> None:
+    trust = grpc.ssl_channel_credentials(provision.tls["site-1"].ca.read_bytes())
+    channel = grpc.secure_channel(server.address, trust) if tls else grpc.insecure_channel(server.address)
+    with channel:
+        stub = pb_grpc.SecureAggregationStub(channel)
+        for call, request in ((stub.Join, pb.JoinRequest(site="site-1")), (stub.Status, pb.StatusRequest())):
+            with pytest.raises(grpc.RpcError) as caught:
+                call(request, timeout=20.0)
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    session = SiteSession(server.address, "site-1", tls=None, timeout=1.0)
+    with session, pytest.raises(TransportError, match="joining failed"):
+        session.join()
+    with server.session("site-1") as session:
+        assert session.status().waiting_for == ()
+
+
+def test_a_server_with_a_sites_certificate(
+    start_server: Callable[..., Any], provision: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provision, "server_tls", provision.tls["site-2"])
+    server = start_server()
+    with server.session("site-1") as session, pytest.raises(IdentityError, match=r"server at .* is refused"):
+        session.join()
+
+
+def test_nobody_there() -> None:
+    session = SiteSession("127.0.0.1:1", "site-1", tls=None, timeout=0.5)
+    with session, pytest.raises(TransportError, match=r"joining failed: .* \(UNAVAILABLE\)"):
+        session.join()
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_timeout_must_be_positive(timeout: float) -> None:
+    with pytest.raises(ConfigError, match="timeout"):
+        SiteSession("127.0.0.1:1", "site-1", tls=None, timeout=timeout)

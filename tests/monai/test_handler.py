@@ -1,0 +1,398 @@
+"""The handler in a real `SupervisedTrainer`, with real keys and ciphertexts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from monai.data import DataLoader, Dataset
+from monai.engines import SupervisedTrainer
+
+import secagg
+from secagg.codec import RealCodec
+from secagg.errors import ConfigError, KeyMismatchError, LayoutError, RangeError, RoundMismatchError, StateError
+from secagg.integrations.monai import SecAggHandler
+
+CONFIG = secagg.Config.from_dict(
+    {
+        "he": {
+            "lib": "tenseal",
+            "config": {
+                "poly_modulus_degree": 8192,
+                "coeff_mod_bit_sizes": [60, 40, 40],
+                "scale_bits": 40,
+                "scheme": "CKKS",
+            },
+        },
+        "aggregation": {"min_clients": 2, "max_clients": 4, "max_abs": 1.0, "max_weight": 10},
+    }
+)
+KEYS = secagg.generate_keys(CONFIG)
+WEIGHTS = {"site-1": 3, "site-2": 5, "site-3": 10}
+
+State = dict[str, torch.Tensor]
+
+
+def make_network(seed: int = 0) -> torch.nn.Module:
+    """A network with weights, running statistics and an integer buffer."""
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(
+        torch.nn.Conv3d(1, 4, 3, padding=1), torch.nn.BatchNorm3d(4), torch.nn.ReLU(), torch.nn.Conv3d(4, 1, 1)
+    )
+
+
+def make_trainer(network: torch.nn.Module, seed: int = 0, examples: int = 4, **options: Any) -> SupervisedTrainer:
+    """Train on noise: as many iterations as examples."""
+    draw = torch.Generator().manual_seed(seed)
+    dtype = next(network.parameters()).dtype
+    data = [
+        {
+            "image": torch.randn(1, 4, 4, 4, generator=draw).to(dtype),
+            "label": torch.randn(1, 4, 4, 4, generator=draw).to(dtype),
+        }
+        for _ in range(examples)
+    ]
+    return SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=1,
+        train_data_loader=DataLoader(Dataset(data), batch_size=1),
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), 0.05),
+        loss_function=torch.nn.MSELoss(),
+        **options,
+    )
+
+
+def make_handler(name: str = "site-1", **options: Any) -> SecAggHandler:
+    return SecAggHandler(secagg.Client(CONFIG, KEYS.client, name), weight=WEIGHTS[name], **options)
+
+
+def aggregate(*updates: secagg.Update | None, round: int = 0) -> secagg.Update:
+    aggregator = secagg.Aggregator(CONFIG, KEYS.server, round=round)
+    for update in updates:
+        assert update is not None
+        aggregator.add(update)
+    return aggregator.finish()
+
+
+def snapshot(state: Mapping[str, torch.Tensor] | None) -> State:
+    assert state is not None
+    return {name: value.clone() for name, value in state.items()}
+
+
+def assert_equal(state: Mapping[str, torch.Tensor] | None, other: Mapping[str, torch.Tensor]) -> None:
+    assert state is not None
+    assert list(state) == list(other)
+    for name, value in state.items():
+        torch.testing.assert_close(value, other[name], rtol=0, atol=0)
+
+
+def tolerance(names: list[str]) -> float:
+    """What encryption may change in the mean of these sites."""
+    codec = RealCodec(CONFIG.params, CONFIG.aggregation)
+    return codec.mean_error(len(names), sum(WEIGHTS[name] for name in names) / CONFIG.aggregation.max_weight)
+
+
+def assert_weighted_mean(before: State, local: Mapping[str, State], after: State | None) -> None:
+    """Hold a global model against before + Σ w (local − before) / Σ w, in float64."""
+    assert after is not None
+    total = sum(WEIGHTS[name] for name in local)
+    for name, start in before.items():
+        if start.is_floating_point():
+            exact = start.double()
+            mean = sum(WEIGHTS[site] / total * (state[name].double() - exact) for site, state in local.items())
+            # Three float32 roundings: of the difference, of its mean, and of the new value.
+            roundings = 3 * torch.finfo(torch.float32).eps * max(1.0, float(exact.abs().max()) + 1.0)
+            assert float((after[name].double() - exact - mean).abs().max()) <= tolerance(list(local)) + roundings
+
+
+@pytest.mark.parametrize("n_sites", [2, 3])
+def test_two_rounds_are_federated_averaging(n_sites: int) -> None:
+    names = list(WEIGHTS)[:n_sites]
+    handlers = {name: make_handler(name) for name in names}
+    networks = {name: make_network() for name in names}
+    trainers = {
+        name: make_trainer(networks[name], seed, examples=seed + 3, train_handlers=[handlers[name]])
+        for seed, name in enumerate(names)
+    }
+    before = snapshot(networks["site-1"].state_dict())
+    counter = "1.num_batches_tracked"
+    for round in range(2):
+        for name in names:
+            trainers[name].run()
+        local = {name: snapshot(networks[name].state_dict()) for name in names}
+        assert any(float((local[name]["0.weight"] - before["0.weight"]).abs().max()) > 1e-3 for name in names)
+        result = aggregate(*(handlers[name].update for name in names), round=round)
+        for name in names:
+            handlers[name].receive(result)
+            assert handlers[name].round == round + 1
+            assert handlers[name].encrypt_seconds > 0
+            assert handlers[name].decrypt_seconds > 0
+        after = snapshot(handlers["site-1"].global_state)
+        assert_weighted_mean(before, local, after)
+        for seed, name in enumerate(names):
+            state = snapshot(handlers[name].global_state)
+            assert int(state.pop(counter)) == (seed + 3) * (round + 1)
+            assert_equal(state, {key: value for key, value in after.items() if key != counter})
+            assert "1.running_var" in state
+        before = after
+
+
+def test_training_starts_from_the_global_model_and_keeps_its_own_counter() -> None:
+    one, two = make_handler("site-1"), make_handler("site-2")
+    network = make_network()
+    seen: list[State] = []
+    trainer = make_trainer(network, 1)
+    one.attach(trainer)
+    trainer.add_event_handler(Events.STARTED, lambda: seen.append(snapshot(network.state_dict())))
+    trainer.run()
+    make_trainer(make_network(), 2, examples=7, train_handlers=[two]).run()
+    one.receive(aggregate(one.update, two.update))
+    trainer.run()
+    assert_equal(seen[1], snapshot(one.global_state) | {"1.num_batches_tracked": torch.tensor(4)})
+    assert int(network.state_dict()["1.num_batches_tracked"]) == 8
+
+
+def test_a_new_trainer_each_round_and_a_late_site() -> None:
+    one, two = make_handler("site-1"), make_handler("site-2")
+    make_trainer(make_network(), 1, train_handlers=[one]).run()
+    make_trainer(make_network(), 2, train_handlers=[two]).run()
+    result = aggregate(one.update, two.update)
+    one.receive(result)
+    late = make_handler("site-3", global_state=make_network().state_dict())
+    late.receive(result)
+    assert one.global_state is not None
+    assert late.global_state is not None
+    floats = [name for name, value in one.global_state.items() if value.is_floating_point()]
+    assert_equal({n: one.global_state[n] for n in floats}, {n: late.global_state[n] for n in floats})
+
+    restarted = make_handler("site-2", global_state=one.global_state, round=1)
+    for handler in (one, restarted, late):
+        make_trainer(make_network(9), 3, train_handlers=[handler]).run()  # its own weights do not matter
+    aggregate(one.update, restarted.update, late.update, round=1)
+
+
+def test_wrong_round_leaves_model_and_round() -> None:
+    one, two = make_handler("site-1"), make_handler("site-2")
+    for seed, handler in enumerate((one, two)):
+        make_trainer(make_network(), seed, train_handlers=[handler]).run()
+    result = aggregate(one.update, two.update)
+    one.receive(result)
+    before = snapshot(one.global_state)
+    with pytest.raises(RoundMismatchError, match="of round 0, expected round 1"):
+        one.receive(result)
+    assert_equal(one.global_state, before)
+    assert one.round == 1
+
+
+def test_another_key_leaves_model_and_round() -> None:
+    handlers = [make_handler("site-1"), make_handler("site-2")]
+    for seed, handler in enumerate(handlers):
+        make_trainer(make_network(), seed, train_handlers=[handler]).run()
+    result = aggregate(*(handler.update for handler in handlers))
+    other = secagg.generate_keys(CONFIG)
+    stranger = SecAggHandler(
+        secagg.Client(CONFIG, other.client, "site-1"), weight=1, global_state=make_network().state_dict()
+    )
+    before = snapshot(stranger.global_state)
+    with pytest.raises(KeyMismatchError):
+        stranger.receive(result)
+    assert_equal(stranger.global_state, before)
+    assert stranger.round == 0
+
+
+def test_nothing_to_apply_the_mean_to() -> None:
+    handlers = [make_handler("site-1"), make_handler("site-2")]
+    for seed, handler in enumerate(handlers):
+        make_trainer(make_network(), seed, train_handlers=[handler]).run()
+    with pytest.raises(StateError, match="global_state"):
+        make_handler("site-3").receive(aggregate(*(handler.update for handler in handlers)))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 2.0])
+def test_a_value_out_of_range_is_named_and_nothing_is_sent(value: float, tmp_path: Path) -> None:
+    for path in (None, tmp_path / "up.secagg"):
+        handler, network = make_handler(upload_path=path), make_network()
+        trainer = make_trainer(network, train_handlers=[handler])
+        before = snapshot(network.state_dict())
+
+        def spoil(engine: Engine) -> None:
+            engine.network.get_parameter("3.weight").data[0, 1] += value
+
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, spoil)
+        with pytest.raises(RangeError, match=r"'3\.weight'"):
+            trainer.run()
+        assert handler.update is None
+        assert not list(tmp_path.iterdir())
+        assert_equal(handler.global_state, before)
+
+
+def test_a_site_goes_on_after_a_failed_round() -> None:
+    """The second run starts from the global model, not from what the failed one left in the network."""
+    handler, network = make_handler(), make_network()
+    before = snapshot(network.state_dict())
+    make_trainer(network, train_handlers=[handler]).run()
+    assert handler.update is not None
+
+    broken = make_trainer(network, train_handlers=[handler])
+
+    def fail(engine: Engine) -> None:
+        if engine.state.iteration == 2:
+            raise OSError("disk gone")
+
+    broken.add_event_handler(Events.ITERATION_COMPLETED, fail)
+    with pytest.raises(OSError, match="disk gone"):
+        broken.run()
+    assert handler.update is None
+
+    seen: list[State] = []
+    again = make_trainer(network, train_handlers=[handler])
+    again.add_event_handler(Events.STARTED, lambda: seen.append(snapshot(network.state_dict())))
+    again.run()
+    assert handler.update is not None
+    floats = [name for name, value in before.items() if value.is_floating_point()]
+    assert_equal({n: seen[0][n] for n in floats}, {n: before[n] for n in floats})
+
+
+def test_terminate() -> None:
+    for skip, sent in ((False, True), (True, False)):
+        handler = make_handler()
+        trainer = make_trainer(make_network(), train_handlers=[handler])
+        trainer.add_event_handler(Events.ITERATION_COMPLETED(once=2), Engine.terminate, skip_completed=skip)
+        trainer.run()
+        assert (handler.update is not None) is sent
+
+
+def test_to_a_file(tmp_path: Path) -> None:
+    path, other = tmp_path / "up.secagg", make_handler("site-2")
+    handler = make_handler(upload_path=str(path))
+    make_trainer(make_network(), 1, train_handlers=[other]).run()
+    network = make_network()
+    before = snapshot(network.state_dict())
+    make_trainer(network, 2, train_handlers=[handler]).run()
+    assert handler.update is None
+    assert handler.upload_path == path
+    local = {"site-1": snapshot(network.state_dict())}
+    with secagg.Update.open(path) as update:
+        assert update.header.site == "site-1"
+        assert update.header.round == 0
+        result = aggregate(update, other.update)
+    handler.receive(result)
+    other_network = make_network()
+    make_trainer(other_network, 1).run()
+    assert_weighted_mean(before, local | {"site-2": snapshot(other_network.state_dict())}, handler.global_state)
+
+    broken = make_trainer(network, 2, train_handlers=[handler])
+    broken.add_event_handler(Events.ITERATION_COMPLETED, _raise)
+    with pytest.raises(OSError, match="disk gone"):
+        broken.run()
+    assert not path.exists()
+
+
+def _raise() -> None:
+    raise OSError("disk gone")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_float_dtypes(dtype: torch.dtype) -> None:
+    """16-bit networks keep their dtype; what is learnt below its resolution adds up in the global model."""
+    networks = {
+        name: torch.nn.Sequential(torch.nn.Conv3d(1, 2, 1), torch.nn.Conv3d(2, 1, 1)) for name in ("site-1", "site-2")
+    }
+    for network in networks.values():
+        network.load_state_dict({name: torch.full_like(value, 0.3) for name, value in network.state_dict().items()})
+        network.to(dtype)
+    handlers = {name: make_handler(name) for name in networks}
+    before = {name: value.to(torch.float64) for name, value in networks["site-1"].state_dict().items()}
+    for seed, (name, network) in enumerate(networks.items()):
+        make_trainer(network, seed, train_handlers=[handlers[name]]).run()
+        assert {value.dtype for value in network.state_dict().values()} == {dtype}
+    local = {name: snapshot(network.state_dict()) for name, network in networks.items()}
+    result = aggregate(*(handler.update for handler in handlers.values()))
+    held = torch.float64 if dtype == torch.float64 else torch.float32
+    assert {spec.dtype for spec in result.header.layout.tensors} == {str(held).removeprefix("torch.")}
+    for handler in handlers.values():
+        handler.receive(result)
+        assert_weighted_mean(before, local, handler.global_state)
+        assert handler.global_state is not None
+        assert {value.dtype for value in handler.global_state.values()} == {held}
+    assert_equal(handlers["site-1"].global_state, snapshot(handlers["site-2"].global_state))
+    # A network that learns nothing sends zeros, whatever the global model lost when it was loaded.
+    idle = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 1), torch.nn.Conv3d(2, 1, 1)).to(dtype)
+    for handler in handlers.values():
+        trainer = make_trainer(idle, train_handlers=[handler])
+        trainer.optimizer = torch.optim.SGD(idle.parameters(), 0.0)
+        trainer.run()
+    unmoved = snapshot(handlers["site-1"].global_state)
+    handlers["site-1"].receive(aggregate(*(handler.update for handler in handlers.values()), round=1))
+    assert_weighted_mean(unmoved, {"site-1": unmoved, "site-2": unmoved}, handlers["site-1"].global_state)
+
+
+def test_data_parallel_network_has_the_same_names() -> None:
+    plain, wrapped = make_handler("site-1"), make_handler("site-2")
+    make_trainer(make_network(), 1, train_handlers=[plain]).run()
+    make_trainer(torch.nn.DataParallel(make_network()), 2, train_handlers=[wrapped]).run()
+    wrapped.receive(aggregate(plain.update, wrapped.update))
+    assert wrapped.global_state is not None
+    assert list(wrapped.global_state) == list(make_network().state_dict())
+
+
+def _forget(state: State) -> State:
+    return {name: value for name, value in state.items() if name != "0.bias"}
+
+
+def _reshape(state: State) -> State:
+    return state | {"0.bias": torch.zeros(5)}
+
+
+@pytest.mark.parametrize("change", [_forget, _reshape])
+def test_a_global_model_of_another_network(change: Callable[[State], State]) -> None:
+    handler = make_handler(global_state=change(dict(make_network().state_dict())))
+    with pytest.raises(LayoutError, match=r"0\.bias"):
+        make_trainer(make_network(), train_handlers=[handler]).run()
+    assert handler.update is None
+
+
+def test_a_state_that_is_no_tensor() -> None:
+    with pytest.raises(LayoutError, match="'extra'"):
+        make_handler(global_state={"extra": {"a": 1}})  # type: ignore[dict-item]
+
+
+def test_an_engine_without_a_network() -> None:
+    engine = Engine(lambda engine, batch: None)
+    make_handler().attach(engine)
+    with pytest.raises(TypeError, match="Engine has no network"):
+        engine.run([0])
+
+
+def test_training_does_not_change_the_global_model_that_was_handed_in() -> None:
+    given = snapshot(make_network().state_dict())
+    kept = snapshot(given)
+    handler = make_handler(global_state=given)
+    make_trainer(make_network(5), train_handlers=[handler]).run()
+    assert_equal(given, kept)
+    before = snapshot(handler.global_state)
+    assert float((before["0.weight"] - kept["0.weight"]).abs().max()) == 0
+
+
+@pytest.mark.parametrize("weight", [0, -1, math.nan, 11, "3"])
+def test_a_weight_that_cannot_be_is_refused_before_training(weight: Any) -> None:
+    with pytest.raises(RangeError, match="weight"):
+        SecAggHandler(secagg.Client(CONFIG, KEYS.client, "site-1"), weight=weight)
+
+
+def test_a_model_that_cannot_be_encrypted_is_refused_before_training() -> None:
+    config = secagg.Config.from_dict({**CONFIG.to_dict(), "encrypt": {"include": ["encoder.*"]}})
+    network = make_network()
+    before = snapshot(network.state_dict())
+    trainer = make_trainer(network)
+    SecAggHandler(secagg.Client(config, KEYS.client, "site-1"), weight=1).attach(trainer)
+    with pytest.raises(ConfigError, match=r"pattern 'encoder.\*' matches no tensor"):
+        trainer.run()
+    assert trainer.state.iteration == 0
+    assert_equal(network.state_dict(), before)
