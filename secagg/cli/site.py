@@ -60,7 +60,8 @@ def run(options: argparse.Namespace) -> None:
                 session.upload(upload, report)
             sent = time.perf_counter()
             with progress(f"round {round + 1}/{rounds}: wait for the others, download") as report:
-                aggregate = session.download(round, download, report)
+                # Sends the update again only if the server has lost it, by starting anew.
+                aggregate = session.exchange(upload, download, report)
             received = time.perf_counter()
             with aggregate:
                 handler.receive(aggregate)

@@ -59,7 +59,9 @@ def test_a_mean_that_would_drown_in_noise(params, aggregation):
         real(params, **aggregation)
 
 
-@pytest.mark.parametrize("aggregation", [{"max_abs": 2.0**34, "max_clients": 30}, {"max_abs": 2.0**26, "max_clients": 8192}])
+@pytest.mark.parametrize(
+    "aggregation", [{"max_abs": 2.0**34, "max_clients": 30}, {"max_abs": 2.0**26, "max_clients": 8192}]
+)
 def test_clear_tensors_without_room_for_a_fraction(aggregation):
     with pytest.raises(ConfigError, match="bits for the fraction.*: lower max_abs or max_clients"):
         FixedPointCodec(Aggregation(**aggregation))

@@ -58,7 +58,7 @@ def test_files(tmp_path):
         "he:\n  lib: tenseal\n  config: {poly_modulus_degree: 8192, coeff_mod_bit_sizes: [60, 40, 40], "
         "scale_bits: 40, scheme: CKKS}\n"
         "encrypt: {include: ['*.weight'], exclude: ['head.*']}\n"
-        "aggregation: {min_clients: 3, max_clients: 12, max_abs: {default: 0.5, '*.running_var': 10}, max_weight: 1000}\n"
+        "aggregation: {min_clients: 3, max_clients: 12, max_weight: 1000, max_abs: {default: 0.5, '*.running_var': 10}}"
     )
     js.write_text(json.dumps(FULL))
     assert Config.load(yaml) == Config.load(str(js)) == Config.from_dict(FULL)

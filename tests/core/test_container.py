@@ -155,7 +155,10 @@ EDITS = {
     "max_weight negative": (put("aggregation", "max_weight", value=-1.0), "max_weight is -1"),
     "contributions an object": (put("contributions", value={}), "no list of 1"),
     "contributions empty": (put("contributions", value=[]), "no list of 1"),
-    "two contributions": (put("contributions", value=[["a", NONCE], ["b", "cd" * 32]]), "an update has one contribution"),
+    "two contributions": (
+        put("contributions", value=[["a", NONCE], ["b", "cd" * 32]]),
+        "an update has one contribution",
+    ),
     "a contribution a text": (put("contributions", value=["a"]), r"not \[site, nonce\]"),
     "a contribution of three": (put("contributions", value=[["a", NONCE, 1]]), r"not \[site, nonce\]"),
     "site empty": (put("contributions", 0, 0, value=""), "site name ''"),
@@ -232,8 +235,14 @@ TEXTS = {
     "nested without end": (lambda container: b"[" * 200_000, "not strict JSON"),
     "a number without end": (lambda container: b'{"round":' + b"1" * 5000 + b"}", "not strict JSON"),
     "NaN": (rewritten(lambda text: text.replace(b'"max_weight":1.0', b'"max_weight":NaN')), "not strict JSON"),
-    "Infinity": (rewritten(lambda text: text.replace(b'"max_weight":1.0', b'"max_weight":Infinity')), "not strict JSON"),
-    "a number that overflows": (rewritten(lambda text: text.replace(b'"max_weight":1.0', b'"max_weight":1e999')), "max_weight is inf"),
+    "Infinity": (
+        rewritten(lambda text: text.replace(b'"max_weight":1.0', b'"max_weight":Infinity')),
+        "not strict JSON",
+    ),
+    "a number that overflows": (
+        rewritten(lambda text: text.replace(b'"max_weight":1.0', b'"max_weight":1e999')),
+        "max_weight is inf",
+    ),
     "a key twice": (rewritten(lambda text: text.replace(b'"round":9', b'"round":9,"round":9')), "not strict JSON"),
     "something behind it": (rewritten(lambda text: text + b"x"), "not strict JSON"),
     "a line end behind it": (rewritten(lambda text: text + b"\n"), "canonical"),
@@ -243,7 +252,10 @@ TEXTS = {
         "canonical",
     ),
     "an escaped letter": (rewritten(lambda text: text.replace(b'"w"', b'"\\u0077"')), "canonical"),
-    "another form of a number": (rewritten(lambda text: text.replace(b'"max_weight":1.0', b'"max_weight":1.00')), "canonical"),
+    "another form of a number": (
+        rewritten(lambda text: text.replace(b'"max_weight":1.0', b'"max_weight":1.00')),
+        "canonical",
+    ),
     "a negative zero": (rewritten(lambda text: text.replace(b'"round":9', b'"round":-0')), "canonical"),
 }
 

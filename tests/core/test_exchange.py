@@ -47,9 +47,7 @@ def test_a_round_of_two_libraries(maker, server):
     federation = federate(maker)
     states = random_states(2, {"w": (1500,)})
     sites = [federation.using(lib).site(lib) for lib in LIBS]
-    aggregate = federation.using(server).add(
-        site.encrypt(state) for site, state in zip(sites, states, strict=True)
-    )
+    aggregate = federation.using(server).add(site.encrypt(state) for site, state in zip(sites, states, strict=True))
     assert aggregate.header.sites == tuple(LIBS)
     means = [site.decrypt(aggregate, like=states[0]) for site in sites]
     for mean in means:

@@ -76,7 +76,9 @@ def test_the_client_key_file_is_as_the_format_says(keys, path):
 
 
 def test_a_large_key_takes_several_frames(path):
-    key = federate("tenseal", CLARA | {"poly_modulus_degree": 16384, "coeff_mod_bit_sizes": [60, 40, 40, 40]}).keys.client
+    key = federate(
+        "tenseal", CLARA | {"poly_modulus_degree": 16384, "coeff_mod_bit_sizes": [60, 40, 40, 40]}
+    ).keys.client
     container = Container.read(blob_of(key, path))
     assert [len(payload) for payload in container.payloads] == [1 << 20, 3 * 4 * 16384 * 8 - (1 << 20)]
     assert load_key(path).fingerprint == key.fingerprint
@@ -162,7 +164,9 @@ def test_a_file_that_is_too_large(path):
 
 
 @pytest.mark.parametrize(
-    "blob", [b"", b"x", b"SECAGG\r\n", b"-----BEGIN PRIVATE KEY-----\n", bytes(5000), b"SECAGG\n" + bytes(100)], ids=repr
+    "blob",
+    [b"", b"x", b"SECAGG\r\n", b"-----BEGIN PRIVATE KEY-----\n", bytes(5000), b"SECAGG\n" + bytes(100)],
+    ids=repr,
 )
 def test_garbage(path, blob):
     refused(path, blob, "is not a usable key file: (truncated|not a secagg file)")
@@ -172,7 +176,18 @@ def test_garbage(path, blob):
 def test_truncation_and_trailing_bytes(keys, path, role):
     blob = blob_of(getattr(keys, role), path)
     head = len(Container.read(blob).head)
-    for size in {*range(20), head - 33, head - 32, head - 1, head, head + 1, head + 32, head + 33, len(blob) // 2, len(blob) - 1}:
+    for size in {
+        *range(20),
+        head - 33,
+        head - 32,
+        head - 1,
+        head,
+        head + 1,
+        head + 32,
+        head + 33,
+        len(blob) // 2,
+        len(blob) - 1,
+    }:
         if size < len(blob):
             refused(path, blob[:size], "usable key file: (truncated|frame .* is damaged|.* bytes of words)")
     for more in (b"\0", bytes(32), bytes(100), blob[head:] or bytes(64)):
@@ -259,7 +274,10 @@ CLIENT_FAULTS = {
     "a word that is not below its prime": (put_large_word, "not below its prime"),
     "no words": (no_change_but(payloads=[]), "truncated"),
     "a frame more": (lambda container: container.payloads.append(b"x"), ""),
-    "words of another key": (lambda container: container.payloads.__setitem__(0, bytes(len(container.payloads[0]))), "fingerprint"),
+    "words of another key": (
+        lambda container: container.payloads.__setitem__(0, bytes(len(container.payloads[0]))),
+        "fingerprint",
+    ),
     "taken for a server key": (no_change_but(kind=SERVER_KEY), "trailing bytes"),
 }
 SERVER_FAULTS = {
@@ -273,7 +291,9 @@ CASES = [("client", name, *fault) for name, fault in (FAULTS | CLIENT_FAULTS).it
 ]
 
 
-@pytest.mark.parametrize(("role", "name", "change", "match"), CASES, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("role", "name", "change", "match"), CASES, ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_a_well_made_container_that_is_no_key(keys, path, role, name, change, match):
     """Every digest fits; what it says is wrong."""
     container = Container.read(blob_of(getattr(keys, role), path))

@@ -111,9 +111,7 @@ def test_an_aggregate_lists_who_is_in_it(lib):
     assert header.kind == "aggregate"
     assert header.round == 4
     assert header.sites == ("site-1", "site-2", "site-3")
-    assert [item.nonce for item in header.contributions] == [
-        update.header.contributions[0].nonce for update in updates
-    ]
+    assert [item.nonce for item in header.contributions] == [update.header.contributions[0].nonce for update in updates]
     assert header.key == federation.keys.server.fingerprint
     assert header.layout == updates[0].header.layout
 

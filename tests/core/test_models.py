@@ -69,7 +69,9 @@ def numpy_state(factor):
 @pytest.mark.parametrize("encrypt", ["all", {"exclude": ["s*", "bfloat*", "half"]}], ids=["encrypted", "partly"])
 @pytest.mark.parametrize("state", [torch_state, numpy_state])
 def test_every_kind_of_tensor(lib, state, encrypt):
-    federation = federate(lib, encrypt=encrypt if state is torch_state or encrypt == "all" else {"exclude": ["s*", "half"]})
+    federation = federate(
+        lib, encrypt=encrypt if state is torch_state or encrypt == "all" else {"exclude": ["s*", "half"]}
+    )
     states = [state(1.0), state(0.5), state(-0.25)]
     mean = mean_of(federation, states, [1.0, 0.5, 0.25])
     federation.assert_mean(mean, states, [1.0, 0.5, 0.25])
@@ -166,7 +168,10 @@ def test_a_module_loads_its_mean(lib):
 def test_small_values_of_16_bits(lib):
     """Subnormal halves and the largest ones are neither flushed nor overflown on the way."""
     federation = federate(
-        lib, {"poly_modulus_degree": 8192, "coeff_mod_bit_sizes": [60, 60], "scale_bits": 38}, max_abs=65504.0, max_clients=2
+        lib,
+        {"poly_modulus_degree": 8192, "coeff_mod_bit_sizes": [60, 60], "scale_bits": 38},
+        max_abs=65504.0,
+        max_clients=2,
     )
     state = {"w": np.array([65504.0, -65504.0, 6e-8, 1.0], np.float16)}
     mean = mean_of(federation, [state, state])
@@ -230,5 +235,3 @@ def test_a_new_layer_is_encrypted_too(lib):
         for state in ({"a": np.ones(1)}, {"a": np.ones(1), "b": np.ones(1)}, {"c": np.ones(1)})
     ]
     assert roles == [{"a": "encrypted"}, {"a": "encrypted", "b": "encrypted"}, {"c": "encrypted"}]
-
-

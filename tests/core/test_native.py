@@ -58,7 +58,9 @@ def add_in_tenseal(params, key, words):
 
     def vector(one):
         blob = tenseal_format.pack_vector_prefix(params.slot_count, len(prefix) + one.nbytes)
-        return tenseal.ckks_vector_from(context, blob + prefix + one.tobytes() + tenseal_format.pack_vector_suffix(scale))
+        return tenseal.ckks_vector_from(
+            context, blob + prefix + one.tobytes() + tenseal_format.pack_vector_suffix(scale)
+        )
 
     total = vector(words[0])
     for one in words[1:]:

@@ -29,7 +29,10 @@ CHOICES = {
     ),
     "include": ({"include": ["*.weight"]}, {name for name in SHAPES if name.endswith("weight")}),
     "exclude": ({"exclude": ["body.*"]}, {name for name in SHAPES if not name.startswith("body")}),
-    "both": ({"include": ["*.weight", "head.*"], "exclude": ["body.?.*"]}, {"stem.conv.weight", "head.weight", "head.bias"}),
+    "both": (
+        {"include": ["*.weight", "head.*"], "exclude": ["body.?.*"]},
+        {"stem.conv.weight", "head.weight", "head.bias"},
+    ),
 }
 
 
@@ -74,7 +77,10 @@ def test_clear_tensors_are_added_exactly(lib):
     ]
     places = fraction_bits(federation.config.aggregation.to_dict())
     sums = [
-        sum(round(float(state["c"][i]) * (weight / 3) * 2**places) for state, weight in zip(states, weights, strict=True))
+        sum(
+            round(float(state["c"][i]) * (weight / 3) * 2**places)
+            for state, weight in zip(states, weights, strict=True)
+        )
         for i in range(100)
     ]
     for order in orders(updates):
@@ -85,9 +91,14 @@ def test_clear_tensors_are_added_exactly(lib):
 
 def test_clear_means_are_equal_to_the_bit_in_any_order(lib):
     federation = federate(lib, encrypt={"include": ["w"]})
-    updates = [site.encrypt(state) for site, state in zip(
-        federation.sites(3), [{"w": np.ones(1), "c": c} for c in np.random.default_rng(2).uniform(-1, 1, (3, 100))], strict=True
-    )]
+    updates = [
+        site.encrypt(state)
+        for site, state in zip(
+            federation.sites(3),
+            [{"w": np.ones(1), "c": c} for c in np.random.default_rng(2).uniform(-1, 1, (3, 100))],
+            strict=True,
+        )
+    ]
     means = [federation.site().decrypt(federation.add(order))["c"].tobytes() for order in orders(updates)]
     assert len(set(means)) == 1
 

@@ -59,7 +59,9 @@ def test_any_model_any_weights_any_number_of_sites(lib, model, weights, seed, da
     aggregate = federation.sum(states, weights)
     aggregate = Update.from_bytes(aggregate.to_bytes())
     federation.assert_mean(federation.site().decrypt(aggregate, like=states[0]), states, weights)
-    assert aggregate.header.layout.size("clear") == sum(states[0][name].size for name in floats[1:] if name in _matched(exclude))
+    assert aggregate.header.layout.size("clear") == sum(
+        states[0][name].size for name in floats[1:] if name in _matched(exclude)
+    )
 
 
 def _matched(patterns):
@@ -121,7 +123,9 @@ aggregations = st.builds(
     aggregations,
 )
 def test_configurations_survive_dict_json_and_yaml(lib, params, encrypt, aggregation):
-    config = Config.from_dict({"he": {"lib": lib, "config": params.to_dict()}, "encrypt": encrypt, "aggregation": aggregation})
+    config = Config.from_dict(
+        {"he": {"lib": lib, "config": params.to_dict()}, "encrypt": encrypt, "aggregation": aggregation}
+    )
     assert Config.from_dict(config.to_dict()) == config
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert Config.from_dict(yaml.safe_load(io.StringIO(yaml.safe_dump(config.to_dict())))) == config
@@ -192,7 +196,10 @@ def test_fixed_point_sums_are_exact(max_abs, max_clients, values, sites):
     scaled = np.array(values) * max_abs
     sites = min(sites, max_clients)
     words = codec.encode(scaled)
-    integers = [round(value * 2**places) if abs(value) * 2**places < 2**53 else int(value * 2.0**places) for value in scaled.tolist()]
+    integers = [
+        round(value * 2**places) if abs(value) * 2**places < 2**53 else int(value * 2.0**places)
+        for value in scaled.tolist()
+    ]
     assert words.view(np.int64).tolist() == integers
     total = words * np.uint64(sites)
     assert total.view(np.int64).tolist() == [sites * integer for integer in integers]

@@ -141,21 +141,43 @@ HEADERS = {
         MismatchError,
         "aggregation.max_abs {.*}, expected 1.0: give all sites one config",
     ),
-    "another max_weight": (lambda b: b.bad(b.federation.but(max_weight=2)), MismatchError, "max_weight 2.0, expected 1.0"),
-    "another max_clients": (lambda b: b.bad(b.federation.but(max_clients=3)), MismatchError, "max_clients 3, expected 4"),
+    "another max_weight": (
+        lambda b: b.bad(b.federation.but(max_weight=2)),
+        MismatchError,
+        "max_weight 2.0, expected 1.0",
+    ),
+    "another max_clients": (
+        lambda b: b.bad(b.federation.but(max_clients=3)),
+        MismatchError,
+        "max_clients 3, expected 4",
+    ),
     "less encrypted": (
         lambda b: b.bad(b.federation.but(encrypt={"exclude": ["c", "b"]})),
         LayoutError,
         "encrypts another set of tensors .*'b' float32.* clear, expected .*encrypted",
     ),
-    "more encrypted": (lambda b: b.bad(b.federation.but(encrypt="all")), LayoutError, "'c' float32.* encrypted, expected .*clear"),
+    "more encrypted": (
+        lambda b: b.bad(b.federation.but(encrypt="all")),
+        LayoutError,
+        "'c' float32.* encrypted, expected .*clear",
+    ),
     "encrypted set of a misspelt name": (
-        lambda b: b.bad(b.federation.but(encrypt={"include": ["w", "b"]}), state={"w": b.state["w"], "b": b.state["b"]}),
+        lambda b: b.bad(
+            b.federation.but(encrypt={"include": ["w", "b"]}), state={"w": b.state["w"], "b": b.state["b"]}
+        ),
         LayoutError,
         "does not fit the configuration: encrypt: pattern 'c' matches no tensor",
     ),
-    "plaintext roles around ciphertext": (lambda b: b.edited(all_clear), LayoutError, "encrypts another set of tensors"),
-    "an aggregate": (lambda b: b.federation.sum(b.states[:2]).to_bytes(), MismatchError, "is an aggregate; an update is"),
+    "plaintext roles around ciphertext": (
+        lambda b: b.edited(all_clear),
+        LayoutError,
+        "encrypts another set of tensors",
+    ),
+    "an aggregate": (
+        lambda b: b.federation.sum(b.states[:2]).to_bytes(),
+        MismatchError,
+        "is an aggregate; an update is",
+    ),
 }
 
 
@@ -297,7 +319,10 @@ def large_word(block, row, index, above=0):
 
 
 PAYLOADS = {
-    "raw float32 in place of ciphertext": (replace_frame(0, lambda p: np.linspace(-1, 1, 1507, dtype="<f4").tobytes()), "truncated"),
+    "raw float32 in place of ciphertext": (
+        replace_frame(0, lambda p: np.linspace(-1, 1, 1507, dtype="<f4").tobytes()),
+        "truncated",
+    ),
     "raw float64 in place of ciphertext": (replace_frame(0, lambda p: np.linspace(-1, 1, 1507).tobytes()), "truncated"),
     "more plaintext than ciphertext": (replace_frame(0, lambda p: bytes(4 * len(p))), "trailing bytes"),
     "a frame less": (lambda c: c.payloads.pop(), "truncated"),
@@ -353,7 +378,13 @@ def test_one_flipped_bit_in_every_region(bench, tmp_path):
     container = Container.read(blob)
     head = len(container.head)
     first = head + len(container.payloads[0])
-    frames = [*range(head, first, 1201), first - 1, *range(first, first + 32), first + 32, *range(len(blob) - 33, len(blob))]
+    frames = [
+        *range(head, first, 1201),
+        first - 1,
+        *range(first, first + 32),
+        first + 32,
+        *range(len(blob) - 33, len(blob)),
+    ]
     aggregator = bench.aggregator(1)
     for place in (*range(head), *frames):
         for bit in range(8) if place < head else (place % 8,):

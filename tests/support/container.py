@@ -83,7 +83,8 @@ def frame_sizes(kind: int, header: dict[str, Any], nbytes: int) -> Iterator[int]
             nbytes -= FRAME_NBYTES + DIGEST_NBYTES
         return
     values = {
-        role: sum(prod(shape) for _, _, shape, its in header["layout"] if its == role) for role in ("encrypted", "clear")
+        role: sum(prod(shape) for _, _, shape, its in header["layout"] if its == role)
+        for role in ("encrypted", "clear")
     }
     degree = header["params"]["poly_modulus_degree"]
     for blocks, block in (

@@ -56,7 +56,7 @@ class Federation:
         if "encrypt" in blocks:
             config["encrypt"] = blocks.pop("encrypt")
         config["aggregation"] |= blocks
-        return replace(self, config=secagg.Config.from_dict(config))
+        return replace(self, config=read_config(json.dumps(config)))
 
     def add(self, updates: Iterable[secagg.Update]) -> secagg.Update:
         """The aggregate of updates."""
@@ -69,7 +69,8 @@ class Federation:
         """The aggregate of one update a state."""
         weights = weights or [1.0] * len(states)
         return self.add(
-            site.encrypt(state, weight) for site, state, weight in zip(self.sites(len(states)), states, weights, strict=True)
+            site.encrypt(state, weight)
+            for site, state, weight in zip(self.sites(len(states)), states, weights, strict=True)
         )
 
     def assert_mean(self, mean: State, states: Sequence[State], weights: Sequence[float] | None = None) -> None:
@@ -96,19 +97,21 @@ class Federation:
 def federate(lib: str, params: Mapping[str, Any] = TINY, encrypt: Any = "all", **aggregation: Any) -> Federation:
     """A federation; keys are made once for each library and params."""
     numbers = TINY_AGGREGATION if params is TINY else {}
-    config = secagg.Config.from_dict(
-        {"he": {"lib": lib, "config": params}, "encrypt": encrypt, "aggregation": {**numbers, **aggregation}}
-    )
-    return Federation(config, make_keys(lib, json.dumps(params)))
+    config = {"he": {"lib": lib, "config": params}, "encrypt": encrypt, "aggregation": {**numbers, **aggregation}}
+    return Federation(read_config(json.dumps(config)), make_keys(lib, json.dumps(params)))
+
+
+@cache
+def read_config(text: str) -> secagg.Config:
+    return secagg.Config.from_dict(json.loads(text))
 
 
 @cache
 def make_keys(lib: str, params: str, number: int = 0) -> secagg.KeyPair:
     """Keys; another `number` gives others."""
     aggregation = {"max_clients": 2, "max_abs": 1.0}
-    return secagg.generate_keys(
-        secagg.Config.from_dict({"he": {"lib": lib, "config": json.loads(params)}, "aggregation": aggregation})
-    )
+    config = {"he": {"lib": lib, "config": json.loads(params)}, "aggregation": aggregation}
+    return secagg.generate_keys(secagg.Config.from_dict(config))
 
 
 def other_keys(federation: Federation) -> Federation:
@@ -117,7 +120,9 @@ def other_keys(federation: Federation) -> Federation:
     return replace(federation, keys=make_keys(federation.config.lib, params, number=1))
 
 
-def random_states(count: int, shapes: Mapping[str, tuple[int, ...]], seed: int = 0, largest: float = 1.0) -> list[State]:
+def random_states(
+    count: int, shapes: Mapping[str, tuple[int, ...]], seed: int = 0, largest: float = 1.0
+) -> list[State]:
     """States of float32 tensors, uniform in [-largest, largest]."""
     rng = np.random.default_rng(seed)
     return [
