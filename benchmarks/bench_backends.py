@@ -9,7 +9,7 @@ from report import BackendRow
 import secagg
 from secagg.codec import RealCodec
 
-ROUNDS = {"all": 3, "conv": 1, "first-middle-last": 1}
+ROUNDS = {"all": 3, "conv": 1, "first-middle-last": 5}
 
 
 @pytest.mark.parametrize("encrypt", ROUNDS)

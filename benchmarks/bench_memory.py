@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).parent / "support" / "peak_memory.py"
 SITES = (2, 10, 30)
 
 
-def test_encrypt(benchmark, report, progress, folder, updates):
+def test_encrypt_memory(benchmark, report, progress, folder, updates):
     def measure() -> dict[str, dict[str, Any]]:
         peaks = {}
         for task in ("encrypt", "encrypt-bare"):
@@ -34,7 +34,7 @@ def test_encrypt(benchmark, report, progress, folder, updates):
     report.measure("encrypt-memory", ours / 1e6, f"{ours / 1e6:.0f} MB, TenSEAL itself {bare / 1e6:.0f} MB")
 
 
-def test_aggregator(benchmark, report, progress, folder, updates, tmp_path):
+def test_aggregator_memory(benchmark, report, progress, folder, updates, tmp_path):
     source = secagg.Update.from_bytes(updates[0])
 
     def measure(sites: int) -> dict[str, Any]:

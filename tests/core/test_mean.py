@@ -19,7 +19,7 @@ PARAMS = {
 
 
 @pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS)
-@pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 0.25), (0.01, 1.0, 0.5, 0.3)], ids=str)
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 0.33337), (0.01234, 1.0, 0.5, 0.3)], ids=str)
 @pytest.mark.usefixtures("kernels")
 def test_weighted_mean(lib, params, weights):
     federation = federate(lib, params, max_clients=4)

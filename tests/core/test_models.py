@@ -33,6 +33,9 @@ def torch_state(factor):
         "shared": shared,
         "view_of_shared": shared[2:7],
         "parameter": torch.nn.Parameter(torch.full((5,), 0.5) * factor),
+        # Views with the sign not yet applied; a contiguous one, of a single value, too.
+        "negated": torch.complex(base, base / 2).conj().imag,
+        "negated_scalar": torch.complex(base[0, 0], base[0, 1]).conj().imag,
         "half": (base / 3).half(),
         "bfloat": (base / 3).bfloat16(),
         "bfloat_strided": (base / 3).bfloat16().T,

@@ -64,6 +64,22 @@ def test_nothing_is_written_either(lib, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_value_that_goes_out_of_range_later(lib, tmp_path, monkeypatch):
+    """Training that goes on while its tensors are encrypted: each value is checked once more as it is read."""
+    state = {"w": np.zeros(5000)}
+    backend = load_backend(lib)
+    encrypt = backend.encrypt
+
+    def encrypt_and_train(self, slots):
+        state["w"][4000] = math.nan
+        return encrypt(self, slots)
+
+    monkeypatch.setattr(backend, "encrypt", encrypt_and_train)
+    with pytest.raises(RangeError, match="changed to a value out of range while it was encrypted"):
+        federate(lib).site().encrypt_to(tmp_path / "update.secagg", state)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_bounds_by_pattern(lib):
     federation = federate(lib, max_abs={"default": 0.5, "*.var": 2.0})
     state = {"bn.mean": np.array([0.5]), "bn.var": np.array([2.0])}

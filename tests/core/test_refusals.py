@@ -227,6 +227,17 @@ def test_another_layout(bench, tmp_path, change):
     bench.finish(given)
 
 
+def test_a_layout_that_a_pattern_of_max_abs_does_not_know(bench):
+    """The site would not have sent it; the server does not rely on that."""
+    federation = bench.federation.but(max_abs={"default": 1.0, "b": 1.0})
+    container = Container.read(bench.bad(federation))
+    container.header["layout"][2][0] = "bb"
+    with pytest.raises(
+        LayoutError, match="does not fit the configuration: aggregation.max_abs: pattern 'b' matches no"
+    ):
+        federation.aggregator(ROUND).add(Update.from_bytes(container.to_bytes()))
+
+
 def test_a_misspelt_layer_that_a_pattern_knows(bench):
     """`encrypt` in the words of the other model is refused at the site, before anything is sent."""
     with pytest.raises(secagg.errors.ConfigError, match="pattern 'c' matches no tensor"):
