@@ -34,7 +34,7 @@ format: setup ## format the code, mend what can be mended
 	$(BIN)/ruff format
 
 bench: setup ## measure sizes, times and memory
-	$(BIN)/python -m pytest benchmarks
+	$(BIN)/python -m pytest benchmarks -v --benchmark-columns=median,iqr,rounds
 
 proto: setup ## generate the gRPC stubs anew
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. $(PROTO)

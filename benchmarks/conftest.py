@@ -8,7 +8,6 @@ what was met. Sizes, errors and results are asserted.
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,11 +20,9 @@ import pytest
 import tenseal as ts
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
+from report import Report
 
 import secagg
-
-sys.path.insert(0, str(Path(__file__).parent / "support"))
-from report import Report  # in the folder just added
 
 RESULTS = Path(__file__).parent / "results.json"
 REPORT = pytest.StashKey[Report]()

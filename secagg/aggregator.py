@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .agreement import check_header, check_key
 from .config import Config
-from .errors import CapacityError, LayoutError, QuorumError, RoundMismatchError, StateError
-from .header import MAX_ROUND, Contribution, Header, refuse_duplicates
+from .errors import CapacityError, FormatError, LayoutError, QuorumError, RoundMismatchError, StateError
+from .header import Contribution, Header, check_round, refuse_duplicates
 from .key import ServerKey, check_role
 from .layout import Layout
 from .ring import CLEAR_RING
@@ -38,16 +39,16 @@ class Aggregator:
         If a client key is given: the server must not hold one.
     MismatchError
         If the key was made for other params.
+    ConfigError
+        If `round` is not a whole number from 0.
     """
 
     def __init__(self, config: Config, key: ServerKey, round: int = 0, layout: Layout | None = None) -> None:
         check_role(key, ServerKey)
         check_key(config, key)
-        if not isinstance(round, int) or not 0 <= round < MAX_ROUND:
-            raise StateError(f"round is {round!r}; rounds are whole numbers from 0")
         self._config = config
         self._key = key
-        self._round = round
+        self._round = check_round(round)
         self._layout = layout
         self._rings = {"encrypted": key.ring, "clear": CLEAR_RING}
         self._contributions: list[Contribution] = []
@@ -107,12 +108,16 @@ class Aggregator:
         CapacityError
             ``max_clients`` updates are in the sum already.
         FormatError, DigestError
-            A damaged frame, or a word that is not below its modulus. The sum stays as it was.
+            A damaged frame, a word that is not below its modulus, or a plaintext in the form of a ciphertext. The sum
+            stays as it was.
         """
         header = update.header
         self._check(header)
         for frame, payload in update.frames():
-            self._rings[frame.section].check(np.frombuffer(payload, np.uint8))
+            packed = np.frombuffer(payload, np.uint8)
+            self._rings[frame.section].check(packed)
+            if frame.section == "encrypted":
+                _refuse_transparent(np.split(packed, frame.blocks))
         if not self._contributions:
             self._total = np.zeros(header.nbytes - len(header.head), dtype=np.uint8)
         self._closed = "adding a verified update failed half-way; the sum is lost, run the round again"
@@ -176,3 +181,10 @@ class Aggregator:
     def _refuse_closed(self) -> None:
         if self._closed:
             raise StateError(self._closed)
+
+
+def _refuse_transparent(blocks: list[NDArray[np.uint8]]) -> None:
+    """Raise `FormatError` if the second polynomial of a packed ciphertext is zero: anybody could read the first."""
+    for block in blocks:
+        if not block[block.size // 2 :].any():
+            raise FormatError("a block is a plaintext where ciphertext belongs: its second polynomial is zero")

@@ -18,10 +18,10 @@ from .backends.base import Backend
 from .backends.registry import load_backend
 from .codec import FixedPointCodec, RealCodec
 from .config import Config
-from .errors import ConfigError, DecryptionError, LayoutError, QuorumError, RangeError
+from .errors import DecryptionError, LayoutError, QuorumError, RangeError
 from .files import replace_file
 from .flat import FlatVector
-from .header import MAX_ROUND, NONCE_NBYTES, Contribution, Header, check_site
+from .header import NONCE_NBYTES, Contribution, Header, check_round, check_site
 from .key import ClientKey, check_role
 from .layout import Layout
 from .ring import Ring
@@ -63,8 +63,9 @@ class Client:
         self._real = RealCodec(config.params, config.aggregation)
         self._codecs: dict[str, _Ciphertexts | FixedPointCodec] = {
             "encrypted": _Ciphertexts(self._real, backend, key.server.ring),
-            "clear": FixedPointCodec(config.aggregation),
         }
+        if config.encrypt.leaves_clear:
+            self._codecs["clear"] = FixedPointCodec(config.aggregation)
 
     @property
     def name(self) -> str:
@@ -191,8 +192,7 @@ class Client:
 
     def _write(self, stream: BinaryIO, state: Mapping[str, Any], weight: float, round: int) -> None:
         fraction = self.check_weight(weight)
-        if not isinstance(round, int) or isinstance(round, bool) or not 0 <= round < MAX_ROUND:
-            raise ConfigError(f"round is {round!r}; rounds are whole numbers from 0")
+        check_round(round)
         layout = self.layout(state)
         sources = {role: self._source(layout, role, state) for role in self._codecs}
         header = Header(
@@ -246,7 +246,8 @@ class Client:
             spec.name: np.empty(spec.size, FLOAT_DTYPES[spec.dtype]) for role in self._codecs for spec in specs[role]
         }
         targets = {role: [vectors[spec.name] for spec in specs[role]] for role in self._codecs}
-        means = {"encrypted": FlatVector([np.empty(1), *targets["encrypted"]]), "clear": FlatVector(targets["clear"])}
+        targets["encrypted"].insert(0, np.empty(1))  # the weight
+        means = {role: FlatVector(targets[role]) for role in self._codecs}
         weight_sum = math.nan
         for frame, payload in aggregate.frames():
             codec = self._codecs[frame.section]
@@ -262,9 +263,8 @@ class Client:
         return vectors
 
     def _check_weight_sum(self, weight_sum: float, sites: int) -> float:
-        """Raise `DecryptionError` unless the sum of weights is one that so many sites can give."""
-        error = self._real.sum_error(sites)
-        if not error < weight_sum <= sites + error:
+        """Raise `DecryptionError` unless so many sites can give this sum of weights, and noise is small beside it."""
+        if not weight_sum <= sites + self._real.sum_error(sites) or not self._real.is_precise(sites, weight_sum):
             raise DecryptionError
         return weight_sum
 

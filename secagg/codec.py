@@ -48,8 +48,13 @@ class RealCodec:
     def __init__(self, params: Params, aggregation: Aggregation) -> None:
         self._params = params
         self._largest = max(1.0, *aggregation.bounds)  # the weight, at most 1, is a value like any other
+        self._smallest = min(aggregation.bounds)
         self._check_capacity(aggregation)
         self._check_precision(aggregation)
+
+    def is_precise(self, sites: int, weight_sum: float) -> bool:
+        """Return whether four bits of the smallest ``max_abs`` survive the noise; parameters as of `mean_error`."""
+        return self.mean_error(sites, weight_sum) <= self._smallest * 2.0**-MIN_PRECISION_BITS
 
     @property
     def block_size(self) -> int:
@@ -75,10 +80,9 @@ class RealCodec:
         ternary = 2 * params.poly_modulus_degree / 3  # expected squared norm of a ternary polynomial
         encryption = ERROR_VARIANCE * (2 * ternary + 1)  # public key: e*u + e0 + e1*s
         if params.has_special_prime:
-            # SEAL encrypts under the whole chain and divides by the special prime, rounding both polynomials; a
-            # symmetric ciphertext has the plain error.
+            # SEAL encrypts under the whole chain and divides by the special prime, rounding both polynomials. That
+            # is more than the plain error of a symmetric ciphertext, so it bounds both.
             encryption = encryption / 4.0 ** (params.coeff_mod_bit_sizes[-1] - 1) + (1 + ternary) / 12
-            encryption = max(encryption, ERROR_VARIANCE)
         slot = (encryption + 1 / 12) * params.poly_modulus_degree / 2
         noise = TAIL * math.sqrt(sites * slot) / 2.0**params.scale_bits
         return noise + 2.0**-46 * self._largest * (sites + 1)
@@ -108,7 +112,7 @@ class RealCodec:
         degree = params.poly_modulus_degree
         noise = float((2 * degree + 1) * ERROR_BOUND)
         if params.has_special_prime:
-            noise = max(noise / 2.0 ** (params.coeff_mod_bit_sizes[-1] - 1) + (degree + 1) / 2, ERROR_BOUND)
+            noise = noise / 2.0 ** (params.coeff_mod_bit_sizes[-1] - 1) + (degree + 1) / 2
         needed = math.log2(sites) + math.log2(self._largest * 2.0**params.scale_bits + noise + 0.5)
         # A prime of b bits is above 2**(b - 1); half of q is for negative values.
         available = sum(bits - 1 for bits in params.data_bit_sizes) - 1
@@ -120,12 +124,12 @@ class RealCodec:
             )
 
     def _check_precision(self, aggregation: Aggregation) -> None:
-        sites, smallest = aggregation.max_clients, min(aggregation.bounds)
-        error = self.mean_error(sites, float(sites))
-        if error > smallest * 2.0**-MIN_PRECISION_BITS:
+        sites = aggregation.max_clients
+        if not self.is_precise(sites, float(sites)):
             raise ConfigError(
                 f"at scale_bits {self._params.scale_bits} the mean of {sites} updates has an error of up to "
-                f"{error:.2g}, too much for max_abs {smallest:g}: raise scale_bits or max_abs"
+                f"{self.mean_error(sites, float(sites)):.2g}, too much for max_abs {self._smallest:g}: "
+                "raise scale_bits or max_abs"
             )
 
 

@@ -8,11 +8,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError
 from .params import Params
 from .plugins import registered_backends
+
+if TYPE_CHECKING:
+    import yaml
 
 #: Named choices of what is encrypted.
 ENCRYPT_CHOICES = ("all", "conv", "first-middle-last")
@@ -48,6 +51,11 @@ class Encrypt:
                 f"encrypt is {self.choice!r}; use {', '.join(ENCRYPT_CHOICES)} or "
                 "{include: [patterns], exclude: [patterns]}"
             )
+
+    @property
+    def leaves_clear(self) -> bool:
+        """Whether float tensors can be left clear."""
+        return self.choice != "all"
 
     @classmethod
     def from_value(cls, value: object) -> Encrypt:
@@ -220,7 +228,9 @@ class Config:
         import yaml
 
         try:
-            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            text = Path(path).read_text(encoding="utf-8")
+            data = yaml.safe_load(text)
+            _refuse_duplicate_keys(yaml.compose(text, Loader=yaml.SafeLoader), os.fspath(path))
         except OSError as error:
             raise ConfigError(f"cannot read the configuration {os.fspath(path)!r}: {error.strerror}") from error
         except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, no such date
@@ -236,6 +246,19 @@ class Config:
             "encrypt": self.encrypt.to_value(),
             "aggregation": self.aggregation.to_dict(),
         }
+
+
+def _refuse_duplicate_keys(node: yaml.Node | None, path: str) -> None:
+    """Raise `ConfigError` if a block of a YAML document gives a key twice, which PyYAML lets pass."""
+    if node is None or not isinstance(node.value, list):
+        return
+    pairs = [item for item in node.value if isinstance(item, tuple)]
+    keys = [key.value for key, _ in pairs if isinstance(key.value, str)]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ConfigError(f"{path!r} gives the key {key!r} twice in one block; keep one")
+    for child in (value for _, value in pairs) if pairs else node.value:
+        _refuse_duplicate_keys(child, path)
 
 
 def _only(block: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:

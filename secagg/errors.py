@@ -75,7 +75,10 @@ class DecryptionError(SecAggError):
     """The sum could not be decrypted. The message is always the same and says nothing about key or noise."""
 
     def __init__(self) -> None:
-        super().__init__("the aggregate does not decrypt to a plausible sum; discard it and run the round again")
+        super().__init__(
+            "the aggregate does not decrypt to a plausible sum; discard it and run the round again "
+            "(if no round succeeds, max_weight is far above the weights that sites give)"
+        )
 
 
 class TransportError(SecAggError):

@@ -125,11 +125,12 @@ class Header:
             if agreed.keys() != set(_AGREED):
                 raise FormatError(f"the header's aggregation has other keys than {', '.join(_AGREED)}")
             aggregation = Aggregation(min_clients=2, **agreed)
+            round = check_round(data["round"])
         except ConfigError as error:
             raise FormatError(f"the header's configuration is invalid: {error}") from error
         header = cls(
             kind=kind,
-            round=_round(data["round"]),
+            round=round,
             key=_hex(data["key"], 32, "key fingerprint"),
             params=params,
             aggregation=aggregation,
@@ -194,6 +195,13 @@ class _Section:
         return -(-self.blocks // self.frame_blocks)
 
 
+def check_round(round: object) -> int:
+    """Return a valid number of a round; anything but a whole number from 0 raises `ConfigError`."""
+    if not isinstance(round, int) or isinstance(round, bool) or not 0 <= round < MAX_ROUND:
+        raise ConfigError(f"round is {round!r:.40}; rounds are whole numbers from 0")
+    return round
+
+
 def check_site(name: object) -> str:
     """Return a valid site name: 1 to 64 letters, digits, dots, hyphens or underscores, not dots alone.
 
@@ -241,12 +249,6 @@ def refuse_duplicates(contributions: list[Contribution]) -> None:
 def _mapping(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise FormatError(f"the header's {name} is not an object")
-    return value
-
-
-def _round(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < MAX_ROUND:
-        raise FormatError(f"the header's round is {value!r:.40}; it is a whole number from 0")
     return value
 
 

@@ -27,7 +27,8 @@ def generate_keys(config: Config) -> KeyPair:
     """
     # Refuse now what no site could use.
     RealCodec(config.params, config.aggregation)
-    FixedPointCodec(config.aggregation)
+    if config.encrypt.leaves_clear:
+        FixedPointCodec(config.aggregation)
     material = load_backend(config.lib).generate(config.params)
     Ring.of_ciphertext(config.params, material.primes)
     key = ClientKey(config.params, material)

@@ -37,7 +37,7 @@ class Update:
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> Update:
-        """Read an update that is in memory; `blob` is kept, not copied.
+        """Read an update that is in memory; `blob` is kept, and copied only if it is not bytes.
 
         Raises
         ------
@@ -46,6 +46,7 @@ class Update:
         DuplicateError
             If the header lists a site or nonce twice.
         """
+        blob = bytes(blob)  # what can change must not: bytes themselves are not copied by this
         header = _read_header(BytesIO(blob), len(blob))
         return cls(header, MemoryBody(memoryview(blob)[len(header.head) :], blob))
 

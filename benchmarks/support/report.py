@@ -105,7 +105,7 @@ class Report:
         row = self.measurements[name]
         return (
             TARGETS[name].title,
-            f"{row.measured:.3g}",
+            f"{row.measured:.2f}" if 0.01 <= row.measured < 100 else f"{row.measured:.3g}",
             f"≤ {row.limit:g} {row.unit}",
             "met" if row.met else "NOT MET",
             row.detail,

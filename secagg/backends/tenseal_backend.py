@@ -56,6 +56,7 @@ class TenSEALBackend(Backend):
         import zstandard
 
         self._decompressor = zstandard.ZstdDecompressor()
+        self._zstd_error = zstandard.ZstdError
 
     @classmethod
     def library(cls) -> Any:
@@ -105,7 +106,7 @@ class TenSEALBackend(Backend):
                 size = reader.readinto(self._payload)
                 if size != len(self._payload) or reader.read(1):
                     raise ValueError(f"a ciphertext of {size} bytes")
-        except (ValueError, RuntimeError, TypeError) as error:
+        except (ValueError, RuntimeError, TypeError, self._zstd_error) as error:
             raise BackendError(f"TenSEAL could not encrypt a block: {error}") from error
         if self._payload[: len(self._expected)] != self._expected:
             raise BackendError("TenSEAL made a ciphertext of another form than expected; is its version supported?")
@@ -171,4 +172,7 @@ def _payload(blob: bytes) -> bytes:
         return body
     if compression != _ZSTD:
         raise BackendError(f"TenSEAL saved a key with compression {compression}; is its version supported?")
-    return zstandard.ZstdDecompressor().decompressobj().decompress(body)
+    try:
+        return zstandard.ZstdDecompressor().decompressobj().decompress(body)
+    except zstandard.ZstdError as error:
+        raise BackendError(f"TenSEAL saved a key that cannot be decompressed: {error}") from error

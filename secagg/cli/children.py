@@ -25,7 +25,7 @@ class Children:
 
     def __init__(self) -> None:
         self._children: list[tuple[str, subprocess.Popen[bytes], Path]] = []
-        self._previous = signal.getsignal(signal.SIGTERM)
+        self._handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def start(self, name: str, module: str, arguments: list[str], log: Path) -> None:
         """Start ``python -m module arguments``; output and errors go to `log`."""
@@ -65,16 +65,18 @@ class Children:
                 _end([process])
 
     def __enter__(self) -> Children:
-        signal.signal(signal.SIGTERM, _interrupt)
+        for number in self._handlers:  # SIGINT too: a shell starts background jobs with it ignored
+            signal.signal(number, _interrupt)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        held = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave one behind
+        for number in self._handlers:
+            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave one behind
         _end([process for _, process, _ in self._children])
-        signal.signal(signal.SIGINT, held)
-        signal.signal(signal.SIGTERM, self._previous)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:

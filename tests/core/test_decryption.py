@@ -156,7 +156,7 @@ def test_a_wrong_sum(federation, blob, capfd, change):
     change(federation, container)
     with pytest.raises(DecryptionError) as caught:
         federation.site().decrypt(Update.from_bytes(container.to_bytes()))
-    assert str(caught.value) == "the aggregate does not decrypt to a plausible sum; discard it and run the round again"
+    assert str(caught.value) == str(DecryptionError())
     # Nor does a chained native error say more.
     shown = "".join(traceback.format_exception(caught.value))
     assert "During handling" not in shown
@@ -184,3 +184,11 @@ def test_what_a_library_refuses_is_the_same_error(lib, federation):
         backend.decrypt(np.full(2 * params.poly_modulus_degree, 2**64 - 1, np.uint64))
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
+
+
+def test_weights_that_drown_in_noise(lib):
+    """Two sites whose weights are far below `max_weight`: there is no mean to be had, and none is made up."""
+    federation = federate(lib, CLARA, max_weight=1e9)
+    state = {"w": np.ones(3)}
+    with pytest.raises(DecryptionError, match="max_weight is far above the weights"):
+        federation.site().decrypt(federation.sum([state, state], [1, 1]))

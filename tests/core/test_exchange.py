@@ -22,11 +22,11 @@ PARAMS = {
 def test_the_backends_that_are_shipped():
     """A library that is missing is a failure, not a reason to skip."""
     found = secagg.available_backends()
-    assert set(found) == {"tenseal", "pyfhel"}
+    assert {"tenseal", "pyfhel"} <= set(found)
     for name, info in found.items():
         assert info.available, f"{name}: {info.problem}"
         assert info.problem is None
-        assert info.schemes == ("CKKS",)
+        assert "CKKS" in info.schemes
         assert info.version[0].isdigit()
         assert "the server together with any one site can read every update" in info.trust
 

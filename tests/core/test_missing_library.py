@@ -148,7 +148,7 @@ def test_what_is_registered_but_cannot_be_loaded(lib, monkeypatch):
     import secagg
     from secagg.backends import registry
 
-    points = registry.registered_backends()
+    points = dict(registry.registered_backends())
     points["broken"] = EntryPoint("broken", "no_such_package.backend:Backend", "secagg.backends")
     points["wrong"] = EntryPoint("wrong", "numpy:ndarray", "secagg.backends")
     monkeypatch.setattr(registry, "registered_backends", lambda: points)

@@ -25,7 +25,7 @@ names = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_si
 small_shapes = st.lists(st.integers(0, 5), max_size=4).map(tuple)
 long_shapes = st.integers(1018, 1030).map(lambda size: (size,))  # around a block
 float_dtypes = st.sampled_from(["float16", "float32", "float64"])
-weights = st.floats(0.01, 1.0)
+weights = st.floats(0.1, 1.0)  # at these small params, noise spoils the mean of smaller ones
 
 
 @st.composite

@@ -17,6 +17,7 @@ import secagg
 from secagg import Update
 from secagg.errors import (
     CapacityError,
+    ConfigError,
     DigestError,
     DuplicateError,
     FormatError,
@@ -306,7 +307,7 @@ def test_a_key_is_no_update(bench, tmp_path, role):
 
 
 # Plaintext and damage in the frames. Words below their primes cannot be told from ciphertext: what can be told is
-# that they are not below, and that there are too few or too many.
+# that they are not below, that there are too few or too many, and that a second polynomial is zero.
 
 
 def replace_frame(index, payload):
@@ -329,6 +330,12 @@ def large_word(block, row, index, above=0):
     return change
 
 
+def transparent(payload):
+    """The last block of a frame as SEAL's "transparent" ciphertext: anybody reads c0."""
+    half = block_nbytes(TINY) // 2
+    return payload[:-half] + bytes(half)
+
+
 PAYLOADS = {
     "raw float32 in place of ciphertext": (
         replace_frame(0, lambda p: np.linspace(-1, 1, 1507, dtype="<f4").tobytes()),
@@ -341,6 +348,8 @@ PAYLOADS = {
     "an empty frame": (replace_frame(1, lambda p: b""), "truncated"),
     "a block less": (replace_frame(0, lambda p: p[: len(p) // 2]), "truncated"),
     "a block more": (replace_frame(0, lambda p: p + p[: len(p) // 2]), "trailing bytes"),
+    "an encoded plaintext, its second polynomial zero": (replace_frame(0, transparent), "plaintext where ciphertext"),
+    "zeros": (replace_frame(0, lambda p: bytes(len(p))), "plaintext where ciphertext"),
     "all bits set": (replace_frame(0, lambda p: b"\xff" * len(p)), "word 0 of a frame is not below its modulus"),
     "raw NaN in place of ciphertext": (
         replace_frame(0, lambda p: np.full(len(p) // 4, np.nan, "<f4").tobytes()[: len(p) - 4] + b"\xff" * 4),
@@ -470,10 +479,12 @@ def test_each_party_has_its_own_min_clients(bench):
     bench.federation.assert_mean(bench.federation.site().decrypt(aggregator.finish()), bench.states[:2])
 
 
-@pytest.mark.parametrize("round", [-1, 2**32, 1.0, "0", None], ids=repr)
+@pytest.mark.parametrize("round", [-1, 2**32, 1.0, "0", None, True], ids=repr)
 def test_a_round_that_cannot_be(bench, round):
-    with pytest.raises(secagg.SecAggError, match="round is"):
+    with pytest.raises(ConfigError, match="round is"):
         bench.federation.aggregator(round)
+    with pytest.raises(ConfigError, match="round is"):
+        bench.federation.site().encrypt(bench.state, round=round)
 
 
 def test_admit_takes_the_head_alone(bench):
