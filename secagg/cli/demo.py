@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import time
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from .children import Children
 from .demo_report import RoundResult, combine, print_table, write_curves, write_report
 from .keygen import make_kits
 from .progress import progress
-from .task import SiteRecord, check_rounds, read_records
+from .task import SiteRecord, check_positive, read_records
 
 EXAMPLE = "secagg demo --sites 3 --rounds 4 --backend pyfhel --encrypt conv"
 
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run both federations, print the table, write ``report.json`` and ``curves.png``."""
     start = time.perf_counter()
-    rounds, config = check_rounds(options.rounds), demo_config(options)
+    rounds, config = check_positive("--rounds", options.rounds), demo_config(options)
     out = options.run_dir or Path("runs", datetime.now().strftime("demo-%Y%m%d-%H%M%S"))
     sites = [f"site-{number}" for number in range(1, options.sites + 1)]
     make_kits(config, out / "kits", sites, [])
@@ -70,7 +71,7 @@ def demo_config(options: argparse.Namespace) -> Config:
         data = Config.load(options.config).to_dict()
     else:
         params = {"poly_modulus_degree": 8192, "coeff_mod_bit_sizes": [60, 40, 40], "scale_bits": 40, "scheme": "CKKS"}
-        aggregation = {"min_clients": options.sites, "max_clients": 30, "max_abs": 0.5, "max_weight": 32}
+        aggregation = {"min_clients": 2, "max_clients": 30, "max_abs": 0.5, "max_weight": 32}
         data = {"he": {"lib": "tenseal", "config": params}, "encrypt": "all", "aggregation": aggregation}
     if not 2 <= options.sites <= 24:
         raise ConfigError(f"--sites is {options.sites}; the demo's data can be shared by 2 to 24 sites")
@@ -83,7 +84,8 @@ def demo_config(options: argparse.Namespace) -> Config:
         raise ConfigError(
             f"min_clients is {config.aggregation.min_clients}, the demo has {options.sites} sites: use --sites"
         )
-    return config
+    # No round may end before the slowest site has joined.
+    return replace(config, aggregation=replace(config.aggregation, min_clients=options.sites))
 
 
 class _Federation:

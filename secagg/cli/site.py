@@ -10,7 +10,7 @@ from ..client import Client
 from ..errors import KeyMismatchError, StateError
 from .kit import TLS_FILE, load_site_kit
 from .progress import progress
-from .task import LocalTask, Part, SiteRecord, check_rounds
+from .task import LocalTask, Part, SiteRecord, check_positive
 
 EXAMPLE = "secagg site kits/site-1 --server fl.example.org:8443 --part 1/3 --rounds 4"
 
@@ -23,13 +23,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--part", type=Part.parse, default=Part(1, 1), metavar="I/N", help="which part of the data")
     parser.add_argument("--rounds", type=int, default=4, help="rounds to take part in (default: 4)")
     parser.add_argument("--seed", type=int, default=0, help="of network and training, equal at all sites (default: 0)")
-    parser.add_argument("--threads", type=int, help="threads of PyTorch (default: its own choice)")
+    parser.add_argument(
+        "--timeout", type=float, default=600.0, metavar="SECONDS", help="longest try to reach the server (default: 600)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="threads of PyTorch (default: 1, so that sites can share a machine)"
+    )
     parser.add_argument("--report", type=Path, metavar="FILE", help="append a line of JSON a round")
 
 
 def run(options: argparse.Namespace) -> None:
     """Train, encrypt, upload, wait, decrypt; `rounds` times."""
-    rounds = check_rounds(options.rounds)
+    rounds = check_positive("--rounds", options.rounds)
+    check_positive("--threads", options.threads)
     config, key = load_site_kit(options.kit)
     site = Client(config, key, options.name or options.kit.resolve().name)
 
@@ -38,14 +44,14 @@ def run(options: argparse.Namespace) -> None:
     from ..integrations.grpc import SiteSession, Tls
     from ..integrations.monai import SecAggHandler
 
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads)
     task = LocalTask(options.part, options.seed)
     upload, download = options.kit / "update.secagg", options.kit / "aggregate.secagg"
     handler = SecAggHandler(site, weight=len(task.patches), global_state=task.network.state_dict(), upload_path=upload)
     tls = Tls.load(options.kit) if (options.kit / TLS_FILE).exists() else None
-    with SiteSession(options.server, site.name, tls=tls) as session:
-        joined = session.join()
+    with SiteSession(options.server, site.name, tls=tls, timeout=options.timeout) as session:
+        with progress(f"join the federation at {options.server}, for {options.timeout:g} s at most"):
+            joined = session.join()
         if joined.key != key.fingerprint:
             raise KeyMismatchError(
                 f"the server has key {joined.key[:16]}…, this site {key.fingerprint[:16]}…: mixed kits?"

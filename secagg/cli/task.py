@@ -103,8 +103,8 @@ class LocalTask:
         return self._mni152.dice(self.network, self._validation)
 
 
-def check_rounds(rounds: int) -> int:
-    """Return a number of rounds, or raise `ConfigError`."""
-    if rounds < 1:
-        raise ConfigError(f"--rounds is {rounds}; train at least one")
-    return rounds
+def check_positive(option: str, value: int) -> int:
+    """Return the value of an option, or raise `ConfigError` if it is below 1."""
+    if value < 1:
+        raise ConfigError(f"{option} is {value}; use 1 or more")
+    return value
