@@ -61,6 +61,11 @@ class Aggregator:
         return tuple(contribution.site for contribution in self._contributions)
 
     @property
+    def closed(self) -> bool:
+        """Whether nothing can be added any more: after `finish`, or because adding failed half-way."""
+        return self._closed is not None
+
+    @property
     def layout(self) -> Layout | None:
         """The layout that updates must have, once it is known."""
         return self._layout

@@ -138,12 +138,21 @@ class Federation:
             if admission is Admission.ADD:
                 started = time.monotonic()
                 with secagg.Update.open(path) as update:
-                    self._aggregator.add(update)
+                    self._add(update)
                 now = time.monotonic()
                 self._rounds.added(site, nonce, now)
                 self._uploads.append(UploadRecord(site, header.nbytes, receive_seconds, now - started))
                 self._settle(now)
             return admission
+
+    def _add(self, update: secagg.Update) -> None:
+        try:
+            self._aggregator.add(update)
+        finally:
+            if self._aggregator.closed:  # The disk failed between verifying and adding: no use to wait for the timeout.
+                error = TransportError("the server lost the sum of this round; it is open again: upload once more")
+                self._fail(time.monotonic(), error)
+                self._changed.notify_all()
 
     def wait(self, round: int, nonce: bytes, alive: Callable[[], bool]) -> secagg.Update | None:
         """Return the aggregate of `round`, opened from its file, once it is there.

@@ -21,6 +21,9 @@ EXIT_CODES: tuple[tuple[type[BaseException], int, str], ...] = (
     (errors.SecAggError, 1, "any other error"),
 )
 
+#: What the commands need beyond the core, one backend included.
+_EXTRAS = "tenseal,monai,grpc"
+
 _COMMANDS = (keygen, serve, site, demo, inspect, backends)
 
 
@@ -39,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"secagg: {error}", file=sys.stderr)
         return next(code for kind, code, _ in EXIT_CODES if isinstance(error, kind))
     except ImportError as error:
-        print(f"secagg: {error}", file=sys.stderr)
+        print(f"secagg: {error}; this command needs more: pip install 'secagg[{_EXTRAS}]'", file=sys.stderr)
         return 4
     except BrokenPipeError:  # the reader of the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

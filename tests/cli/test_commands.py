@@ -185,3 +185,23 @@ def test_serve_stops_in_order(secagg: Secagg, config: Path, tmp_path: Path, numb
         time.sleep(0.2)
         server.send_signal(number)
         assert server.wait(30) == 0
+
+
+@pytest.mark.parametrize("module", ["grpc", "cryptography", "torch"])
+def test_a_missing_library_is_named_with_the_extras(config: Path, tmp_path: Path, module: str) -> None:
+    keys = library.generate_keys(library.Config.load(config))
+    keys.client.save(tmp_path / "client.key")
+    command = {
+        "grpc": ["site", str(tmp_path), "--server", "127.0.0.1:1", "--name", "a"],
+        "cryptography": ["keygen", str(config), "--out", str(tmp_path / "kits"), "--sites", "a", "b"],
+        "torch": ["site", str(tmp_path), "--server", "127.0.0.1:1", "--name", "a"],
+    }[module]
+    code = f"import sys; sys.modules[{module!r}] = None; from secagg.cli import main; sys.exit(main({command!r}))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path
+    )
+    assert result.returncode == 4, result.stderr
+    assert module in result.stderr
+    assert "pip install 'secagg[tenseal,monai,grpc]'" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "kits").exists()
