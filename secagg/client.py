@@ -6,6 +6,7 @@ import copy
 import math
 import os
 import secrets
+import threading
 from collections.abc import Mapping
 from io import BytesIO
 from typing import Any, BinaryIO
@@ -18,7 +19,7 @@ from .backends.base import Backend
 from .backends.registry import load_backend
 from .codec import FixedPointCodec, RealCodec
 from .config import Config
-from .errors import DecryptionError, LayoutError, QuorumError, RangeError
+from .errors import DecryptionError, LayoutError, QuorumError, RangeError, show
 from .files import replace_file
 from .flat import FlatVector
 from .header import NONCE_NBYTES, Contribution, Header, check_round, check_site
@@ -30,7 +31,7 @@ from .update import Update, UpdateWriter
 
 
 class Client:
-    """One site of a federation.
+    """One site of a federation. Threads may share it.
 
     Parameters
     ----------
@@ -60,6 +61,7 @@ class Client:
         self._key = key.server
         self._name = check_site(name)
         backend = load_backend(config.lib)(config.params, key)
+        self._lock = threading.Lock()  # a backend's buffers serve one block at a time
         self._real = RealCodec(config.params, config.aggregation)
         self._codecs: dict[str, _Ciphertexts | FixedPointCodec] = {
             "encrypted": _Ciphertexts(self._real, backend, key.server.ring),
@@ -96,15 +98,19 @@ class Client:
         """
         largest = self._config.aggregation.max_weight
         if isinstance(weight, bool) or not isinstance(weight, (int, float, np.integer, np.floating)):
-            raise RangeError(f"weight is {weight!r}; give a number above 0")
-        if not 0 < weight < math.inf:
-            raise RangeError(f"weight is {weight}; it must be above 0 and finite")
+            raise RangeError(f"weight is {show(weight)}; give a number above 0")
+        number = weight if isinstance(weight, int) else float(weight)
+        if not 0 < number < math.inf:
+            raise RangeError(f"weight is {show(number)}; it must be above 0 and finite")
         if weight > largest:
             raise RangeError(
-                f"weight {weight} is over aggregation.max_weight {largest:g}: set max_weight to the largest weight "
-                "of any site (its number of examples, say) in the configuration that all share"
+                f"weight {show(weight)} is over aggregation.max_weight {largest:g}: set max_weight to the largest "
+                "weight of any site (its number of examples, say) in the configuration that all share"
             )
-        return float(weight) / largest
+        fraction = float(weight) / largest
+        if fraction == 0:
+            raise RangeError(f"weight {weight} is nothing beside aggregation.max_weight {largest:g}; lower max_weight")
+        return fraction
 
     def encrypt(self, state: Mapping[str, Any], weight: float = 1.0, round: int = 0) -> Update:
         """Encrypt a state dict, or a difference of two, as this site's update of a round.
@@ -152,8 +158,9 @@ class Client:
         aggregate : Update
             Of kind ``"aggregate"``, from any round; no state is kept between calls.
         like : mapping of str to torch.Tensor or numpy.ndarray, optional
-            The result has its names, order, shapes, dtypes, container types and devices, and its own integer and bool
-            tensors. Without it, the result holds NumPy arrays of the layout's dtypes (bfloat16 as float32).
+            The result has its names, order, shapes, dtypes and devices, is of its type if that is a dict, holds torch
+            tensors (plain ones, also for parameters) or NumPy arrays as it does, and its own integer and bool tensors.
+            Without it, the result holds NumPy arrays of the layout's dtypes (bfloat16 as float32).
 
         Returns
         -------
@@ -214,7 +221,8 @@ class Client:
                     raise RangeError(
                         "a tensor changed to a value out of range while it was encrypted; nothing was sent"
                     )
-                codec.ring.pack(codec.encode(values), packed)
+                with self._lock:
+                    codec.ring.pack(codec.encode(values), packed)
             writer.write(frame, memoryview(payload))  # type: ignore[arg-type]  # an ndarray is a buffer
 
     def _source(self, layout: Layout, role: str, state: Mapping[str, Any]) -> FlatVector:
@@ -254,7 +262,8 @@ class Client:
             words = np.empty(codec.ring.block_size, dtype=np.uint64)
             for block, packed in enumerate(np.split(np.frombuffer(payload, np.uint8), frame.blocks)):
                 codec.ring.unpack(packed, words)
-                values = codec.decode(words)
+                with self._lock:
+                    values = codec.decode(words)
                 if frame.index == 0 and block == 0:  # the encrypted frames come first, and the weight first in them
                     weight_sum = self._check_weight_sum(float(values[0]), len(header.contributions))
                 start = (frame.first_block + block) * codec.block_size

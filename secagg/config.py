@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigError
+from .errors import ConfigError, show
 from .params import Params
 from .plugins import registered_backends
 
@@ -48,7 +48,7 @@ class Encrypt:
                 raise ConfigError("encrypt needs patterns: {include: [...]}, {exclude: [...]} or both")
         elif self.choice not in ENCRYPT_CHOICES:
             raise ConfigError(
-                f"encrypt is {self.choice!r}; use {', '.join(ENCRYPT_CHOICES)} or "
+                f"encrypt is {show(self.choice)}; use {', '.join(ENCRYPT_CHOICES)} or "
                 "{include: [patterns], exclude: [patterns]}"
             )
 
@@ -64,7 +64,7 @@ class Encrypt:
             return cls(value)
         if not isinstance(value, Mapping):
             raise ConfigError(
-                f"encrypt is {value!r}; use {', '.join(ENCRYPT_CHOICES)} or {{include: ..., exclude: ...}}"
+                f"encrypt is {show(value)}; use {', '.join(ENCRYPT_CHOICES)} or {{include: ..., exclude: ...}}"
             )
         _only(value, ("include", "exclude"), "encrypt")
         return cls(None, *(_patterns(value.get(key, []), f"encrypt.{key}") for key in ("include", "exclude")))
@@ -102,7 +102,7 @@ class Aggregation:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not 2 <= value <= MAX_CLIENTS:
                 raise ConfigError(
-                    f"aggregation.{name} is {value!r}; use a whole number from 2 to {MAX_CLIENTS} "
+                    f"aggregation.{name} is {show(value)}; use a whole number from 2 to {MAX_CLIENTS} "
                     "(the sum of one update is that update)"
                 )
         if self.min_clients > self.max_clients:
@@ -207,7 +207,7 @@ class Config:
             Unknown or missing key, wrong type, unknown library, params that are unsafe or unsupported.
         """
         if not isinstance(data, Mapping):
-            raise ConfigError(f"the configuration is {data!r}; it must be a block of keys and values")
+            raise ConfigError(f"the configuration is {show(data)}; it must be a block of keys and values")
         _only(data, ("he", "encrypt", "aggregation"), "the configuration")
         he = _block(data, "he")
         _only(he, ("lib", "config"), "he")
@@ -216,7 +216,7 @@ class Config:
         aggregation = _block(data, "aggregation") if "aggregation" in data else {}
         _only(aggregation, tuple(Aggregation().to_dict()), "aggregation")
         return cls(
-            lib=he["lib"] if isinstance(he["lib"], str) else repr(he["lib"]),
+            lib=he["lib"] if isinstance(he["lib"], str) else show(he["lib"]),
             params=Params.from_dict(_block(he, "config", inside="he")),
             encrypt=Encrypt.from_value(data.get("encrypt", "all")),
             aggregation=Aggregation(**aggregation),
@@ -233,7 +233,7 @@ class Config:
             _refuse_duplicate_keys(yaml.compose(text, Loader=yaml.SafeLoader), os.fspath(path))
         except OSError as error:
             raise ConfigError(f"cannot read the configuration {os.fspath(path)!r}: {error.strerror}") from error
-        except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, no such date
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no such date
             raise ConfigError(f"{os.fspath(path)!r} is not YAML: {error}") from error
         if not isinstance(data, Mapping):
             raise ConfigError(f"{os.fspath(path)!r} holds no configuration: it needs the keys he, encrypt, aggregation")
@@ -272,23 +272,23 @@ def _block(data: Mapping[str, Any], key: str, inside: str = "the configuration")
         raise ConfigError(f"{inside} needs {key!r}")
     value = data[key]
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{key} is {value!r}; it must be a block of keys and values")
+        raise ConfigError(f"{key} is {show(value)}; it must be a block of keys and values")
     return value
 
 
 def _positive(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= sys.float_info.max:
-        raise ConfigError(f"{name} is {value!r}; use a number above 0")
+        raise ConfigError(f"{name} is {show(value)}; use a number above 0")
     return float(value)
 
 
 def _pattern(value: object, name: str) -> str:
     if not isinstance(value, str) or not value:
-        raise ConfigError(f"{name}: {value!r} is not a pattern; use names such as 'encoder.*'")
+        raise ConfigError(f"{name}: {show(value)} is not a pattern; use names such as 'encoder.*'")
     return value
 
 
 def _patterns(value: object, name: str) -> tuple[str, ...]:
     if not isinstance(value, (list, tuple)):
-        raise ConfigError(f"{name} is {value!r}; give a list of patterns such as ['encoder.*']")
+        raise ConfigError(f"{name} is {show(value)}; give a list of patterns such as ['encoder.*']")
     return tuple(_pattern(item, name) for item in value)

@@ -7,6 +7,15 @@ exceptions of HE libraries are translated where they arise and never reach a cal
 from __future__ import annotations
 
 
+def show(value: object) -> str:
+    """Return a value for a message: its ``repr``, cut, also where Python refuses to print a huge number."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return f"a number of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
 class SecAggError(Exception):
     """Root of every error that secagg raises on purpose."""
 
@@ -25,6 +34,10 @@ class BackendError(SecAggError):
 
 class KeyFileError(SecAggError):
     """A key file is missing, truncated or damaged, or a key of the other role was given."""
+
+
+class StorageError(SecAggError):
+    """A file could not be written; nothing was left half-written."""
 
 
 class RangeError(SecAggError):

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from .config import MAX_CLIENTS, Aggregation
-from .errors import ConfigError, DuplicateError, FormatError, SecAggError
+from .errors import ConfigError, DuplicateError, FormatError, SecAggError, show
 from .layout import Layout
 from .params import Params
 from .ring import CLEAR_BLOCK_SIZE
@@ -198,7 +198,7 @@ class _Section:
 def check_round(round: object) -> int:
     """Return a valid number of a round; anything but a whole number from 0 raises `ConfigError`."""
     if not isinstance(round, int) or isinstance(round, bool) or not 0 <= round < MAX_ROUND:
-        raise ConfigError(f"round is {round!r:.40}; rounds are whole numbers from 0")
+        raise ConfigError(f"round is {show(round)}; rounds are whole numbers from 0")
     return round
 
 
@@ -211,9 +211,9 @@ def check_site(name: object) -> str:
         If it is anything else. The same name stands in the site's certificate.
     """
     if not isinstance(name, str) or not 0 < len(name) <= MAX_SITE_LENGTH or not name.isascii():
-        raise ConfigError(f"site name {name!r}: use 1 to {MAX_SITE_LENGTH} letters, digits, '.', '-' or '_'")
+        raise ConfigError(f"site name {show(name)}: use 1 to {MAX_SITE_LENGTH} letters, digits, '.', '-' or '_'")
     if not all(char.isalnum() or char in ".-_" for char in name) or not name.strip("."):
-        raise ConfigError(f"site name {name!r}: use letters, digits, '.', '-' and '_' only, and not dots alone")
+        raise ConfigError(f"site name {show(name)}: use letters, digits, '.', '-' and '_' only, and not dots alone")
     return name
 
 

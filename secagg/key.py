@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ConfigError, FormatError, KeyFileError
-from .files import replace_file
+from .files import open_regular, replace_file
 from .params import Params
 from .ring import Ring
 from .wire import (
@@ -144,11 +143,12 @@ def load_key(path: str | os.PathLike[str]) -> ClientKey | ServerKey:
     """
     name = os.fspath(path)
     try:
-        if Path(path).stat().st_size > MAX_KEY_FILE_NBYTES:
-            raise KeyFileError(f"{name!r} is too large for a key")
-        blob = Path(path).read_bytes()
+        with open_regular(path) as file:
+            blob = file.read(MAX_KEY_FILE_NBYTES + 1)
     except OSError as error:
         raise KeyFileError(f"cannot read the key file {name!r}: {error.strerror}") from error
+    if len(blob) > MAX_KEY_FILE_NBYTES:
+        raise KeyFileError(f"{name!r} is too large for a key")
     try:
         return _parse(blob)
     except (FormatError, ConfigError) as error:

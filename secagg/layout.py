@@ -70,7 +70,12 @@ class Layout:
         for name, value in state.items():
             if not _is_name(name):
                 raise LayoutError(f"tensor name {name!r}: use printable text of 1 to {MAX_NAME_LENGTH} characters")
-            described.append((name, *describe(name, value)))
+            dtype, shape = describe(name, value)
+            if len(shape) > MAX_DIMENSIONS or not all(extent <= MAX_VALUES for extent in shape):
+                raise LayoutError(
+                    f"tensor {name!r} has shape {list(shape)}; the format allows {MAX_DIMENSIONS} dimensions"
+                )
+            described.append((name, dtype, shape))
         if sum(math.prod(shape) for _, _, shape in described) > MAX_VALUES:
             raise LayoutError(f"the model has more than {MAX_VALUES} values")
         return cls._choose(described, encrypt)

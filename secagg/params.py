@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import ConfigError
+from .errors import ConfigError, show
 
 #: Largest log2 of the whole coefficient modulus (special prime included) for 128-bit classical security with a
 #: ternary secret, by polynomial degree: Bossuat et al., "Security Guidelines for Implementing Homomorphic
@@ -46,20 +46,25 @@ class Params:
 
     def __post_init__(self) -> None:
         if self.scheme != "CKKS":
-            raise ConfigError(f"he.config.scheme is {self.scheme!r}; this version knows CKKS")
+            raise ConfigError(f"he.config.scheme is {show(self.scheme)}; this version knows CKKS")
+        if not isinstance(self.coeff_mod_bit_sizes, (tuple, list)):
+            raise ConfigError(
+                f"coeff_mod_bit_sizes is {show(self.coeff_mod_bit_sizes)}; give a list such as [60, 40, 40]"
+            )
+        object.__setattr__(self, "coeff_mod_bit_sizes", tuple(self.coeff_mod_bit_sizes))
         degree, sizes = self.poly_modulus_degree, self.coeff_mod_bit_sizes
         if not _is_int(degree) or degree not in MAX_COEFF_MOD_BITS:
             raise ConfigError(
-                f"poly_modulus_degree is {degree!r}; use one of {', '.join(map(str, MAX_COEFF_MOD_BITS))}"
+                f"poly_modulus_degree is {show(degree)}; use one of {', '.join(map(str, MAX_COEFF_MOD_BITS))}"
             )
         if not sizes or not all(_is_int(bits) for bits in sizes):
             raise ConfigError(
-                f"coeff_mod_bit_sizes is {list(sizes)!r}; give the bits of each prime, such as [60, 40, 40]"
+                f"coeff_mod_bit_sizes is {show(list(sizes))}; give the bits of each prime, such as [60, 40, 40]"
             )
         smallest = degree.bit_length() + 1  # primes are 1 modulo 2N
         if any(not smallest <= bits <= 60 for bits in sizes):
             raise ConfigError(
-                f"coeff_mod_bit_sizes is {list(sizes)}; at degree {degree} each prime has {smallest} to 60 bits"
+                f"coeff_mod_bit_sizes is {show(list(sizes))}; at degree {degree} each prime has {smallest} to 60 bits"
             )
         if sum(sizes) > MAX_COEFF_MOD_BITS[degree]:
             raise ConfigError(
@@ -68,7 +73,7 @@ class Params:
                 "smaller primes, or a larger degree"
             )
         if not _is_int(self.scale_bits) or not 1 <= self.scale_bits <= 120:
-            raise ConfigError(f"scale_bits is {self.scale_bits!r}; use 1 to 120, such as 40")
+            raise ConfigError(f"scale_bits is {show(self.scale_bits)}; use 1 to 120, such as 40")
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Params:
@@ -79,12 +84,9 @@ class Params:
         missing = [key for key in _FIELDS[:3] if key not in config]
         if missing:
             raise ConfigError(f"he.config needs {missing[0]!r}")
-        sizes = config["coeff_mod_bit_sizes"]
-        if not isinstance(sizes, (list, tuple)):
-            raise ConfigError(f"coeff_mod_bit_sizes is {sizes!r}; give a list such as [60, 40, 40]")
         return cls(
             poly_modulus_degree=config["poly_modulus_degree"],
-            coeff_mod_bit_sizes=tuple(sizes),
+            coeff_mod_bit_sizes=config["coeff_mod_bit_sizes"],
             scale_bits=config["scale_bits"],
             scheme=config.get("scheme", "CKKS"),
         )

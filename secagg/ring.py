@@ -61,11 +61,6 @@ class Ring:
         """Bytes a block, packed."""
         return secagg_ext.block_nbytes(self.moduli, self.degree)
 
-    @property
-    def frame_blocks(self) -> int:
-        """The most blocks that fit a frame."""
-        return MAX_FRAME_NBYTES // self.block_nbytes
-
     def pack(self, words: NDArray[np.uint64], out: NDArray[np.uint8]) -> None:
         """Pack the words of whole blocks; a word that is not below its modulus raises `FormatError`."""
         self._refuse(secagg_ext.pack_words(words, self.moduli, self.degree, out))

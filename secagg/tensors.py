@@ -30,9 +30,13 @@ def describe(name: str, value: Any) -> tuple[str, tuple[int, ...]]:
     """
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
+        if value.is_nested or torch.nn.parameter.is_lazy(value):
+            raise LayoutError(f"tensor {name!r} is nested, or a parameter without a shape yet: run the model once")
         dtype, shape = str(value.dtype).removeprefix("torch."), tuple(value.shape)
         if value.is_meta or value.layout is not torch.strided:
             raise LayoutError(f"tensor {name!r} has no dense data (device {value.device}, layout {value.layout})")
+    elif isinstance(value, np.ma.MaskedArray):
+        raise LayoutError(f"{name!r} is a masked array; fill it first")
     elif isinstance(value, (np.ndarray, np.generic)):
         dtype, shape = value.dtype.name, value.shape
     else:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from io import BufferedReader, BytesIO
-from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Protocol
 
 from .errors import FormatError, StateError
-from .files import replace_file
+from .files import open_regular, replace_file
 from .header import Frame, Header
 from .wire import DIGEST_NBYTES, PREAMBLE_NBYTES, check_digest, frame_digest, head_nbytes
 
@@ -46,6 +45,8 @@ class Update:
         DuplicateError
             If the header lists a site or nonce twice.
         """
+        if not isinstance(blob, (bytes, bytearray, memoryview)):
+            raise FormatError(f"an update is bytes, not {type(blob).__name__}")
         blob = bytes(blob)  # what can change must not: bytes themselves are not copied by this
         header = _read_header(BytesIO(blob), len(blob))
         return cls(header, MemoryBody(memoryview(blob)[len(header.head) :], blob))
@@ -57,7 +58,7 @@ class Update:
         The file stays open until `close`, or the end of a ``with`` block.
         """
         try:
-            file = Path(path).open("rb")  # noqa: SIM115  # the update closes it
+            file = open_regular(path)
         except OSError as error:
             raise FormatError(f"cannot read {os.fspath(path)!r}: {error.strerror}") from error
         try:

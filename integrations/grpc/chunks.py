@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from secagg import Update
-from secagg.errors import FormatError
+from secagg.errors import FormatError, StorageError
 
 #: Payload and digest of the largest frame (docs/wire-format.md).
 MAX_FRAME_CHUNK_NBYTES = (1 << 20) + 32
@@ -65,15 +65,18 @@ def receive(
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file beside `path` that takes its place if nothing goes wrong."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    """Open a file beside `path` that takes its place if nothing goes wrong; `StorageError` if it cannot be written."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                yield file
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise StorageError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
 
 
 class Outgoing:

@@ -22,6 +22,7 @@ from . import secagg_pb2_grpc as pb_grpc
 from .address import is_loopback, parse_address
 from .chunks import MAX_MESSAGE_NBYTES, Outgoing, Progress, receive, replacing
 from .handshake import check_handshake
+from .rounds import MAX_TIMEOUT_SECONDS
 from .status import error_of, transport_error
 from .tls import Tls, check_name
 
@@ -111,8 +112,8 @@ class SiteSession:
         host, _ = parse_address(address)
         if tls is None and not is_loopback(host):
             raise ConfigError(f"without certificates a site connects to a loopback address only, not to {host!r}")
-        if not 0 < timeout < float("inf"):
-            raise ConfigError(f"the timeout is {timeout} s; use a positive number of seconds")
+        if not 0 < timeout <= MAX_TIMEOUT_SECONDS:
+            raise ConfigError(f"the timeout is {timeout} s; use more than 0 and at most {MAX_TIMEOUT_SECONDS:g} s")
         self.site_name = check_name(site_name)
         self._address = address
         self._tls = tls

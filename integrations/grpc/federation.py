@@ -4,6 +4,7 @@
 ``aggregate-<r>.secagg``   aggregates of the last two rounds
 ``spool/``                 uploads on their way; each file goes when its upload ends
 ``rounds.jsonl``           one line a round: `secagg.integrations.grpc.records`
+``lock``                   held by the server that works here
 =========================  =============================================================
 
 A federation that is made on a run folder with aggregates goes on after the last of them.
@@ -11,22 +12,27 @@ A federation that is made on a run folder with aggregates goes on after the last
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import re
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import secagg
-from secagg.errors import ConfigError, IdentityError, MismatchError, SecAggError, TransportError
+from secagg.errors import ConfigError, IdentityError, MismatchError, SecAggError, StorageError, TransportError
 
 from .records import RoundRecord, UploadRecord
 from .rounds import Admission, Due, Rounds, Snapshot
 
 _AGGREGATE = re.compile(r"aggregate-(\d+)\.secagg")
 _POLL_SECONDS = 1.0
+
+#: Of uploads on their way: only such files of the spool are ever deleted.
+SPOOL_SUFFIX = ".upload"
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +47,16 @@ class Federation:
     key : secagg.ServerKey
         The server's half of the key; it holds no secret.
     folder : path
-        Run folder; made if it does not exist. One server at a time uses it.
+        Run folder; made if it does not exist. One server at a time uses it: it is locked until `close`.
     round_timeout : float
         Seconds after which a round ends without the missing sites.
 
     Raises
     ------
     ConfigError
-        If the folder cannot be used, or its aggregates were made under another key.
+        If the folder cannot be used, another server uses it, or its aggregates were made under another key.
+    FormatError
+        If an aggregate in it is damaged.
     """
 
     def __init__(
@@ -61,17 +69,20 @@ class Federation:
         self.spool = self._folder / "spool"
         self._changed = threading.Condition()
         self._closed = False
-        headers = self._open_folder()
-        self._layout = headers[max(headers)].layout if headers else None
-        self._rounds = Rounds(
-            min_clients=config.aggregation.min_clients,
-            max_clients=config.aggregation.max_clients,
-            timeout=round_timeout,
-            completed={
-                number: {item.site: item.nonce for item in header.contributions} for number, header in headers.items()
-            },
-        )
-        self._begin()
+        with ExitStack() as held:  # gives the lock back if anything below fails
+            headers = self._open_folder(held)
+            self._layout = headers[max(headers)].layout if headers else None
+            self._rounds = Rounds(
+                min_clients=config.aggregation.min_clients,
+                max_clients=config.aggregation.max_clients,
+                timeout=round_timeout,
+                completed={
+                    number: {item.site: item.nonce for item in header.contributions}
+                    for number, header in headers.items()
+                },
+            )
+            self._begin()
+            self._held = held.pop_all()
 
     def join(self, site: str) -> int:
         """Take `site` into the roster; return the number of the open round.
@@ -203,6 +214,7 @@ class Federation:
         """Let those go who wait; the open round is given up."""
         with self._changed:
             self._closed = True
+            self._held.close()
             self._changed.notify_all()
 
     def _settle(self, now: float) -> None:
@@ -219,10 +231,8 @@ class Federation:
         try:
             aggregate = self._aggregator.finish()
             aggregate.save(self._path(round))
-        except OSError as error:
-            self._fail(
-                now, TransportError(f"the server could not store the aggregate of round {round}: {error.strerror}")
-            )
+        except StorageError as error:
+            self._fail(now, TransportError(f"the server could not store the aggregate of round {round}: {error}"))
             return
         except SecAggError as error:
             self._fail(now, error)
@@ -270,12 +280,15 @@ class Federation:
         matches = ((_AGGREGATE.fullmatch(path.name), path) for path in self._folder.iterdir())
         return {int(match[1]): path for match, path in matches if match}
 
-    def _open_folder(self) -> dict[int, secagg.Header]:
+    def _open_folder(self, held: ExitStack) -> dict[int, secagg.Header]:
         try:
             self.spool.mkdir(parents=True, exist_ok=True)
-            for leftover in self.spool.iterdir():
+            fcntl.flock(held.enter_context((self._folder / "lock").open("ab")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for leftover in self.spool.glob(f"*{SPOOL_SUFFIX}"):
                 leftover.unlink()
             stored = self._stored()
+        except BlockingIOError as error:
+            raise ConfigError(f"another server works in the run folder {self._folder}; give each its own") from error
         except OSError as error:
             raise ConfigError(f"cannot use the run folder {self._folder}: {error.strerror}") from error
         headers = {}

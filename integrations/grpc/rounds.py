@@ -31,6 +31,9 @@ from secagg.errors import (
     StateError,
 )
 
+#: Longest timeout, four months: clocks and gRPC's deadlines do not take every float.
+MAX_TIMEOUT_SECONDS = 1e7
+
 #: How many completed rounds are remembered, and how many aggregates are kept.
 KEPT_ROUNDS = 2
 
@@ -96,8 +99,8 @@ class Rounds:
         timeout: float,
         completed: Mapping[int, Mapping[str, bytes]] | None = None,
     ) -> None:
-        if not 0 < timeout < float("inf"):
-            raise ConfigError(f"the round timeout is {timeout} s; use a positive number of seconds")
+        if not 0 < timeout <= MAX_TIMEOUT_SECONDS:
+            raise ConfigError(f"the round timeout is {timeout} s; use above 0 and at most {MAX_TIMEOUT_SECONDS:g} s")
         self._min_clients = min_clients
         self._max_clients = max_clients
         self._timeout = timeout

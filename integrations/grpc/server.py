@@ -23,7 +23,7 @@ from . import secagg_pb2 as pb
 from . import secagg_pb2_grpc as pb_grpc
 from .address import is_loopback, parse_address
 from .chunks import MAX_MESSAGE_NBYTES, receive
-from .federation import Federation
+from .federation import SPOOL_SUFFIX, Federation
 from .rounds import Admission
 from .status import abort
 from .tls import Tls, check_name
@@ -109,6 +109,7 @@ class Server:
             else:
                 port = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
+            self._federation.close()
             raise TransportError(
                 f"cannot listen on {address}: the port is taken or not allowed, or certificate and key do not fit"
             ) from error
@@ -191,7 +192,9 @@ class _Servicer(pb_grpc.SecureAggregationServicer):
             if admission is Admission.ADD:
                 with (
                     self._only_upload_of(header.site, context),
-                    tempfile.NamedTemporaryFile(dir=self._federation.spool, prefix=f"{header.site}-") as file,
+                    tempfile.NamedTemporaryFile(
+                        dir=self._federation.spool, prefix=f"{header.site}-", suffix=SPOOL_SUFFIX
+                    ) as file,
                 ):
                     receive(file, head, chunks, header.nbytes)
                     admission = self._federation.add(Path(file.name), header, time.monotonic() - started)

@@ -38,8 +38,8 @@ class Backend(ABC):
         If the HE library is not installed.
     ConfigError
         If the library cannot work with these params.
-    KeyFileError
-        If the key does not belong to the params.
+    BackendError
+        If the library refuses the key.
     """
 
     #: Value of ``he.lib`` that selects the backend.

@@ -50,7 +50,7 @@ def load_backend(lib: str) -> type[Backend]:
         raise ConfigError(f"he.lib is {lib!r}; the registered backends are {', '.join(points) or 'none'}")
     try:
         backend = points[lib].load()
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # a plug-in can fail in any way, and must not take the others down
         raise BackendUnavailableError(f"backend {lib!r} cannot be loaded from {points[lib].value}: {error}") from error
     if not (isinstance(backend, type) and issubclass(backend, Backend)):
         raise ConfigError(f"the entry point {points[lib].value} of backend {lib!r} is no secagg.backends.base.Backend")

@@ -47,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        print(f"secagg: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("secagg: stopped", file=sys.stderr)
         return 130

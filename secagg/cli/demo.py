@@ -16,7 +16,7 @@ from .children import Children
 from .demo_report import RoundResult, combine, print_table, write_curves, write_report
 from .keygen import make_kits
 from .progress import progress
-from .task import SiteRecord, check_positive, read_records
+from .task import SiteRecord, check_least, read_records
 
 EXAMPLE = "secagg demo --sites 3 --rounds 4 --backend pyfhel --encrypt conv"
 
@@ -38,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run both federations, print the table, write ``report.json`` and ``curves.png``."""
     start = time.perf_counter()
-    rounds, config = check_positive("--rounds", options.rounds), demo_config(options)
+    check_least("--seed", options.seed, 0)
+    rounds, config = check_least("--rounds", options.rounds), demo_config(options)
     out = options.run_dir or Path("runs", datetime.now().strftime("demo-%Y%m%d-%H%M%S"))
     sites = [f"site-{number}" for number in range(1, options.sites + 1)]
     make_kits(config, out / "kits", sites, [])

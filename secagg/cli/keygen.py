@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import yaml
 
@@ -12,6 +13,8 @@ from ..errors import ConfigError, KeyFileError
 from ..header import check_site
 from ..keygen import generate_keys
 from .kit import CLIENT_KEY_FILE, CONFIG_FILE, SERVER_KEY_FILE
+
+_MAX_DAYS = 36_500
 
 EXAMPLE = "secagg keygen federation.yaml --out kits --sites site-1 site-2 site-3 --host fl.example.org"
 
@@ -52,19 +55,25 @@ def make_kits(config: Config, out: Path, sites: list[str], hosts: list[str], day
         check_site(site)
     if len({*sites, "server"}) != len(sites) + 1:
         raise ConfigError(f"the names {', '.join(sites)} must be distinct, and none of them 'server'")
+    if not 1 <= days <= _MAX_DAYS:
+        raise ConfigError(f"--days is {days}; certificates are valid for 1 to {_MAX_DAYS} days")
+    if out.exists():
+        raise KeyFileError(f"{out} exists; name a new folder, kits are never overwritten")
     keys = generate_keys(config)
+    text = yaml.safe_dump(config.to_dict(), sort_keys=False, default_flow_style=None)
     try:
-        out.mkdir(parents=True)
-    except FileExistsError as error:
-        raise KeyFileError(f"{out} exists; name a new folder, kits are never overwritten") from error
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as room:  # made with 0o700
+            kits = Path(room, "kits")
+            kits.mkdir()
+            authority = Authority.create(kits, days=days)
+            authority.issue_server(hosts, days=days)
+            for name in sites:
+                authority.issue_site(name, days=days)
+                keys.client.save(kits / name / CLIENT_KEY_FILE)
+            keys.server.save(kits / "server" / SERVER_KEY_FILE)
+            for name in ("server", *sites):
+                (kits / name / CONFIG_FILE).write_text(text, encoding="utf-8")
+            kits.rename(out)
     except OSError as error:
         raise KeyFileError(f"cannot make {out}: {error.strerror}") from error
-    authority = Authority.create(out, days=days)
-    authority.issue_server(hosts, days=days)
-    for name in sites:
-        authority.issue_site(name, days=days)
-        keys.client.save(out / name / CLIENT_KEY_FILE)
-    keys.server.save(out / "server" / SERVER_KEY_FILE)
-    text = yaml.safe_dump(config.to_dict(), sort_keys=False, default_flow_style=None)
-    for name in ("server", *sites):
-        (out / name / CONFIG_FILE).write_text(text, encoding="utf-8")

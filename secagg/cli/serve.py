@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--round-timeout", type=float, default=3600.0, metavar="SECONDS", help="longest round (default: 3600)"
     )
     parser.add_argument(
-        "--insecure", action="store_true", help="serve without certificates; on a loopback address only"
+        "--insecure",
+        action="store_true",
+        help="without certificates if the kit has none; on a loopback address only",
     )
 
 

@@ -10,7 +10,7 @@ from ..client import Client
 from ..errors import KeyMismatchError, StateError
 from .kit import TLS_FILE, load_site_kit
 from .progress import progress
-from .task import LocalTask, Part, SiteRecord, check_positive
+from .task import LocalTask, Part, SiteRecord, check_least
 
 EXAMPLE = "secagg site kits/site-1 --server fl.example.org:8443 --part 1/3 --rounds 4"
 
@@ -34,8 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Train, encrypt, upload, wait, decrypt; `rounds` times."""
-    rounds = check_positive("--rounds", options.rounds)
-    check_positive("--threads", options.threads)
+    rounds = check_least("--rounds", options.rounds)
+    check_least("--threads", options.threads)
+    check_least("--seed", options.seed, 0)
     config, key = load_site_kit(options.kit)
     site = Client(config, key, options.name or options.kit.resolve().name)
 
@@ -45,7 +46,10 @@ def run(options: argparse.Namespace) -> None:
     from ..integrations.monai import SecAggHandler
 
     torch.set_num_threads(options.threads)
-    task = LocalTask(options.part, options.seed)
+    with progress("load the brain MRI"):
+        task = LocalTask(options.part, options.seed)
+    if options.report is not None:
+        options.report.open("ab").close()  # what cannot be written must not be found out after training
     upload, download = options.kit / "update.secagg", options.kit / "aggregate.secagg"
     handler = SecAggHandler(site, weight=len(task.patches), global_state=task.network.state_dict(), upload_path=upload)
     tls = Tls.load(options.kit) if (options.kit / TLS_FILE).exists() else None

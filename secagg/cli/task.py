@@ -103,8 +103,8 @@ class LocalTask:
         return self._mni152.dice(self.network, self._validation)
 
 
-def check_positive(option: str, value: int) -> int:
-    """Return the value of an option, or raise `ConfigError` if it is below 1."""
-    if value < 1:
-        raise ConfigError(f"{option} is {value}; use 1 or more")
+def check_least(option: str, value: int, least: int = 1) -> int:
+    """Return the value of an option, or raise `ConfigError` if it is below `least`."""
+    if value < least:
+        raise ConfigError(f"{option} is {value}; use {least} or more")
     return value

@@ -84,6 +84,16 @@ def test_keygen_refuses_names(secagg: Secagg, config: Path, tmp_path: Path, name
     assert not (tmp_path / "kits").exists()
 
 
+@pytest.mark.parametrize("arguments", [("--days", 0), ("--days", 10**8), ("--host", "hôte")])
+def test_keygen_leaves_nothing_half_made(
+    secagg: Secagg, config: Path, tmp_path: Path, arguments: tuple[object, ...]
+) -> None:
+    result = secagg("keygen", config, "--out", "kits", "--sites", "a", "b", *arguments)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [config.name]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -15,7 +15,7 @@ from federation import CLARA, TINY, federate, other_keys, random_states
 
 import secagg
 from secagg import ClientKey, ServerKey, load_key
-from secagg.errors import KeyFileError, MismatchError
+from secagg.errors import KeyFileError, MismatchError, StorageError
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def refused(path, blob, match):
 def test_a_missing_key_file(tmp_path):
     with pytest.raises(KeyFileError, match="cannot read the key file .*No such file"):
         load_key(tmp_path / "client.key")
-    with pytest.raises(KeyFileError, match="cannot read the key file .*directory"):
+    with pytest.raises(KeyFileError, match="cannot read the key file .*not a regular file"):
         load_key(tmp_path)
 
 
@@ -314,7 +314,7 @@ def test_a_key_is_saved_whole_or_not_at_all(keys, path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", no_space)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StorageError, match="No space left"):
         keys.client.save(path)
     assert path.read_bytes() == before
     assert [item.name for item in path.parent.iterdir()] == [path.name]

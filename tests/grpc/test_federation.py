@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import secagg
-from secagg.errors import StateError, TransportError
+from secagg.errors import ConfigError, StateError, TransportError
+from secagg.integrations.grpc import SiteSession
 from secagg.integrations.grpc.federation import Federation
 
 STATE = {"w": np.full(5, 0.5, np.float32)}
@@ -61,3 +62,29 @@ def test_a_disk_that_fails_between_verifying_and_adding(provision: Any, monkeypa
     with federation.wait(0, first.header.contributions[0].nonce, lambda: True) as aggregate:  # type: ignore[union-attr]
         mean = provision.clients["site-3"].decrypt(aggregate, like=STATE)
     assert abs(mean["w"] - 0.5).max() < 1e-6
+    federation.close()
+
+
+def test_only_its_own_uploads_are_cleared_away(provision: Any, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    (spool / "mail").write_text("not ours")
+    (spool / "site-1-x.upload").write_text("left by a server that was killed")
+    Federation(provision.config, provision.keys.server, tmp_path, round_timeout=10.0).close()
+    assert [path.name for path in spool.iterdir()] == ["mail"]
+
+
+def test_one_server_a_folder(provision: Any, tmp_path: Path) -> None:
+    first = Federation(provision.config, provision.keys.server, tmp_path, round_timeout=10.0)
+    with pytest.raises(ConfigError, match="another server works in the run folder"):
+        Federation(provision.config, provision.keys.server, tmp_path, round_timeout=10.0)
+    first.close()
+    Federation(provision.config, provision.keys.server, tmp_path, round_timeout=10.0).close()
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, 1e12, float("inf"), float("nan")])
+def test_timeouts_that_cannot_be(provision: Any, tmp_path: Path, timeout: float) -> None:
+    with pytest.raises(ConfigError, match="the round timeout is"):
+        Federation(provision.config, provision.keys.server, tmp_path, round_timeout=timeout)
+    with pytest.raises(ConfigError, match="the timeout is"):
+        SiteSession("127.0.0.1:1", "site-1", tls=None, timeout=timeout)

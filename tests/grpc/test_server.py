@@ -268,7 +268,7 @@ def test_a_server_that_starts_again_goes_on(start_server: StartServer, provision
     for future in waiting:
         future.result().close()
     server.stop()
-    (server.folder / "run" / "spool" / "leftover").write_bytes(b"of a crash")
+    (server.folder / "run" / "spool" / "leftover.upload").write_bytes(b"of a crash")
     server.start()
     assert server.spool == []
     with server.session("site-1") as session:
