@@ -10,12 +10,18 @@ extensions = [
     Extension(
         f"secagg_ext._cython.{name}",
         [f"{KERNELS}/{name}.pyx"],
-        depends=[f"{KERNELS}/{header}"],
+        depends=[f"{KERNELS}/{header}" for header in headers],
         include_dirs=[np.get_include(), KERNELS],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
-        extra_compile_args=["-O3"],
+        # A product and a sum fused into one rounding would differ from NumPy's, and from one machine to the next.
+        extra_compile_args=["-O3", "-ffp-contract=off"],
     )
-    for name, header in (("tensors", "floats.h"), ("words", "bits.h"))
+    for name, *headers in (
+        ("tensors", "floats.h"),
+        ("words", "bits.h"),
+        ("lanes", "lanes.h", "floats.h", "clones.h"),
+        ("seeds", "seeds.h", "clones.h"),
+    )
 ]
 
 setup(ext_modules=cythonize(extensions, language_level=3))

@@ -1,4 +1,4 @@
-"""Kernels of secagg: tensors to float vectors and back, words bit-packed and added modulo their ring.
+"""Kernels of secagg: tensors to float vectors or lanes of integers, and back; words bit-packed, added and sampled.
 
 Each kernel exists twice with one signature and one result, to the bit: compiled (`secagg_ext._cython`) and in
 plain NumPy (`secagg_ext._numpy`), which is also where each is documented. `IMPLEMENTATION` says which one runs:
@@ -13,12 +13,16 @@ import sys
 
 __all__ = [
     "IMPLEMENTATION",
+    "add_samples",
     "add_words",
     "block_nbytes",
     "check_words",
+    "dequantise",
     "first_out_of_range",
     "flatten",
     "pack_words",
+    "quantise",
+    "replace_mask",
     "scatter",
     "unpack_words",
 ]
@@ -53,23 +57,31 @@ IMPLEMENTATION = _choose()
 
 if IMPLEMENTATION == "cython":
     from secagg_ext._cython import (
+        add_samples,
         add_words,
         block_nbytes,
         check_words,
+        dequantise,
         first_out_of_range,
         flatten,
         pack_words,
+        quantise,
+        replace_mask,
         scatter,
         unpack_words,
     )
 else:
     from secagg_ext._numpy import (
+        add_samples,
         add_words,
         block_nbytes,
         check_words,
+        dequantise,
         first_out_of_range,
         flatten,
         pack_words,
+        quantise,
+        replace_mask,
         scatter,
         unpack_words,
     )

@@ -1,6 +1,6 @@
 /* Floats by their bits, in integer arithmetic that compilers vectorise: magnitudes compared with a bound; float16
  * and bfloat16 patterns to float and back. Rounding is to nearest, ties to even; a NaN stays a NaN and keeps the
- * payload that fits. */
+ * payload that fits. Then whole stretches of tensors, of any dtype, as doubles and back. */
 #ifndef SECAGG_EXT_FLOATS_H
 #define SECAGG_EXT_FLOATS_H
 
@@ -45,6 +45,22 @@ static inline ptrdiff_t first_beyond(const double *values, ptrdiff_t count, doub
     return i;
 }
 
+/* The same of floats, without making doubles of them. */
+static inline ptrdiff_t first_beyond_float(const float *values, ptrdiff_t count, double bound)
+{
+    uint32_t limit = bits_of((float)bound), borrow = 0;
+    ptrdiff_t i;
+    if ((double)float_of(limit) > bound)
+        limit--; /* the largest float that is not over the bound, which is no float itself */
+    for (i = 0; i < count; i++)
+        borrow |= limit - (bits_of(values[i]) & 0x7FFFFFFF);
+    if (!(borrow >> 31))
+        return -1;
+    for (i = 0; (bits_of(values[i]) & 0x7FFFFFFF) <= limit; i++)
+        ;
+    return i;
+}
+
 static inline float float_from_bfloat16(uint16_t pattern)
 {
     return float_of((uint32_t)pattern << 16);
@@ -81,4 +97,58 @@ static inline uint16_t float16_from_float(float value)
         half = bits > 0x7F800000u ? 0x7E00 | ((bits >> 13) & 0x3FF) : 0x7C00;
     return (uint16_t)(half | sign >> 16);
 }
+
+/* What the elements of a tensor are. */
+enum tensor_dtype { OF_FLOAT16, OF_BFLOAT16, OF_FLOAT32, OF_FLOAT64 };
+
+static inline size_t size_of_dtype(enum tensor_dtype dtype)
+{
+    return dtype == OF_FLOAT64 ? 8 : dtype == OF_FLOAT32 ? 4 : 2;
+}
+
+/* wide = tensor. */
+static inline void widen(const void *tensor, enum tensor_dtype dtype, ptrdiff_t count, double *wide)
+{
+    const uint16_t *const patterns = tensor;
+    const float *const singles = tensor;
+    const double *const doubles = tensor;
+    ptrdiff_t i;
+    if (dtype == OF_FLOAT32)
+        for (i = 0; i < count; i++)
+            wide[i] = singles[i];
+    else if (dtype == OF_FLOAT64)
+        for (i = 0; i < count; i++)
+            wide[i] = doubles[i];
+    else if (dtype == OF_FLOAT16)
+        for (i = 0; i < count; i++)
+            wide[i] = float_from_float16(patterns[i]);
+    else
+        for (i = 0; i < count; i++)
+            wide[i] = float_from_bfloat16(patterns[i]);
+}
+
+/* tensor = reals * factor, from doubles and from floats: the products are of doubles either way. */
+#define DEFINE_NARROW(name, real) \
+    static inline void name(const real *reals, double factor, enum tensor_dtype dtype, ptrdiff_t count, void *tensor) \
+    { \
+        uint16_t *const patterns = tensor; \
+        float *const singles = tensor; \
+        double *const doubles = tensor; \
+        ptrdiff_t i; \
+        if (dtype == OF_FLOAT32) \
+            for (i = 0; i < count; i++) \
+                singles[i] = (float)(reals[i] * factor); \
+        else if (dtype == OF_FLOAT64) \
+            for (i = 0; i < count; i++) \
+                doubles[i] = reals[i] * factor; \
+        else if (dtype == OF_FLOAT16) \
+            for (i = 0; i < count; i++) \
+                patterns[i] = float16_from_float((float)(reals[i] * factor)); \
+        else \
+            for (i = 0; i < count; i++) \
+                patterns[i] = bfloat16_from_float((float)(reals[i] * factor)); \
+    }
+DEFINE_NARROW(narrow_doubles, double)
+DEFINE_NARROW(narrow_singles, float)
+#undef DEFINE_NARROW
 #endif
