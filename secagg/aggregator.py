@@ -11,7 +11,8 @@ from .errors import CapacityError, FormatError, LayoutError, QuorumError, RoundM
 from .header import Contribution, Header, check_round, refuse_duplicates
 from .key import ServerKey, check_role
 from .layout import Layout
-from .ring import CLEAR_RING
+from .params import LatticeParams
+from .ring import CLEAR_RING, Ring
 from .update import MemoryBody, Update
 from .wire import DIGEST_NBYTES, frame_digest
 
@@ -50,7 +51,7 @@ class Aggregator:
         self._key = key
         self._round = check_round(round)
         self._layout = layout
-        self._rings = {"encrypted": key.ring, "clear": CLEAR_RING}
+        self._rings = {"encrypted": Ring.of_update(config.params, key.primes), "clear": CLEAR_RING}
         self._contributions: list[Contribution] = []
         self._total = np.empty(0, dtype=np.uint8)
         self._closed: str | None = None
@@ -118,10 +119,11 @@ class Aggregator:
         """
         header = update.header
         self._check(header)
+        whole = isinstance(header.params, LatticeParams) and not header.params.seeded  # both polynomials are there
         for frame, payload in update.frames():
             packed = np.frombuffer(payload, np.uint8)
             self._rings[frame.section].check(packed)
-            if frame.section == "encrypted":
+            if frame.section == "encrypted" and whole:
                 _refuse_transparent(np.split(packed, frame.blocks))
         if not self._contributions:
             self._total = np.zeros(header.nbytes - len(header.head), dtype=np.uint8)
@@ -154,6 +156,7 @@ class Aggregator:
         header = Header(
             kind="aggregate",
             round=self._round,
+            epoch=self._key.epoch,
             key=self._key.fingerprint,
             params=self._config.params,
             aggregation=self._config.aggregation,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .codec import codec_for
 from .config import Config
 from .errors import CapacityError, ConfigError, KeyMismatchError, LayoutError, MismatchError
 from .header import Header
@@ -9,11 +10,18 @@ from .key import ServerKey
 
 
 def check_key(config: Config, key: ServerKey) -> None:
-    """Raise `MismatchError` if a key was made for other params than those of `config`."""
-    if key.params != config.params:
-        raise MismatchError(
-            f"the key was made for {key.params.to_dict()}, the configuration has {config.params.to_dict()}"
-        )
+    """Hold a key against the configuration.
+
+    Raises
+    ------
+    MismatchError
+        If it was made for other params.
+    ConfigError
+        If sums of ``max_clients`` updates would not fit the key's moduli.
+    """
+    if key.params.of_key != config.params.of_key:
+        raise MismatchError(f"the key was made for {key.params.of_key}, the configuration has {config.params.of_key}")
+    codec_for(config.params, config.aggregation).check_moduli(key.primes, key.plain_modulus)
 
 
 def check_header(header: Header, kind: str, config: Config, key: ServerKey) -> None:
@@ -24,7 +32,7 @@ def check_header(header: Header, kind: str, config: Config, key: ServerKey) -> N
     MismatchError
         Another kind than `kind`, or other params or aggregation numbers.
     KeyMismatchError
-        Another key.
+        Another key, or one of another epoch.
     LayoutError
         Another set of encrypted tensors than ``encrypt`` demands: plaintext where ciphertext belongs, say.
     CapacityError
@@ -41,6 +49,8 @@ def check_header(header: Header, kind: str, config: Config, key: ServerKey) -> N
             raise MismatchError(
                 f"{who} has aggregation.{name} {theirs!r}, expected {mine!r}: give all sites one config"
             )
+    if header.epoch != key.epoch:
+        raise KeyMismatchError(f"{who} is of epoch {header.epoch} of the key, expected epoch {key.epoch}")
     if header.key != key.fingerprint:
         raise KeyMismatchError(f"{who} is under key {header.key[:16]}…, expected {key.fingerprint[:16]}…")
     try:

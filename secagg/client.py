@@ -6,8 +6,10 @@ import copy
 import math
 import os
 import secrets
+import sys
 import threading
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from io import BytesIO
 from typing import Any, BinaryIO
 
@@ -15,17 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .agreement import check_header, check_key
-from .backends.base import Backend
 from .backends.registry import load_backend
-from .codec import FixedPointCodec, RealCodec
+from .clear_codec import FixedPointCodec
+from .codec import Encoder, codec_for
 from .config import Config
 from .errors import DecryptionError, LayoutError, QuorumError, RangeError, show
+from .feedback import Feedback
 from .files import replace_file
 from .flat import FlatVector
 from .header import NONCE_NBYTES, Contribution, Header, check_round, check_site
 from .key import ClientKey, check_role
 from .layout import Layout
-from .ring import Ring
+from .params import QuantisedParams
+from .ring import CLEAR_RING, Ring
 from .tensors import FLOAT_DTYPES, from_vector, to_vector
 from .update import Update, UpdateWriter
 
@@ -60,19 +64,27 @@ class Client:
         self._config = config
         self._key = key.server
         self._name = check_site(name)
-        backend = load_backend(config.lib)(config.params, key)
+        self._backend = load_backend(config.lib)(config.params, key)
         self._lock = threading.Lock()  # a backend's buffers serve one block at a time
-        self._real = RealCodec(config.params, config.aggregation)
-        self._codecs: dict[str, _Ciphertexts | FixedPointCodec] = {
-            "encrypted": _Ciphertexts(self._real, backend, key.server.ring),
-        }
-        if config.encrypt.leaves_clear:
-            self._codecs["clear"] = FixedPointCodec(config.aggregation)
+        self._ring = Ring.of_update(config.params, key.server.primes)
+        self._codec = codec_for(config.params, config.aggregation)
+        self._clear = FixedPointCodec(config.aggregation) if config.encrypt.leaves_clear else None
+        params = config.params
+        self._clips = isinstance(params, QuantisedParams) and params.overflow == "clip"
+        self._feedback = Feedback() if isinstance(params, QuantisedParams) and params.error_feedback else None
+        self._clipped = 0
+        # What one update drops is due to the next: with error feedback, updates are made one after another.
+        self._turn: AbstractContextManager[object] = threading.Lock() if self._feedback else nullcontext()
 
     @property
     def name(self) -> str:
         """Name of the site."""
         return self._name
+
+    @property
+    def clipped(self) -> int:
+        """How many values of the last update were beyond ``max_abs`` and were clipped (``overflow: clip``)."""
+        return self._clipped
 
     def layout(self, state: Mapping[str, Any]) -> Layout:
         """Return how a state dict would be sent: what is encrypted, what is clear, what stays here.
@@ -110,6 +122,7 @@ class Client:
         fraction = float(weight) / largest
         if fraction == 0:
             raise RangeError(f"weight {weight} is nothing beside aggregation.max_weight {largest:g}; lower max_weight")
+        self._codec.check_fraction(fraction)
         return fraction
 
     def encrypt(self, state: Mapping[str, Any], weight: float = 1.0, round: int = 0) -> Update:
@@ -140,14 +153,15 @@ class Client:
             If a pattern of the configuration matches no tensor.
         """
         stream = BytesIO()
-        self._write(stream, state, weight, round)
+        with self._turn:
+            self._write(stream, state, weight, round)
         return Update.from_bytes(stream.getvalue())
 
     def encrypt_to(
         self, path: str | os.PathLike[str], state: Mapping[str, Any], weight: float = 1.0, round: int = 0
     ) -> None:
         """Encrypt into a file, a frame at a time; the file appears whole or not at all. See `encrypt`."""
-        with replace_file(path) as file:
+        with self._turn, replace_file(path) as file:
             self._write(file, state, weight, round)
 
     def decrypt(self, aggregate: Update, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -201,101 +215,86 @@ class Client:
         fraction = self.check_weight(weight)
         check_round(round)
         layout = self.layout(state)
-        sources = {role: self._source(layout, role, state) for role in self._codecs}
+        vectors, bounds = self._sources(layout, "encrypted", state)
+        residuals = (
+            self._feedback.begin(layout.fingerprint, round, [vector.size for vector in vectors])
+            if self._feedback
+            else None
+        )
+        encoders: dict[str, Encoder] = {"encrypted": self._codec.encoder(vectors, bounds, fraction, residuals)}
+        if self._clear:
+            encoders["clear"] = self._clear.encoder(*self._sources(layout, "clear", state), fraction)
         header = Header(
             kind="update",
             round=round,
+            epoch=self._key.epoch,
             key=self._key.fingerprint,
             params=self._config.params,
             aggregation=self._config.aggregation,
             layout=layout,
             contributions=(Contribution(self._name, secrets.token_bytes(NONCE_NBYTES)),),
         )
+        cipher = self._backend.cipher(round, header.contributions)
         writer = UpdateWriter(stream, header)
         for frame in header.frames:
-            codec, source = self._codecs[frame.section], sources[frame.section]
-            values = np.empty(codec.block_size)
-            payload = np.empty(frame.nbytes, dtype=np.uint8)
-            for block, packed in enumerate(np.split(payload, frame.blocks)):
-                if source.read((frame.first_block + block) * codec.block_size, values, fraction) >= 0:
-                    raise RangeError(
-                        "a tensor changed to a value out of range while it was encrypted; nothing was sent"
-                    )
+            encoder, encrypted = encoders[frame.section], frame.section == "encrypted"
+            plain = encoder.encode(frame.first_block, frame.blocks)
+            if encoder.clipped and not (self._clips and encrypted):
+                raise RangeError("a tensor changed to a value out of range while it was encrypted; nothing was sent")
+            if encrypted:
                 with self._lock:
-                    codec.ring.pack(codec.encode(values), packed)
-            writer.write(frame, memoryview(payload))  # type: ignore[arg-type]  # an ndarray is a buffer
+                    plain = cipher.encrypt(frame.first_block, plain)
+            packed = (self._ring if encrypted else CLEAR_RING).to_bytes(plain)
+            writer.write(frame, memoryview(packed))  # type: ignore[arg-type]  # an ndarray is a buffer
+        self._clipped = encoders["encrypted"].clipped
+        if self._feedback and residuals is not None:
+            self._feedback.commit(layout.fingerprint, round, residuals)
 
-    def _source(self, layout: Layout, role: str, state: Mapping[str, Any]) -> FlatVector:
-        """Return the tensors of a role as one vector, every value checked.
-
-        The encrypted vector begins with a constant 1, which the weight turns into the weight itself.
-        """
+    def _sources(self, layout: Layout, role: str, state: Mapping[str, Any]) -> tuple[list[NDArray[Any]], list[float]]:
+        """Return the tensors of a role as vectors, every value checked, and the ``max_abs`` of each."""
         specs = layout.role(role)
         vectors = [to_vector(state[spec.name]) for spec in specs]
         bounds = [self._config.aggregation.bound(spec.name) for spec in specs]
-        fault = FlatVector(vectors, bounds).first_out_of_range()
+        clips = self._clips and role == "encrypted"
+        limits = [sys.float_info.max] * len(bounds) if clips else bounds  # NaN and infinity are no values to clip
+        fault = FlatVector(vectors, limits).first_out_of_range()
         if fault:
             spec, index = specs[fault[0]], fault[1]
             value = float(from_vector(vectors[fault[0]][index : index + 1], spec.dtype, (1,))[0])
             where = ", ".join(map(str, np.unravel_index(index, spec.shape)))
+            advice = "raise max_abs, or " if math.isfinite(value) else ""
             raise RangeError(
                 f"tensor {spec.name!r} has {value:g} at [{where}], beyond aggregation.max_abs {bounds[fault[0]]:g}: "
-                "raise max_abs, or find out why the value is so large; nothing was encrypted"
+                f"{advice}find out why the value is so large; nothing was encrypted"
             )
-        if role == "encrypted":
-            return FlatVector([np.ones(1), *vectors], [1.0, *bounds])
-        return FlatVector(vectors, bounds)
+        return vectors, bounds
 
     def _decrypt_vectors(self, aggregate: Update) -> dict[str, NDArray[Any]]:
         """Return the mean of every float tensor of an aggregate, which has been held against the configuration."""
-        header = aggregate.header
-        specs = {role: header.layout.role(role) for role in self._codecs}
-        vectors = {
-            spec.name: np.empty(spec.size, FLOAT_DTYPES[spec.dtype]) for role in self._codecs for spec in specs[role]
-        }
-        targets = {role: [vectors[spec.name] for spec in specs[role]] for role in self._codecs}
-        targets["encrypted"].insert(0, np.empty(1))  # the weight
-        means = {role: FlatVector(targets[role]) for role in self._codecs}
-        weight_sum = math.nan
+        header, aggregation = aggregate.header, self._config.aggregation
+        specs = {role: header.layout.role(role) for role in ("encrypted", "clear")}
+        vectors = {spec.name: np.empty(spec.size, FLOAT_DTYPES[spec.dtype]) for role in specs for spec in specs[role]}
+        targets = {role: [vectors[spec.name] for spec in specs[role]] for role in specs}
+        bounds = [aggregation.bound(spec.name) for spec in specs["encrypted"]]
+        sites = len(header.contributions)
+        decoder = self._codec.decoder(targets["encrypted"], bounds, sites)
+        clear = FlatVector(targets["clear"])
+        cipher = self._backend.cipher(header.round, header.contributions)
         for frame, payload in aggregate.frames():
-            codec = self._codecs[frame.section]
-            words = np.empty(codec.ring.block_size, dtype=np.uint64)
-            for block, packed in enumerate(np.split(np.frombuffer(payload, np.uint8), frame.blocks)):
-                codec.ring.unpack(packed, words)
+            if frame.section == "encrypted":  # these frames come first, and the weight first in them
+                words = self._ring.from_bytes(payload)
                 with self._lock:
-                    values = codec.decode(words)
-                if frame.index == 0 and block == 0:  # the encrypted frames come first, and the weight first in them
-                    weight_sum = self._check_weight_sum(float(values[0]), len(header.contributions))
-                start = (frame.first_block + block) * codec.block_size
-                means[frame.section].write(start, values, 1 / weight_sum)
-        self._check_means(header, vectors, weight_sum)
+                    plain = cipher.decrypt(frame.first_block, words)
+                decoder.decode(frame.first_block, plain)
+            elif self._clear:
+                self._clear.decode(frame.first_block, CLEAR_RING.from_bytes(payload), clear, decoder.weight_sum)
+        for name, vector in vectors.items():
+            self._check_mean(vector, aggregation.bound(name), sites, decoder.weight_sum)
         return vectors
 
-    def _check_weight_sum(self, weight_sum: float, sites: int) -> float:
-        """Raise `DecryptionError` unless so many sites can give this sum of weights, and noise is small beside it."""
-        if not weight_sum <= sites + self._real.sum_error(sites) or not self._real.is_precise(sites, weight_sum):
-            raise DecryptionError
-        return weight_sum
-
-    def _check_means(self, header: Header, vectors: dict[str, NDArray[Any]], weight_sum: float) -> None:
+    def _check_mean(self, vector: NDArray[Any], bound: float, sites: int, weight_sum: float) -> None:
         """Raise `DecryptionError` if a mean is beyond what honest sites can have sent."""
-        error = self._real.mean_error(len(header.contributions), weight_sum)
-        for name, vector in vectors.items():
-            largest = self._config.aggregation.bound(name) * (1 + 2.0**-7) + error  # 2**-7: rounding to bfloat16
-            if FlatVector([vector], [largest]).first_out_of_range():
-                raise DecryptionError
-
-
-class _Ciphertexts:
-    """Real codec and backend as one codec: values of a block to words, and back."""
-
-    def __init__(self, codec: RealCodec, backend: Backend, ring: Ring) -> None:
-        self._codec, self._backend = codec, backend
-        self.ring = ring
-        self.block_size = codec.block_size
-
-    def encode(self, values: NDArray[np.float64]) -> NDArray[np.uint64]:
-        return self._backend.encrypt(self._codec.encode(values))
-
-    def decode(self, words: NDArray[np.uint64]) -> NDArray[np.float64]:
-        return self._codec.decode(self._backend.decrypt(words))
+        error = self._codec.mean_error(sites, weight_sum, bound)
+        largest = bound * (1 + 2.0**-7) + error  # 2**-7: rounding to bfloat16
+        if FlatVector([vector], [largest]).first_out_of_range():
+            raise DecryptionError

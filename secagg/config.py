@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .aggregation import Aggregation, read_pattern
 from .errors import ConfigError, show
 from .params import Params
-from .plugins import registered_backends
+from .plan import plan_params, preset
+from .plugins import check_registered, registered_backends
 
 if TYPE_CHECKING:
     import yaml
 
 #: Named choices of what is encrypted.
 ENCRYPT_CHOICES = ("all", "conv", "first-middle-last")
-
-#: The most contributions that one aggregate can list.
-MAX_CLIENTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -78,95 +75,6 @@ class Encrypt:
 
 
 @dataclass(frozen=True)
-class Aggregation:
-    """How updates are added, and for how many the capacity is planned.
-
-    Parameters
-    ----------
-    min_clients, max_clients : int
-        Fewest and most contributions of an aggregate.
-    max_abs : float or dict of str to float
-        Largest absolute value of any element: one number, or patterns over tensor names to numbers, with
-        ``default`` for the tensors that no pattern matches.
-    max_weight : float
-        Largest weight that any site may give.
-    """
-
-    min_clients: int = 2
-    max_clients: int = 30
-    max_abs: float | dict[str, float] = 8.0
-    max_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("min_clients", "max_clients"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not 2 <= value <= MAX_CLIENTS:
-                raise ConfigError(
-                    f"aggregation.{name} is {show(value)}; use a whole number from 2 to {MAX_CLIENTS} "
-                    "(the sum of one update is that update)"
-                )
-        if self.min_clients > self.max_clients:
-            raise ConfigError(
-                f"aggregation.min_clients {self.min_clients} is above aggregation.max_clients {self.max_clients}"
-            )
-        object.__setattr__(self, "max_weight", _positive(self.max_weight, "aggregation.max_weight"))
-        if isinstance(self.max_abs, Mapping):
-            if not self.max_abs:
-                raise ConfigError("aggregation.max_abs is empty; give a number or {default: number, pattern: number}")
-            bounds = {
-                _pattern(key, "aggregation.max_abs"): _positive(value, f"aggregation.max_abs[{key!r}]")
-                for key, value in self.max_abs.items()
-            }
-            object.__setattr__(self, "max_abs", bounds)
-        else:
-            object.__setattr__(self, "max_abs", _positive(self.max_abs, "aggregation.max_abs"))
-
-    def bound(self, name: str) -> float:
-        """Return ``max_abs`` of the tensor `name`.
-
-        Raises
-        ------
-        ConfigError
-            If no pattern matches and there is no ``default``, or two patterns with different numbers match.
-        """
-        if isinstance(self.max_abs, float):
-            return self.max_abs
-        matches = {key: value for key, value in self.max_abs.items() if key != "default" and fnmatchcase(name, key)}
-        if len(set(matches.values())) > 1:
-            raise ConfigError(
-                f"aggregation.max_abs: tensor {name!r} matches {', '.join(matches)} with different numbers"
-            )
-        if matches:
-            return next(iter(matches.values()))
-        if "default" not in self.max_abs:
-            raise ConfigError(f"aggregation.max_abs has no pattern for tensor {name!r}; add one, or a default")
-        return self.max_abs["default"]
-
-    def check_patterns(self, names: Iterable[str]) -> None:
-        """Raise `ConfigError` if a pattern of ``max_abs`` matches none of `names`."""
-        if isinstance(self.max_abs, float):
-            return
-        names = list(names)
-        for pattern in self.max_abs:
-            if pattern != "default" and not any(fnmatchcase(name, pattern) for name in names):
-                raise ConfigError(f"aggregation.max_abs: pattern {pattern!r} matches no tensor")
-
-    @property
-    def bounds(self) -> tuple[float, ...]:
-        """All numbers of ``max_abs``."""
-        return (self.max_abs,) if isinstance(self.max_abs, float) else tuple(self.max_abs.values())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the ``aggregation`` block."""
-        return {
-            "min_clients": self.min_clients,
-            "max_clients": self.max_clients,
-            "max_abs": self.max_abs if isinstance(self.max_abs, float) else dict(self.max_abs),
-            "max_weight": self.max_weight,
-        }
-
-
-@dataclass(frozen=True)
 class Config:
     """A whole, validated configuration; build it with `from_dict` or `load`.
 
@@ -188,9 +96,7 @@ class Config:
     aggregation: Aggregation = field(default_factory=Aggregation)
 
     def __post_init__(self) -> None:
-        known = registered_backends()
-        if self.lib not in known:
-            raise ConfigError(f"he.lib is {self.lib!r}; the registered backends are {', '.join(known) or 'none'}")
+        check_registered(self.lib)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Config:
@@ -199,7 +105,8 @@ class Config:
         Parameters
         ----------
         data : mapping
-            The keys ``he`` (``lib``, ``config``), ``encrypt`` and ``aggregation``; only ``he`` is required.
+            The keys ``he`` (``lib`` and ``config``, or ``preset``), ``encrypt`` and ``aggregation``; only ``he`` is
+            required. What ``he.config`` leaves out is planned, see `secagg.plan`.
 
         Raises
         ------
@@ -209,17 +116,22 @@ class Config:
         if not isinstance(data, Mapping):
             raise ConfigError(f"the configuration is {show(data)}; it must be a block of keys and values")
         _only(data, ("he", "encrypt", "aggregation"), "the configuration")
+        numbers = _block(data, "aggregation") if "aggregation" in data else {}
+        _only(numbers, tuple(Aggregation().to_dict()), "aggregation")
+        aggregation = Aggregation(**numbers)
         he = _block(data, "he")
-        _only(he, ("lib", "config"), "he")
+        _only(he, ("preset",) if "preset" in he else ("lib", "config", "preset"), "he")
+        if "preset" in he:
+            he = preset(he["preset"])
         if "lib" not in he:
-            raise ConfigError(f"he needs 'lib', one of {', '.join(registered_backends())}")
-        aggregation = _block(data, "aggregation") if "aggregation" in data else {}
-        _only(aggregation, tuple(Aggregation().to_dict()), "aggregation")
+            raise ConfigError(f"he needs 'lib', one of {', '.join(registered_backends())}, or 'preset'")
+        lib = he["lib"] if isinstance(he["lib"], str) else show(he["lib"])
+        check_registered(lib)
         return cls(
-            lib=he["lib"] if isinstance(he["lib"], str) else show(he["lib"]),
-            params=Params.from_dict(_block(he, "config", inside="he")),
+            lib=lib,
+            params=plan_params(lib, _block(he, "config", inside="he"), aggregation),
             encrypt=Encrypt.from_value(data.get("encrypt", "all")),
-            aggregation=Aggregation(**aggregation),
+            aggregation=aggregation,
         )
 
     @classmethod
@@ -276,19 +188,7 @@ def _block(data: Mapping[str, Any], key: str, inside: str = "the configuration")
     return value
 
 
-def _positive(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= sys.float_info.max:
-        raise ConfigError(f"{name} is {show(value)}; use a number above 0")
-    return float(value)
-
-
-def _pattern(value: object, name: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise ConfigError(f"{name}: {show(value)} is not a pattern; use names such as 'encoder.*'")
-    return value
-
-
 def _patterns(value: object, name: str) -> tuple[str, ...]:
     if not isinstance(value, (list, tuple)):
         raise ConfigError(f"{name} is {show(value)}; give a list of patterns such as ['encoder.*']")
-    return tuple(_pattern(item, name) for item in value)
+    return tuple(read_pattern(item, name) for item in value)

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 import secagg_ext
 
+from .lanes import Lanes
+
 
 class FlatVector:
     """The concatenation of `vectors`, which are referred to, not copied.
@@ -55,6 +57,49 @@ class FlatVector:
         """Store `values` times `factor` from `start`; what is behind the end is padding and is dropped."""
         first, last = self._span(start, values.size)
         secagg_ext.scatter(values, self._vectors[first:last], start - self._offsets[first], factor)
+
+    def quantise(
+        self,
+        start: int,
+        out: NDArray[np.uint64],
+        lanes: Lanes,
+        factors: Sequence[float],
+        caps: Sequence[float],
+        seed: int | None,
+        residuals: Sequence[NDArray[np.float32]] | None,
+    ) -> int:
+        """Fill whole blocks of words with quantised values from `start`; see `secagg_ext.quantise`.
+
+        `factors`, `caps` and `residuals` are those of each vector. Returns the number of values that were clipped.
+        """
+        return secagg_ext.quantise(
+            self._vectors,
+            out,
+            lanes.words,
+            lanes.per_word,
+            lanes.bits,
+            lanes.limit,
+            start,
+            factors,
+            caps,
+            seed,
+            residuals,
+        )
+
+    def dequantise(
+        self, start: int, words: NDArray[np.uint64], lanes: Lanes, factors: Sequence[float], sites: int
+    ) -> int:
+        """Store sums of `sites` quantised values, whole blocks of words from `start`, times the factor of each vector.
+
+        Returns
+        -------
+        int
+            Position of the first sum that so many sites cannot give, or -1.
+        """
+        offset = sites * lanes.limit
+        return secagg_ext.dequantise(
+            words, self._vectors, lanes.words, lanes.per_word, lanes.bits, 2 * offset, offset, start, factors
+        )
 
     def first_out_of_range(self) -> tuple[int, int] | None:
         """Return the position (vector, index) of the first value that is NaN or beyond its bound."""

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from .config import MAX_CLIENTS, Aggregation
+from .aggregation import MAX_CLIENTS, Aggregation
+from .codec import codec_for
 from .errors import ConfigError, DuplicateError, FormatError, SecAggError, show
+from .key import check_epoch
 from .layout import Layout
 from .params import Params
 from .ring import CLEAR_BLOCK_SIZE
@@ -18,7 +20,7 @@ NONCE_NBYTES = 32
 MAX_SITE_LENGTH = 64
 MAX_ROUND = 1 << 32
 
-_FIELDS = frozenset(["aggregation", "contributions", "key", "layout", "params", "round"])
+_FIELDS = frozenset(["aggregation", "contributions", "epoch", "key", "layout", "params", "round"])
 _AGREED = ("max_abs", "max_clients", "max_weight")
 
 
@@ -55,6 +57,8 @@ class Header:
         ``"update"`` (one contribution) or ``"aggregate"``.
     round : int
         Round of the federation, from 0.
+    epoch : int
+        Epoch of the key, from 0.
     key : str
         Fingerprint of the key, 64 hexadecimal digits.
     params : Params
@@ -70,6 +74,7 @@ class Header:
 
     kind: str
     round: int
+    epoch: int
     key: str
     params: Params
     aggregation: Aggregation
@@ -96,6 +101,7 @@ class Header:
         header = {
             "aggregation": {name: agreed[name] for name in _AGREED},
             "contributions": [[item.site, item.nonce.hex()] for item in self.contributions],
+            "epoch": self.epoch,
             "key": self.key,
             "layout": self.layout.to_json(),
             "params": self.params.to_dict(),
@@ -125,12 +131,14 @@ class Header:
             if agreed.keys() != set(_AGREED):
                 raise FormatError(f"the header's aggregation has other keys than {', '.join(_AGREED)}")
             aggregation = Aggregation(min_clients=2, **agreed)
-            round = check_round(data["round"])
+            round, epoch = check_round(data["round"]), check_epoch(data["epoch"])
+            codec_for(params, aggregation)  # what cannot be summed has no frames either
         except ConfigError as error:
             raise FormatError(f"the header's configuration is invalid: {error}") from error
         header = cls(
             kind=kind,
             round=round,
+            epoch=epoch,
             key=_hex(data["key"], 32, "key fingerprint"),
             params=params,
             aggregation=aggregation,
@@ -142,15 +150,15 @@ class Header:
         return header
 
     def blocks(self, section: str) -> int:
-        """Return the number of blocks of ``"encrypted"`` (the weight is its first value) or ``"clear"``."""
+        """Return the number of blocks of ``"encrypted"`` (it begins with the weight) or ``"clear"``."""
         if section == "encrypted":
-            return -(-(1 + self.layout.size("encrypted")) // self.params.slot_count)
+            codec = codec_for(self.params, self.aggregation)
+            return -(-(codec.weight_values + self.layout.size("encrypted")) // codec.block_values)
         return -(-self.layout.size("clear") // CLEAR_BLOCK_SIZE)
 
     @cached_property
     def _sections(self) -> tuple[_Section, ...]:
-        row_bits = 2 * sum(self.params.data_bit_sizes)
-        encrypted = _Section("encrypted", self.blocks("encrypted"), row_bits * self.params.poly_modulus_degree // 8)
+        encrypted = _Section("encrypted", self.blocks("encrypted"), self.params.block_nbytes)
         clear = _Section("clear", self.blocks("clear"), 8 * CLEAR_BLOCK_SIZE)
         for section in (encrypted, clear):
             if section.frame_blocks == 0:
@@ -196,9 +204,9 @@ class _Section:
 
 
 def check_round(round: object) -> int:
-    """Return a valid number of a round; anything but a whole number from 0 raises `ConfigError`."""
+    """Return a valid number of a round; anything but a whole number from 0 to 2**32 - 1 raises `ConfigError`."""
     if not isinstance(round, int) or isinstance(round, bool) or not 0 <= round < MAX_ROUND:
-        raise ConfigError(f"round is {show(round)}; rounds are whole numbers from 0")
+        raise ConfigError(f"round is {show(round)}; rounds are whole numbers from 0 to 2**32 - 1")
     return round
 
 

@@ -1,11 +1,12 @@
 """Keys: a client key that holds the secret, a server key that holds none, and their files.
 
 Polynomials are kept as canonical SEAL words (number-theoretic-transform form, one row of N words a prime), whatever
-library made them.
+library made them; the key of FLASHE is 32 random bytes.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -14,10 +15,9 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ConfigError, FormatError, KeyFileError
+from .errors import ConfigError, FormatError, KeyFileError, show
 from .files import open_regular, replace_file
-from .params import Params
-from .ring import Ring
+from .params import BGVParams, LatticeParams, Params, is_int
 from .wire import (
     DIGEST_NBYTES,
     MAX_FRAME_NBYTES,
@@ -29,50 +29,64 @@ from .wire import (
     unpack_head,
 )
 
+#: 64-bit words of a key of FLASHE: 32 bytes, the key of HKDF.
+SYMMETRIC_KEY_WORDS = 4
+
+_FIELDS = frozenset(["epoch", "fingerprint", "params", "plain_modulus", "primes"])
+
 #: No key file is larger: a secret and a public key of degree 32768 and 31 primes take 24 MiB.
 MAX_KEY_FILE_NBYTES = 64 << 20
 
 
 class KeyMaterial(NamedTuple):
-    """What a backend generates: the whole chain of primes, and secret and public key as words.
+    """What a backend generates: the whole chain of primes, secret and public key as words, and BGV's plain modulus.
 
-    `secret` has shape (primes, N), `public` (2, primes, N); both uint64, in NTT form.
+    Of a lattice scheme `secret` has shape (primes, N), `public` (2, primes, N), both uint64 in NTT form, and
+    `plain_modulus` is 0 in CKKS. Of FLASHE `secret` has shape (4,), and there are no primes and no public words.
     """
 
     primes: tuple[int, ...]
     secret: NDArray[np.uint64]
     public: NDArray[np.uint64]
+    plain_modulus: int = 0
 
 
 @dataclass(frozen=True)
 class ServerKey:
-    """What the aggregator knows of a key: params, primes and fingerprint; nothing secret.
+    """What the aggregator knows of a key: params, moduli, epoch and fingerprint; nothing secret.
 
     Parameters
     ----------
     params : Params
-        Scheme parameters.
+        Params that the key was generated for.
     primes : tuple of int
-        The whole chain, special prime included.
+        The whole chain, special prime included; empty without a lattice.
+    plain_modulus : int
+        BGV's plain modulus, else 0.
+    epoch : int
+        Counts the keys of a federation, from 0.
     fingerprint : str
         Of the client key, 64 hexadecimal digits.
     """
 
     params: Params
     primes: tuple[int, ...]
+    plain_modulus: int
+    epoch: int
     fingerprint: str
-
-    @property
-    def ring(self) -> Ring:
-        """The ring in which ciphertexts are added."""
-        return Ring.of_ciphertext(self.params, self.primes)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the key file."""
         _write(path, "server-key", self._header(), b"", 0o644)
 
     def _header(self) -> dict[str, Any]:
-        return {"fingerprint": self.fingerprint, "params": self.params.to_dict(), "primes": list(self.primes)}
+        return {
+            "epoch": self.epoch,
+            "fingerprint": self.fingerprint,
+            "params": self.params.to_dict(),
+            "plain_modulus": self.plain_modulus,
+            "primes": list(self.primes),
+        }
 
 
 class ClientKey:
@@ -86,14 +100,17 @@ class ClientKey:
         Scheme parameters.
     material : KeyMaterial
         Primes and words.
+    epoch : int
+        Counts the keys of a federation, from 0.
     """
 
     __slots__ = ("_material", "_server")
 
-    def __init__(self, params: Params, material: KeyMaterial) -> None:
+    def __init__(self, params: Params, material: KeyMaterial, epoch: int = 0) -> None:
         _check_material(params, material)
         self._material = material
-        self._server = ServerKey(params, material.primes, _fingerprint(params, material))
+        fingerprint = _fingerprint(params, material, check_epoch(epoch))
+        self._server = ServerKey(params, material.primes, material.plain_modulus, epoch, fingerprint)
 
     @property
     def params(self) -> Params:
@@ -102,7 +119,7 @@ class ClientKey:
 
     @property
     def fingerprint(self) -> str:
-        """BLAKE3 over scheme, primes and words, 64 hexadecimal digits."""
+        """BLAKE3 over scheme, moduli, epoch and words, 64 hexadecimal digits."""
         return self._server.fingerprint
 
     @property
@@ -162,6 +179,13 @@ def check_role(key: object, role: type[ClientKey] | type[ServerKey]) -> None:
         raise KeyFileError(f"a {needed} is needed here; got {type(key).__name__}")
 
 
+def check_epoch(epoch: object) -> int:
+    """Return a valid epoch; anything but a whole number from 0 raises `ConfigError`."""
+    if not is_int(epoch) or not 0 <= epoch < 1 << 32:
+        raise ConfigError(f"epoch is {show(epoch)}; epochs are whole numbers from 0 to 2**32 - 1")
+    return epoch
+
+
 def _write(path: str | os.PathLike[str], kind: str, header: dict[str, Any], payload: bytes, mode: int) -> None:
     head = pack_head(kind, header)
     with replace_file(path, mode) as file:
@@ -179,16 +203,22 @@ def _parse(blob: bytes) -> ClientKey | ServerKey:
     kind, header = unpack_head(head)
     if kind not in ("client-key", "server-key"):
         raise FormatError(f"it holds an {kind}")
-    if header.keys() != {"fingerprint", "params", "primes"} or not isinstance(header["params"], dict):
-        raise FormatError("its header has other keys than fingerprint, params, primes")
-    params, primes = Params.from_dict(header["params"]), header["primes"]
-    sizes = params.coeff_mod_bit_sizes
-    if not isinstance(primes, list) or [_bits(prime) for prime in primes] != list(sizes):
-        raise FormatError(f"its primes are not primes of {list(sizes)} bits")
+    if header.keys() != _FIELDS or not isinstance(header["params"], dict):
+        raise FormatError(f"its header has other keys than {', '.join(sorted(_FIELDS))}")
+    params, primes, plain_modulus = Params.from_dict(header["params"]), header["primes"], header["plain_modulus"]
+    sizes, plain_bits = _modulus_bits(params)
+    if not isinstance(primes, list) or tuple(map(_bits, primes)) != sizes:
+        raise FormatError(
+            f"its primes are not primes of {list(sizes)} bits" if sizes else "it has primes but no lattice"
+        )
+    if not is_int(plain_modulus) or _bits(plain_modulus) != plain_bits:
+        raise FormatError(
+            f"its plain modulus has not {plain_bits} bits" if plain_bits else "its plain modulus is not 0"
+        )
     fingerprint = header["fingerprint"]
     if not isinstance(fingerprint, str) or not re.fullmatch("[0-9a-f]{64}", fingerprint):
         raise FormatError("its fingerprint is not 64 hexadecimal digits in lower case")
-    server = ServerKey(params, tuple(primes), fingerprint)
+    server = ServerKey(params, tuple(primes), plain_modulus, check_epoch(header["epoch"]), fingerprint)
     if pack_head(kind, server._header()) != head:
         raise FormatError("its header is not in canonical form")
     payload = _payload(blob, head)
@@ -196,11 +226,14 @@ def _parse(blob: bytes) -> ClientKey | ServerKey:
         if payload:
             raise FormatError("trailing bytes")
         return server
-    rows, degree = len(sizes), params.poly_modulus_degree
-    if len(payload) != 3 * rows * degree * 8:
-        raise FormatError(f"truncated or trailing bytes: {len(payload)} of {3 * rows * degree * 8} bytes of words")
-    words = np.frombuffer(payload, dtype="<u8").astype(np.uint64).reshape(3, rows, degree)
-    key = ClientKey(params, KeyMaterial(tuple(primes), words[0], words[1:]))
+    secret, public = _shapes(params)
+    count = math.prod(secret)
+    nbytes = 8 * (count + math.prod(public))
+    if len(payload) != nbytes:
+        raise FormatError(f"truncated or trailing bytes: {len(payload)} of {nbytes} bytes of words")
+    words = np.frombuffer(payload, dtype="<u8").astype(np.uint64)
+    material = KeyMaterial(server.primes, words[:count].reshape(secret), words[count:].reshape(public), plain_modulus)
+    key = ClientKey(params, material, server.epoch)
     if key.fingerprint != fingerprint:
         raise FormatError("its fingerprint does not fit its words")
     return key
@@ -218,20 +251,37 @@ def _payload(blob: bytes, head: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _check_material(params: Params, material: KeyMaterial) -> None:
+def _shapes(params: Params) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shapes of secret and public words."""
+    if not isinstance(params, LatticeParams):
+        return (SYMMETRIC_KEY_WORDS,), (0,)
     rows, degree = len(params.coeff_mod_bit_sizes), params.poly_modulus_degree
-    primes = np.array(material.primes, dtype=np.uint64)
-    if material.secret.shape != (rows, degree) or material.public.shape != (2, rows, degree):
+    return (rows, degree), (2, rows, degree)
+
+
+def _modulus_bits(params: Params) -> tuple[tuple[int, ...], int]:
+    """Return the bits of each prime, and those of the plain modulus or 0."""
+    sizes = params.coeff_mod_bit_sizes if isinstance(params, LatticeParams) else ()
+    return sizes, params.plain_modulus_bits if isinstance(params, BGVParams) else 0
+
+
+def _check_material(params: Params, material: KeyMaterial) -> None:
+    secret, public = _shapes(params)
+    if material.secret.shape != secret or material.public.shape != public:
         raise FormatError(f"the key's words have shapes {material.secret.shape} and {material.public.shape}")
-    if (material.secret >= primes[:, None]).any() or (material.public >= primes[:, None]).any():
-        raise FormatError("the key has a word that is not below its prime")
+    if material.primes:
+        primes = np.array(material.primes, dtype=np.uint64)
+        if (material.secret >= primes[:, None]).any() or (material.public >= primes[:, None]).any():
+            raise FormatError("the key has a word that is not below its prime")
 
 
-def _fingerprint(params: Params, material: KeyMaterial) -> str:
-    head = f"secagg key v1\0{params.scheme}\0{params.poly_modulus_degree}\0{list(material.primes)}\0".encode()
+def _fingerprint(params: Params, material: KeyMaterial, epoch: int) -> str:
+    degree = params.poly_modulus_degree if isinstance(params, LatticeParams) else 0
+    numbers = [params.scheme, degree, list(material.primes), material.plain_modulus, epoch]
+    head = "".join(f"{item}\0" for item in ("secagg key v2", *numbers)).encode()
     words = (np.ascontiguousarray(part, dtype="<u8").tobytes() for part in (material.secret, material.public))
     return digest(head, *words).hex()
 
 
 def _bits(prime: object) -> int:
-    return prime.bit_length() if isinstance(prime, int) and not isinstance(prime, bool) and prime % 2 else 0
+    return prime.bit_length() if is_int(prime) and prime % 2 else 0

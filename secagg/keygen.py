@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from .backends.registry import load_backend
-from .codec import FixedPointCodec, RealCodec
+from .clear_codec import FixedPointCodec
+from .codec import codec_for
 from .config import Config
-from .key import ClientKey, KeyPair
+from .key import ClientKey, KeyPair, check_epoch
 from .ring import Ring
 
 
-def generate_keys(config: Config) -> KeyPair:
+def generate_keys(config: Config, epoch: int = 0) -> KeyPair:
     """Generate the keys of a federation with the backend that `config` names.
+
+    Parameters
+    ----------
+    config : Config
+        The federation's configuration.
+    epoch : int
+        Counts the keys of the federation, from 0. Updates and aggregates of another epoch are refused.
 
     Returns
     -------
@@ -26,10 +34,12 @@ def generate_keys(config: Config) -> KeyPair:
         If the library refuses the params, or sums of ``max_clients`` updates would not fit them.
     """
     # Refuse now what no site could use.
-    RealCodec(config.params, config.aggregation)
+    codec = codec_for(config.params, config.aggregation)
     if config.encrypt.leaves_clear:
         FixedPointCodec(config.aggregation)
+    check_epoch(epoch)
     material = load_backend(config.lib).generate(config.params)
-    Ring.of_ciphertext(config.params, material.primes)
-    key = ClientKey(config.params, material)
+    codec.check_moduli(material.primes, material.plain_modulus)
+    Ring.of_update(config.params, material.primes)
+    key = ClientKey(config.params, material, epoch)
     return KeyPair(key, key.server)

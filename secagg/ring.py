@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 import secagg_ext
 
 from .errors import ConfigError, FormatError
-from .params import Params
+from .params import FLASHE_BLOCK_WORDS, LatticeParams, Params
 from .wire import MAX_FRAME_NBYTES
 
 #: Which implementation of the kernels runs: ``"cython"`` or ``"numpy"``.
@@ -46,15 +46,25 @@ class Ring:
             )
 
     @classmethod
-    def of_ciphertext(cls, params: Params, primes: tuple[int, ...]) -> Ring:
-        """Return the ring of two-polynomial ciphertexts; `primes` is the whole chain, special prime included."""
+    def of_update(cls, params: Params, primes: tuple[int, ...]) -> Ring:
+        """Return the ring of an update's encrypted blocks; `primes` is the whole chain, special prime included.
+
+        A block is a ciphertext of two polynomials, its c0 alone if `params` are seeded, or words modulo 2**64.
+        """
+        if not isinstance(params, LatticeParams):
+            return cls((1 << 64,), FLASHE_BLOCK_WORDS)
         data = primes[: len(params.data_bit_sizes)]
-        return cls(data + data, params.poly_modulus_degree)
+        return cls(data if params.seeded else data + data, params.poly_modulus_degree)
 
     @property
     def block_size(self) -> int:
         """Words a block."""
         return len(self.moduli) * self.degree
+
+    @property
+    def _whole_words(self) -> bool:
+        """Whether packed words are words, and every word is below its modulus."""
+        return set(self.moduli) == {1 << 64}
 
     @property
     def block_nbytes(self) -> int:
@@ -69,9 +79,26 @@ class Ring:
         """Unpack whole blocks; a word that is not below its modulus raises `FormatError`."""
         self._refuse(secagg_ext.unpack_words(packed, self.moduli, self.degree, out))
 
+    def to_bytes(self, words: NDArray[np.uint64]) -> NDArray[np.uint8]:
+        """Return the words of whole blocks packed; errors as of `pack`."""
+        if self._whole_words:
+            return np.asarray(words.view(np.uint8))
+        packed = np.empty(words.size // self.block_size * self.block_nbytes, dtype=np.uint8)
+        self.pack(words, packed)
+        return packed
+
+    def from_bytes(self, packed: memoryview) -> NDArray[np.uint64]:
+        """Return a copy of whole packed blocks as words; errors as of `unpack`."""
+        if self._whole_words:
+            return np.array(np.frombuffer(packed, np.uint64))
+        words = np.empty(len(packed) // self.block_nbytes * self.block_size, dtype=np.uint64)
+        self.unpack(np.frombuffer(packed, np.uint8), words)
+        return words
+
     def check(self, packed: NDArray[np.uint8]) -> None:
         """Raise `FormatError` if a word of whole packed blocks is not below its modulus."""
-        self._refuse(secagg_ext.check_words(packed, self.moduli, self.degree))
+        if not self._whole_words:
+            self._refuse(secagg_ext.check_words(packed, self.moduli, self.degree))
 
     def add(self, total: NDArray[np.uint8], packed: NDArray[np.uint8]) -> None:
         """Add packed blocks, already checked, to packed `total` in place."""
@@ -81,6 +108,22 @@ class Ring:
     def _refuse(index: int) -> None:
         if index >= 0:
             raise FormatError(f"word {index} of a frame is not below its modulus; not a ciphertext of these params")
+
+
+def replace_mask(
+    c0: NDArray[np.uint64],
+    c1: NDArray[np.uint64],
+    mask: NDArray[np.uint64],
+    secret: NDArray[np.uint64],
+    moduli: tuple[int, ...],
+    degree: int,
+) -> None:
+    """Replace the polynomials c1 of symmetric ciphertexts by `mask`: add (c1 − mask)·s to `c0`, in place.
+
+    Arrays hold the words of one polynomial a block, a row a modulus, `secret` those of one block; the time does not
+    depend on what they are.
+    """
+    secagg_ext.replace_mask(c0, c1, mask, secret, moduli, degree)
 
 
 #: The ring of clear tensors: fixed-point words modulo 2**64.

@@ -33,6 +33,7 @@ class Update:
     def __init__(self, header: Header, body: Body) -> None:
         self._header = header
         self._body = body
+        self._verified = False  # every digest was checked, of frames that cannot change
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> Update:
@@ -88,11 +89,14 @@ class Update:
         FormatError
             If the file became shorter.
         """
+        verified = self._verified
         for frame in self._header.frames:
             data = self._body.read(frame.offset, frame.nbytes + DIGEST_NBYTES)
             payload, digest = data[: frame.nbytes], data[frame.nbytes :]
-            check_digest(digest, frame_digest(self._header.head, frame.index, payload), f"frame {frame.index}")
+            if not verified:
+                check_digest(digest, frame_digest(self._header.head, frame.index, payload), f"frame {frame.index}")
             yield frame, payload
+        self._verified = isinstance(self._body, MemoryBody) and self._body.blob is not None
 
     def chunks(self) -> Iterator[bytes | memoryview]:
         """Yield the bytes of the update as they are sent: the head, then each frame with its digest."""
@@ -175,6 +179,10 @@ class UpdateWriter:
     def __init__(self, stream: BinaryIO, header: Header) -> None:
         self._stream = stream
         self._head = header.head
+        if isinstance(stream, BytesIO):  # all memory at once: growing would copy and copy
+            stream.seek(header.nbytes - 1)
+            stream.write(b"\0")
+            stream.seek(0)
         stream.write(self._head)
 
     def write(self, frame: Frame, payload: memoryview) -> None:

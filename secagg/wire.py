@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from .errors import DigestError, FormatError
 
 MAGIC = b"SECAGG\r\n"
-VERSION = 1
+VERSION = 2
 KINDS = {"update": 1, "aggregate": 2, "client-key": 3, "server-key": 4}
 DIGEST_NBYTES = 32
 PREAMBLE_NBYTES = 16

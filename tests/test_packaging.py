@@ -107,6 +107,8 @@ def test_entry_points(distribution: Distribution) -> None:
     assert dict(parser["secagg.backends"]) == {
         "tenseal": "secagg.backends.tenseal_backend:TenSEALBackend",
         "pyfhel": "secagg.backends.pyfhel_backend:PyfhelBackend",
+        "seal": "secagg.backends.seal_backend:SEALBackend",
+        "flashe": "secagg.backends.flashe_backend:FLASHEBackend",
     }
     assert dict(parser["console_scripts"]) == {"secagg": "secagg.cli:main"}
 
@@ -148,7 +150,8 @@ def test_kernels_are_compiled(distribution: Distribution) -> None:
 
 
 def test_backends_are_found(distribution: Distribution) -> None:
-    assert distribution.python("import secagg; print(*sorted(secagg.available_backends()))") == "pyfhel tenseal"
+    found = distribution.python("import secagg; print(*sorted(secagg.available_backends()))")
+    assert found == "flashe pyfhel seal tenseal"
 
 
 def test_import_is_light(distribution: Distribution) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BackendUnavailableError, ConfigError
+from ..header import Contribution
 from ..key import ClientKey, KeyMaterial
-from ..params import Params
+from ..params import LatticeParams, Params
 
 #: Clara's trust model, which every backend with one key for all sites repeats.
 SHARED_KEY_TRUST = (
@@ -19,8 +21,26 @@ SHARED_KEY_TRUST = (
 )
 
 
+class Cipher(Protocol):
+    """What turns the plaintext blocks of one update into words, or the words of one aggregate into plaintext blocks."""
+
+    def encrypt(self, block: int, plain: NDArray[Any]) -> NDArray[np.uint64]:
+        """Return the words of whole plaintext blocks from the one of index `block`; may change `plain`."""
+
+    def decrypt(self, block: int, words: NDArray[np.uint64]) -> NDArray[Any]:
+        """Return the plaintext of whole blocks from the one of index `block`; may change `words`.
+
+        Raises
+        ------
+        DecryptionError
+            If the words are no ciphertext.
+        """
+
+
 class Backend(ABC):
-    """A backend bound to params and key. Subclass it and register the class as an entry point.
+    """A backend bound to params and key. Register the class as an entry point.
+
+    Subclass `secagg.backends.lattice.LatticeBackend` for a library of SEAL's kind, and this class for anything else.
 
     The class attributes describe the plug-in. Import the HE library in methods through `library`, never at the top of
     the module, so that listing backends works without it.
@@ -50,6 +70,8 @@ class Backend(ABC):
     trust: ClassVar[str]
     #: Import name of the HE library.
     module: ClassVar[str]
+    #: Whether ciphertexts are encrypted under the secret key, so that seeds may stand for half of them.
+    symmetric: ClassVar[bool] = False
 
     @abstractmethod
     def __init__(self, params: Params, key: ClientKey) -> None: ...
@@ -66,28 +88,15 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def encrypt(self, slots: NDArray[np.float64]) -> NDArray[np.uint64]:
-        """Encrypt one block.
+    def cipher(self, round: int, contributions: Sequence[Contribution]) -> Cipher:
+        """Begin an update, which has one contribution, or an aggregate, which has several.
 
         Parameters
         ----------
-        slots : ndarray of float64, shape (slot_count,)
-            Plaintext block.
-
-        Returns
-        -------
-        ndarray of uint64, shape (2 * data primes * N,)
-            Words of both polynomials in NTT form, a row of N words a prime. A buffer that the next call may use again.
-        """
-
-    @abstractmethod
-    def decrypt(self, words: NDArray[np.uint64]) -> NDArray[np.float64]:
-        """Decrypt one block; the inverse of `encrypt`.
-
-        Raises
-        ------
-        DecryptionError
-            If the library refuses the words.
+        round : int
+            Its round.
+        contributions : sequence of Contribution
+            Who is in it, each with its nonce.
         """
 
     @classmethod
@@ -108,6 +117,11 @@ class Backend(ABC):
 
     @classmethod
     def check_scheme(cls, params: Params) -> None:
-        """Raise `ConfigError` if the backend does not know the scheme of `params`."""
+        """Raise `ConfigError` if the backend does not know the scheme of `params`, or cannot encrypt as they ask."""
         if params.scheme not in cls.schemes:
             raise ConfigError(f"backend {cls.id!r} knows {', '.join(cls.schemes)}, not {params.scheme}")
+        if isinstance(params, LatticeParams) and params.seeded and not cls.symmetric:
+            raise ConfigError(
+                f"backend {cls.id!r} encrypts under the public key, whose ciphertexts seeds cannot stand for: "
+                "set seeded: false for all sites"
+            )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 
 from ..errors import BackendUnavailableError, ConfigError
-from ..plugins import registered_backends
+from ..plugins import load_plugin, registered_backends
 from .base import Backend
 
 
@@ -45,15 +45,10 @@ def load_backend(lib: str) -> type[Backend]:
     BackendUnavailableError
         If the plug-in's module cannot be imported.
     """
-    points = registered_backends()
-    if lib not in points:
-        raise ConfigError(f"he.lib is {lib!r}; the registered backends are {', '.join(points) or 'none'}")
-    try:
-        backend = points[lib].load()
-    except Exception as error:  # a plug-in can fail in any way, and must not take the others down
-        raise BackendUnavailableError(f"backend {lib!r} cannot be loaded from {points[lib].value}: {error}") from error
+    backend = load_plugin(lib)
     if not (isinstance(backend, type) and issubclass(backend, Backend)):
-        raise ConfigError(f"the entry point {points[lib].value} of backend {lib!r} is no secagg.backends.base.Backend")
+        value = registered_backends()[lib].value
+        raise ConfigError(f"the entry point {value} of backend {lib!r} is no secagg.backends.base.Backend")
     return backend
 
 

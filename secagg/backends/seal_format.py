@@ -1,30 +1,35 @@
-"""SEAL's binary envelopes around words: keys, parameters and ciphertexts of CKKS.
+"""SEAL's binary envelopes around words: keys, parameters and ciphertexts of CKKS and BGV.
 
 An object is an outer header of 16 bytes, ``u16 0xA15E | u8 16 | u8 major | u8 minor | u8 compression | u16 0 | u64
 total size``, and a payload, all little-endian; words inside have a nested header and a count. Libraries with another
 minor version of SEAL refuse each other's objects, so objects are always rebuilt here under the reader's version
 (format: Microsoft SEAL 4, native/src/seal/{serialization,ciphertext,plaintext,dynarray,modulus}.h).
+
+The schemes differ in their number, in the scale, which is 1 outside CKKS, and in the plain modulus, which is 0 in CKKS.
+Their ciphertexts are in number-theoretic-transform form, and those of BGV have correction factor 1 until they are
+multiplied or switched to fewer primes, which sums are not.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError
+from ..errors import ConfigError, FormatError
 from ..key import KeyMaterial
-from ..params import Params
+from ..params import BGVParams, CKKSParams, LatticeParams
 
 SEAL_MAJOR = 4
 HEADER_NBYTES = 16
 
 _HEADER = struct.Struct("<HBBBBHQ")
 _MAGIC = 0xA15E
-_CKKS = 2
+_SCHEMES = {"CKKS": 2, "BGV": 3}
 _PLAINTEXT = struct.Struct("<32sQd")  # parms_id, coefficients, scale
 _CIPHERTEXT = struct.Struct("<32sBQQQdQ")  # parms_id, is_ntt, polynomials, N, primes, scale, correction factor
 _COUNT = struct.Struct("<Q")
@@ -33,39 +38,76 @@ CIPHERTEXT_PREFIX_NBYTES = _CIPHERTEXT.size + HEADER_NBYTES + _COUNT.size
 _SECRET_PREFIX_NBYTES = _PLAINTEXT.size + HEADER_NBYTES + _COUNT.size
 
 
-def parms_id(degree: int, primes: Sequence[int]) -> bytes:
-    """Return SEAL's hash of CKKS parameters: BLAKE2b-256 of scheme, N, primes and the plain modulus 0."""
-    words = (_CKKS, degree, *primes, 0)
+def parms_id(params: LatticeParams, primes: Sequence[int], plain_modulus: int = 0) -> bytes:
+    """Return SEAL's hash of encryption parameters: BLAKE2b-256 of scheme, N, primes and plain modulus."""
+    words = (_SCHEMES[params.scheme], params.poly_modulus_degree, *primes, plain_modulus)
     return hashlib.blake2b(struct.pack(f"<{len(words)}Q", *words), digest_size=32).digest()
 
 
-def data_primes(params: Params, primes: tuple[int, ...]) -> tuple[int, ...]:
+def data_primes(params: LatticeParams, primes: tuple[int, ...]) -> tuple[int, ...]:
     """Return the primes that ciphertexts carry."""
     return primes[: len(params.data_bit_sizes)]
 
 
-def pack_parms(params: Params, primes: tuple[int, ...], minor: int) -> bytes:
+def check_moduli(params: LatticeParams, primes: tuple[int, ...], plain_modulus: int = 0) -> None:
+    """Check that a library works with the moduli that the params ask for.
+
+    Parameters
+    ----------
+    params : LatticeParams
+        Scheme parameters.
+    primes : tuple of int
+        The whole chain that the library uses.
+    plain_modulus : int
+        The plain modulus that it uses; 0 in CKKS.
+
+    Raises
+    ------
+    ConfigError
+        If they have other bit sizes, or ciphertexts would carry another number of primes than the params say.
+    """
+    sizes = [prime.bit_length() for prime in primes]
+    if sizes != list(params.coeff_mod_bit_sizes):
+        raise ConfigError(f"primes of {list(params.coeff_mod_bit_sizes)} bits are asked for; the library uses {sizes}")
+    if not isinstance(params, BGVParams):
+        return
+    if plain_modulus.bit_length() != params.plain_modulus_bits:
+        raise ConfigError(
+            f"a plain modulus of {params.plain_modulus_bits} bits is asked for; the library uses {plain_modulus}"
+        )
+    # SEAL sets the last prime aside only if the plain modulus is below the product of the others.
+    aside = len(primes) > 1 and plain_modulus < math.prod(primes[:-1])
+    if len(params.data_bit_sizes) != len(primes) - aside:
+        raise ConfigError(
+            f"under the plain modulus {plain_modulus}, ciphertexts carry {len(primes) - aside} of the primes of "
+            f"{sizes} bits, not {len(params.data_bit_sizes)}: lower plain_modulus_bits, or add a special prime"
+        )
+
+
+def pack_parms(params: LatticeParams, primes: tuple[int, ...], minor: int, plain_modulus: int = 0) -> bytes:
     """Return EncryptionParameters as SEAL saves them."""
-    moduli = b"".join(_object(_COUNT.pack(value), minor) for value in (*primes, 0))
-    return _object(struct.pack("<BQQ", _CKKS, params.poly_modulus_degree, len(primes)) + moduli, minor)
+    moduli = b"".join(_object(_COUNT.pack(value), minor) for value in (*primes, plain_modulus))
+    head = struct.pack("<BQQ", _SCHEMES[params.scheme], params.poly_modulus_degree, len(primes))
+    return _object(head + moduli, minor)
 
 
-def pack_secret_key(params: Params, material: KeyMaterial, minor: int) -> bytes:
+def pack_secret_key(params: LatticeParams, material: KeyMaterial, minor: int) -> bytes:
     """Return a SecretKey as SEAL saves it."""
-    head = _PLAINTEXT.pack(parms_id(params.poly_modulus_degree, material.primes), material.secret.size, 1.0)
+    head = _secret_head(params, material.primes, material.plain_modulus)
     return _object(head + _words(material.secret, minor), minor)
 
 
-def pack_public_key(params: Params, material: KeyMaterial, minor: int) -> bytes:
+def pack_public_key(params: LatticeParams, material: KeyMaterial, minor: int) -> bytes:
     """Return a PublicKey as SEAL saves it."""
-    head = _ciphertext_head(params.poly_modulus_degree, material.primes, 1.0)
+    head = _ciphertext_head(params, material.primes, material.plain_modulus, 1.0)
     return _object(head + _words(material.public, minor), minor)
 
 
-def pack_ciphertext_prefix(params: Params, primes: tuple[int, ...], minor: int) -> bytes:
+def pack_ciphertext_prefix(params: LatticeParams, primes: tuple[int, ...], minor: int, plain_modulus: int = 0) -> bytes:
     """Return all that stands before the words of a two-polynomial ciphertext; 113 bytes."""
     data = data_primes(params, primes)
-    head = _ciphertext_head(params.poly_modulus_degree, data, 2.0**params.scale_bits)
+    scale = 2.0**params.scale_bits if isinstance(params, CKKSParams) else 1.0
+    head = _ciphertext_head(params, data, plain_modulus, scale)
     count = 2 * len(data) * params.poly_modulus_degree
     nested = _HEADER.pack(_MAGIC, HEADER_NBYTES, SEAL_MAJOR, minor, 0, 0, HEADER_NBYTES + _COUNT.size + 8 * count)
     size = HEADER_NBYTES + len(head) + len(nested) + _COUNT.size + 8 * count
@@ -88,17 +130,27 @@ def read_header(blob: bytes | memoryview) -> tuple[int, int]:
     return minor, compression
 
 
-def unpack_secret_key(payload: bytes, params: Params, primes: tuple[int, ...]) -> NDArray[np.uint64]:
-    """Return the words of a secret key's payload, shape (primes, N)."""
+def unpack_secret_key(
+    payload: bytes, params: LatticeParams, primes: tuple[int, ...], plain_modulus: int = 0
+) -> NDArray[np.uint64]:
+    """Return the words of a secret key's payload, shape (primes, N).
+
+    Raises
+    ------
+    FormatError
+        If the payload is not one of these params, primes and plain modulus.
+    """
     rows, degree = len(primes), params.poly_modulus_degree
-    expected = _PLAINTEXT.pack(parms_id(degree, primes), rows * degree, 1.0)
+    expected = _secret_head(params, primes, plain_modulus)
     return _unpack(payload, expected, _SECRET_PREFIX_NBYTES, rows * degree).reshape(rows, degree)
 
 
-def unpack_public_key(payload: bytes, params: Params, primes: tuple[int, ...]) -> NDArray[np.uint64]:
-    """Return the words of a public key's payload, shape (2, primes, N)."""
+def unpack_public_key(
+    payload: bytes, params: LatticeParams, primes: tuple[int, ...], plain_modulus: int = 0
+) -> NDArray[np.uint64]:
+    """Return the words of a public key's payload, shape (2, primes, N); errors as of `unpack_secret_key`."""
     rows, degree = len(primes), params.poly_modulus_degree
-    expected = _ciphertext_head(degree, primes, 1.0)
+    expected = _ciphertext_head(params, primes, plain_modulus, 1.0)
     return _unpack(payload, expected, CIPHERTEXT_PREFIX_NBYTES, 2 * rows * degree).reshape(2, rows, degree)
 
 
@@ -108,8 +160,13 @@ def _unpack(payload: bytes, head: bytes, prefix: int, count: int) -> NDArray[np.
     return np.frombuffer(payload, dtype="<u8", offset=prefix).astype(np.uint64)
 
 
-def _ciphertext_head(degree: int, primes: Sequence[int], scale: float) -> bytes:
-    return _CIPHERTEXT.pack(parms_id(degree, primes), 1, 2, degree, len(primes), scale, 1)
+def _secret_head(params: LatticeParams, primes: Sequence[int], plain_modulus: int) -> bytes:
+    return _PLAINTEXT.pack(parms_id(params, primes, plain_modulus), len(primes) * params.poly_modulus_degree, 1.0)
+
+
+def _ciphertext_head(params: LatticeParams, primes: Sequence[int], plain_modulus: int, scale: float) -> bytes:
+    identity = parms_id(params, primes, plain_modulus)
+    return _CIPHERTEXT.pack(identity, 1, 2, params.poly_modulus_degree, len(primes), scale, 1)
 
 
 def _words(words: NDArray[np.uint64], minor: int) -> bytes:

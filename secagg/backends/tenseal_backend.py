@@ -1,4 +1,4 @@
-"""CKKS with TenSEAL, encrypting symmetrically: half the time of public-key encryption, the same size."""
+"""CKKS with TenSEAL, encrypting symmetrically in half the time of public-key encryption."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from numpy.typing import NDArray
 
 from ..errors import BackendError, BackendUnavailableError, ConfigError, DecryptionError
 from ..key import ClientKey, KeyMaterial
-from ..params import Params
+from ..params import CKKSParams, Params
 from . import seal_format, tenseal_format
-from .base import SHARED_KEY_TRUST, Backend
+from .base import SHARED_KEY_TRUST
+from .lattice import LatticeBackend
 
 _ZSTD = 2
 #: A ciphertext is unpacked this far into a buffer, so that its words, from byte 97, are aligned.
 _SHIFT = -seal_format.CIPHERTEXT_PREFIX_NBYTES % 8
 
 
-class TenSEALBackend(Backend):
+class TenSEALBackend(LatticeBackend):
     """One TenSEAL context, and buffers for one block."""
 
     id = "tenseal"
     schemes = ("CKKS",)
     trust = SHARED_KEY_TRUST
     module = "tenseal"
+    symmetric = True
 
     def __init__(self, params: Params, key: ClientKey) -> None:
-        self.check_scheme(params)
-        _check_primes(params)
+        super().__init__(params, key)
+        params = _check_params(params)
         tenseal = self.library()
         self._native = tenseal._ts_cpp
-        self._slots = params.slot_count
         material = key.secret_material()
-        data = seal_format.data_primes(params, material.primes)
         self._context, self._minor = _context(tenseal, params, material)
 
         # In: un-zstd into `_payload`, whose words are at `_words`.
-        count = 2 * len(data) * params.poly_modulus_degree
+        count = 2 * len(self.data_primes) * self.degree
         payload_nbytes = seal_format.CIPHERTEXT_PREFIX_NBYTES + 8 * count
         prefix = seal_format.pack_ciphertext_prefix(params, material.primes, self._minor)
         buffer = np.zeros(_SHIFT + payload_nbytes, dtype=np.uint8)
@@ -49,7 +49,7 @@ class TenSEALBackend(Backend):
 
         # Out: a whole CKKSVector around the words, uncompressed.
         scale = 2.0**params.scale_bits
-        start = tenseal_format.pack_vector_prefix(self._slots, len(prefix) + 8 * count) + prefix
+        start = tenseal_format.pack_vector_prefix(params.slot_count, len(prefix) + 8 * count) + prefix
         self._vector = bytearray(start + bytes(8 * count) + tenseal_format.pack_vector_suffix(scale))
         self._vector_words = np.frombuffer(self._vector, np.uint8, count=8 * count, offset=len(start))
 
@@ -73,7 +73,7 @@ class TenSEALBackend(Backend):
     def generate(cls, params: Params) -> KeyMaterial:
         """Generate a key with SEAL's KeyGenerator; no Galois or relinearisation keys are made."""
         cls.check_scheme(params)
-        _check_primes(params)
+        params = _check_params(params)
         cls.library()
         import tenseal.sealapi as seal
 
@@ -96,7 +96,7 @@ class TenSEALBackend(Backend):
         )
 
     def encrypt(self, slots: NDArray[np.float64]) -> NDArray[np.uint64]:
-        """See `Backend.encrypt`."""
+        """See `LatticeBackend.encrypt`."""
         try:
             blob = self._native.CKKSVector(self._context, slots.tolist()).serialize()
             ciphertext = tenseal_format.vector_ciphertext(blob)
@@ -113,7 +113,7 @@ class TenSEALBackend(Backend):
         return self._words
 
     def decrypt(self, words: NDArray[np.uint64]) -> NDArray[np.float64]:
-        """See `Backend.decrypt`."""
+        """See `LatticeBackend.decrypt`."""
         self._vector_words[:] = words.view(np.uint8)
         try:
             values = self._native.CKKSVector(self._context, bytes(self._vector)).decrypt()
@@ -122,15 +122,19 @@ class TenSEALBackend(Backend):
         return np.array(values, dtype=np.float64)
 
 
-def _check_primes(params: Params) -> None:
+def _check_params(params: Params) -> CKKSParams:
+    assert isinstance(params, CKKSParams)
+    if params.complex_slots:
+        raise ConfigError("TenSEAL fills real slots only: set complex_slots: false for all sites, or lib: seal")
     if not params.has_special_prime:
         raise ConfigError(
             f"TenSEAL needs at least two primes, coeff_mod_bit_sizes is {list(params.coeff_mod_bit_sizes)}: "
             "add a special prime at the end, or use another backend"
         )
+    return params
 
 
-def _context(tenseal: Any, params: Params, material: KeyMaterial) -> tuple[Any, int]:
+def _context(tenseal: Any, params: CKKSParams, material: KeyMaterial) -> tuple[Any, int]:
     """Return TenSEAL's native context with the secret key, and the minor version of its SEAL."""
     minor = _minor()
     try:

@@ -1,4 +1,4 @@
-"""The contract: what asks for `lib` runs over every registered backend, what asks for `kernels` over both of these.
+"""The contract: what asks for `lib` runs over every backend and scheme, what asks for `kernels` over both of these.
 
 A backend that is registered but whose library is missing fails; nothing is skipped.
 """
@@ -8,17 +8,22 @@ from __future__ import annotations
 import importlib
 
 import pytest
+from federation import VARIANTS, libs_of
 
-import secagg
 import secagg_ext
 
-LIBS = sorted(secagg.available_backends())
 KERNELS = [name for name in secagg_ext.__all__ if name != "IMPLEMENTATION"]
 
 
-@pytest.fixture(scope="session", params=LIBS)
+@pytest.fixture(scope="session", params=VARIANTS)
 def lib(request: pytest.FixtureRequest) -> str:
-    """The id of a backend."""
+    """A variant: a backend and one of its schemes, as `federate` takes it."""
+    return request.param
+
+
+@pytest.fixture(scope="session", params=libs_of("CKKS"))
+def ckks(request: pytest.FixtureRequest) -> str:
+    """The id of a backend that knows CKKS."""
     return request.param
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from federation import CLARA, TINY, federate
+from federation import CLARA, LARGE, TINY, VARIANTS, federate
 
 from secagg import Params, generate_keys
-from secagg.codec import FixedPointCodec, RealCodec
-from secagg.config import Aggregation
+from secagg.aggregation import Aggregation
+from secagg.clear_codec import FixedPointCodec
 from secagg.errors import ConfigError
-from secagg.key import ServerKey
+from secagg.params import CKKSParams
+from secagg.real_codec import RealCodec
 from secagg.ring import Ring
 
 ALL_NUMBERS = r"lower scale_bits, max_abs or max_clients, or use larger coeff_mod_bit_sizes"
@@ -81,38 +84,49 @@ def test_errors_grow_with_sites_and_shrink_with_weight():
 def test_fixed_point_words(aggregation, places):
     codec = FixedPointCodec(Aggregation(**aggregation))
     values = np.array([0.0, 2.0**-places, -(2.0**-places), 0.25, -0.25, 2.0 ** -(places + 1)])
-    words = codec.encode(values)
+    words = codec.to_words(values)
     assert words.tolist() == [0, 1, 2**64 - 1, 2 ** (places - 2), 2**64 - 2 ** (places - 2), 0]  # ties to even
-    np.testing.assert_array_equal(codec.decode(words)[:5], values[:5])
+    np.testing.assert_array_equal(codec.to_values(words)[:5], values[:5])
 
 
-def test_a_client_refuses_what_cannot_work(lib):
-    federation = federate(lib, CLARA)
-    with pytest.raises(ConfigError, match=ALL_NUMBERS):
-        federation.but(max_abs=2.0**53).site()
+def use_everywhere(federation):
+    """What sites, the server and whoever makes the keys do first; each of them must refuse what cannot work."""
+    return federation.site, federation.aggregator, lambda: generate_keys(federation.config)
+
+
+def test_a_sum_of_reals_that_could_wrap_is_refused_everywhere(ckks):
+    for use in use_everywhere(federate(ckks, CLARA).but(max_abs=2.0**53)):
+        with pytest.raises(ConfigError, match=ALL_NUMBERS):
+            use()
+
+
+@pytest.mark.parametrize("lib", [variant for variant in VARIANTS if VARIANTS[variant][1] == "BGV"])
+def test_a_sum_of_integers_that_could_wrap_is_refused_everywhere(lib):
+    federation = federate(lib, LARGE)
+    for use in use_everywhere(federation.but(max_clients=10_000)):
+        with pytest.raises(ConfigError, match="lower max_clients or plain_modulus_bits, use larger"):
+            use()
+
+
+def test_no_words_for_what_is_clear(lib):
+    federation = federate(lib, LARGE).but(max_abs=2.0**40)
     with pytest.raises(ConfigError, match="bits for the fraction"):
-        federation.but(max_abs=2.0**40, encrypt="conv").site()
-    federation.but(max_abs=2.0**40).site()  # nothing is clear: no words for it are needed
-
-
-def test_no_keys_for_what_cannot_work(lib):
-    with pytest.raises(ConfigError, match=ALL_NUMBERS):
-        generate_keys(federate(lib, CLARA).but(max_abs=2.0**53).config)
+        federation.but(encrypt="conv").site()
     with pytest.raises(ConfigError, match="bits for the fraction"):
-        generate_keys(federate(lib, CLARA).but(max_abs=2.0**40, encrypt="conv").config)
+        generate_keys(federation.but(encrypt="conv").config)
+    federation.site()  # nothing is clear: no words for it are needed
 
 
 def test_a_block_that_fits_no_frame():
     """A ciphertext over 1 MiB is refused before any key is made or used."""
-    params = Params(32768, (60, 60, 60, 60), 40)
+    params = CKKSParams(32768, (60, 60, 60, 60), 40)
     primes = tuple(2**59 + 2 * index + 1 for index in range(4))
     with pytest.raises(ConfigError, match="a block takes 1474560 bytes, a frame holds 1048576.*smaller"):
-        Ring.of_ciphertext(params, primes)
-    with pytest.raises(ConfigError, match="a frame holds"):
-        _ = ServerKey(params, primes, "0" * 64).ring
+        Ring.of_update(params, primes)
+    assert Ring.of_update(replace(params, seeded=True), primes).block_nbytes == 1474560 // 2
 
 
-def test_no_keys_for_a_block_that_fits_no_frame(lib):
-    params = {"poly_modulus_degree": 32768, "coeff_mod_bit_sizes": [60, 60, 60, 60], "scale_bits": 40}
+def test_no_keys_for_a_block_that_fits_no_frame(ckks):
+    params = {"poly_modulus_degree": 32768, "coeff_mod_bit_sizes": [60] * 4, "scale_bits": 40, "seeded": False}
     with pytest.raises(ConfigError, match="a frame holds"):
-        federate(lib, params)
+        federate(ckks, params)

@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 import pytest
-from container import AGGREGATE, Container, block_nbytes, canonical
-from federation import TINY, TINY_AGGREGATION, federate
+from container import AGGREGATE, Container, block_nbytes, block_values, canonical, weight_values
+from federation import SMALL, TINY, TINY_AGGREGATION, federate
 
 from secagg import Header, Update
 from secagg.errors import DuplicateError, FormatError
@@ -15,9 +15,30 @@ from secagg.errors import DuplicateError, FormatError
 STATE = {"w": np.zeros((2, 3), np.float32), "c": np.ones(5), "n": np.arange(3)}
 
 
+#: All that the params of each scheme say on the wire.
+FIELDS = {
+    "CKKS": {"poly_modulus_degree", "coeff_mod_bit_sizes", "scale_bits", "complex_slots", "seeded"},
+    "BGV": {
+        "poly_modulus_degree",
+        "coeff_mod_bit_sizes",
+        "plain_modulus_bits",
+        "value_bits",
+        "rounding",
+        "overflow",
+        "error_feedback",
+        "seeded",
+    },
+    "FLASHE": {"value_bits", "rounding", "overflow", "error_feedback"},
+}
+
+
+def update_of(variant):
+    return federate(variant, encrypt={"include": ["w"]}).site().encrypt(STATE, round=9).to_bytes()
+
+
 @pytest.fixture(scope="module")
 def blob():
-    return federate("tenseal", encrypt={"include": ["w"]}).site().encrypt(STATE, round=9).to_bytes()
+    return update_of("tenseal")
 
 
 @pytest.fixture
@@ -31,21 +52,36 @@ def test_an_update_is_as_the_format_says(lib):
     update = federation.site("a.B-9_").encrypt(STATE, weight=0.5, round=2**32 - 1)
     container = Container.read(update.to_bytes())
     assert container.to_bytes() == update.to_bytes()
+    params = federation.config.params.to_dict()
+    assert params.keys() == {"scheme"} | FIELDS[params["scheme"]]
+    assert params.items() >= SMALL[params["scheme"]].items()
     nonce = update.header.contributions[0].nonce
     assert len(nonce) == 32
     assert container.header == {
         "aggregation": {name: TINY_AGGREGATION[name] for name in ("max_abs", "max_clients", "max_weight")},
         "contributions": [["a.B-9_", nonce.hex()]],
+        "epoch": 0,
         "key": federation.keys.server.fingerprint,
         "layout": [
             ["w", "float32", [2, 3], "encrypted"],
             ["c", "float64", [5], "clear"],
             ["n", "int64", [3], "local"],
         ],
-        "params": TINY,
+        "params": params,
         "round": 2**32 - 1,
     }
-    assert [len(payload) for payload in container.payloads] == [block_nbytes(TINY), 8 * 4096]
+    assert [len(payload) for payload in container.payloads] == [block_nbytes(params), 8 * 4096]
+
+
+def test_blocks_are_as_the_format_says(lib):
+    """The weight and the values fill whole blocks, and one value more takes another block."""
+    federation = federate(lib)
+    params, numbers = federation.config.params.to_dict(), federation.config.aggregation.to_dict()
+    room = 2 * block_values(params, numbers) - weight_values(params)
+    for more, blocks in ((0, 2), (1, 3)):
+        update = federation.site().encrypt({"w": np.zeros(room + more, np.float16)})
+        (payload,) = Container.read(update.to_bytes()).payloads
+        assert len(payload) == blocks * block_nbytes(params)
 
 
 def test_an_aggregate_is_as_the_format_says(lib):
@@ -61,7 +97,8 @@ def test_the_header_is_read_back(container):
     header = Header.from_head(container.head)
     assert header.head == container.head
     assert (header.kind, header.site, header.sites, header.round) == ("update", "site-1", ("site-1",), 9)
-    assert header.params.to_dict() == TINY
+    assert header.epoch == 0
+    assert header.params.to_dict() == TINY | {"complex_slots": False, "seeded": True}
     assert [(spec.name, spec.dtype, spec.shape, spec.role, spec.size) for spec in header.layout.tensors] == [
         ("w", "float32", (2, 3), "encrypted", 6),
         ("c", "float64", (5,), "clear", 5),
@@ -123,6 +160,12 @@ EDITS = {
     "round a bool": (put("round", value=True), "round is True"),
     "round a text": (put("round", value="9"), "round is '9'"),
     "round null": (put("round", value=None), "round is None"),
+    "epoch missing": (drop("epoch"), "has the keys"),
+    "epoch negative": (put("epoch", value=-1), "epoch is -1"),
+    "epoch too large": (put("epoch", value=2**32), "epoch is 4294967296"),
+    "epoch a float": (put("epoch", value=0.0), "epoch is 0.0"),
+    "epoch a bool": (put("epoch", value=False), "epoch is False"),
+    "epoch null": (put("epoch", value=None), "epoch is None"),
     "key of other length": (put("key", value="ab"), "key fingerprint"),
     "key in capitals": (put("key", value="AB" * 32), "key fingerprint"),
     "key no text": (put("key", value=7), "key fingerprint"),
@@ -139,6 +182,13 @@ EDITS = {
     "sizes nested": (put("params", "coeff_mod_bit_sizes", value=[[27]]), "coeff_mod_bit_sizes"),
     "sizes over the ceiling": (put("params", "coeff_mod_bit_sizes", value=[27, 27]), "ePrint 2024/463"),
     "scale huge": (put("params", "scale_bits", value=10**400), "scale_bits"),
+    "complex slots not said": (drop("params", "complex_slots"), "canonical"),
+    "complex slots a number": (put("params", "complex_slots", value=1), "complex_slots is 1"),
+    "seeded not said": (drop("params", "seeded"), "canonical"),
+    "seeded a text": (put("params", "seeded", value="yes"), "seeded is 'yes'"),
+    "seeded null": (put("params", "seeded", value=None), "seeded is None"),
+    "whole ciphertexts announced, c0 there": (put("params", "seeded", value=False), "truncated"),
+    "a key of BGV": (put("params", "value_bits", value=16), "unknown key 'value_bits'; CKKS knows"),
     "scheme unknown": (put("params", "scheme", value="BFV"), "scheme is 'BFV'"),
     "scheme a list": (put("params", "scheme", value=["CKKS"]), "scheme is"),
     "aggregation a list": (put("aggregation", value=[]), "aggregation is not an object"),
@@ -202,9 +252,59 @@ EDITS = {
     "more values than bytes": (spec(shape=[2000]), "truncated"),
     "fewer values than bytes": (put("layout", value=[]), "trailing bytes"),
     "a block that fits no frame": (
-        put("params", value=TINY | {"poly_modulus_degree": 32768, "coeff_mod_bit_sizes": [60] * 10}),
+        put(
+            "params",
+            value=TINY
+            | {"poly_modulus_degree": 32768, "coeff_mod_bit_sizes": [60] * 10}
+            | {"complex_slots": False, "seeded": True},
+        ),
         "does not fit a frame",
     ),
+}
+#: Of BGV and FLASHE alike.
+QUANTISED_EDITS = {
+    "value_bits missing": (drop("params", "value_bits"), "needs 'value_bits'"),
+    "value_bits too few": (put("params", "value_bits", value=3), "value_bits is 3; use 4 to 24"),
+    "value_bits too many": (put("params", "value_bits", value=25), "value_bits is 25; use 4 to 24"),
+    "value_bits a float": (put("params", "value_bits", value=8.0), "value_bits is 8.0"),
+    "value_bits a bool": (put("params", "value_bits", value=True), "value_bits is True"),
+    "rounding unknown": (put("params", "rounding", value="up"), "rounding is 'up'"),
+    "rounding a list": (put("params", "rounding", value=["nearest"]), "rounding is"),
+    "overflow unknown": (put("params", "overflow", value="wrap"), "overflow is 'wrap'"),
+    "error feedback a number": (put("params", "error_feedback", value=0), "error_feedback is 0"),
+    "rounding not said": (drop("params", "rounding"), "canonical"),
+    "a key of CKKS": (put("params", "scale_bits", value=20), "unknown key 'scale_bits'"),
+    "one site": (put("aggregation", "max_clients", value=1), "max_clients is 1"),
+}
+BGV_EDITS = QUANTISED_EDITS | {
+    "plain modulus missing": (drop("params", "plain_modulus_bits"), "needs 'plain_modulus_bits'"),
+    "plain modulus huge": (put("params", "plain_modulus_bits", value=61), "plain_modulus_bits is 61; .* use 14 to 60"),
+    "plain modulus tiny": (put("params", "plain_modulus_bits", value=13), "plain_modulus_bits is 13"),
+    "plain modulus a text": (put("params", "plain_modulus_bits", value="60"), "plain_modulus_bits is '60'"),
+    "plain modulus of a prime's bits": (put("params", "plain_modulus_bits", value=34), "also in coeff_mod_bit_sizes"),
+    "no room for the sum in a slot": (
+        lambda header: header["params"].update(value_bits=16, plain_modulus_bits=17),
+        "value_bits 16 from max_clients 4 need 19 bits, plain_modulus_bits is 17",
+    ),
+    "no room for the noise": (
+        put("params", "coeff_mod_bit_sizes", value=[33, 33, 24]),
+        "noise of the sum of max_clients 4 updates",
+    ),
+    "no room for the noise of more sites": (
+        put("aggregation", "max_clients", value=10_000),
+        "noise of the sum of max_clients 10000 updates",
+    ),
+    "no room for the noise of public keys": (put("params", "seeded", value=False), "public-key ciphertexts"),
+    "primes missing": (drop("params", "coeff_mod_bit_sizes"), "needs 'coeff_mod_bit_sizes'"),
+    "primes over the ceiling": (put("params", "coeff_mod_bit_sizes", value=[60, 60]), "ePrint 2024/463"),
+    "complex slots": (put("params", "complex_slots", value=False), "unknown key 'complex_slots'"),
+}
+FLASHE_EDITS = QUANTISED_EDITS | {
+    "a degree": (put("params", "poly_modulus_degree", value=4096), "unknown key 'poly_modulus_degree'; FLASHE knows"),
+    "primes": (put("params", "coeff_mod_bit_sizes", value=[60]), "unknown key 'coeff_mod_bit_sizes'"),
+    "a plain modulus": (put("params", "plain_modulus_bits", value=60), "unknown key 'plain_modulus_bits'"),
+    "seeded": (put("params", "seeded", value=True), "unknown key 'seeded'"),
+    "another scheme": (put("params", "scheme", value="CKKS"), "unknown key"),
 }
 
 
@@ -215,6 +315,22 @@ def test_a_header_that_says_something_wrong(container, edit, match):
         Update.from_bytes(container.to_bytes())
     assert caught.type is FormatError
     assert len(str(caught.value)) < 5000
+
+
+EXACT_EDITS = {
+    f"{variant}, {name}": (variant, *case)
+    for variant, edits in (("seal-BGV", BGV_EDITS), ("flashe", FLASHE_EDITS))
+    for name, case in edits.items()
+}
+
+
+@pytest.mark.parametrize(("variant", "edit", "match"), EXACT_EDITS.values(), ids=EXACT_EDITS)
+def test_a_header_of_an_exact_scheme_that_says_something_wrong(variant, edit, match):
+    container = Container.read(update_of(variant))
+    edit(container.header)
+    with pytest.raises(FormatError, match=match) as caught:
+        Update.from_bytes(container.to_bytes())
+    assert caught.type is FormatError
 
 
 def rewritten(change):
@@ -270,7 +386,8 @@ def test_a_header_that_is_written_otherwise(container, make, match):
 PREAMBLES = {
     "another magic": ({"magic": b"SECAGG\n\n"}, "magic"),
     "version 0": ({"version": 0}, "version 0"),
-    "version 2": ({"version": 2}, "version 2"),
+    "version 1": ({"version": 1}, "format version 1; this release reads version 2"),
+    "version 3": ({"version": 3}, "format version 3"),
     "kind 0": ({"kind": 0}, "unknown kind of container 0"),
     "kind 5": ({"kind": 5}, "unknown kind of container 5"),
     "a server key": ({"kind": 4}, "a server-key, not an update"),

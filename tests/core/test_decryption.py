@@ -6,10 +6,9 @@ import traceback
 
 import numpy as np
 import pytest
-from container import Container, fraction_bits
-from federation import CLARA, TINY_AGGREGATION, federate, other_keys, random_states
+from container import Container, block_nbytes, fraction_bits
+from federation import CLARA, LARGE, LATTICE, TINY_AGGREGATION, federate, other_keys, random_states
 
-import secagg
 from secagg import Update
 from secagg.errors import (
     CapacityError,
@@ -23,7 +22,6 @@ from secagg.errors import (
 )
 
 ENCRYPT = {"exclude": ["c"]}
-SHAPES = {"w": (2500,), "c": (5,)}
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +30,9 @@ def federation(lib):
 
 
 @pytest.fixture(scope="module")
-def states():
-    return random_states(3, SHAPES)
+def states(federation):
+    """Of three encrypted blocks and a clear one."""
+    return random_states(3, {"w": (federation.codec.block_values * 5 // 2,), "c": (5,)})
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +45,7 @@ def blob(federation, states):
 OTHERS = {
     "another key": (lambda f, s: other_keys(f).sum(s), KeyMismatchError, "is under key"),
     "an update": (lambda f, s: f.site().encrypt(s[0]), MismatchError, "is an update; an aggregate is needed here"),
-    "other params": (lambda f, s: federate(f.config.lib, CLARA, encrypt=ENCRYPT).sum(s), MismatchError, "has params"),
+    "other params": (lambda f, s: federate(f.variant, LARGE, encrypt=ENCRYPT).sum(s), MismatchError, "has params"),
     "another max_abs": (lambda f, s: f.but(max_abs=1.5).sum(s), MismatchError, "max_abs 1.5"),
     "another max_weight": (lambda f, s: f.but(max_weight=9).sum(s), MismatchError, "max_weight 9"),
     "another max_clients": (lambda f, s: f.but(max_clients=3).sum(s), MismatchError, "max_clients 3"),
@@ -83,8 +82,10 @@ def test_a_damaged_aggregate(federation, blob, tmp_path):
 
 
 @pytest.mark.usefixtures("kernels")
-def test_a_word_that_is_not_below_its_prime(federation, blob):
-    container = Container.read(blob)
+@pytest.mark.parametrize("lib", LATTICE)
+def test_a_word_that_is_not_below_its_prime(lib):
+    federation = federate(lib)
+    container = Container.read(federation.sum(random_states(2, {"w": (9,)})).to_bytes())
     container.payloads[0] = container.payloads[0][:-100] + b"\xff" * 100
     with pytest.raises(FormatError, match="is not below its modulus"):
         federation.site().decrypt(Update.from_bytes(container.to_bytes()))
@@ -93,45 +94,59 @@ def test_a_word_that_is_not_below_its_prime(federation, blob):
 # Sums that are well-formed and wrong. Only the values can tell, and the error must not say how.
 
 
-def other_ciphertext(federation, container):
+def other_ciphertext(federation, states, container):
     """Words of the same shape under a key that nobody here has, behind a header that claims the right one."""
-    other = Container.read(other_keys(federation).sum(random_states(3, SHAPES)).to_bytes())
-    container.payloads = other.payloads
+    container.payloads = Container.read(other_keys(federation).sum(states).to_bytes()).payloads
 
 
-def zeros(federation, container):
+def zeros(federation, states, container):
     container.payloads = [bytes(len(payload)) for payload in container.payloads]
 
 
-def plaintext(federation, container):
-    """Small numbers where ciphertext belongs: c0 holds a plaintext of ones or so, c1 nothing."""
-    container.payloads[0] = b"\x01" * 6912 + bytes(len(container.payloads[0]) - 6912)
+def plaintext(federation, states, container):
+    """Small numbers where ciphertext belongs: of the first block, half is a plaintext of ones or so, the rest zero."""
+    half = block_nbytes(container.header["params"]) // 2
+    container.payloads[0] = b"\x01" * half + bytes(len(container.payloads[0]) - half)
 
 
-def noise_behind_the_weight(federation, container):
+def noise_behind_the_weight(federation, states, container):
     """The first block, with the weight, is good; the last one is not."""
-    payload = container.payloads[0]
-    container.payloads[0] = payload[: 2 * 13_824] + payload[:6912] + payload[-6912:]
+    payload, block = container.payloads[0], block_nbytes(container.header["params"])
+    container.payloads[0] = payload[: 2 * block] + payload[: block // 2] + payload[-block // 2 :]
 
 
-def blocks_swapped(federation, container):
-    payload = container.payloads[0]
-    container.payloads[0] = payload[13_824 : 2 * 13_824] + payload[:13_824] + payload[2 * 13_824 :]
+def blocks_swapped(federation, states, container):
+    payload, block = container.payloads[0], block_nbytes(container.header["params"])
+    container.payloads[0] = payload[block : 2 * block] + payload[:block] + payload[2 * block :]
 
 
-def a_contribution_less(federation, container):
-    """Three sites are in the sum, two are listed: the sum of weights is beyond what two can give."""
+def a_contribution_less(federation, states, container):
+    """Three sites are in the sum, two are listed: weights are beyond what two can give, or a pad or mask stays on."""
     container.header["contributions"].pop()
 
 
-def clear_value_too_large(federation, container):
+def another_nonce(federation, states, container):
+    """The masks of seeds and the pads come from the nonces: with another they stay on."""
+    container.header["contributions"][1][1] = "0" * 64
+
+
+def another_round(federation, states, container):
+    """Pads belong to their round."""
+    container.header["round"] += 1
+
+
+def site_renamed(federation, states, container):
+    container.header["contributions"][1][0] = "site-9"
+
+
+def clear_value_too_large(federation, states, container):
     one = 1 << fraction_bits(TINY_AGGREGATION)
     words = np.frombuffer(container.payloads[1], "<i8").copy()
     words[2] = 4 * one  # a mean of 4/3, where max_abs is 1
     container.payloads[1] = words.tobytes()
 
 
-def clear_value_smallest(federation, container):
+def clear_value_smallest(federation, states, container):
     words = np.frombuffer(container.payloads[1], "<u8").copy()
     words[0] = 1 << 63
     container.payloads[1] = words.tobytes()
@@ -151,9 +166,32 @@ WRONG = [
 
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("change", WRONG, ids=lambda change: change.__name__)
-def test_a_wrong_sum(federation, blob, capfd, change):
+def test_a_wrong_sum(federation, states, blob, capfd, change):
+    refuse(federation, states, blob, capfd, change)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_wrong_nonce(federation, states, blob, capfd):
+    """Where nonces stand for what was added; otherwise they recognise an update, and no more."""
+    if getattr(federation.config.params, "seeded", True):
+        refuse(federation, states, blob, capfd, another_nonce)
+    else:
+        container = Container.read(blob)
+        another_nonce(federation, states, container)
+        federation.assert_mean(federation.site().decrypt(Update.from_bytes(container.to_bytes())), states)
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("change", [another_round, site_renamed], ids=lambda change: change.__name__)
+def test_pads_of_another_round_or_site(capfd, change):
+    federation = federate("flashe", encrypt=ENCRYPT)
+    states = random_states(3, {"w": (50,), "c": (5,)})
+    refuse(federation, states, federation.sum(states).to_bytes(), capfd, change)
+
+
+def refuse(federation, states, blob, capfd, change):
     container = Container.read(blob)
-    change(federation, container)
+    change(federation, states, container)
     with pytest.raises(DecryptionError) as caught:
         federation.site().decrypt(Update.from_bytes(container.to_bytes()))
     assert str(caught.value) == str(DecryptionError())
@@ -165,9 +203,9 @@ def test_a_wrong_sum(federation, blob, capfd, change):
 
 
 @pytest.mark.usefixtures("kernels")
-def test_a_wrong_sum_of_16_bits(lib):
+def test_a_wrong_sum_of_16_bits(ckks):
     """Noise far beyond what a half can hold is an error like any other, not a warning."""
-    federation = federate(lib, CLARA)
+    federation = federate(ckks, CLARA)
     state = {"h": np.ones(5000, np.float16), "f": np.ones(4, np.float32)}
     container = Container.read(federation.sum([state, state]).to_bytes())
     payload = container.payloads[0]
@@ -176,19 +214,22 @@ def test_a_wrong_sum_of_16_bits(lib):
         federation.site().decrypt(Update.from_bytes(container.to_bytes()))
 
 
-def test_what_a_library_refuses_is_the_same_error(lib, federation):
+@pytest.mark.parametrize("lib", LATTICE)
+def test_what_a_library_refuses_is_the_same_error(lib):
     """A library may notice by itself that words are none; what it says stays inside."""
+    federation = federate(lib)
     params = federation.config.params
-    backend = secagg.backends.registry.load_backend(lib)(params, federation.keys.client)
+    backend = federation.backend(params, federation.keys.client)
+    count = 2 * len(params.data_bit_sizes) * params.poly_modulus_degree
     with pytest.raises(DecryptionError, match="the aggregate does not decrypt") as caught:
-        backend.decrypt(np.full(2 * params.poly_modulus_degree, 2**64 - 1, np.uint64))
+        backend.decrypt(np.full(count, 2**64 - 1, np.uint64))
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
 
 
-def test_weights_that_drown_in_noise(lib):
-    """Two sites whose weights are far below `max_weight`: there is no mean to be had, and none is made up."""
-    federation = federate(lib, CLARA, max_weight=1e9)
+def test_weights_that_drown(lib):
+    """Two sites whose weights are far below `max_weight`: noise or rounding is all there is, and no mean is made up."""
+    federation = federate(lib, LARGE, max_weight=1e9)
     state = {"w": np.ones(3)}
     with pytest.raises(DecryptionError, match="max_weight is far above the weights"):
         federation.site().decrypt(federation.sum([state, state], [1, 1]))

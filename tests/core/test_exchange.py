@@ -1,4 +1,4 @@
-"""Backends agree on everything but speed: they exchange keys, words and whole rounds, in every direction."""
+"""Backends of a scheme agree on all but speed: they exchange keys, words and whole rounds, in every direction."""
 
 from __future__ import annotations
 
@@ -6,83 +6,144 @@ import itertools
 
 import numpy as np
 import pytest
-from federation import CLARA, TINY, federate, random_states
+from federation import CLARA, TINY, VARIANTS, federate, is_symmetric, libs_of, random_states
 
 import secagg
+from secagg.errors import ConfigError, MismatchError
 
-LIBS = sorted(secagg.available_backends())
-PARAMS = {
+CKKS = {
     "tiny": TINY,
     "clara": CLARA,
     "equal primes": {"poly_modulus_degree": 4096, "coeff_mod_bit_sizes": [36, 36, 34], "scale_bits": 33},
     "the ceiling": {"poly_modulus_degree": 4096, "coeff_mod_bit_sizes": [53, 53], "scale_bits": 38},
 }
+BGV = {
+    "one data prime": {"poly_modulus_degree": 4096, "coeff_mod_bit_sizes": [53, 53], "plain_modulus_bits": 30},
+    "planned": {"poly_modulus_degree": 4096, "coeff_mod_bit_sizes": [38, 38, 30], "plain_modulus_bits": 60},
+}
+PARAMS = {f"CKKS {name}": {**params, "scheme": "CKKS"} for name, params in CKKS.items()} | {
+    f"BGV {name}": {**params, "scheme": "BGV", "value_bits": 8} for name, params in BGV.items()
+}
+
+
+def mates(scheme, seeded):
+    """The backends that can take part in one federation."""
+    return [lib for lib in libs_of(scheme) if is_symmetric(lib) or not seeded]
+
+
+def choices(number):
+    """Every choice of so many backends, wherever two or more can mix."""
+    return [
+        pytest.param(scheme, seeded, *chosen, id=f"{scheme}-{'seeded' if seeded else 'whole'}-{'-'.join(chosen)}")
+        for scheme in ("CKKS", "BGV")
+        for seeded in (False, True)
+        if len(mates(scheme, seeded)) > 1
+        for chosen in itertools.product(mates(scheme, seeded), repeat=number)
+    ]
+
+
+def mixed(scheme, seeded, maker, params, **aggregation):
+    """A federation whose key `maker` made."""
+    variant = next(variant for variant, its in VARIANTS.items() if its == (maker, scheme))
+    return federate(variant, {**params, "seeded": seeded}, **({"max_clients": 4, "max_abs": 1.0} | aggregation))
+
+
+#: Coarse params that serve seeded ciphertexts and those of a public key alike.
+COARSE = {"CKKS": TINY, "BGV": {"value_bits": 8, **BGV["planned"]}}
+FINE = {"CKKS": CLARA, "BGV": {"value_bits": 16, **BGV["planned"]}}
 
 
 def test_the_backends_that_are_shipped():
     """A library that is missing is a failure, not a reason to skip."""
     found = secagg.available_backends()
-    assert {"tenseal", "pyfhel"} <= set(found)
+    assert {"tenseal", "pyfhel", "seal", "flashe"} <= set(found)
     for name, info in found.items():
         assert info.available, f"{name}: {info.problem}"
         assert info.problem is None
-        assert "CKKS" in info.schemes
+        assert info.schemes
         assert info.version[0].isdigit()
         assert "the server together with any one site can read every update" in info.trust
+    schemes = {"tenseal": ("CKKS",), "pyfhel": ("CKKS", "BGV"), "seal": ("CKKS", "BGV"), "flashe": ("FLASHE",)}
+    assert {name: found[name].schemes for name in schemes} == schemes
 
 
-@pytest.mark.parametrize(("maker", "encrypter", "decrypter"), list(itertools.product(LIBS, repeat=3)))
-def test_keys_and_words_pass_between_libraries(maker, encrypter, decrypter):
+@pytest.mark.parametrize(("scheme", "seeded", "maker", "encrypter", "decrypter"), choices(3))
+def test_keys_and_words_pass_between_libraries(scheme, seeded, maker, encrypter, decrypter):
     """A key that one made, words that another encrypted, a mean that a third decrypts."""
-    federation = federate(maker, CLARA)
+    federation = mixed(scheme, seeded, maker, COARSE[scheme])
     states = random_states(2, {"w": (5000,)})
     aggregate = federation.using(encrypter).sum(states)
     federation.assert_mean(federation.using(decrypter).site().decrypt(aggregate), states)
 
 
-@pytest.mark.parametrize("maker", LIBS)
-@pytest.mark.parametrize("server", LIBS)
-def test_a_round_of_two_libraries(maker, server):
-    """One site uses TenSEAL, the other Pyfhel, and each decrypts the same mean."""
-    federation = federate(maker)
-    states = random_states(2, {"w": (1500,)})
-    sites = [federation.using(lib).site(lib) for lib in LIBS]
-    aggregate = federation.using(server).add(site.encrypt(state) for site, state in zip(sites, states, strict=True))
-    assert aggregate.header.sites == tuple(LIBS)
+@pytest.mark.parametrize(("scheme", "seeded", "maker"), choices(1))
+def test_a_round_with_one_site_on_each_library(scheme, seeded, maker):
+    """Each site decrypts the same mean, under params of a real training, whoever made the key."""
+    libs = mates(scheme, seeded)
+    federation = mixed(scheme, seeded, maker, FINE[scheme], max_clients=len(libs))
+    states = random_states(len(libs), {"w": (5000,), "s": ()})
+    weights = [1 / number for number in range(1, len(libs) + 1)]
+    sites = [federation.using(lib).site(lib) for lib in libs]
+    aggregate = federation.add(
+        site.encrypt(state, weight) for site, state, weight in zip(sites, states, weights, strict=True)
+    )
+    assert aggregate.header.sites == tuple(libs)
     means = [site.decrypt(aggregate, like=states[0]) for site in sites]
     for mean in means:
-        federation.assert_mean(mean, states)
-    np.testing.assert_allclose(means[0]["w"], means[1]["w"], atol=1e-6)  # one ciphertext: the noise is the same
+        federation.assert_mean(mean, states, weights)
+        np.testing.assert_allclose(mean["w"], means[0]["w"], rtol=0, atol=1e-7)  # one ciphertext: the noise is the same
 
 
 @pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS)
-def test_all_libraries_choose_the_same_primes(params):
-    keys = [federate(lib, params, max_clients=2, max_abs=1.0).keys.server for lib in LIBS]
-    assert len({key.primes for key in keys}) == 1
+def test_all_libraries_choose_the_same_moduli(params):
+    libs = libs_of(params["scheme"])
+    keys = [mixed(params["scheme"], False, lib, params, max_clients=2).keys.server for lib in libs]
+    assert len({(key.primes, key.plain_modulus) for key in keys}) == 1
     assert [prime.bit_length() for prime in keys[0].primes] == params["coeff_mod_bit_sizes"]
-    assert all(prime % (2 * params["poly_modulus_degree"]) == 1 for prime in keys[0].primes)
-    assert len({key.fingerprint for key in keys}) == len(LIBS)
+    assert keys[0].plain_modulus.bit_length() == params.get("plain_modulus_bits", 0)
+    moduli = [*keys[0].primes, *([keys[0].plain_modulus] if params["scheme"] == "BGV" else [])]
+    assert all(modulus % (2 * params["poly_modulus_degree"]) == 1 for modulus in moduli)
+    assert len({key.fingerprint for key in keys}) == len(libs)
 
 
-def test_a_single_prime():
-    """Pyfhel needs no special prime, TenSEAL does, and says so."""
-    params = {"poly_modulus_degree": 1024, "coeff_mod_bit_sizes": [26], "scale_bits": 21}
-    federation = federate("pyfhel", params, max_clients=2, max_abs=1.0)
+@pytest.mark.parametrize("lib", ["pyfhel", "seal"])
+def test_a_single_prime(lib):
+    """Others need no special prime, TenSEAL does, and says so."""
+    params = {"poly_modulus_degree": 1024, "coeff_mod_bit_sizes": [26], "scale_bits": 21, "seeded": False}
+    federation = federate(lib, params, max_clients=2, max_abs=1.0)
     states = random_states(2, {"w": (600,)})
     federation.assert_mean(federation.site().decrypt(federation.sum(states)), states)
-    with pytest.raises(secagg.errors.ConfigError, match="at least two primes"):
+    with pytest.raises(ConfigError, match="at least two primes"):
         federation.using("tenseal").site()
-    with pytest.raises(secagg.errors.ConfigError, match="at least two primes"):
+    with pytest.raises(ConfigError, match="at least two primes"):
         secagg.generate_keys(federation.using("tenseal").config)
+
+
+@pytest.mark.parametrize("scheme", ["CKKS", "BGV"])
+def test_a_library_of_public_keys_takes_no_seeds(scheme):
+    federation = mixed(scheme, True, "seal", COARSE[scheme])
+    with pytest.raises(ConfigError, match="'pyfhel' encrypts under the public key.*set seeded: false for all sites"):
+        federation.using("pyfhel").site()
+
+
+@pytest.mark.parametrize("scheme", ["CKKS", "BGV"])
+def test_sites_must_agree_on_seeds(scheme):
+    """The same key serves both; the sum of both means nothing."""
+    seeded, whole = mixed(scheme, True, "seal", COARSE[scheme]), mixed(scheme, False, "seal", COARSE[scheme])
+    assert seeded.keys.server.params.of_key == whole.keys.server.params.of_key
+    update = secagg.Client(whole.config, seeded.keys.client, "site-1").encrypt({"w": np.ones(3)})
+    assert update.nbytes > 1.8 * seeded.site().encrypt({"w": np.ones(3)}).nbytes
+    with pytest.raises(MismatchError, match="'seeded': False.*expected .*'seeded': True"):
+        seeded.aggregator().add(update)
 
 
 def test_blocks_are_independent(lib):
     """A backend's buffers are used again: the words of a block do not depend on the one before."""
     federation = federate(lib)
-    site = federation.site()
-    states = random_states(2, {"w": (3000,)}, seed=1)
+    site, shapes = federation.site(), {"w": (federation.codec.block_values * 5 // 2,)}
+    states = random_states(2, shapes, seed=1)
     updates = [site.encrypt(states[0]), federation.site("site-2").encrypt(states[1])]
-    site.encrypt(random_states(1, {"w": (3000,)}, seed=9)[0])
+    site.encrypt(random_states(1, shapes, seed=9)[0])
     federation.assert_mean(site.decrypt(federation.add(updates)), states)
 
 

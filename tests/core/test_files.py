@@ -14,7 +14,6 @@ from federation import federate, random_states
 from secagg import Update
 from secagg.errors import FormatError, RangeError, StateError
 
-SHAPES = {"w": (90_000,), "c": (9000,)}
 ENCRYPT = {"exclude": ["c"]}
 
 
@@ -24,8 +23,9 @@ def federation(lib):
 
 
 @pytest.fixture(scope="module")
-def states():
-    return random_states(2, SHAPES)
+def states(federation):
+    """Of two encrypted frames and a clear one."""
+    return random_states(2, {"w": (federation.codec.block_values * federation.frame_blocks * 6 // 5,), "c": (9000,)})
 
 
 @pytest.fixture(scope="module")

@@ -6,16 +6,16 @@ import copy
 import os
 import pickle
 import stat
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from blake3 import blake3
-from container import CLIENT_KEY, SERVER_KEY, UPDATE, Container
-from federation import CLARA, TINY, federate, other_keys, random_states
+from container import CLIENT_KEY, SERVER_KEY, UPDATE, Container, fingerprint
+from federation import CLARA, LARGE, LATTICE, federate, other_keys, random_states
 
 import secagg
 from secagg import ClientKey, ServerKey, load_key
-from secagg.errors import KeyFileError, MismatchError, StorageError
+from secagg.errors import ConfigError, KeyFileError, KeyMismatchError, MismatchError, StorageError
 
 
 @pytest.fixture
@@ -51,16 +51,24 @@ def test_a_server_key_is_the_same_after_saving(keys, path):
     assert load_key(str(path)) == keys.server
 
 
-def test_the_server_key_holds_nothing_secret(keys, path):
-    """It is params, primes and fingerprint, to the byte."""
+def test_the_server_key_holds_nothing_secret(lib, path):
+    """It is params, moduli, epoch and fingerprint, to the byte."""
+    federation = federate(lib)
+    keys, params = federation.keys, federation.config.params.to_dict()
     container = Container.read(blob_of(keys.server, path))
     assert container.kind == SERVER_KEY
     assert container.header == {
+        "epoch": 0,
         "fingerprint": keys.client.fingerprint,
-        "params": TINY,
+        "params": params,
+        "plain_modulus": keys.server.plain_modulus,
         "primes": list(keys.server.primes),
     }
     assert container.payloads == []
+    assert [prime.bit_length() for prime in keys.server.primes] == params.get("coeff_mod_bit_sizes", [])
+    assert keys.server.plain_modulus.bit_length() == params.get("plain_modulus_bits", 0)
+    order = 2 * params.get("poly_modulus_degree", 1)
+    assert all(modulus % order == 1 for modulus in (*keys.server.primes, keys.server.plain_modulus) if modulus)
 
 
 def test_the_client_key_file_is_as_the_format_says(keys, path):
@@ -70,9 +78,9 @@ def test_the_client_key_file_is_as_the_format_says(keys, path):
     payload = b"".join(container.payloads)
     assert container.kind == CLIENT_KEY
     assert payload == material.secret.astype("<u8").tobytes() + material.public.astype("<u8").tobytes()
-    primes = ", ".join(map(str, container.header["primes"]))
-    text = f"secagg key v1\0CKKS\0{container.header['params']['poly_modulus_degree']}\0[{primes}]\0".encode()
-    assert blake3(text + payload).hexdigest() == container.header["fingerprint"] == keys.client.fingerprint
+    assert fingerprint(container.header, payload) == container.header["fingerprint"] == keys.client.fingerprint
+    degree, rows = container.header["params"].get("poly_modulus_degree"), len(container.header["primes"])
+    assert len(payload) == (8 * 3 * rows * degree if degree else 32)
 
 
 def test_a_large_key_takes_several_frames(path):
@@ -135,11 +143,66 @@ def test_a_key_of_the_other_role(lib):
 
 def test_a_key_of_other_params(lib):
     federation = federate(lib)
-    clara = federate(lib, CLARA).keys
-    with pytest.raises(MismatchError, match=r"the key was made for .*8192.*, the configuration has .*2048"):
-        secagg.Client(federation.config, clara.client, "site")
-    with pytest.raises(MismatchError, match="the key was made for"):
-        secagg.Aggregator(federation.config, clara.server)
+    others = [federate("flashe" if lib != "flashe" else "seal-BGV")] + [federate(lib, LARGE)] * (lib in LATTICE)
+    for other in others:
+        with pytest.raises(MismatchError, match="the key was made for .*, the configuration has ") as caught:
+            secagg.Client(federation.config, other.keys.client, "site")
+        for config in (federation.config, other.config):
+            assert str(config.params.of_key) in str(caught.value)
+        with pytest.raises(MismatchError, match="the key was made for"):
+            secagg.Aggregator(federation.config, other.keys.server)
+
+
+ENCODINGS = {
+    "CKKS": {"scale_bits": 19, "complex_slots": True, "seeded": False},
+    "BGV": {"value_bits": 7, "rounding": "nearest", "overflow": "clip", "error_feedback": True},
+    "FLASHE": {"value_bits": 16, "rounding": "nearest", "overflow": "clip", "error_feedback": True},
+}
+
+
+def test_a_key_serves_every_encoding(lib):
+    """How values become plaintexts is no matter of the key: a federation may change it and keep its key."""
+    federation = federate(lib)
+    for name, value in ENCODINGS[federation.config.params.scheme].items():
+        if lib != "tenseal" or name != "complex_slots":  # TenSEAL has real slots only
+            params = replace(federation.config.params, **{name: value})
+            changed = replace(federation, config=replace(federation.config, params=params))
+            states = random_states(2, {"w": (9,)})
+            changed.assert_mean(changed.site().decrypt(changed.sum(states)), states)
+
+
+# Epochs.
+
+
+def test_a_key_of_another_epoch(lib, path):
+    """Updates and aggregates say the epoch of their key; those of another are refused before any other of the key."""
+    federation = federate(lib)
+    keys = secagg.generate_keys(federation.config, epoch=7)
+    assert (federation.keys.server.epoch, keys.server.epoch) == (0, 7)
+    keys.client.save(path)
+    assert Container.read(path.read_bytes()).header["epoch"] == load_key(path).server.epoch == 7
+    later, states = replace(federation, keys=keys), random_states(2, {"w": (9,)})
+    aggregate = later.sum(states)
+    assert aggregate.header.epoch == 7
+    later.assert_mean(later.site().decrypt(aggregate), states)
+    with pytest.raises(KeyMismatchError, match="is of epoch 7 of the key, expected epoch 0"):
+        federation.site().decrypt(aggregate)
+    with pytest.raises(KeyMismatchError, match="is of epoch 7 of the key, expected epoch 0"):
+        federation.aggregator().add(later.site().encrypt(states[0]))
+
+
+@pytest.mark.parametrize("epoch", [-1, 2**32, 1.0, "0", None, True], ids=repr)
+def test_an_epoch_that_cannot_be(epoch):
+    with pytest.raises(ConfigError, match="epoch is"):
+        secagg.generate_keys(federate("flashe").config, epoch=epoch)
+
+
+def test_the_epoch_is_in_the_fingerprint(lib):
+    """The same words under another epoch are another key."""
+    key = federate(lib).keys.client
+    later = [ClientKey(key.params, key.secret_material(), epoch) for epoch in (0, 1, 2**32 - 1)]
+    assert later[0].fingerprint == key.fingerprint
+    assert len({key.fingerprint for key in later}) == 3
 
 
 def refused(path, blob, match):
@@ -245,21 +308,55 @@ def spaced(container):
     container.header = b" " + container.to_bytes()[16 : 16 + len(container.head) - 48]
 
 
+def change_primes(change):
+    """Other primes, from those that are there."""
+
+    def edit(container):
+        container.header["primes"] = change(container.header["primes"])
+
+    return edit
+
+
+def double_degree(container):
+    container.header["params"]["poly_modulus_degree"] *= 2
+
+
+def other_plain_modulus(change):
+    def edit(container):
+        container.header["plain_modulus"] = change(container.header["plain_modulus"])
+
+    return edit
+
+
+def half_payload(container):
+    (payload, *_) = container.payloads
+    container.payloads = [payload[: len(payload) // 2]]
+
+
 FAULTS = {
     "other fingerprint": (edit(fingerprint="ab" * 32), "fingerprint"),
     "fingerprint of another type": (edit(fingerprint=7), "fingerprint"),
     "fingerprint too short": (edit(fingerprint="ab"), "fingerprint"),
     "fingerprint is no number": (edit(fingerprint="xy" * 32), "fingerprint"),
-    "another prime": (edit(primes=[2**27 - 1, 2**26 - 1]), "fingerprint|not below"),
-    "an even prime": (edit(primes=[2**27 - 2, 2**26 - 1]), "primes"),
-    "a prime of other bits": (edit(primes=[2**28 - 1, 2**26 - 1]), "primes"),
-    "primes are text": (edit(primes=["1", "2"]), "primes"),
-    "a prime less": (edit(primes=[2**27 - 1]), "primes"),
     "primes are missing": (drop("primes"), "other keys"),
+    "primes are no list": (edit(primes=7), "primes"),
+    "primes are null": (edit(primes=None), "primes"),
+    "a prime more": (change_primes(lambda primes: [*primes, 2**26 - 1]), "primes"),
+    "plain modulus is missing": (drop("plain_modulus"), "other keys"),
+    "plain modulus is negative": (edit(plain_modulus=-1), "plain modulus"),
+    "plain modulus is a text": (edit(plain_modulus="0"), "plain modulus"),
+    "plain modulus is a float": (edit(plain_modulus=0.0), "plain modulus"),
+    "plain modulus is a bool": (edit(plain_modulus=False), "plain modulus"),
+    "plain modulus of other bits": (other_plain_modulus(lambda plain: 2 * plain + 1), "plain modulus"),
+    "another epoch": (edit(epoch=1), "fingerprint"),
+    "epoch is missing": (drop("epoch"), "other keys"),
+    "epoch is negative": (edit(epoch=-1), "epoch is -1"),
+    "epoch is too large": (edit(epoch=2**32), "epoch is 4294967296"),
+    "epoch is a bool": (edit(epoch=False), "epoch is False"),
+    "epoch is a float": (edit(epoch=0.0), "epoch is 0.0"),
     "a key more": (edit(more=1), "other keys"),
     "params are no object": (edit(params=[1]), "other keys"),
-    "params over the ceiling": (edit_params(coeff_mod_bit_sizes=[27, 27]), "add up to 54 bits"),
-    "params of another degree": (edit_params(poly_modulus_degree=4096), ""),
+    "params of another scheme": (edit_params(scheme="BFV"), "scheme is 'BFV'"),
     "params with a key more": (edit_params(more=1), "unknown key"),
     "params with another scale": (edit_params(scale_bits=10**400), "scale_bits"),
     "not canonical": (spaced, "canonical"),
@@ -267,12 +364,12 @@ FAULTS = {
     "header is no JSON": (no_change_but(header=b"{"), "not strict JSON"),
     "an update": (no_change_but(kind=UPDATE), "holds an update"),
     "kind unknown": (no_change_but(kind=9), "unknown kind"),
-    "version 2": (no_change_but(version=2), "format version 2; this release reads version 1"),
+    "version 1": (no_change_but(version=1), "format version 1; this release reads version 2"),
     "reserved byte": (no_change_but(reserved=1), "reserved byte"),
 }
 CLIENT_FAULTS = {
-    "a word that is not below its prime": (put_large_word, "not below its prime"),
     "no words": (no_change_but(payloads=[]), "truncated"),
+    "half of the words": (half_payload, "truncated"),
     "a frame more": (lambda container: container.payloads.append(b"x"), ""),
     "words of another key": (
         lambda container: container.payloads.__setitem__(0, bytes(len(container.payloads[0]))),
@@ -284,21 +381,75 @@ SERVER_FAULTS = {
     "words in it": (no_change_but(payloads=[bytes(64)]), "trailing bytes"),
     "taken for a client key": (no_change_but(kind=CLIENT_KEY), "truncated"),
 }
+LATTICE_FAULTS = {
+    "another prime": (change_primes(lambda primes: [primes[0] - 2, *primes[1:]]), "fingerprint|not below"),
+    "an even prime": (change_primes(lambda primes: [primes[0] - 1, *primes[1:]]), "primes"),
+    "a prime of other bits": (change_primes(lambda primes: [2 * primes[0] - 1, *primes[1:]]), "primes"),
+    "primes are text": (change_primes(lambda primes: list(map(str, primes))), "primes"),
+    "a prime less": (change_primes(lambda primes: primes[:-1]), "primes"),
+    "params over the ceiling": (edit_params(coeff_mod_bit_sizes=[60] * 20), "add up to 1200 bits"),
+    "params of another degree": (double_degree, ""),
+}
+LATTICE_CLIENT_FAULTS = {"a word that is not below its prime": (put_large_word, "not below its prime")}
+BGV_FAULTS = {
+    "an even plain modulus": (other_plain_modulus(lambda plain: plain - 1), "plain modulus"),
+    "no plain modulus": (edit(plain_modulus=0), "plain modulus"),
+    "another plain modulus": (other_plain_modulus(lambda plain: plain - 8192), "fingerprint"),
+}
 #: A server key holds no words that its numbers could be held against.
-UNNOTICED_BY_SERVER = ("other fingerprint", "another prime", "params of another degree")
-CASES = [("client", name, *fault) for name, fault in (FAULTS | CLIENT_FAULTS).items()] + [
-    ("server", name, *fault) for name, fault in (FAULTS | SERVER_FAULTS).items() if name not in UNNOTICED_BY_SERVER
-]
-
-
-@pytest.mark.parametrize(
-    ("role", "name", "change", "match"), CASES, ids=lambda value: value if isinstance(value, str) else ""
+UNNOTICED_BY_SERVER = (
+    "other fingerprint",
+    "another epoch",
+    "another prime",
+    "params of another degree",
+    "another plain modulus",
 )
-def test_a_well_made_container_that_is_no_key(keys, path, role, name, change, match):
-    """Every digest fits; what it says is wrong."""
-    container = Container.read(blob_of(getattr(keys, role), path))
+
+
+def cases(faults, client=(), server=()):
+    """Role, name, change and match of each fault."""
+    return [("client", name, *fault) for name, fault in (faults | dict(client)).items()] + [
+        ("server", name, *fault) for name, fault in (faults | dict(server)).items() if name not in UNNOTICED_BY_SERVER
+    ]
+
+
+def each(cases):
+    ids = [f"{role}, {name}" for role, name, _, _ in cases]
+    return pytest.mark.parametrize(("role", "name", "change", "match"), cases, ids=ids)
+
+
+def assert_no_key(variant, path, role, change, match):
+    container = Container.read(blob_of(getattr(federate(variant).keys, role), path))
     change(container)
     refused(path, container.to_bytes(), f"usable key file: .*{match}")
+
+
+@each(cases(FAULTS, CLIENT_FAULTS, SERVER_FAULTS))
+def test_a_well_made_container_that_is_no_key(lib, path, role, name, change, match):
+    """Every digest fits; what it says is wrong."""
+    assert_no_key(lib, path, role, change, match)
+
+
+@each(cases(LATTICE_FAULTS, LATTICE_CLIENT_FAULTS))
+@pytest.mark.parametrize("lib", LATTICE)
+def test_a_well_made_container_that_is_no_key_of_a_lattice(lib, path, role, name, change, match):
+    assert_no_key(lib, path, role, change, match)
+
+
+@each(cases(BGV_FAULTS))
+@pytest.mark.parametrize("lib", [variant for variant in LATTICE if variant.endswith("BGV")])
+def test_a_well_made_container_that_is_no_key_of_bgv(lib, path, role, name, change, match):
+    assert_no_key(lib, path, role, change, match)
+
+
+@pytest.mark.parametrize("nbytes", [0, 8, 24, 31, 33, 40, 64])
+def test_a_key_of_flashe_has_32_bytes(path, nbytes):
+    """Also where the fingerprint fits."""
+    container = Container.read(blob_of(federate("flashe").keys.client, path))
+    payload = (container.payloads[0] * 2)[:nbytes]
+    container.payloads = [payload] if payload else []
+    container.header["fingerprint"] = fingerprint(container.header, payload)
+    refused(path, container.to_bytes(), "truncated")
 
 
 def test_an_update_is_no_key(lib, path):

@@ -4,32 +4,65 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from container import Container
-from federation import CLARA, TINY, TINY_SLOTS, federate, random_states
+from container import Container, block_nbytes, block_values, rows, weight_values
+from federation import CLARA, PRECISE, TINY, VARIANTS, federate, random_states
 
 import secagg
 import secagg_ext
 
 PARAMS = {
-    "tiny": TINY,
-    "clara": CLARA,
-    "one data prime": {"poly_modulus_degree": 4096, "coeff_mod_bit_sizes": [53, 53], "scale_bits": 38},
-    "three data primes": {"poly_modulus_degree": 8192, "coeff_mod_bit_sizes": [40, 30, 30, 40], "scale_bits": 60},
+    "CKKS": {
+        "tiny": TINY,
+        "clara": CLARA,
+        "whole": {**CLARA, "seeded": False},
+        "complex": {**CLARA, "complex_slots": True},
+        "one data prime": {"poly_modulus_degree": 4096, "coeff_mod_bit_sizes": [53, 53], "scale_bits": 38},
+        "three data primes": {"poly_modulus_degree": 8192, "coeff_mod_bit_sizes": [40, 30, 30, 40], "scale_bits": 60},
+    },
+    "BGV": {
+        "4 bits": {"value_bits": 4, "rounding": "nearest"},
+        "16 bits": {"value_bits": 16},
+        "24 bits": {"value_bits": 24, "seeded": False},
+        "one data prime": {
+            "value_bits": 11,
+            "poly_modulus_degree": 4096,
+            "coeff_mod_bit_sizes": [53, 53],
+            "plain_modulus_bits": 30,
+        },
+        "three data primes": {
+            "value_bits": 17,
+            "poly_modulus_degree": 8192,
+            "coeff_mod_bit_sizes": [40, 30, 30, 59],
+            "plain_modulus_bits": 60,
+        },
+    },
+    "FLASHE": {
+        "4 bits": {"value_bits": 4},
+        "11 bits": {"value_bits": 11, "rounding": "nearest"},
+        "24 bits": {"value_bits": 24},
+    },
 }
+CASES = [
+    pytest.param(variant, params, id=f"{variant}-{name}")
+    for variant, (lib, scheme) in VARIANTS.items()
+    for name, params in PARAMS[scheme].items()
+    if (lib, name) != ("tenseal", "complex")  # it fills real slots only
+]
 
 
-@pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS)
+@pytest.mark.parametrize(("lib", "params"), CASES)
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 0.33337), (0.01234, 1.0, 0.5, 0.3)], ids=str)
 @pytest.mark.usefixtures("kernels")
 def test_weighted_mean(lib, params, weights):
+    """Of a model of two blocks or more, with a block's end inside a tensor."""
     federation = federate(lib, params, max_clients=4)
-    states = random_states(len(weights), {"w": (3, 5), "b": (params["poly_modulus_degree"],), "s": ()})
+    states = random_states(len(weights), {"w": (3, 5), "b": (federation.codec.block_values,), "s": ()})
     aggregate = federation.sum(states, weights)
     federation.assert_mean(federation.site().decrypt(aggregate, like=states[0]), states, weights)
 
 
 def test_thirty_sites_with_their_numbers_of_examples(lib):
-    federation = federate(lib, CLARA, max_clients=30, max_abs=1.0, max_weight=1000)
+    federation = federate(lib, PRECISE, max_clients=30, max_abs=1.0, max_weight=1000)
     weights = [float(weight) for weight in np.linspace(1, 1000, 30).round()]
     states = random_states(30, {"w": (200,)})
     mean = federation.site().decrypt(federation.sum(states, weights), like=states[0])
@@ -38,15 +71,15 @@ def test_thirty_sites_with_their_numbers_of_examples(lib):
 
 
 @pytest.mark.usefixtures("kernels")
-@pytest.mark.parametrize(
-    "size", [0, 1, TINY_SLOTS - 2, TINY_SLOTS - 1, TINY_SLOTS, TINY_SLOTS + 1, 2 * TINY_SLOTS - 1, 2 * TINY_SLOTS]
-)
-def test_sizes_around_a_block(lib, size):
-    """The weight takes one slot of the first block."""
+@pytest.mark.parametrize(("blocks", "more"), [(0, 0), (1, -1), (1, 0), (1, 1), (2, -1), (2, 0), (2, 1)])
+def test_sizes_around_a_block(lib, blocks, more):
+    """The weight takes the first values of the first block."""
     federation = federate(lib)
+    params, numbers = federation.config.params.to_dict(), federation.config.aggregation.to_dict()
+    size = max(0, blocks * block_values(params, numbers) - weight_values(params) + more)
     states = random_states(2, {"w": (size,)})
     aggregate = federation.sum(states, [1.0, 0.5])
-    assert aggregate.header.blocks("encrypted") == (size + 1 + TINY_SLOTS - 1) // TINY_SLOTS
+    assert aggregate.header.blocks("encrypted") == max(1, blocks + (more > 0))
     federation.assert_mean(federation.site().decrypt(aggregate), states, [1.0, 0.5])
 
 
@@ -60,7 +93,9 @@ def test_a_model_without_tensors(lib):
 def test_more_than_a_frame(lib):
     """A tensor that lies across frames, between small ones."""
     federation = federate(lib)
-    states = random_states(2, {"a": (7,), "b": (80_000,), "c": (1000,)})
+    states = random_states(
+        2, {"a": (7,), "b": (federation.codec.block_values * federation.frame_blocks,), "c": (1000,)}
+    )
     aggregate = federation.sum(states)
     assert aggregate.header.frame_count == 2
     federation.assert_mean(federation.site().decrypt(aggregate), states)
@@ -72,8 +107,11 @@ def test_sums_at_the_edge_of_the_capacity(lib):
     signs = np.sign(np.random.default_rng(0).standard_normal(2000))
     states = [{"w": 2.0 * signs}] * 15
     federation.assert_mean(federation.site().decrypt(federation.sum(states)), states)
+
+
+def test_beyond_the_edge_of_the_capacity(ckks):
     with pytest.raises(secagg.errors.ConfigError, match="max_clients"):
-        federate(lib, max_clients=16, max_abs=2.0).site()
+        federate(ckks, max_clients=16, max_abs=2.0).site()
 
 
 def test_the_order_of_adding_does_not_matter(lib):
@@ -160,23 +198,24 @@ def test_clear_bytes_hold_no_encrypted_tensor(lib):
 
 
 def test_both_kernels_add_alike(lib, kernels):
-    """Whatever the implementation, a sum is the sum of the words modulo their primes, in Python's own integers."""
+    """Whatever the implementation, a sum is the sum of the words modulo their moduli, in Python's own integers."""
     federation = federate(lib)
     updates = [site.encrypt({"w": np.ones(3)}) for site in federation.sites(3)]
     params = federation.config.params.to_dict()
-    total = Container.read(federation.add(updates).to_bytes()).payloads[0]
-    sums = [words_of(Container.read(update.to_bytes()).payloads[0], params) for update in updates]
-    prime = federation.keys.server.primes[0]
-    assert words_of(total, params) == [sum(words) % prime for words in zip(*sums, strict=True)]
+    total, *summands = (
+        rows(Container.read(update.to_bytes()).payloads[0][: block_nbytes(params)], params)
+        for update in (federation.add(updates), *updates)
+    )
+    primes = federation.keys.server.primes
+    data = primes[:-1] or primes or (2**64,)
+    moduli = data * (len(total) // len(data))
+    assert total == [
+        [sum(words) % modulus for words in zip(*row, strict=True)]
+        for modulus, *row in zip(moduli, *summands, strict=True)
+    ]
 
 
-def words_of(payload, params):
-    bits, degree = params["coeff_mod_bit_sizes"][0], params["poly_modulus_degree"]
-    number = int.from_bytes(payload, "little")
-    return [number >> bits * index & (1 << bits) - 1 for index in range(2 * degree)]
-
-
-def test_the_core_calls_every_kernel_where_it_can_be_replaced(lib, monkeypatch):
+def test_the_core_calls_every_kernel_where_it_can_be_replaced(monkeypatch):
     """Else the fixture `kernels` would change nothing."""
     called = set()
 
@@ -190,6 +229,7 @@ def test_the_core_calls_every_kernel_where_it_can_be_replaced(lib, monkeypatch):
     names = {name for name in secagg_ext.__all__ if name != "IMPLEMENTATION"}
     for name in names:
         monkeypatch.setattr(secagg_ext, name, record(name, getattr(secagg_ext, name)))
-    federation = federate(lib)
-    federation.site().decrypt(federation.sum([{"w": np.ones(3)}] * 2))
+    for variant in VARIANTS:
+        federation = federate(variant)
+        federation.site().decrypt(federation.sum([{"w": np.ones(3)}] * 2))
     assert called == names

@@ -8,10 +8,11 @@ import threading
 import numpy as np
 import pytest
 import torch
-from federation import CLARA, federate
+from federation import CLARA, LARGE, federate
 
 import secagg
 from secagg.errors import ConfigError, FormatError, KeyFileError, LayoutError, RangeError, StorageError
+from secagg.params import CKKSParams
 
 HUGE = 10**5000  # Python refuses to print it
 
@@ -98,7 +99,7 @@ def test_tensors_that_cannot_be_sent(lib, tmp_path, value):
 
 def test_a_weight_that_is_nothing_beside_the_largest(lib):
     with pytest.raises(RangeError, match="is nothing beside"):
-        federate(lib, CLARA, max_weight=1000).site().check_weight(5e-324)
+        federate(lib, LARGE, max_weight=1000).site().check_weight(5e-324)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -121,8 +122,8 @@ def test_numbers_that_python_does_not_print(lib, sign):
 @pytest.mark.parametrize("sizes", [5, None, "60"])
 def test_params_by_hand(sizes):
     with pytest.raises(ConfigError, match="coeff_mod_bit_sizes is"):
-        secagg.Params(8192, sizes, 40)
-    assert secagg.Params(8192, [60, 40, 40], 40) == secagg.Params(8192, (60, 40, 40), 40)
+        CKKSParams(8192, sizes, 40)
+    assert CKKSParams(8192, [60, 40, 40], 40) == CKKSParams(8192, (60, 40, 40), 40)
 
 
 @pytest.mark.parametrize("text", ["[" * 20_000, "a: &a [*a]", "he: &a {lib: *a}"], ids=["deep", "loop", "loop in he"])

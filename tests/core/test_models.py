@@ -8,7 +8,7 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 import torch
-from federation import dtype_of, federate
+from federation import PRECISE, dtype_of, federate
 
 from secagg.errors import LayoutError
 
@@ -170,12 +170,8 @@ def test_a_module_loads_its_mean(lib):
 
 def test_small_values_of_16_bits(lib):
     """Subnormal halves and the largest ones are neither flushed nor overflown on the way."""
-    federation = federate(
-        lib,
-        {"poly_modulus_degree": 8192, "coeff_mod_bit_sizes": [60, 60], "scale_bits": 38},
-        max_abs=65504.0,
-        max_clients=2,
-    )
+    ckks = {"poly_modulus_degree": 8192, "coeff_mod_bit_sizes": [60, 60], "scale_bits": 38}
+    federation = federate(lib, PRECISE | {"CKKS": ckks}, max_abs=65504.0, max_clients=2)
     state = {"w": np.array([65504.0, -65504.0, 6e-8, 1.0], np.float16)}
     mean = mean_of(federation, [state, state])
     np.testing.assert_array_equal(mean["w"][:2], state["w"][:2])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from container import Container, fraction_bits
-from federation import CLARA, federate, orders
+from federation import LARGE, federate, orders
 
 from secagg.errors import ConfigError
 
@@ -105,7 +105,7 @@ def test_clear_means_are_equal_to_the_bit_in_any_order(lib):
 
 def test_clear_sums_of_the_largest_values(lib):
     """As many sites as are planned for, each with the largest values that it may have: nothing wraps."""
-    federation = federate(lib, CLARA, encrypt={"include": ["w"]}, max_clients=4, max_abs=2.0**30)
+    federation = federate(lib, LARGE, encrypt={"include": ["w"]}, max_clients=4, max_abs=2.0**30)
     states = [{"w": np.ones(1), "c": np.array([2.0**30, -(2.0**30), 1.0])}] * 4
     federation.assert_mean(federation.site().decrypt(federation.sum(states)), states)
 

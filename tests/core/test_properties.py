@@ -9,21 +9,22 @@ import numpy as np
 import pytest
 import yaml
 from container import Container, canonical, fraction_bits
-from federation import ROUNDING, federate
+from federation import ROUNDING, VARIANTS, federate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from secagg import Config, Header, Layout, Params, Update
-from secagg.codec import FixedPointCodec
-from secagg.config import Aggregation
+from secagg import Config, Header, Layout, Update
+from secagg.aggregation import Aggregation
+from secagg.clear_codec import FixedPointCodec
 from secagg.header import Contribution
 from secagg.layout import TensorSpec
-from secagg.params import MAX_COEFF_MOD_BITS
+from secagg.params import MAX_COEFF_MOD_BITS, OVERFLOW_CHOICES, ROUNDING_CHOICES, BGVParams, CKKSParams, FLASHEParams
+from secagg.plan import plan_params
 from secagg.tensors import LOCAL_DTYPES
 
 names = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=12).filter(str.isprintable)
 small_shapes = st.lists(st.integers(0, 5), max_size=4).map(tuple)
-long_shapes = st.integers(1018, 1030).map(lambda size: (size,))  # around a block
+long_shapes = st.integers(-8, 4).map(lambda more: ("block", more))  # a block and so many values
 float_dtypes = st.sampled_from(["float16", "float32", "float64"])
 weights = st.floats(0.1, 1.0)  # at these small params, noise spoils the mean of smaller ones
 
@@ -35,10 +36,12 @@ def models(draw):
     return draw(st.dictionaries(names, specs, max_size=5))
 
 
-def fill(model, rng):
+def fill(model, block, rng):
     """Values in [-1, 1], the ends more often than chance would have them."""
 
     def values(dtype, shape):
+        if shape[:1] == ("block",):
+            shape = (block + shape[1],)
         if dtype not in ROUNDING:
             return np.ones(shape, dtype)
         return np.clip(rng.uniform(-1.2, 1.2, shape), -1, 1).astype(dtype)
@@ -46,7 +49,7 @@ def fill(model, rng):
     return {name: values(*spec) for name, spec in model.items()}
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(models(), st.lists(weights, min_size=2, max_size=4), st.integers(0, 2**32 - 1), st.data())
 @pytest.mark.usefixtures("kernels")
 def test_any_model_any_weights_any_number_of_sites(lib, model, weights, seed, data):
@@ -55,7 +58,7 @@ def test_any_model_any_weights_any_number_of_sites(lib, model, weights, seed, da
     exclude = data.draw(st.lists(st.sampled_from(plain), unique=True)) if plain else []
     federation = federate(lib, encrypt={"exclude": exclude} if exclude else "all")
     rng = np.random.default_rng(seed)
-    states = [fill(model, rng) for _ in weights]
+    states = [fill(model, federation.codec.block_values, rng) for _ in weights]
     aggregate = federation.sum(states, weights)
     aggregate = Update.from_bytes(aggregate.to_bytes())
     federation.assert_mean(federation.site().decrypt(aggregate, like=states[0]), states, weights)
@@ -88,7 +91,8 @@ def test_layouts_survive_json(layout, other):
 
 
 @st.composite
-def params(draw):
+def chains(draw):
+    """A degree and a chain of primes that it allows."""
     degree = draw(st.sampled_from(sorted(MAX_COEFF_MOD_BITS)))
     sizes, left = [], MAX_COEFF_MOD_BITS[degree]
     smallest = degree.bit_length() + 1
@@ -96,7 +100,28 @@ def params(draw):
         if left >= smallest:
             sizes.append(draw(st.integers(smallest, min(60, left))))
             left -= sizes[-1]
-    return Params(degree, tuple(sizes), draw(st.integers(1, 120)))
+    return degree, tuple(sizes)
+
+
+@st.composite
+def params(draw, scheme):
+    """Valid params, whether or not they can work."""
+    quantised = {
+        "value_bits": draw(st.integers(4, 24)),
+        "rounding": draw(st.sampled_from(ROUNDING_CHOICES)),
+        "overflow": draw(st.sampled_from(OVERFLOW_CHOICES)),
+        "error_feedback": draw(st.booleans()),
+    }
+    if scheme == "FLASHE":
+        return FLASHEParams(**quantised)
+    (degree, sizes), seeded = draw(chains()), draw(st.booleans())
+    if scheme == "CKKS":
+        return CKKSParams(degree, sizes, draw(st.integers(1, 120)), draw(st.booleans()), seeded)
+    plain = draw(st.integers(degree.bit_length() + 1, 60).filter(lambda bits: bits not in sizes))
+    return BGVParams(degree, sizes, plain, seeded=seeded, **quantised)
+
+
+variants = st.sampled_from(list(VARIANTS.values())).flatmap(lambda its: st.tuples(st.just(its[0]), params(its[1])))
 
 
 numbers = st.floats(1e-300, 1e300) | st.integers(1, 10**6)
@@ -116,16 +141,17 @@ aggregations = st.builds(
 
 
 @given(
-    st.sampled_from(["tenseal", "pyfhel"]),
-    params(),
+    variants,
     st.sampled_from(["all", "conv", "first-middle-last"])
     | st.fixed_dictionaries({"include": patterns}, optional={"exclude": patterns}),
     aggregations,
 )
-def test_configurations_survive_dict_json_and_yaml(lib, params, encrypt, aggregation):
+def test_configurations_survive_dict_json_and_yaml(variant, encrypt, aggregation):
+    lib, params = variant
     config = Config.from_dict(
         {"he": {"lib": lib, "config": params.to_dict()}, "encrypt": encrypt, "aggregation": aggregation}
     )
+    assert config.params == params
     assert Config.from_dict(config.to_dict()) == config
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert Config.from_dict(yaml.safe_load(io.StringIO(yaml.safe_dump(config.to_dict())))) == config
@@ -133,6 +159,12 @@ def test_configurations_survive_dict_json_and_yaml(lib, params, encrypt, aggrega
 
 sites = st.text("abcXYZ019.-_", min_size=1, max_size=64).filter(lambda name: name.strip("."))
 nonces = st.binary(min_size=32, max_size=32)
+possible = st.builds(
+    Aggregation,
+    max_clients=st.integers(2, 1000),
+    max_abs=st.floats(0.01, 100) | st.dictionaries(names, st.floats(0.01, 100), min_size=1, max_size=3),
+    max_weight=st.floats(1e-300, 1e300),
+)
 
 
 @st.composite
@@ -146,14 +178,21 @@ def headers(draw):
             unique_by=(lambda item: item.site, lambda item: item.nonce),
         )
     )
-    small = Params(draw(st.sampled_from([1024, 2048, 4096])), (26,), 20)
-    aggregation = draw(aggregations)
+    aggregation = draw(possible)
+    if draw(st.booleans()):
+        sizes = draw(st.sampled_from([(60, 60), (60, 40, 40), (60, 60, 60)]))
+        params = CKKSParams(8192, sizes, 36, draw(st.booleans()), draw(st.booleans()))
+    else:
+        lib, scheme = draw(st.sampled_from([its for its in VARIANTS.values() if its[1] != "CKKS"]))
+        block = {"scheme": scheme, "value_bits": draw(st.integers(4, 24))}
+        params = plan_params(lib, block, aggregation)
     return Header(
         kind=kind,
         round=draw(st.integers(0, 2**32 - 1)),
+        epoch=draw(st.integers(0, 2**32 - 1)),
         key=draw(nonces).hex(),
-        params=small,
-        aggregation=Aggregation(**aggregation),
+        params=params,
+        aggregation=aggregation,
         layout=draw(layouts),
         contributions=tuple(contributions),
     )
@@ -195,7 +234,7 @@ def test_fixed_point_sums_are_exact(max_abs, max_clients, values, sites):
     codec = FixedPointCodec(aggregation)
     scaled = np.array(values) * max_abs
     sites = min(sites, max_clients)
-    words = codec.encode(scaled)
+    words = codec.to_words(scaled)
     integers = [
         round(value * 2**places) if abs(value) * 2**places < 2**53 else int(value * 2.0**places)
         for value in scaled.tolist()
@@ -203,4 +242,4 @@ def test_fixed_point_sums_are_exact(max_abs, max_clients, values, sites):
     assert words.view(np.int64).tolist() == integers
     total = words * np.uint64(sites)
     assert total.view(np.int64).tolist() == [sites * integer for integer in integers]
-    assert codec.decode(total).tolist() == [sites * integer / 2**places for integer in integers]
+    assert codec.to_values(total).tolist() == [sites * integer / 2**places for integer in integers]

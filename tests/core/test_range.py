@@ -10,20 +10,34 @@ import pytest
 import torch
 from federation import federate
 
-from secagg.backends.registry import load_backend
 from secagg.errors import ConfigError, RangeError
 
 pytestmark = pytest.mark.usefixtures("kernels")
+
+
+def before_encrypting(monkeypatch, federation, do):
+    """Call `do` whenever blocks are about to be encrypted."""
+
+    class Watched:
+        def __init__(self, cipher):
+            self.cipher = cipher
+
+        def encrypt(self, block, plain):
+            do()
+            return self.cipher.encrypt(block, plain)
+
+    begin = federation.backend.cipher
+    monkeypatch.setattr(federation.backend, "cipher", lambda *args: Watched(begin(*args)))
 
 
 @pytest.fixture
 def untouched(lib, monkeypatch):
     """Fails the test if the backend encrypts."""
 
-    def encrypt(self, slots):
+    def fail():
         raise AssertionError("something was encrypted")
 
-    monkeypatch.setattr(load_backend(lib), "encrypt", encrypt)
+    before_encrypting(monkeypatch, federate(lib), fail)
 
 
 VALUES = {"over": 1.001, "under": -1.001, "NaN": math.nan, "infinity": math.inf, "minus infinity": -math.inf}
@@ -64,19 +78,18 @@ def test_nothing_is_written_either(lib, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_value_that_goes_out_of_range_later(lib, tmp_path, monkeypatch):
+@pytest.mark.parametrize("value", [math.nan, -1.5])
+def test_a_value_that_goes_out_of_range_later(lib, tmp_path, monkeypatch, value):
     """Training that goes on while its tensors are encrypted: each value is checked once more as it is read."""
-    state = {"w": np.zeros(5000)}
-    backend = load_backend(lib)
-    encrypt = backend.encrypt
+    federation = federate(lib)
+    state = {"w": np.zeros(federation.codec.block_values * (federation.frame_blocks + 1))}  # more than a frame
 
-    def encrypt_and_train(self, slots):
-        state["w"][4000] = math.nan
-        return encrypt(self, slots)
+    def train():
+        state["w"][-1] = value
 
-    monkeypatch.setattr(backend, "encrypt", encrypt_and_train)
+    before_encrypting(monkeypatch, federation, train)
     with pytest.raises(RangeError, match="changed to a value out of range while it was encrypted"):
-        federate(lib).site().encrypt_to(tmp_path / "update.secagg", state)
+        federation.site().encrypt_to(tmp_path / "update.secagg", state)
     assert list(tmp_path.iterdir()) == []
 
 

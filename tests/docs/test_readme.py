@@ -50,6 +50,14 @@ def test_the_config_is_valid() -> None:
     assert secagg.Config.from_dict(config.to_dict()) == config
 
 
+def test_the_blocks_of_the_table_are_valid() -> None:
+    forms = re.findall(r"^\| `(\{lib: .*?\})` \|", README, re.MULTILINE)
+    assert len(forms) == 3
+    for form in forms:
+        config = secagg.Config.from_dict({"he": yaml.safe_load(form)})
+        assert secagg.Config.from_dict(config.to_dict()) == config
+
+
 def test_commands_exist() -> None:
     text = "\n".join(re.findall(r"```\n(.*?)```", README, re.DOTALL))
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import ceil, log2, prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from blake3 import blake3
 
@@ -19,7 +19,7 @@ MAGIC = b"SECAGG\r\n"
 UPDATE, AGGREGATE, CLIENT_KEY, SERVER_KEY = 1, 2, 3, 4
 PREAMBLE_NBYTES, DIGEST_NBYTES = 16, 32
 FRAME_NBYTES = 1 << 20
-CLEAR_WORDS = 4096
+CLEAR_WORDS = FLASHE_WORDS = 4096
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Container:
     header: Any
     payloads: list[bytes] = field(default_factory=list)
     magic: bytes = MAGIC
-    version: int = 1
+    version: int = 2
     reserved: int = 0
     header_nbytes: int | None = None
 
@@ -86,31 +86,103 @@ def frame_sizes(kind: int, header: dict[str, Any], nbytes: int) -> Iterator[int]
         role: sum(prod(shape) for _, _, shape, its in header["layout"] if its == role)
         for role in ("encrypted", "clear")
     }
-    degree = header["params"]["poly_modulus_degree"]
+    params, numbers = header["params"], header["aggregation"]
+    encrypted = weight_values(params) + values["encrypted"]
     for blocks, block in (
-        (ceil((1 + values["encrypted"]) / (degree // 2)), block_nbytes(header["params"])),
+        (ceil(encrypted / block_values(params, numbers)), block_nbytes(params)),
         (ceil(values["clear"] / CLEAR_WORDS), 8 * CLEAR_WORDS),
     ):
         most = FRAME_NBYTES // block
         yield from [most * block] * (blocks // most) + [blocks % most * block] * (blocks % most > 0)
 
 
+class Lanes(NamedTuple):
+    """How the words of a block of an exact scheme hold values."""
+
+    words: int
+    per_word: int
+    bits: int
+    limit: int
+
+    def place(self, value: int) -> tuple[int, int]:
+        """Word of a block, and shift in it, of one of its values."""
+        return value % self.words, value // self.words * self.bits
+
+
+def lanes(params: dict[str, Any], aggregation: dict[str, Any]) -> Lanes:
+    """The lanes of BGV or FLASHE."""
+    limit = 2 ** (params["value_bits"] - 1) - 1
+    largest = 2 * limit * aggregation["max_clients"]
+    bits, words, below = largest.bit_length(), FLASHE_WORDS, 2**64
+    if params["scheme"] == "BGV":
+        plain = params["plain_modulus_bits"]
+        words, below = params["poly_modulus_degree"], 2**plain - 2 ** (plain - 10)
+    count = 0
+    while sum(largest << lane * bits for lane in range(count + 1)) < below:
+        count += 1
+    return Lanes(words, count, bits, limit)
+
+
+def block_values(params: dict[str, Any], aggregation: dict[str, Any]) -> int:
+    """Values a block."""
+    if params["scheme"] == "CKKS":
+        return params["poly_modulus_degree"] // (1 if params["complex_slots"] else 2)
+    return lanes(params, aggregation).words * lanes(params, aggregation).per_word
+
+
+def weight_digits(params: dict[str, Any]) -> int:
+    """Digits of the weight in exact schemes; a 1 that counts the sites follows them."""
+    return ceil(40 / (params["value_bits"] - 1))
+
+
+def weight_values(params: dict[str, Any]) -> int:
+    """Values before those of the tensors."""
+    return 1 if params["scheme"] == "CKKS" else weight_digits(params) + 1
+
+
 def data_bits(params: dict[str, Any]) -> list[int]:
+    """Bits of each prime that a ciphertext carries."""
     return params["coeff_mod_bit_sizes"][:-1] or params["coeff_mod_bit_sizes"]
 
 
-def block_nbytes(params: dict[str, Any]) -> int:
-    """Bytes of a packed ciphertext: two polynomials, a row a data prime."""
-    return 2 * sum(data_bits(params)) * params["poly_modulus_degree"] // 8
-
-
 def row_offsets(params: dict[str, Any]) -> list[tuple[int, int]]:
-    """Where each row of a packed ciphertext begins, and the bits of its words."""
+    """Where each row of a packed block begins, and the bits of its words."""
+    if params["scheme"] == "FLASHE":
+        return [(0, 64)]
     place, rows = 0, []
-    for bits in data_bits(params) * 2:
+    for bits in data_bits(params) * (1 if params.get("seeded") else 2):
         rows.append((place, bits))
         place += bits * params["poly_modulus_degree"] // 8
     return rows
+
+
+def block_nbytes(params: dict[str, Any]) -> int:
+    """Bytes of a packed block: both polynomials of a ciphertext, or one; or words modulo 2**64."""
+    words = FLASHE_WORDS if params["scheme"] == "FLASHE" else params["poly_modulus_degree"]
+    return sum(bits for _, bits in row_offsets(params)) * words // 8
+
+
+def rows(block: bytes, params: dict[str, Any]) -> list[list[int]]:
+    """The words of one packed block, row by row."""
+    starts = [start for start, _ in row_offsets(params)] + [len(block)]
+    return [unpack(block[start:end], bits) for (start, bits), end in zip(row_offsets(params), starts[1:], strict=True)]
+
+
+def pack_rows(words: list[list[int]], params: dict[str, Any]) -> bytes:
+    """What `rows` takes apart."""
+    return b"".join(pack(row, bits) for row, (_, bits) in zip(words, row_offsets(params), strict=True))
+
+
+def unpack(row: bytes, bits: int) -> list[int]:
+    """Whole words, each of so many bits, least significant first."""
+    number = int.from_bytes(row, "little")
+    return [number >> place & (1 << bits) - 1 for place in range(0, 8 * len(row) - bits + 1, bits)]
+
+
+def pack(words: list[int], bits: int) -> bytes:
+    """What `unpack` takes apart."""
+    number = int("".join(f"{word:0{bits}b}" for word in reversed(words)), 2)
+    return number.to_bytes(len(words) * bits // 8, "little")
 
 
 def put_word(payload: bytes, row_start: int, bits: int, index: int, word: int) -> bytes:
@@ -126,6 +198,14 @@ def fraction_bits(aggregation: dict[str, Any]) -> int:
     bounds = aggregation["max_abs"]
     largest = max(bounds.values()) if isinstance(bounds, dict) else bounds
     return 62 - ceil(log2(aggregation["max_clients"]) + max(log2(largest), 0))
+
+
+def fingerprint(header: dict[str, Any], payload: bytes) -> str:
+    """The fingerprint of a client key of this header and these words."""
+    params = header["params"]
+    degree, primes = params.get("poly_modulus_degree", 0), ", ".join(map(str, header["primes"]))
+    numbers = f"{params['scheme']}\0{degree}\0[{primes}]\0{header['plain_modulus']}\0{header['epoch']}\0"
+    return blake3(f"secagg key v2\0{numbers}".encode() + payload).hexdigest()
 
 
 def _frame_digest(head_digest: bytes, index: int, payload: bytes) -> bytes:

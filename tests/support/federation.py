@@ -13,17 +13,37 @@ import numpy as np
 from container import fraction_bits
 
 import secagg
-from secagg.codec import RealCodec
+from secagg.aggregation import Aggregation
+from secagg.backends.base import Backend
+from secagg.backends.registry import load_backend
+from secagg.codec import Codec, codec_for
 
 State = Mapping[str, Any]
 
 #: What NVIDIA Clara Train uses: 4096 slots, two data primes.
 CLARA = {"poly_modulus_degree": 8192, "coeff_mod_bit_sizes": [60, 40, 40], "scale_bits": 40, "scheme": "CKKS"}
-#: The smallest params that both libraries take: 1024 slots, a ciphertext of 13,824 bytes, coarse and quick.
+#: The smallest params that every library of CKKS takes: 1024 slots, a polynomial of 6912 bytes, coarse and quick.
 TINY = {"poly_modulus_degree": 2048, "coeff_mod_bit_sizes": [27, 26], "scale_bits": 20, "scheme": "CKKS"}
 TINY_SLOTS = 1024
 #: What goes with `TINY`: its modulus has no room for more.
 TINY_AGGREGATION = {"min_clients": 2, "max_clients": 4, "max_abs": 1.0, "max_weight": 1.0}
+
+#: Coarse and quick params of each scheme, which go with `TINY_AGGREGATION`; those of BGV are planned.
+SMALL: dict[str, dict[str, Any]] = {"CKKS": TINY, "BGV": {"value_bits": 8}, "FLASHE": {"value_bits": 8}}
+#: Params of each scheme that training would use.
+LARGE: dict[str, dict[str, Any]] = {"CKKS": CLARA, "BGV": {"value_bits": 16}, "FLASHE": {"value_bits": 16}}
+
+#: Of as many bits as CKKS has by `CLARA`, or nearly.
+PRECISE: dict[str, dict[str, Any]] = {"CKKS": CLARA, "BGV": {"value_bits": 24}, "FLASHE": {"value_bits": 24}}
+
+#: Library and scheme of every variant: a backend's id means its first scheme, ``id-SCHEME`` another one.
+VARIANTS = {
+    f"{lib}-{scheme}" if index else lib: (lib, scheme)
+    for lib, info in sorted(secagg.available_backends().items())
+    for index, scheme in enumerate(info.schemes or ("unknown",))  # what cannot be loaded fails, and is not left out
+}
+#: The variants whose blocks are ciphertexts of SEAL's form.
+LATTICE = [variant for variant, (_, scheme) in VARIANTS.items() if scheme in ("CKKS", "BGV")]
 
 #: Half a unit of the last place, relative; 16-bit floats are rounded to float32 on the way.
 ROUNDING = {"float16": 2.0**-11 + 2.0**-24, "bfloat16": 2.0**-8 + 2.0**-24, "float32": 2.0**-24, "float64": 2.0**-53}
@@ -47,7 +67,7 @@ class Federation:
         return secagg.Aggregator(self.config, self.keys.server, round, layout)
 
     def using(self, lib: str) -> Federation:
-        """The same federation with another HE library."""
+        """The same federation with another HE library of the scheme."""
         return replace(self, config=replace(self.config, lib=lib))
 
     def but(self, **blocks: Any) -> Federation:
@@ -83,22 +103,59 @@ class Federation:
             assert tuple(value.shape) == tuple(model.shape), name
             expected = sum(w * doubles(state[name]) for w, state in zip(weights, states, strict=True)) / sum(weights)
             error = np.abs(doubles(value) - expected)
-            assert (error <= self.tolerance(weights, expected, dtype_of(value))).all(), (name, error.max())
+            bound = self.config.aggregation.bound(name)
+            assert (error <= self.tolerance(weights, expected, dtype_of(value), bound)).all(), (name, error.max())
 
-    def tolerance(self, weights: Sequence[float], mean: Any, dtype: str) -> Any:
-        """The largest error that params, number of sites, weights and dtype explain."""
-        aggregation = self.config.aggregation
+    def tolerance(self, weights: Sequence[float], mean: Any, dtype: str, bound: float | None = None) -> Any:
+        """The largest error that params, number of sites, weights, dtype and the tensor's ``max_abs`` explain."""
+        aggregation, sites = self.config.aggregation, len(weights)
+        bound = max(aggregation.bounds) if bound is None else bound
         weight_sum = sum(weights) / aggregation.max_weight
-        error = RealCodec(self.config.params, aggregation).mean_error(len(weights), weight_sum)
-        error += len(weights) * 2.0 ** -(fraction_bits(aggregation.to_dict()) + 1) / weight_sum  # of clear tensors
+        error = self.codec.mean_error(sites, weight_sum, bound)
+        error += sites * 2.0 ** -(fraction_bits(aggregation.to_dict()) + 1) / weight_sum  # of clear tensors
         return error + ROUNDING[dtype] * (np.abs(mean) + error) + SMALLEST[dtype]
 
+    @property
+    def variant(self) -> str:
+        wanted = (self.config.lib, self.config.params.scheme)
+        return next(variant for variant, found in VARIANTS.items() if found == wanted)
 
-def federate(lib: str, params: Mapping[str, Any] = TINY, encrypt: Any = "all", **aggregation: Any) -> Federation:
-    """A federation; keys are made once for each library and params."""
-    numbers = TINY_AGGREGATION if params is TINY else {}
-    config = {"he": {"lib": lib, "config": params}, "encrypt": encrypt, "aggregation": {**numbers, **aggregation}}
-    return Federation(read_config(json.dumps(config)), make_keys(lib, json.dumps(params)))
+    @property
+    def backend(self) -> type[Backend]:
+        return load_backend(self.config.lib)
+
+    @property
+    def codec(self) -> Codec:
+        return codec_for(self.config.params, self.config.aggregation)
+
+    @property
+    def frame_blocks(self) -> int:
+        """Encrypted blocks of a whole frame."""
+        return (1 << 20) // self.config.params.block_nbytes
+
+
+def federate(variant: str, params: Mapping[str, Any] = SMALL, encrypt: Any = "all", **aggregation: Any) -> Federation:
+    """A federation of a variant; keys are made once for each library and params.
+
+    `params` is an ``he.config``, or maps schemes to theirs, as `SMALL` and `LARGE` do.
+    """
+    lib, scheme = VARIANTS[variant]
+    block = {"scheme": scheme, **params.get(scheme, params)}
+    assert block["scheme"] == scheme, f"{variant} is no variant of {block['scheme']}"
+    numbers = TINY_AGGREGATION if params is TINY or params is SMALL else {}
+    he = {"lib": lib, "config": block}
+    config = read_config(json.dumps({"he": he, "encrypt": encrypt, "aggregation": {**numbers, **aggregation}}))
+    return Federation(config, make_keys(lib, config.params))
+
+
+def libs_of(scheme: str) -> list[str]:
+    """The backends that know a scheme."""
+    return [lib for lib, its in VARIANTS.values() if its == scheme]
+
+
+def is_symmetric(lib: str) -> bool:
+    """Whether a backend encrypts under the secret key, so that its updates may be seeded."""
+    return load_backend(lib).symmetric
 
 
 @cache
@@ -107,17 +164,14 @@ def read_config(text: str) -> secagg.Config:
 
 
 @cache
-def make_keys(lib: str, params: str, number: int = 0) -> secagg.KeyPair:
-    """Keys; another `number` gives others."""
-    aggregation = {"max_clients": 2, "max_abs": 1.0}
-    config = {"he": {"lib": lib, "config": json.loads(params)}, "aggregation": aggregation}
-    return secagg.generate_keys(secagg.Config.from_dict(config))
+def make_keys(lib: str, params: secagg.Params, number: int = 0) -> secagg.KeyPair:
+    """Keys, with room for two sites or more; another `number` gives others."""
+    return secagg.generate_keys(secagg.Config(lib, params, aggregation=Aggregation(max_clients=2, max_abs=1.0)))
 
 
 def other_keys(federation: Federation) -> Federation:
     """The same config with keys that have nothing to do with the first ones."""
-    params = json.dumps(federation.config.params.to_dict())
-    return replace(federation, keys=make_keys(federation.config.lib, params, number=1))
+    return replace(federation, keys=make_keys(federation.config.lib, federation.config.params, number=1))
 
 
 def random_states(

@@ -1,0 +1,116 @@
+"""How updates are added, and for how many and how large ones the capacity is planned."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from .errors import ConfigError, show
+
+#: The most contributions that one aggregate can list.
+MAX_CLIENTS = 10_000
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    """How updates are added, and for how many the capacity is planned.
+
+    Parameters
+    ----------
+    min_clients, max_clients : int
+        Fewest and most contributions of an aggregate.
+    max_abs : float or dict of str to float
+        Largest absolute value of any element: one number, or patterns over tensor names to numbers, with
+        ``default`` for the tensors that no pattern matches.
+    max_weight : float
+        Largest weight that any site may give.
+    """
+
+    min_clients: int = 2
+    max_clients: int = 30
+    max_abs: float | dict[str, float] = 8.0
+    max_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("min_clients", "max_clients"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not 2 <= value <= MAX_CLIENTS:
+                raise ConfigError(
+                    f"aggregation.{name} is {show(value)}; use a whole number from 2 to {MAX_CLIENTS} "
+                    "(the sum of one update is that update)"
+                )
+        if self.min_clients > self.max_clients:
+            raise ConfigError(
+                f"aggregation.min_clients {self.min_clients} is above aggregation.max_clients {self.max_clients}"
+            )
+        object.__setattr__(self, "max_weight", _positive(self.max_weight, "aggregation.max_weight"))
+        if isinstance(self.max_abs, Mapping):
+            if not self.max_abs:
+                raise ConfigError("aggregation.max_abs is empty; give a number or {default: number, pattern: number}")
+            bounds = {
+                read_pattern(key, "aggregation.max_abs"): _positive(value, f"aggregation.max_abs[{key!r}]")
+                for key, value in self.max_abs.items()
+            }
+            object.__setattr__(self, "max_abs", bounds)
+        else:
+            object.__setattr__(self, "max_abs", _positive(self.max_abs, "aggregation.max_abs"))
+
+    def bound(self, name: str) -> float:
+        """Return ``max_abs`` of the tensor `name`.
+
+        Raises
+        ------
+        ConfigError
+            If no pattern matches and there is no ``default``, or two patterns with different numbers match.
+        """
+        if isinstance(self.max_abs, float):
+            return self.max_abs
+        matches = {key: value for key, value in self.max_abs.items() if key != "default" and fnmatchcase(name, key)}
+        if len(set(matches.values())) > 1:
+            raise ConfigError(
+                f"aggregation.max_abs: tensor {name!r} matches {', '.join(matches)} with different numbers"
+            )
+        if matches:
+            return next(iter(matches.values()))
+        if "default" not in self.max_abs:
+            raise ConfigError(f"aggregation.max_abs has no pattern for tensor {name!r}; add one, or a default")
+        return self.max_abs["default"]
+
+    def check_patterns(self, names: Iterable[str]) -> None:
+        """Raise `ConfigError` if a pattern of ``max_abs`` matches none of `names`."""
+        if isinstance(self.max_abs, float):
+            return
+        names = list(names)
+        for pattern in self.max_abs:
+            if pattern != "default" and not any(fnmatchcase(name, pattern) for name in names):
+                raise ConfigError(f"aggregation.max_abs: pattern {pattern!r} matches no tensor")
+
+    @property
+    def bounds(self) -> tuple[float, ...]:
+        """All numbers of ``max_abs``."""
+        return (self.max_abs,) if isinstance(self.max_abs, float) else tuple(self.max_abs.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the ``aggregation`` block."""
+        return {
+            "min_clients": self.min_clients,
+            "max_clients": self.max_clients,
+            "max_abs": self.max_abs if isinstance(self.max_abs, float) else dict(self.max_abs),
+            "max_weight": self.max_weight,
+        }
+
+
+def _positive(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= sys.float_info.max:
+        raise ConfigError(f"{name} is {show(value)}; use a number above 0")
+    return float(value)
+
+
+def read_pattern(value: object, name: str) -> str:
+    """Return a valid pattern; `name` says where it stands. Anything else raises `ConfigError`."""
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{name}: {show(value)} is not a pattern; use names such as 'encoder.*'")
+    return value

@@ -1,0 +1,96 @@
+"""FLASHE: words under one-time pads modulo 2**64, after Jiang et al., arXiv 2109.00675, with a single mask.
+
+The pad of an update is the AES-256-CTR keystream of a key of its own, which HKDF-SHA256 derives from the key of the
+federation and from (federation, epoch, round, site, nonce). Who has that key rebuilds the pads of all contributions of
+a sum and takes them off. A fresh nonce for every encryption makes every pad one of its own, so that encrypting a round
+again is safe.
+
+What it does not have: integrity (a changed ciphertext changes the sum in the same places, unnoticed), public-key
+encryption (who can encrypt can decrypt), and keys of single sites: all sites share one key.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..expansion import PIECE_NBYTES, Keystream
+from ..header import Contribution
+from ..key import SYMMETRIC_KEY_WORDS, ClientKey, KeyMaterial
+from ..params import FLASHE_BLOCK_WORDS, Params
+from .base import SHARED_KEY_TRUST, Backend, Cipher
+
+
+class FLASHEBackend(Backend):
+    """One key, from which the keys of all updates derive."""
+
+    id = "flashe"
+    schemes = ("FLASHE",)
+    trust = f"{SHARED_KEY_TRUST}, and can change sums unnoticed even without one"
+    module = "cryptography"
+    symmetric = True
+
+    def __init__(self, params: Params, key: ClientKey) -> None:
+        self.check_scheme(params)
+        self.library()
+        self._key = key
+
+    @classmethod
+    def generate(cls, params: Params) -> KeyMaterial:
+        """Return 32 bytes of the operating system's randomness."""
+        cls.check_scheme(params)
+        cls.library()
+        secret = np.frombuffer(os.urandom(8 * SYMMETRIC_KEY_WORDS), dtype=np.uint64)
+        return KeyMaterial((), secret, np.empty(0, dtype=np.uint64))
+
+    def cipher(self, round: int, contributions: Sequence[Contribution]) -> Cipher:
+        """See `Backend.cipher`."""
+        return _PadCipher([Keystream(self._subkey(round, item)) for item in contributions])
+
+    def _subkey(self, round: int, contribution: Contribution) -> bytes:
+        """Return the key of one update's pad. Fields have their length before them, so that no two lists are alike."""
+        from cryptography.hazmat.primitives.hashes import SHA256
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+        server = self._key.server
+        fields = (
+            b"secagg flashe pad v1",
+            bytes.fromhex(server.fingerprint),  # names the federation
+            server.epoch.to_bytes(8, "little"),
+            round.to_bytes(8, "little"),
+            contribution.site.encode(),
+            contribution.nonce,
+        )
+        info = b"".join(len(field).to_bytes(4, "little") + field for field in fields)
+        secret = self._key.secret_material().secret.astype("<u8").tobytes()
+        return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(secret)
+
+
+class _PadCipher:
+    """Words plus the pad of one contribution, or minus those of all."""
+
+    def __init__(self, streams: Sequence[Keystream]) -> None:
+        self._streams = streams
+        self._pad = np.empty(PIECE_NBYTES // 8, dtype=np.uint64)
+
+    def encrypt(self, block: int, plain: NDArray[Any]) -> NDArray[np.uint64]:
+        self._each_piece(np.add, block, plain)
+        return plain
+
+    def decrypt(self, block: int, words: NDArray[np.uint64]) -> NDArray[Any]:
+        self._each_piece(np.subtract, block, words)
+        return words
+
+    def _each_piece(self, operation: np.ufunc, block: int, words: NDArray[np.uint64]) -> None:
+        """Add or subtract (modulo 2**64, as NumPy does) a piece of every pad at a time: sums stay in the caches."""
+        for start in range(0, words.size, self._pad.size):
+            piece = words[start : start + self._pad.size]
+            pad = self._pad[: piece.size]
+            offset = 8 * (block * FLASHE_BLOCK_WORDS + start)
+            for stream in self._streams:
+                stream.read(offset, pad.view(np.uint8))
+                operation(piece, pad, out=piece)

@@ -1,0 +1,150 @@
+"""From what a configuration says to whole params: presets, defaults, and BGV params as small as is provably safe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .aggregation import Aggregation
+from .errors import ConfigError, show
+from .lanes import lanes_below
+from .noise import bgv_fits
+from .params import (
+    MAX_COEFF_MOD_BITS,
+    MAX_PRIME_BITS,
+    BGVParams,
+    CKKSParams,
+    FLASHEParams,
+    Params,
+    known_fields,
+    min_prime_bits,
+)
+from .plugins import load_plugin
+
+#: ``he: {preset: NAME}``.
+PRESETS: dict[str, dict[str, Any]] = {
+    "clara": {
+        "lib": "tenseal",
+        "config": {
+            "scheme": "CKKS",
+            "poly_modulus_degree": 8192,
+            "coeff_mod_bit_sizes": [60, 40, 40],
+            "scale_bits": 40,
+        },
+    },
+    "exact": {"lib": "seal", "config": {"scheme": "BGV", "value_bits": 16}},
+    "smallest": {"lib": "flashe", "config": {"scheme": "FLASHE", "value_bits": 11, "error_feedback": True}},
+}
+
+#: What is planned together, or given together.
+_PLANNED = ("poly_modulus_degree", "coeff_mod_bit_sizes", "plain_modulus_bits")
+
+
+def preset(name: object) -> dict[str, Any]:
+    """Return the ``he`` block of a preset; an unknown one raises `ConfigError`."""
+    if not isinstance(name, str) or name not in PRESETS:
+        raise ConfigError(f"he.preset is {show(name)}; use {', '.join(PRESETS)}, or lib and config")
+    return PRESETS[name]
+
+
+def plan_params(lib: str, config: Mapping[str, Any], aggregation: Aggregation) -> Params:
+    """Return whole params from an ``he.config`` block that may leave out what follows from the rest.
+
+    Parameters
+    ----------
+    lib : str
+        Id of the backend: it has a scheme of its own if it knows only one, and says whether ciphertexts are seeded.
+    config : mapping
+        ``he.config``.
+    aggregation : Aggregation
+        BGV params are planned for its ``max_clients``.
+
+    Raises
+    ------
+    ConfigError
+        If anything is unknown, missing or out of range.
+    BackendUnavailableError
+        If the backend must be asked for a default and its module cannot be imported.
+    """
+    block = dict(config)
+    if "scheme" not in block:
+        schemes = load_plugin(lib).schemes
+        block["scheme"] = CKKSParams.scheme if CKKSParams.scheme in schemes else schemes[0]
+    scheme = block["scheme"]
+    if scheme in (CKKSParams.scheme, BGVParams.scheme) and "seeded" not in block:
+        backend = load_plugin(lib)
+        if scheme not in backend.schemes:
+            raise ConfigError(f"backend {lib!r} knows {', '.join(backend.schemes)}, not {scheme}")
+        block["seeded"] = backend.symmetric
+    if scheme == BGVParams.scheme and not any(name in block for name in _PLANNED):
+        # What is planned depends on numbers that must be valid themselves.
+        unknown = [name for name in block if name not in known_fields(scheme)]
+        if not unknown and "value_bits" in block:
+            limit = FLASHEParams(value_bits=block["value_bits"]).limit
+            block.update(plan_bgv(limit, aggregation.max_clients, block["seeded"] is True))
+    return Params.from_dict(block)
+
+
+def prime_floor(bits: int) -> int:
+    """Return what a prime of so many bits that SEAL chose is surely not below: it takes the largest that suit.
+
+    That is an assumption, which `IntegerCodec.check_moduli` verifies on the primes themselves.
+    """
+    return (1 << bits) - (1 << (bits - 10))
+
+
+def plan_bgv(limit: int, sites: int, symmetric: bool) -> dict[str, Any]:
+    """Return the BGV params with the fewest bits a value whose noise provably survives the sum of `sites` updates.
+
+    Parameters
+    ----------
+    limit : int
+        Largest quantised value.
+    sites : int
+        ``max_clients``.
+    symmetric : bool
+        Whether updates are encrypted under the secret key; public-key ciphertexts have more noise and need a special
+        prime beside the data primes.
+
+    Returns
+    -------
+    dict
+        ``poly_modulus_degree``, ``coeff_mod_bit_sizes`` and ``plain_modulus_bits``.
+    """
+    candidates = [
+        (sum(data) * degree / (lanes * degree), degree, -lanes, data, special, plain)
+        for degree in MAX_COEFF_MOD_BITS
+        for lanes, plain in _plain_moduli(degree, limit, sites)
+        for data, special in _chains(degree, plain, sites, symmetric)
+    ]
+    _, degree, _, data, special, plain = min(candidates)
+    sizes = [*data, *special]
+    return {"poly_modulus_degree": degree, "coeff_mod_bit_sizes": sizes, "plain_modulus_bits": plain}
+
+
+def _plain_moduli(degree: int, limit: int, sites: int) -> Iterator[tuple[int, int]]:
+    """Yield numbers of lanes, and the fewest bits of a plain modulus for them."""
+    lanes = 0
+    for bits in range(min_prime_bits(degree) + 10, MAX_PRIME_BITS + 1):
+        fitting = lanes_below(prime_floor(bits), limit, sites)
+        if fitting > lanes:
+            lanes = fitting
+            yield lanes, bits
+
+
+def _chains(degree: int, plain: int, sites: int, symmetric: bool) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Yield the smallest data primes for a plain modulus, and the special prime, in bits."""
+    ceiling, smallest = MAX_COEFF_MOD_BITS[degree], min_prime_bits(degree) + 10
+    for bits in range(smallest, ceiling + 1):
+        rows = -(-bits // MAX_PRIME_BITS)
+        data = tuple(bits // rows + (row < bits % rows) for row in range(rows))
+        # SEAL takes the last of several primes for the special one; symmetric encryption makes no use of it.
+        spare = min(MAX_PRIME_BITS, ceiling - bits)
+        spare -= spare == plain  # it must be another prime than the plain modulus
+        special = (spare,) if not symmetric else (smallest,) if rows > 1 else ()
+        if plain in data + special or min(data + special) < smallest or bits + sum(special) > ceiling:
+            continue
+        primes = [prime_floor(size) for size in data]
+        if bgv_fits(sites, degree, 1 << plain, primes, prime_floor(special[0]) if special else None, symmetric):
+            yield data, special
+            return

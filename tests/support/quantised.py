@@ -1,0 +1,84 @@
+"""What quantisation must compute, written from the documentation alone; and updates with another header.
+
+An update of weight w = `fraction` · ``max_weight`` holds, in lanes, the weight's digits and then q = round(x · fraction
+· L / ``max_abs``) of every value. Nothing here is taken from `secagg.integer_codec` or the kernels.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+
+import secagg
+from secagg.update import UpdateWriter
+
+#: The weight has at least so many bits.
+WEIGHT_BITS = 40
+
+
+def limit_of(value_bits: int) -> int:
+    """Largest quantised value."""
+    return 2 ** (value_bits - 1) - 1
+
+
+def weight_digits(value_bits: int) -> int:
+    """Digits of the weight; a 1 that counts the sites, and then the tensors, follow them."""
+    return -(-WEIGHT_BITS // (value_bits - 1))
+
+
+def weight_of(fraction: float, value_bits: int) -> Fraction:
+    """What the weight, a fraction of ``max_weight``, is rounded to."""
+    unit = 2 ** (weight_digits(value_bits) * (value_bits - 1)) - 1
+    return Fraction(round(fraction * unit), unit)
+
+
+def dither(seed: int, position: int) -> float:
+    """Noise of -1/2 … 1/2: SplitMix64, an output for two positions, 24 bits of it for each."""
+    mask = 2**64 - 1
+    h = (seed + 0x9E3779B97F4A7C15 * (position // 2 + 1)) & mask
+    h = (h ^ h >> 30) * 0xBF58476D1CE4E5B9 & mask
+    h = (h ^ h >> 27) * 0x94D049BB133111EB & mask
+    h ^= h >> 31
+    bits = h >> 40 if position % 2 else (h & 0xFFFFFFFF) >> 8
+    return (bits + 0.5) / 2**24 - 0.5
+
+
+def quantised(
+    values: Any, fraction: float, bound: float, value_bits: int, seed: int | None = None, first: int = 0
+) -> np.ndarray[Any, Any]:
+    """The integers of one tensor, whose first value is at position `first` behind the weight."""
+    limit = limit_of(value_bits)
+    scaled = np.asarray(values, dtype=np.float64).reshape(-1) * (fraction * limit / bound)
+    if seed is not None:
+        first += weight_digits(value_bits) + 1
+        scaled = scaled + [dither(seed, first + index) for index in range(scaled.size)]
+    return np.rint(scaled).clip(-limit, limit).astype(np.int64)
+
+
+def mean_of(sums: np.ndarray[Any, Any], fractions: Sequence[float], bound: float, value_bits: int) -> Any:
+    """The mean that sums of integers mean, in float64, from the sum of the rounded weights."""
+    total = float(sum(weight_of(fraction, value_bits) for fraction in fractions))
+    return sums * (bound / limit_of(value_bits) / total)
+
+
+def renamed(site: secagg.Client, name: str) -> secagg.Client:
+    """The same site under another name; a thousand of them share one context of the library."""
+    twin = copy.copy(site)
+    twin._name = name
+    return twin
+
+
+def rebuilt(update: secagg.Update, **changes: Any) -> secagg.Update:
+    """An update or aggregate with the same frames behind a changed header, every digest made anew."""
+    header = replace(update.header, **changes)
+    stream = BytesIO()
+    writer = UpdateWriter(stream, header)
+    for frame, payload in update.frames():
+        writer.write(frame, payload)
+    return secagg.Update.from_bytes(stream.getvalue())

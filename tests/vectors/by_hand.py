@@ -1,0 +1,170 @@
+"""Seeds, pads and decoding once more, written from docs/wire-format.md: Python's integers, and AES block by block.
+
+It shares no code with secagg, whose kernels and backends are held against what it computes.
+"""
+
+from __future__ import annotations
+
+import cmath
+import hashlib
+import hmac
+import itertools
+from fractions import Fraction
+from math import ceil
+from typing import Any
+
+import numpy as np
+from container import Container, block_nbytes, block_values, lanes, rows, unpack, weight_digits
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from phases import phase
+
+# Nonces in place of c1.
+
+
+def keystream(key: bytes, offset: int, nbytes: int) -> bytes:
+    """Bytes of AES-256 in counter mode from counter 0, each counter block encrypted by itself."""
+    first, last = offset // 16, -(-(offset + nbytes) // 16)
+    counters = b"".join(counter.to_bytes(16, "big") for counter in range(first, last))
+    blocks = Cipher(algorithms.AES256(key), modes.ECB()).encryptor().update(counters)
+    return blocks[offset - 16 * first :][:nbytes]
+
+
+def slack(prime: int, degree: int) -> int:
+    """Candidates of a region beyond the words of a row."""
+    over = ceil(Fraction(2 * degree * (2 ** prime.bit_length() - prime), prime))
+    return 8 * ceil((over + 64) / 8)
+
+
+def region_nbytes(prime: int, degree: int) -> int:
+    return 8 * (degree + slack(prime, degree))
+
+
+def mask(nonce: bytes, primes: list[int], degree: int, block: int) -> list[list[int]]:
+    """The rows of c1 of one block."""
+    offset, result = block * sum(region_nbytes(prime, degree) for prime in primes), []
+    for prime in primes:
+        region = keystream(nonce, offset, region_nbytes(prime, degree))
+        offset += len(region)
+        candidates = (word % 2 ** prime.bit_length() for word in unpack(region, 64))
+        below = [candidate for candidate in candidates if candidate < prime]
+        assert len(below) >= degree
+        result.append(below[:degree])
+    return result
+
+
+# FLASHE.
+
+
+def pad_info(fingerprint: str, epoch: int, round: int, site: str, nonce: bytes) -> bytes:
+    """HKDF's info: fields, each behind its length."""
+    fields = (
+        b"secagg flashe pad v1",
+        bytes.fromhex(fingerprint),
+        epoch.to_bytes(8, "little"),
+        round.to_bytes(8, "little"),
+        site.encode("ascii"),
+        nonce,
+    )
+    return b"".join(len(field).to_bytes(4, "little") + field for field in fields)
+
+
+def pad_key(secret: bytes, info: bytes) -> bytes:
+    """HKDF-SHA256 without salt, 32 bytes (RFC 5869): extract, then the first block of expand."""
+    extracted = hmac.new(bytes(32), secret, hashlib.sha256).digest()
+    return hmac.new(extracted, info + b"\x01", hashlib.sha256).digest()
+
+
+# Decoding.
+
+
+def sums(aggregate: Container, key: Container, count: int) -> list[int]:
+    """The first values of the encrypted section of an exact scheme: Σ q, weight digits first."""
+    params, numbers = aggregate.header["params"], aggregate.header["aggregation"]
+    shape, sites, blocks = lanes(params, numbers), len(aggregate.header["contributions"]), {}
+    result = []
+    for index in range(count):
+        block, value = divmod(index, block_values(params, numbers))
+        if block not in blocks:
+            blocks[block] = plain_words(aggregate, key, block)
+        word, shift = shape.place(value)
+        total = blocks[block][word] >> shift & (1 << shape.bits) - 1
+        assert total <= 2 * shape.limit * sites
+        assert blocks[block][word] >> shape.bits * shape.per_word == 0
+        result.append(total - shape.limit * sites)
+    return result
+
+
+def weight_sum(sums: list[int], params: dict[str, Any]) -> Fraction:
+    """Σ w / max_weight, from the sums of the weight's digits."""
+    digits, base = sums[: weight_digits(params)], 2 ** (params["value_bits"] - 1)
+    return Fraction(sum(digit * base**place for place, digit in enumerate(digits)), base ** len(digits) - 1)
+
+
+def plain_words(aggregate: Container, key: Container, block: int) -> list[int]:
+    """The plaintext words of a block of BGV or FLASHE."""
+    header = aggregate.header
+    if header["params"]["scheme"] == "BGV":
+        plain = key.header["plain_modulus"]
+        return bgv_slots([word % plain for word in phases(aggregate, key, block)], plain)
+    words = np.array(rows(packed_block(aggregate, block), header["params"])[0], dtype=np.uint64)
+    for site, nonce in header["contributions"]:
+        info = pad_info(header["key"], header["epoch"], header["round"], site, bytes.fromhex(nonce))
+        stream = keystream(pad_key(b"".join(key.payloads), info), 8 * block * words.size, 8 * words.size)
+        words -= np.frombuffer(stream, "<u8")
+    return words.tolist()
+
+
+def phases(aggregate: Container, key: Container, block: int) -> list[int]:
+    """Message plus noise of a block of CKKS or BGV, coefficient by coefficient."""
+    params = aggregate.header["params"]
+    degree, chain = params["poly_modulus_degree"], key.header["primes"]
+    primes = chain[:-1] or chain
+    words = rows(packed_block(aggregate, block), params)
+    if params["seeded"]:
+        masks = [mask(bytes.fromhex(nonce), primes, degree, block) for _, nonce in aggregate.header["contributions"]]
+        words += [
+            [sum(column) % prime for column in zip(*parts, strict=True)]
+            for prime, *parts in zip(primes, *masks, strict=True)
+        ]
+    secret = np.frombuffer(b"".join(key.payloads), "<u8")[: len(primes) * degree].reshape(len(primes), degree)
+    return phase(np.array(words, dtype=np.uint64), secret, primes).tolist()
+
+
+def bgv_slots(message: list[int], plain: int) -> list[int]:
+    """Slot i is the message at ψ^(3^i), slot N/2 + i at ψ^(−3^i); ψ is the least primitive root of order 2N."""
+    degree = len(message)
+    base = next(g for g in itertools.count(2) if pow(g, (plain - 1) // 2, plain) == plain - 1)
+    root = pow(base, (plain - 1) // (2 * degree), plain)
+    least = min(pow(root, power, plain) for power in range(1, 2 * degree, 2))
+    powers = np.array([pow(least, power, plain) for power in range(2 * degree)], dtype=object)
+    coefficients, places = np.array(message, dtype=object), np.arange(degree)
+    exponents = [pow(3, i, 2 * degree) for i in range(degree // 2)]
+    exponents += [-exponent % (2 * degree) for exponent in exponents]
+    return [int((coefficients * powers[places * exponent % (2 * degree)]).sum() % plain) for exponent in exponents]
+
+
+def ckks_slots(message: list[int], scale_bits: int) -> list[complex]:
+    """Slot i is the message at ζ^(3^i), over the scale; ζ = exp(πi/N)."""
+    degree = len(message)
+    powers = np.array([cmath.exp(1j * cmath.pi * power / degree) for power in range(2 * degree)])
+    coefficients, places = np.array(message, dtype=float) / 2.0**scale_bits, np.arange(degree)
+    exponents = [pow(3, i, 2 * degree) for i in range(degree // 2)]
+    return [complex((coefficients * powers[places * exponent % (2 * degree)]).sum()) for exponent in exponents]
+
+
+def reals(aggregate: Container, key: Container) -> list[float]:
+    """All values of the encrypted section of CKKS, Σ x·w / max_weight, the weight's own first."""
+    params = aggregate.header["params"]
+    blocks = sum(map(len, aggregate.payloads)) // block_nbytes(params)
+    slots = itertools.chain.from_iterable(
+        ckks_slots(phases(aggregate, key, block), params["scale_bits"]) for block in range(blocks)
+    )
+    if params["complex_slots"]:
+        return [part for slot in slots for part in (slot.real, slot.imag)]
+    return [slot.real for slot in slots]
+
+
+def packed_block(container: Container, block: int) -> bytes:
+    """One packed block of the encrypted section, which here is one frame."""
+    nbytes = block_nbytes(container.header["params"])
+    return container.payloads[0][block * nbytes : (block + 1) * nbytes]
