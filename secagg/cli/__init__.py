@@ -1,4 +1,4 @@
-"""The command line: ``secagg keygen | serve | site | demo | inspect | backends``."""
+"""The command line: ``secagg plan | keygen | serve | site | demo | inspect | backends``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import errors
-from . import backends, demo, inspect, keygen, serve, site
+from . import backends, demo, inspect, keygen, plan, serve, site
 
 #: Exit code of each kind of error; the first class that fits counts.
 EXIT_CODES: tuple[tuple[type[BaseException], int, str], ...] = (
@@ -24,7 +24,7 @@ EXIT_CODES: tuple[tuple[type[BaseException], int, str], ...] = (
 #: What the commands need beyond the core, one backend included.
 _EXTRAS = "tenseal,monai,grpc"
 
-_COMMANDS = (keygen, serve, site, demo, inspect, backends)
+_COMMANDS = (plan, keygen, serve, site, demo, inspect, backends)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="secagg",
         description="Encrypted aggregation for federated learning: the server adds updates that it cannot read.",
-        epilog=f"exit codes:\n  0  success\n{codes}  130  stopped by Ctrl-C\n\nexample:\n  {demo.EXAMPLE}\n",
+        epilog=f"exit codes:\n  0  success\n{codes}  130  stopped by Ctrl-C\n\nexample:\n  {_indent(demo.EXAMPLE)}\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"secagg {_version()}")
@@ -72,12 +72,16 @@ def _parser() -> argparse.ArgumentParser:
             name,
             help=description,
             description=description,
-            epilog=f"example:\n  {command.EXAMPLE}\n",
+            epilog=f"example:\n  {_indent(command.EXAMPLE)}\n",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_arguments(sub)
         sub.set_defaults(run=command.run)
     return parser
+
+
+def _indent(examples: str) -> str:
+    return examples.replace("\n", "\n  ")
 
 
 def _version() -> str:

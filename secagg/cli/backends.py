@@ -7,6 +7,7 @@ import argparse
 from ..backends.registry import available_backends
 from ..errors import BackendUnavailableError
 from ..ring import KERNELS
+from .words import SCHEME_WORDS
 
 EXAMPLE = "secagg backends"
 
@@ -22,7 +23,8 @@ def run(options: argparse.Namespace) -> None:
         state = f"available, version {info.version or 'unknown'}" if info.available else "NOT AVAILABLE"
         print(f"{lib}: {state}")
         if info.schemes:
-            print(f"  schemes  {', '.join(info.schemes)}")
+            for scheme, title in zip(info.schemes, ("schemes", *("" for _ in info.schemes)), strict=False):
+                print(f"  {title:<8} {scheme:<7} {SCHEME_WORDS.get(scheme, 'of a plug-in')}")
         print(f"  trust    {info.trust}")
         if info.problem:
             print(f"  problem  {info.problem}")

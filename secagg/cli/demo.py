@@ -6,19 +6,24 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+from ..backends.registry import load_backend
 from ..config import ENCRYPT_CHOICES, Config
 from ..errors import ConfigError, TransportError
+from ..plan import PRESETS
 from .children import Children
 from .demo_report import RoundResult, combine, print_table, write_curves, write_report
 from .keygen import make_kits
 from .progress import progress
 from .task import SiteRecord, check_least, read_records
 
-EXAMPLE = "secagg demo --sites 3 --rounds 4 --backend pyfhel --encrypt conv"
+EXAMPLE = """secagg demo --sites 3 --rounds 4 --backend pyfhel --encrypt conv
+secagg demo --preset smallest"""
 
 _START_SECONDS = 60.0
 _POLL_SECONDS = 0.1
@@ -28,9 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Train three sites on a brain MRI through a server on this machine: encrypted, then raw, and compare."""
     parser.add_argument("--sites", type=int, default=3, help="number of sites, 2 to 24 (default: 3)")
     parser.add_argument("--rounds", type=int, default=4, help="rounds of training (default: 4)")
-    parser.add_argument("--backend", metavar="LIB", help="he.lib, such as pyfhel (default: tenseal)")
+    parser.add_argument("--backend", metavar="LIB", help="he.lib under Clara's CKKS params (default: tenseal)")
+    parser.add_argument("--preset", choices=PRESETS, help="he.preset: backend, scheme and params by name")
     parser.add_argument("--encrypt", choices=ENCRYPT_CHOICES, help="what is encrypted (default: all)")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration in place of Clara's params")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="configuration in place of both; --backend changes its he.lib"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of network and training (default: 0)")
     parser.add_argument("--run-dir", type=Path, metavar="FOLDER", help="new folder for all output (default: runs/DATE)")
 
@@ -44,7 +52,8 @@ def run(options: argparse.Namespace) -> None:
     sites = [f"site-{number}" for number in range(1, options.sites + 1)]
     make_kits(config, out / "kits", sites, [])
     print(
-        f"{options.sites} sites, {rounds} rounds, backend {config.lib}, encrypt {config.encrypt.to_value()}; see {out}"
+        f"{options.sites} sites, {rounds} rounds, {config.lib} {config.params.scheme}, "
+        f"encrypt {config.encrypt.to_value()}; see {out}"
     )
     federation = _Federation(out, sites, rounds, options.seed)
     results = {"encrypted": federation.encrypted(), "raw": federation.raw()}
@@ -61,23 +70,26 @@ def run(options: argparse.Namespace) -> None:
 
 
 def demo_config(options: argparse.Namespace) -> Config:
-    """Return the configuration: that of a file, or Clara's, with what the options change.
+    """Return the configuration: that of a file, of a preset, or Clara's, with what the options change.
 
     Raises
     ------
     ConfigError
-        If it is invalid, or needs more sites than the demo has.
+        If it is invalid, its options contradict each other, or it needs more sites than the demo has.
     """
+    for other in ("backend", "config"):
+        if options.preset is not None and getattr(options, other) is not None:
+            raise ConfigError(f"--preset names backend and params, and so does --{other}: give one of them")
+    if not 2 <= options.sites <= 24:
+        raise ConfigError(f"--sites is {options.sites}; the demo's data can be shared by 2 to 24 sites")
     if options.config is not None:
         data = Config.load(options.config).to_dict()
     else:
-        params = {"poly_modulus_degree": 8192, "coeff_mod_bit_sizes": [60, 40, 40], "scale_bits": 40, "scheme": "CKKS"}
         aggregation = {"min_clients": 2, "max_clients": 30, "max_abs": 0.5, "max_weight": 32}
-        data = {"he": {"lib": "tenseal", "config": params}, "encrypt": "all", "aggregation": aggregation}
-    if not 2 <= options.sites <= 24:
-        raise ConfigError(f"--sites is {options.sites}; the demo's data can be shared by 2 to 24 sites")
+        data = {"he": {"preset": options.preset or "clara"}, "encrypt": "all", "aggregation": aggregation}
+        data = Config.from_dict(data).to_dict()
     if options.backend is not None:
-        data["he"]["lib"] = options.backend
+        data["he"] = _with_backend(data["he"], options.backend)
     if options.encrypt is not None:
         data["encrypt"] = options.encrypt
     config = Config.from_dict(data)
@@ -87,6 +99,21 @@ def demo_config(options: argparse.Namespace) -> Config:
         )
     # No round may end before the slowest site has joined.
     return replace(config, aggregation=replace(config.aggregation, min_clients=options.sites))
+
+
+def _with_backend(he: Mapping[str, Any], lib: str) -> dict[str, Any]:
+    """Return an ``he`` block for another backend, which perhaps cannot have seeded updates."""
+    backend = load_backend(lib)
+    config = dict(he["config"])
+    if config["scheme"] not in backend.schemes:
+        presets = [f"--preset {name}, or " for name, block in PRESETS.items() if block["lib"] == lib]
+        raise ConfigError(
+            f"--backend {lib} knows {', '.join(backend.schemes)}, not {config['scheme']}: "
+            f"use {''.join(presets)}--config with params for it"
+        )
+    if "seeded" in config:
+        config["seeded"] = config["seeded"] and backend.symmetric
+    return {"lib": lib, "config": config}
 
 
 class _Federation:

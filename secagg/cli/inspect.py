@@ -7,11 +7,12 @@ from pathlib import Path
 
 from ..errors import FormatError
 from ..key import ClientKey, ServerKey, load_key
-from ..params import Params
 from ..update import Update
 from ..wire import PREAMBLE_NBYTES, container_kind
+from .words import lanes_rows, params_rows
 
-EXAMPLE = "secagg inspect update.secagg"
+EXAMPLE = """secagg inspect update.secagg
+secagg inspect kits/server/server.key"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +38,8 @@ def _show_key(key: ClientKey | ServerKey) -> None:
     secret = isinstance(key, ClientKey)
     _row("kind", "client key: decrypts every update, keep it from the server" if secret else "server key: no secret")
     _row("fingerprint", key.fingerprint)
-    _show_params(key.params)
+    _row("epoch", _epoch(key.server.epoch if isinstance(key, ClientKey) else key.epoch))
+    _rows(params_rows(key.params))
 
 
 def _show_update(update: Update) -> None:
@@ -46,12 +48,14 @@ def _show_update(update: Update) -> None:
     raw = 4 * (layout.size("encrypted") + layout.size("clear"))
     _row("kind", header.kind)
     _row("round", header.round)
+    _row("epoch", _epoch(header.epoch))
     _row("sites", ", ".join(header.sites))
-    _row("size", f"{update.nbytes:,} bytes in {header.frame_count} frames, {update.nbytes / max(raw, 1):.2f} × float32")
+    _row("size", f"{update.nbytes:,} bytes in {header.frame_count} frames")
+    _row("expansion", f"{update.nbytes / max(raw, 1):.2f} × the {raw:,} bytes that its values take as float32")
     _row("digests", damaged or "all fit")
     _row("key", header.key)
     _row("layout", layout.fingerprint)
-    _show_params(header.params)
+    _rows(params_rows(header.params) + lanes_rows(header.params, header.aggregation))
     _row(
         "aggregation",
         ", ".join(f"{name} {value}" for name, value in header.aggregation.to_dict().items() if name != "min_clients"),
@@ -75,9 +79,13 @@ def _damage(update: Update) -> str | None:
     return None
 
 
-def _show_params(params: Params) -> None:
-    _row("scheme", f"{params.scheme}, degree {params.poly_modulus_degree}, scale 2^{params.scale_bits}")
-    _row("primes", f"{list(params.coeff_mod_bit_sizes)} bits, 128-bit security (ePrint 2024/463)")
+def _epoch(epoch: int) -> str:
+    return f"{epoch} of the federation's key"
+
+
+def _rows(rows: list[tuple[str, str]]) -> None:
+    for name, text in rows:
+        _row(name, text)
 
 
 def _row(name: str, value: object) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..client import Client
 from ..errors import KeyMismatchError, StateError
+from ..params import QuantisedParams
 from .kit import TLS_FILE, load_site_kit
 from .progress import progress
 from .task import LocalTask, Part, SiteRecord, check_least
@@ -64,7 +65,9 @@ def run(options: argparse.Namespace) -> None:
             raise StateError(f"the federation is at round {joined.round}; this site has no global model of that round")
         for round in range(rounds):
             train_seconds = task.train(round, rounds, [handler]) - handler.encrypt_seconds
-            nbytes = upload.stat().st_size
+            nbytes, clipped = upload.stat().st_size, site.clipped
+            if isinstance(config.params, QuantisedParams) and config.params.overflow == "clip":
+                print(f"round {round + 1}/{rounds}: clipped {clipped:,} values beyond max_abs", flush=True)
             start = time.perf_counter()
             with progress(f"round {round + 1}/{rounds}: upload {nbytes / 1e6:.1f} MB") as report:
                 session.upload(upload, report)
@@ -87,5 +90,6 @@ def run(options: argparse.Namespace) -> None:
                 upload_seconds=sent - start,
                 wait_seconds=received - sent,
                 decrypt_seconds=handler.decrypt_seconds,
+                clipped=clipped,
             ).append_to(options.report)
     upload.unlink(missing_ok=True)

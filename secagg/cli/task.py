@@ -35,7 +35,10 @@ class Part:
 
 @dataclass(frozen=True)
 class SiteRecord:
-    """One round at one site: Dice of the new global model on held-out data, bytes sent, seconds of each step."""
+    """One round at one site: Dice of the new global model on held-out data, bytes sent, seconds of each step.
+
+    `clipped` is how many values of the update were beyond ``max_abs`` and were clipped.
+    """
 
     round: int
     dice: float
@@ -45,6 +48,7 @@ class SiteRecord:
     upload_seconds: float
     wait_seconds: float
     decrypt_seconds: float
+    clipped: int = 0
 
     def append_to(self, path: Path | None) -> None:
         """Append the record to a file as a line of JSON."""

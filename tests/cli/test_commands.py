@@ -17,7 +17,7 @@ import secagg as library
 
 from .conftest import CLARA, Secagg
 
-COMMANDS = ("keygen", "serve", "site", "demo", "inspect", "backends")
+COMMANDS = ("plan", "keygen", "serve", "site", "demo", "inspect", "backends")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -41,11 +41,19 @@ def test_wrong_usage_exits_with_2(secagg: Secagg, arguments: tuple[str, ...]) ->
     assert result.stderr.startswith("usage: secagg")
 
 
-def test_backends_lists_both(secagg: Secagg) -> None:
+def test_backends_lists_libraries_and_schemes(secagg: Secagg) -> None:
     result = secagg("backends")
     assert result.returncode == 0
-    assert "tenseal: available" in result.stdout
-    assert "pyfhel: available" in result.stdout
+    schemes: dict[str, list[str]] = {}
+    for line in result.stdout.splitlines():
+        name, colon, _ = line.partition(": available")
+        if colon:
+            lib = name
+        words = line.removeprefix("  schemes").split()
+        if words[0] in ("CKKS", "BGV", "FLASHE"):
+            schemes.setdefault(lib, []).append(words[0])
+    both = ["CKKS", "BGV"]
+    assert schemes == {"tenseal": ["CKKS"], "pyfhel": both, "seal": both, "flashe": ["FLASHE"]}
     assert "the server together with any one site can read every update" in result.stdout
     assert "kernels: cython" in result.stdout
 
@@ -76,6 +84,20 @@ def test_keygen_never_overwrites(secagg: Secagg, config: Path, tmp_path: Path) -
     assert (tmp_path / "kits" / "a" / "client.key").read_bytes() == before
 
 
+def test_keygen_of_another_epoch(secagg: Secagg, config: Path, tmp_path: Path) -> None:
+    made = secagg("keygen", config, "--out", "kits", "--sites", "a", "b", "--epoch", 3)
+    assert made.returncode == 0, made.stderr
+    assert "epoch 3" in made.stdout
+    for key in ("a/client.key", "b/client.key", "server/server.key"):
+        loaded = library.load_key(tmp_path / "kits" / key)
+        assert getattr(loaded, "server", loaded).epoch == 3
+        assert "\nepoch              3 " in secagg("inspect", tmp_path / "kits" / key).stdout
+    below = secagg("keygen", config, "--out", "other", "--sites", "a", "b", "--epoch", -1)
+    assert below.returncode == 2
+    assert "epoch is -1" in below.stderr
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize("names", [("a", "a"), ("a", "server"), ("a", "../b"), ("a", "b c"), ("a", "..")])
 def test_keygen_refuses_names(secagg: Secagg, config: Path, tmp_path: Path, names: tuple[str, ...]) -> None:
     result = secagg("keygen", config, "--out", "kits", "--sites", *names)
@@ -97,7 +119,10 @@ def test_keygen_leaves_nothing_half_made(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"he": {"lib": "tenseel", "config": CLARA["he"]["config"]}}, "the registered backends are pyfhel, tenseal"),
+        (
+            {"he": {"lib": "tenseel", "config": CLARA["he"]["config"]}},
+            "the registered backends are flashe, pyfhel, seal, tenseal",
+        ),
         ({"encypt": "all"}, "unknown key 'encypt'"),
         ({"aggregation": {"max_abs": -1}}, "aggregation.max_abs is -1"),
     ],
@@ -141,7 +166,48 @@ def test_inspect_update_aggregate_and_keys(secagg: Secagg, tmp_path: Path) -> No
         shown = secagg("inspect", name)
         assert shown.returncode == 0
         assert keys.server.fingerprint in shown.stdout
-        assert len(shown.stdout) < 500  # a summary: key words would fill pages
+        assert len(shown.stdout) < 1000  # a summary: key words would fill pages
+
+
+INSPECTED = {
+    "CKKS": (
+        {"scheme": "CKKS", "poly_modulus_degree": 4096, "coeff_mod_bit_sizes": [60], "scale_bits": 40}
+        | {"complex_slots": True, "seeded": False},
+        ["ring degree 4096, primes of 60 bits", "seeded no: ", "slots 2,048 a block, each two values, ", "scale 2^40"],
+    ),
+    "BGV": (
+        {"scheme": "BGV", "value_bits": 16, "overflow": "clip", "poly_modulus_degree": 4096}
+        | {"coeff_mod_bit_sizes": [31, 31, 24], "plain_modulus_bits": 54},
+        # 2 × 32767 × 3 sites takes 18 bits; three times that is 54, and the largest sum still below the prime.
+        ["special prime of 24", "seeded yes: ", "are clipped and counted", "lanes 3 of 18 bits in a slot of 54 bits"],
+    ),
+    "FLASHE": (
+        {"scheme": "FLASHE", "value_bits": 11, "error_feedback": True},
+        [
+            "security AES-256",
+            "those beyond max_abs are an error",
+            "error feedback ",
+            "lanes 4 of 13 bits in a word of 64",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize(("params", "expected"), INSPECTED.values(), ids=INSPECTED)
+def test_inspect_explains_params(
+    secagg: Secagg, tmp_path: Path, params: dict[str, object], expected: list[str]
+) -> None:
+    lib = "flashe" if params["scheme"] == "FLASHE" else "seal"
+    numbers = {"max_clients": 3, "max_abs": 1.0}
+    config = library.Config.from_dict({"he": {"lib": lib, "config": params}, "aggregation": numbers})
+    keys = library.generate_keys(config, epoch=5)
+    update = library.Client(config, keys.client, "a").encrypt({"w": np.zeros(100_000, np.float32)})
+    update.save(tmp_path / "update.secagg")
+    shown = secagg("inspect", "update.secagg")
+    assert shown.returncode == 0, shown.stderr
+    text = "\n".join(" ".join(line.split()) for line in shown.stdout.splitlines())
+    for words in ["\nepoch 5 ", f"\nexpansion {update.nbytes / 400_000:.2f} × the 400,000 bytes", *expected]:
+        assert words in text
 
 
 def test_inspect_says_what_is_wrong_with_a_file(secagg: Secagg, tmp_path: Path) -> None:

@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import yaml
+
+from secagg.cli.demo import demo_config
 
 from .conftest import CLARA, Secagg
 
@@ -55,6 +58,64 @@ def test_all_sites_end_with_the_same_model(secagg: Secagg, tmp_path: Path) -> No
     for run in ("encrypted", "raw"):
         sites = [json.loads((tmp_path / "run" / run / f"site-{n}.jsonl").read_text("utf-8")) for n in (1, 2)]
         assert sites[0]["dice"] == sites[1]["dice"] > 0
+
+
+def test_a_preset_of_flashe(secagg: Secagg, tmp_path: Path) -> None:
+    result = secagg("demo", "--sites", 2, "--rounds", 1, "--preset", "smallest", "--run-dir", "run", timeout=300)
+    assert result.returncode == 0, result.stderr
+    report = report_of(tmp_path / "run")
+    assert report["config"]["he"]["lib"] == "flashe"
+    assert report["config"]["aggregation"]["max_abs"] == 0.5
+    encrypted, raw = report["runs"]["encrypted"][0], report["runs"]["raw"][0]
+    assert encrypted["nbytes"] < raw["nbytes"]
+    assert abs(encrypted["dice"] - raw["dice"]) <= 0.02
+
+
+def test_values_that_a_site_clips_are_reported(secagg: Secagg, tmp_path: Path) -> None:
+    """Far below what a round of training changes, so that surely some values are beyond it, and not all."""
+    he = {"lib": "seal", "config": {"scheme": "BGV", "value_bits": 16, "overflow": "clip"}}
+    config = {"he": he, "aggregation": {"max_abs": 0.01, "max_weight": 64}}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    arguments = ("--sites", 2, "--rounds", 1, "--config", "c.yaml", "--run-dir", "run")
+    result = secagg("demo", *arguments, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert report_of(tmp_path / "run")["config"]["he"]["config"]["overflow"] == "clip"
+    for site in ("site-1", "site-2"):
+        folder = tmp_path / "run" / "encrypted"
+        clipped = json.loads((folder / f"{site}.jsonl").read_text("utf-8"))["clipped"]
+        assert 0 < clipped < 108_346
+        assert f"round 1/1: clipped {clipped:,} values beyond max_abs" in (folder / f"{site}.log").read_text("utf-8")
+    assert json.loads((tmp_path / "run" / "raw" / "site-1.jsonl").read_text("utf-8"))["clipped"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--preset", "exact", "--backend", "seal"), "--preset names backend and params, and so does --backend"),
+        (("--preset", "exact", "--config", "c.yaml"), "--preset names backend and params, and so does --config"),
+        (("--backend", "flashe"), "--backend flashe knows FLASHE, not CKKS: use --preset smallest, or --config"),
+        (("--backend", "nope"), "he.lib is 'nope'"),
+        (("--sites", 25), "--sites is 25"),
+    ],
+)
+def test_options_that_cannot_be(secagg: Secagg, tmp_path: Path, arguments: tuple[object, ...], message: str) -> None:
+    result = secagg("demo", *arguments, "--run-dir", "run")
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_config_under_another_backend(tmp_path: Path) -> None:
+    """Pyfhel cannot make seeded updates, which are the default of TenSEAL."""
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(CLARA), encoding="utf-8")
+    options = {"preset": None, "encrypt": None, "sites": 3, "config": tmp_path / "c.yaml"}
+    seeded = {}
+    for lib in (None, "tenseal", "seal", "pyfhel"):
+        config = demo_config(Namespace(**options, backend=lib))
+        assert config.lib == lib or lib is None
+        assert config.aggregation.min_clients == 3
+        seeded[lib] = config.params.to_dict()["seeded"]
+    assert seeded == {None: True, "tenseal": True, "seal": True, "pyfhel": False}
 
 
 def test_config_file_and_too_few_sites(secagg: Secagg, tmp_path: Path) -> None:

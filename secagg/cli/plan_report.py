@@ -1,0 +1,165 @@
+"""What a plan shows and writes: a table of the choices, advice on ``max_abs``, and the configuration."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..backends.base import SHARED_KEY_TRUST
+from ..config import Config
+from ..errors import StorageError
+from ..params import QuantisedParams
+from .plan_bounds import HEADROOM, SPREAD, TYPICAL_BITS, Sample
+from .plan_choices import Choice, Cost
+from .plan_speed import Seconds
+from .words import security
+
+_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+#: Patterns of ``max_abs`` that are shown; the file holds all.
+_MAX_PATTERNS = 8
+
+
+@dataclass(frozen=True)
+class Row:
+    """One choice: what it costs and how long it takes, or the problem that rules it out."""
+
+    choice: Choice
+    trust: str
+    cost: Cost | None = None
+    seconds: Seconds | None = None
+    problem: str | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can be recommended."""
+        return self.problem is None
+
+
+def print_table(rows: Sequence[Row], best: Cost) -> None:
+    """Print one row a choice, the recommended one marked, and below it what rules others out."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    costs = [row.cost for row in rows if row.cost is not None]
+    unit, name = next(
+        ((unit, name) for unit, name in _UNITS if max(cost.update_nbytes for cost in costs) >= unit), _UNITS[-1]
+    )
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=_caption(rows), caption_justify="left")
+    for title in ("", "he.lib", "scheme"):
+        table.add_column(title, no_wrap=True)
+    for title in (f"up {name}", f"down {name}", "× raw", "bits", "encrypt", "decrypt"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("security", no_wrap=True)
+    table.add_column("trust", no_wrap=True)
+    problems: dict[str, int] = {}
+    for row in rows:
+        cells = ["–"] * 6
+        if row.cost is not None:
+            sizes = (f"{nbytes / unit:.3f}" for nbytes in (row.cost.update_nbytes, row.cost.aggregate_nbytes))
+            cells[:4] = [*sizes, f"{row.cost.expansion:.2f}", f"{row.cost.precision:.1f}"]
+        if row.seconds is not None:
+            cells[4:] = map(_time, row.seconds)
+        if row.problem is not None:
+            cells[5] = f"[{problems.setdefault(row.problem, len(problems) + 1)}]"
+        level = "–" if row.cost is None else security(row.cost.config.params)
+        chosen = row.cost is best
+        name_cells = ("▸" if chosen else "", row.choice.lib, row.choice.name)
+        # Text in brackets would be read as markup.
+        texts = [text.replace("[", r"\[") for text in (*name_cells, *cells, level, _trust(row.trust))]
+        table.add_row(*texts, style="bold" if chosen else "" if row.usable else "dim")
+    console = Console()
+    wide = Console(width=max(console.width, 110), highlight=False)
+    wide.print(table)
+    for problem, number in problems.items():
+        print(f"[{number}] {problem}")
+
+
+def _caption(rows: Sequence[Row]) -> str:
+    lines = [
+        "up, down: an update, and the aggregate of all sites; × raw: update by float32 values",
+        "bits: of max_abs, that the error of the mean leaves; seconds: estimated from a few blocks on this machine",
+        "128-bit: classical security of the lattice (ePrint 2024/463)",
+    ]
+    lines += [f"{_trust(trust)}: {trust}" for trust in dict.fromkeys(row.trust for row in rows)]
+    return "\n".join(lines)
+
+
+def _trust(trust: str) -> str:
+    """Return a trust model in two words; the asterisk says that there is more to it."""
+    words = "shared key" if trust.startswith(SHARED_KEY_TRUST) else "another"
+    return words if trust == SHARED_KEY_TRUST else f"{words}*"
+
+
+def bounds_words(max_abs: float | Mapping[str, float], sample: Sample | None) -> list[str]:
+    """Return what ``max_abs`` is and where it comes from, line by line."""
+    if sample is None:
+        return [
+            f"max_abs is the default, {max_abs:g}, and typical values are assumed to be 1/{2**TYPICAL_BITS:g} of it:",
+            "give a sample update as --updates. Differences of models are often far smaller, and each halving of",
+            "max_abs is a bit of precision; a value beyond it is an error.",
+        ]
+    name, largest = sample.peak
+    words = f"the largest value of the sample, which is {largest:.3g} in {name!r}"
+    if not isinstance(max_abs, Mapping):
+        return [f"max_abs is {max_abs:g}: {HEADROOM:g} × {words}"]
+    count = len(max_abs) - 1
+    return [
+        f"max_abs is {max_abs['default']:g}: {HEADROOM:g} × {words};",
+        f"what is over {SPREAD:g} × smaller has a number of its own, by {count} pattern{'s' if count > 1 else ''}",
+    ]
+
+
+def pattern_lines(max_abs: float | Mapping[str, float]) -> list[str]:
+    """Return the first patterns of ``max_abs``, line by line."""
+    patterns = [item for item in max_abs.items() if item[0] != "default"] if isinstance(max_abs, Mapping) else []
+    lines = [f"  {pattern}: {bound:g}" for pattern, bound in patterns[:_MAX_PATTERNS]]
+    return lines + ([f"  and {len(patterns) - _MAX_PATTERNS} more"] if len(patterns) > _MAX_PATTERNS else [])
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise `StorageError` if a file is there already: configurations are never overwritten."""
+    if os.path.lexists(path):
+        raise StorageError(f"{path} exists; a configuration is never overwritten: name a new file with --out")
+
+
+def write_config(path: Path, config: Config, comments: Sequence[str]) -> None:
+    """Write a configuration as YAML below comments; errors as of `refuse_existing`, also if it cannot be written."""
+    import yaml
+
+    parts = [f"# {line}\n" for line in comments]
+    for key, value in config.to_dict().items():
+        flow = None if key == "he" else False  # a list of primes on one line, patterns on lines of their own
+        parts.append(
+            yaml.safe_dump({key: value}, sort_keys=False, default_flow_style=flow, allow_unicode=True, width=120)
+        )
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.writelines(parts)
+    except FileExistsError:
+        refuse_existing(path)
+        raise
+    except OSError as error:
+        raise StorageError(f"cannot write {str(path)!r}: {error.strerror}") from error
+
+
+def comments(row: Row, config: Config, command: Sequence[str], texts: Sequence[str]) -> list[str]:
+    """Return what stands above the configuration in its file: how it was made, `texts`, and advice."""
+    lines = [f"made by: {shlex.join(command)}", *texts, f"trust: {row.trust}"]
+    if isinstance(config.params, QuantisedParams):
+        lines.append("with `overflow: clip`, values beyond max_abs are clipped and counted instead of being an error")
+    lines += [
+        "max_weight: the largest weight that any site gives, such as its number of examples",
+        "min_clients: the fewest sites of a round; with two, each can compute the other's update from the mean",
+    ]
+    return lines
+
+
+def _time(seconds: float) -> str:
+    if seconds >= 600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds:.3g} s" if seconds >= 0.9995 else f"{seconds * 1e3:.3g} ms"
