@@ -8,12 +8,35 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 
 import numpy as np
+import pytest
 import random_site
 
 import secagg
+from secagg.codec import codec_for
 
 SITES = 30
 LARGEST_WEIGHT = 1000
+ERRORS: dict[str, str] = {}
+
+
+@pytest.mark.parametrize("backend", ["tenseal-sums", "seal-sums", "pyfhel-sums"])
+def test_sums_only(backend, benchmark, report, configure, make_keys, flat, flatten_state):
+    """CKKS with a modulus for additions only; a part of the model is enough to see its noise."""
+    config, keys = configure(backend), make_keys(backend)
+    state = {"w": flat[:200_000]}
+    aggregator = secagg.Aggregator(config, keys.server)
+
+    def mean_of_sites() -> dict[str, np.ndarray]:
+        for number in range(SITES):
+            aggregator.add(secagg.Client(config, keys.client, f"site-{number}").encrypt(state))
+        return secagg.Client(config, keys.client, "reader").decrypt(aggregator.finish())
+
+    error = float(np.abs(flatten_state(benchmark.pedantic(mean_of_sites)) - state["w"].astype(np.float64)).max())
+    bound = codec_for(config.params, config.aggregation).mean_error(SITES, float(SITES))
+    ERRORS[backend] = f"{backend} {error:.1e} (bound {bound:.1e})"
+    worst = max(error, *(float(text.split()[1]) for text in ERRORS.values()))
+    assert error <= bound + 2.0**-24
+    assert report.measure("error-sums", worst, ", ".join(ERRORS.values())).met
 
 
 def test_weighted_mean(benchmark, report, progress, configure, keys, folder, flat, flatten_state):

@@ -51,7 +51,7 @@ def test_aggregator_memory(benchmark, report, progress, folder, updates, tmp_pat
     assert [peak["result"] for peak in peaks.values()] == list(SITES)
     assert not any(peak["libraries"] for peak in peaks.values()), "the aggregator loads no HE library"
     header = source.header
-    words = header.blocks("encrypted") * 4 * header.params.poly_modulus_degree * 8  # two polynomials, two primes
+    words = header.blocks("encrypted") * 2 * header.params.poly_modulus_degree * 8  # one polynomial, two primes
     ratios = {sites: peak["above"] / words for sites, peak in peaks.items()}
     benchmark.extra_info.update(nbytes=source.nbytes, memory={sites: peak["above"] for sites, peak in peaks.items()})
     detail = ", ".join(f"{sites} sites {peak['above'] / 1e6:.1f} MB" for sites, peak in peaks.items())
@@ -59,6 +59,23 @@ def test_aggregator_memory(benchmark, report, progress, folder, updates, tmp_pat
     report.measure(
         "aggregator-growth", max(ratios.values()) - ratios[SITES[0]], f"one update in words {words / 1e6:.1f} MB"
     )
+
+
+def test_stream_memory(benchmark, report, progress, configure, make_keys, tmp_path):
+    """A billion values, which are 4 GB: what a site needs beside the model."""
+    (tmp_path / "config.json").write_text(json.dumps(configure("flashe-16").to_dict()))
+    make_keys("flashe-16").client.save(tmp_path / "client.key")
+
+    def measure() -> dict[str, Any]:
+        progress("10⁹ values")
+        with Task("stream", tmp_path) as process:
+            return process.finish()
+
+    peak = benchmark.pedantic(measure)
+    assert peak["start"] > 4e9, "the model is in memory"
+    benchmark.extra_info.update(nbytes=peak["result"], memory=peak["above"])
+    detail = f"{peak['result'] / 1e9:.2f} GB written, {peak['result'] / 4e9:.3f} × raw"
+    report.measure("stream-memory", peak["above"] / 1e6, detail)
 
 
 def write_as(source: secagg.Update, site: str, path: Path) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import tenseal as ts
 
 import secagg
-from secagg.codec import RealCodec
+from secagg.codec import codec_for
 
 FLOAT32_ROUNDING = 2.0**-24  # of values up to 2
 
 
-def test_encrypt(compare, report, benchmark, configure, keys, model, flat, context):
-    config = configure()
+@pytest.mark.parametrize(("name", "backend"), [("encrypt", "tenseal"), ("encrypt-seal", "seal")])
+def test_encrypt(name, backend, compare, report, benchmark, configure, keys, model, flat, context):
+    config = configure(backend)
     site = secagg.Client(config, keys.client, "site-1")
     outcome = compare(
         lambda: site.encrypt(model).to_bytes(), lambda: ts.ckks_vector(context, flat).serialize(), rounds=5
@@ -22,7 +24,7 @@ def test_encrypt(compare, report, benchmark, configure, keys, model, flat, conte
     aggregator.add(update)
     assert aggregator.sites == ("site-1",)
     benchmark.extra_info["nbytes"] = update.nbytes
-    report.measure("encrypt", outcome.ratio, outcome.detail)
+    report.measure(name, outcome.ratio, outcome.detail)
 
 
 def test_add(compare, report, benchmark, configure, keys, updates, flat, flatten_state, context):
@@ -48,7 +50,7 @@ def test_add(compare, report, benchmark, configure, keys, updates, flat, flatten
     assert outcome.result.sites == ("site-1", "site-2")
     site = secagg.Client(config, keys.client, "site-1")
     mean = site.decrypt(outcome.result.finish())
-    bound = RealCodec(config.params, config.aggregation).mean_error(2, 2.0)
+    bound = codec_for(config.params, config.aggregation).mean_error(2, 2.0)
     assert np.abs(flatten_state(mean) - flat).max() <= bound + FLOAT32_ROUNDING
     benchmark.extra_info["nbytes"] = len(second)
     report.measure("add", outcome.ratio, outcome.detail)
@@ -71,7 +73,7 @@ def test_decrypt(compare, report, benchmark, configure, keys, updates, model, fl
         lambda: ts.ckks_vector_from(context, own).decrypt(),
         rounds=5,
     )
-    bound = RealCodec(config.params, config.aggregation).mean_error(2, 2.0)
+    bound = codec_for(config.params, config.aggregation).mean_error(2, 2.0)
     assert own_error <= bound
     assert np.abs(flatten_state(outcome.result) - flat).max() <= bound + FLOAT32_ROUNDING
     assert all(type(outcome.result[name]) is type(tensor) for name, tensor in model.items())

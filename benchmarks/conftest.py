@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 import tenseal as ts
 import torch
+from measured import BACKENDS, CLARA
 from pytest_benchmark.fixture import BenchmarkFixture
 from report import Report
 
@@ -26,7 +28,6 @@ import secagg
 
 RESULTS = Path(__file__).parent / "results.json"
 REPORT = pytest.StashKey[Report]()
-CLARA = {"poly_modulus_degree": 8192, "coeff_mod_bit_sizes": [60, 40, 40], "scale_bits": 40, "scheme": "CKKS"}
 AGGREGATION = {"min_clients": 2, "max_clients": 30, "max_abs": 8.0, "max_weight": 1.0}
 
 
@@ -137,19 +138,25 @@ def flat(model: dict[str, torch.Tensor]) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def configure() -> Callable[..., secagg.Config]:
-    """``configure(lib, encrypt, **aggregation)``."""
+    """``configure(backend, encrypt, **aggregation)``; a backend is one of `BACKENDS`."""
 
-    def config(lib: str = "tenseal", encrypt: str = "all", **aggregation: float) -> secagg.Config:
-        he = {"lib": lib, "config": CLARA}
-        return secagg.Config.from_dict({"he": he, "encrypt": encrypt, "aggregation": {**AGGREGATION, **aggregation}})
+    def config(backend: str = "tenseal", encrypt: str = "all", **aggregation: float) -> secagg.Config:
+        numbers = {**AGGREGATION, **aggregation}
+        return secagg.Config.from_dict({"he": BACKENDS[backend], "encrypt": encrypt, "aggregation": numbers})
 
     return config
 
 
 @pytest.fixture(scope="session")
-def keys(configure: Callable[..., secagg.Config]) -> secagg.KeyPair:
-    """One pair, which serves both backends."""
-    return secagg.generate_keys(configure())
+def make_keys(configure: Callable[..., secagg.Config]) -> Callable[[str], secagg.KeyPair]:
+    """``make_keys(backend)``: one pair each."""
+    return cache(lambda backend: secagg.generate_keys(configure(backend)))
+
+
+@pytest.fixture(scope="session")
+def keys(make_keys: Callable[[str], secagg.KeyPair]) -> secagg.KeyPair:
+    """The pair of TenSEAL with Clara's params."""
+    return make_keys("tenseal")
 
 
 @pytest.fixture(scope="session")
@@ -214,7 +221,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     report = config.stash[REPORT]
     if not report.measurements and not report.backends:
         return
-    terminalreporter.section("secagg: SegResNet, 4,700,914 parameters, Clara's params")
+    terminalreporter.section("secagg: SegResNet, 4,700,914 parameters, 30 sites planned")
     for line in report.lines():
         terminalreporter.write_line(line)
     report.save(RESULTS)

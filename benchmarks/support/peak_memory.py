@@ -58,7 +58,24 @@ def aggregate(folder: Path) -> Callable[[], int]:
     return task
 
 
-TASKS = {"encrypt": encrypt, "encrypt-bare": encrypt_bare, "aggregate": aggregate}
+def stream(folder: Path) -> Callable[[], int]:
+    """A site encrypts 10⁹ float32 values into a file; returns the size of the update."""
+    site = secagg.Client(_config(folder), secagg.load_key(folder / "client.key"), "site-1")
+    values = np.random.default_rng(0).uniform(-1, 1, 1_000_000).astype(np.float32)
+    state = {f"layer-{number}.weight": np.tile(values, 100) for number in range(10)}
+    path = folder / "stream.secagg"
+
+    def task() -> int:
+        site.encrypt_to(path, state)
+        try:
+            return path.stat().st_size
+        finally:
+            path.unlink()
+
+    return task
+
+
+TASKS = {"encrypt": encrypt, "encrypt-bare": encrypt_bare, "aggregate": aggregate, "stream": stream}
 
 
 def _config(folder: Path) -> secagg.Config:

@@ -1,0 +1,117 @@
+"""Exact schemes beside TenSEAL's, and beside what they cannot do without: quantising, keystreams, digests."""
+
+from __future__ import annotations
+
+import secrets
+
+import numpy as np
+import pytest
+from blake3 import blake3
+
+import secagg
+import secagg_ext
+from secagg.backends.registry import load_backend
+from secagg.codec import codec_for
+from secagg.expansion import PIECE_NBYTES, Keystream, Masks
+
+SITES = 30
+
+
+@pytest.mark.parametrize(("name", "backend"), [("speed-bgv", "seal-bgv-16"), ("speed-flashe", "flashe-16")])
+def test_speed(name, backend, benchmark, report, times, configure, make_keys, keys, model):
+    """Each side's rounds take turns; those of the faster side are repeated, for they are short."""
+    slow = secagg.Client(configure(), keys.client, "site-1")
+    fast = secagg.Client(configure(backend), make_keys(backend).client, "site-1")
+    mine, theirs = times(), times()
+
+    def turns() -> bytes:
+        for _ in range(3):
+            theirs.run(lambda: slow.encrypt(model).to_bytes())
+            for _ in range(10 if "flashe" in backend else 3):
+                blob = mine.run(lambda: fast.encrypt(model).to_bytes())
+        return blob
+
+    fast.encrypt(model).to_bytes()
+    blob = benchmark.pedantic(turns)
+    aggregator = secagg.Aggregator(configure(backend), make_keys(backend).server)
+    aggregator.add(secagg.Update.from_bytes(blob))
+    ratio = theirs.seconds / mine.seconds
+    benchmark.extra_info.update(nbytes=len(blob), tenseal_seconds=theirs.seconds, ratio=ratio)
+    report.measure(name, ratio, f"{mine.seconds * 1e3:.0f} ms, tenseal {theirs.seconds:.2f} s")
+
+
+def test_overhead(compare, report, benchmark, configure, make_keys, model, flat):
+    """Of flashe's encryption, against quantising, keystream and digest alone, over buffers that are there."""
+    config = configure("flashe-16")
+    site = secagg.Client(config, make_keys("flashe-16").client, "site-1")
+    lanes = codec_for(config.params, config.aggregation).lanes
+    blocks = -(-flat.size // lanes.block_values)
+    words = np.empty(blocks * lanes.words, np.uint64)
+    pad, stream = np.empty(PIECE_NBYTES, np.uint8), Keystream(secrets.token_bytes(32))
+    limit = float(lanes.limit)
+
+    def parts() -> None:
+        secagg_ext.quantise(
+            [flat], words, lanes.words, lanes.per_word, lanes.bits, lanes.limit, 0, [limit / 8], [limit], 1, None
+        )
+        for start in range(0, words.nbytes, pad.size):
+            stream.read(start, pad[: min(pad.size, words.nbytes - start)])
+        blake3(words.view(np.uint8).data).digest()
+
+    outcome = compare(lambda: site.encrypt(model).to_bytes(), parts, rounds=30)
+    benchmark.extra_info["nbytes"] = len(outcome.result)
+    report.measure("overhead-flashe", outcome.ratio, outcome.detail)
+
+
+def test_add(benchmark, report, times, configure, make_keys, model):
+    """Bytes of words a second that a server takes in: parsed, verified and added."""
+    config, keys = configure("flashe-16"), make_keys("flashe-16")
+    blobs = [secagg.Client(config, keys.client, f"site-{n}").encrypt(model).to_bytes() for n in range(SITES)]
+    adding = times()
+
+    def add_all() -> secagg.Aggregator:
+        aggregator = secagg.Aggregator(config, keys.server)
+        aggregator.add(secagg.Update.from_bytes(blobs[0]))
+        for blob in blobs[1:]:
+            adding.run(lambda: aggregator.add(secagg.Update.from_bytes(blob)))  # noqa: B023  # run at once
+        return aggregator
+
+    assert len(benchmark.pedantic(add_all).sites) == SITES
+    rate = len(blobs[0]) / adding.seconds / 1e9
+    benchmark.extra_info.update(nbytes=len(blobs[0]), seconds=adding.seconds)
+    report.measure("add-flashe", rate, f"{len(blobs[0]) / 1e6:.2f} MB in {adding.seconds * 1e3:.1f} ms")
+
+
+@pytest.mark.parametrize(("name", "backend"), [("decrypt-flashe", "flashe-16"), ("decrypt-bgv", "seal-bgv-16")])
+def test_decrypt(name, backend, compare, report, benchmark, configure, make_keys, model, flat, flatten_state):
+    """A sum of 30 sites, beside the generation of its 30 streams and the library's own decryption."""
+    config, keys = configure(backend), make_keys(backend)
+    sites = [secagg.Client(config, keys.client, f"site-{number}") for number in range(SITES)]
+    aggregator = secagg.Aggregator(config, keys.server)
+    for site in sites:
+        aggregator.add(site.encrypt(model))
+    aggregate = aggregator.finish().to_bytes()
+
+    header = secagg.Update.from_bytes(aggregate).header
+    blocks = header.blocks("encrypted")
+    block_nbytes = config.params.block_nbytes
+    library, cipher = None, None
+    if backend != "flashe-16":
+        library = load_backend(config.lib)(config.params, keys.client)
+        block_nbytes = Masks(library.data_primes, library.degree).block_nbytes
+        cipher = library.encrypt(np.zeros(library.plain_slots, np.uint64)).copy()
+    streams = [Keystream(secrets.token_bytes(32)) for _ in range(SITES)]
+    buffer = np.empty(PIECE_NBYTES, np.uint8)
+
+    def bare() -> None:
+        for stream in streams:
+            for start in range(0, blocks * block_nbytes, buffer.size):
+                stream.read(start, buffer[: min(buffer.size, blocks * block_nbytes - start)])
+        for _ in range(blocks if library else 0):
+            library.decrypt(cipher)
+
+    outcome = compare(lambda: sites[0].decrypt(secagg.Update.from_bytes(aggregate), like=model), bare, rounds=9)
+    bound = codec_for(config.params, config.aggregation).mean_error(SITES, float(SITES))
+    assert np.abs(flatten_state(outcome.result) - flat).max() <= bound + 2.0**-24
+    benchmark.extra_info["nbytes"] = len(aggregate)
+    report.measure(name, outcome.ratio, outcome.detail)
