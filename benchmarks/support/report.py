@@ -35,7 +35,7 @@ TARGETS = {
     "size-seal": Target("… seal CKKS, Clara's params, seeded", 6.3, "× raw float32"),
     "size-pyfhel": Target("… pyfhel CKKS, Clara's params", 12.6, "× raw float32"),
     "size-seal-sums": Target("… seal CKKS for sums only, complex slots, seeded", 1.6, "× raw float32"),
-    "size-tenseal-sums": Target("… tenseal CKKS for sums only, seeded", 3.0, "× raw float32"),
+    "size-tenseal-sums": Target("… tenseal CKKS for sums only, complex slots, seeded", 3.0, "× raw float32"),
     "size-pyfhel-sums": Target("… pyfhel CKKS for sums only, complex slots", 3.0, "× raw float32"),
     "size-seal-bgv-16": Target("… seal BGV, 16-bit values, seeded", 0.95, "× raw float32"),
     "size-seal-bgv-10": Target("… seal BGV, 10-bit values, seeded", 0.64, "× raw float32"),

@@ -1,9 +1,14 @@
-"""CKKS with TenSEAL, encrypting symmetrically in half the time of public-key encryption."""
+"""CKKS with TenSEAL, encrypting symmetrically in half the time of public-key encryption.
+
+TenSEAL's vectors have real slots and at least two primes; the objects of SEAL that it exposes as ``tenseal.sealapi`` do
+without these limits in the same time. They save to and load from paths only, and those lead to memory here.
+"""
 
 from __future__ import annotations
 
 import os
 import tempfile
+import weakref
 from typing import Any
 
 import numpy as np
@@ -12,17 +17,18 @@ from numpy.typing import NDArray
 from ..errors import BackendError, BackendUnavailableError, ConfigError, DecryptionError
 from ..key import ClientKey, KeyMaterial
 from ..params import CKKSParams, Params
-from . import seal_format, tenseal_format
+from . import seal_format
 from .base import SHARED_KEY_TRUST
 from .lattice import LatticeBackend
 
+_NATIVE_ERRORS = (ValueError, RuntimeError, TypeError)
 _ZSTD = 2
 #: A ciphertext is unpacked this far into a buffer, so that its words, from byte 97, are aligned.
 _SHIFT = -seal_format.CIPHERTEXT_PREFIX_NBYTES % 8
 
 
 class TenSEALBackend(LatticeBackend):
-    """One TenSEAL context, and buffers for one block."""
+    """One SEAL context of TenSEAL, and buffers for one block."""
 
     id = "tenseal"
     schemes = ("CKKS",)
@@ -32,29 +38,36 @@ class TenSEALBackend(LatticeBackend):
 
     def __init__(self, params: Params, key: ClientKey) -> None:
         super().__init__(params, key)
-        params = _check_params(params)
-        tenseal = self.library()
-        self._native = tenseal._ts_cpp
-        material = key.secret_material()
-        self._context, self._minor = _context(tenseal, params, material)
-
-        # In: un-zstd into `_payload`, whose words are at `_words`.
-        count = 2 * len(self.data_primes) * self.degree
-        payload_nbytes = seal_format.CIPHERTEXT_PREFIX_NBYTES + 8 * count
-        prefix = seal_format.pack_ciphertext_prefix(params, material.primes, self._minor)
-        buffer = np.zeros(_SHIFT + payload_nbytes, dtype=np.uint8)
-        self._payload = memoryview(buffer)[_SHIFT:]  # type: ignore[arg-type]  # an ndarray is a buffer
-        self._expected = prefix[seal_format.HEADER_NBYTES :]
-        self._words = buffer[_SHIFT + seal_format.CIPHERTEXT_PREFIX_NBYTES :].view(np.uint64)
-
-        # Out: a whole CKKSVector around the words, uncompressed.
-        scale = 2.0**params.scale_bits
-        start = tenseal_format.pack_vector_prefix(params.slot_count, len(prefix) + 8 * count) + prefix
-        self._vector = bytearray(start + bytes(8 * count) + tenseal_format.pack_vector_suffix(scale))
-        self._vector_words = np.frombuffer(self._vector, np.uint8, count=8 * count, offset=len(start))
-
+        assert isinstance(params, CKKSParams)
+        self.library()
+        import tenseal.sealapi as seal
         import zstandard
 
+        material = key.secret_material()
+        self._channel = _Channel()
+        minor = self._minor = _minor(seal, self._channel)
+        self._context = _context(seal, params, [seal.Modulus(prime) for prime in material.primes])
+        secret = seal.SecretKey()
+        try:
+            self._channel.put(seal_format.pack_secret_key(params, material, minor))
+            secret.load(self._context, self._channel.path)
+            self._encryptor = seal.Encryptor(self._context, secret)
+            self._decryptor = seal.Decryptor(self._context, secret)
+        except _NATIVE_ERRORS as error:
+            raise BackendError("TenSEAL refuses the key; was it made under these params?") from error
+        finally:
+            self._channel.put(b"")
+        self._encoder = seal.CKKSEncoder(self._context)
+        self._decode = self._encoder.decode_complex if params.complex_slots else self._encoder.decode_double
+        self._scale = 2.0**params.scale_bits
+        self._plaintext, self._ciphertext = seal.Plaintext(), seal.Ciphertext()
+
+        # A ciphertext is un-zstd into `_payload`, whose words are at `_words`.
+        self._prefix = seal_format.pack_ciphertext_prefix(params, material.primes, minor)
+        nbytes = seal_format.CIPHERTEXT_PREFIX_NBYTES + 16 * len(self.data_primes) * self.degree
+        buffer = np.zeros(_SHIFT + nbytes, dtype=np.uint8)
+        self._payload = memoryview(buffer)[_SHIFT:]  # type: ignore[arg-type]  # an ndarray is a buffer
+        self._words = buffer[_SHIFT + seal_format.CIPHERTEXT_PREFIX_NBYTES :].view(np.uint64)
         self._decompressor = zstandard.ZstdDecompressor()
         self._zstd_error = zstandard.ZstdError
 
@@ -73,98 +86,95 @@ class TenSEALBackend(LatticeBackend):
     def generate(cls, params: Params) -> KeyMaterial:
         """Generate a key with SEAL's KeyGenerator; no Galois or relinearisation keys are made."""
         cls.check_scheme(params)
-        params = _check_params(params)
+        assert isinstance(params, CKKSParams)
         cls.library()
         import tenseal.sealapi as seal
 
+        channel = _Channel()
         try:
-            parms = seal.EncryptionParameters(seal.SCHEME_TYPE.CKKS)
-            parms.set_poly_modulus_degree(params.poly_modulus_degree)
             moduli = seal.CoeffModulus.Create(params.poly_modulus_degree, list(params.coeff_mod_bit_sizes))
-            parms.set_coeff_modulus(moduli)
-            generator = seal.KeyGenerator(seal.SEALContext(parms, True, seal.SEC_LEVEL_TYPE.TC128))
-            public = seal.PublicKey()
-            generator.create_public_key(public)
-            secret_blob, public_blob = _saved(generator.secret_key()), _saved(public)
-        except (ValueError, RuntimeError, TypeError) as error:
+        except _NATIVE_ERRORS as error:
             raise ConfigError(f"TenSEAL refuses these params: {error}") from error
         primes = tuple(int(modulus.value()) for modulus in moduli)
+        generator = seal.KeyGenerator(_context(seal, params, moduli))
+        public = seal.PublicKey()
+        generator.create_public_key(public)
         return KeyMaterial(
             primes,
-            seal_format.unpack_secret_key(_payload(secret_blob), params, primes),
-            seal_format.unpack_public_key(_payload(public_blob), params, primes),
+            seal_format.unpack_secret_key(_payload(channel.saved(generator.secret_key())), params, primes),
+            seal_format.unpack_public_key(_payload(channel.saved(public)), params, primes),
         )
 
-    def encrypt(self, slots: NDArray[np.float64]) -> NDArray[np.uint64]:
+    def encrypt(self, slots: NDArray[Any]) -> NDArray[np.uint64]:
         """See `LatticeBackend.encrypt`."""
         try:
-            blob = self._native.CKKSVector(self._context, slots.tolist()).serialize()
-            ciphertext = tenseal_format.vector_ciphertext(blob)
-            if seal_format.read_header(ciphertext) != (self._minor, _ZSTD):
+            self._encoder.encode(slots.tolist(), self._scale, self._plaintext)
+            self._encryptor.encrypt_symmetric(self._plaintext, self._ciphertext)
+            blob = memoryview(self._channel.saved(self._ciphertext))
+            if seal_format.read_header(blob) != (self._minor, _ZSTD):
                 raise ValueError("not a zstd-compressed ciphertext")
-            with self._decompressor.stream_reader(ciphertext[seal_format.HEADER_NBYTES :]) as reader:
+            with self._decompressor.stream_reader(blob[seal_format.HEADER_NBYTES :]) as reader:
                 size = reader.readinto(self._payload)
                 if size != len(self._payload) or reader.read(1):
                     raise ValueError(f"a ciphertext of {size} bytes")
-        except (ValueError, RuntimeError, TypeError, self._zstd_error) as error:
+        except (*_NATIVE_ERRORS, self._zstd_error) as error:
             raise BackendError(f"TenSEAL could not encrypt a block: {error}") from error
-        if self._payload[: len(self._expected)] != self._expected:
+        expected = self._prefix[seal_format.HEADER_NBYTES :]
+        if self._payload[: len(expected)] != expected:
             raise BackendError("TenSEAL made a ciphertext of another form than expected; is its version supported?")
         return self._words
 
-    def decrypt(self, words: NDArray[np.uint64]) -> NDArray[np.float64]:
+    def decrypt(self, words: NDArray[np.uint64]) -> NDArray[Any]:
         """See `LatticeBackend.decrypt`."""
-        self._vector_words[:] = words.view(np.uint8)
+        self._channel.put(self._prefix + words.tobytes())
         try:
-            values = self._native.CKKSVector(self._context, bytes(self._vector)).decrypt()
-        except (ValueError, RuntimeError, TypeError):
+            self._ciphertext.load(self._context, self._channel.path)
+            self._decryptor.decrypt(self._ciphertext, self._plaintext)
+            return np.array(self._decode(self._plaintext))
+        except _NATIVE_ERRORS:
             raise DecryptionError from None
-        return np.array(values, dtype=np.float64)
 
 
-def _check_params(params: Params) -> CKKSParams:
-    assert isinstance(params, CKKSParams)
-    if params.complex_slots:
-        raise ConfigError("TenSEAL fills real slots only: set complex_slots: false for all sites, or lib: seal")
-    if not params.has_special_prime:
-        raise ConfigError(
-            f"TenSEAL needs at least two primes, coeff_mod_bit_sizes is {list(params.coeff_mod_bit_sizes)}: "
-            "add a special prime at the end, or use another backend"
-        )
-    return params
+class _Channel:
+    """A path for objects that only save to and load from one: into memory where the system has such files."""
+
+    def __init__(self) -> None:
+        if hasattr(os, "memfd_create"):
+            self._handle = os.memfd_create("secagg")
+            self.path = f"/proc/self/fd/{self._handle}"
+        else:
+            self._handle, self.path = tempfile.mkstemp()  # made with 0o600
+            weakref.finalize(self, os.unlink, self.path)
+        weakref.finalize(self, os.close, self._handle)
+
+    def put(self, blob: bytes) -> None:
+        """Make `blob` the content."""
+        os.ftruncate(self._handle, len(blob))
+        os.pwrite(self._handle, blob, 0)
+
+    def saved(self, native: Any) -> bytes:
+        """Return what a native object saves."""
+        native.save(self.path)
+        return os.pread(self._handle, os.fstat(self._handle).st_size, 0)
 
 
-def _context(tenseal: Any, params: CKKSParams, material: KeyMaterial) -> tuple[Any, int]:
-    """Return TenSEAL's native context with the secret key, and the minor version of its SEAL."""
-    minor = _minor()
+def _context(seal: Any, params: CKKSParams, moduli: list[Any]) -> Any:
+    """Return a context over the given primes, or say what TenSEAL does not accept."""
     try:
-        parms = seal_format.pack_parms(params, material.primes, minor)
-        secret = seal_format.pack_secret_key(params, material, minor)
-        blob = tenseal_format.pack_context(parms, secret, 2.0**params.scale_bits)
-        return tenseal._ts_cpp.TenSEALContext.deserialize(blob, 1), minor
-    except (ValueError, RuntimeError, TypeError) as error:
-        raise BackendError("TenSEAL refuses the key; was it made under these params?") from error
+        parms = seal.EncryptionParameters(seal.SCHEME_TYPE.CKKS)
+        parms.set_poly_modulus_degree(params.poly_modulus_degree)
+        parms.set_coeff_modulus(moduli)
+        context = seal.SEALContext(parms, True, seal.SEC_LEVEL_TYPE.TC128)
+        if not context.parameters_set():
+            raise ValueError(context.parameters_error_message())
+    except _NATIVE_ERRORS as error:
+        raise ConfigError(f"TenSEAL refuses these params: {error}") from error
+    return context
 
 
-def _minor() -> int:
+def _minor(seal: Any, channel: _Channel) -> int:
     """Return the minor version of TenSEAL's SEAL, read from the smallest object that it saves."""
-    import tenseal.sealapi as seal
-
-    return seal_format.read_header(_saved(seal.EncryptionParameters(seal.SCHEME_TYPE.CKKS)))[0]
-
-
-def _saved(native: Any) -> bytes:
-    """Return what a native object saves. TenSEAL saves to paths only; secrets go to memory where the system has it."""
-    if hasattr(os, "memfd_create"):
-        handle = os.memfd_create("secagg")
-        try:
-            native.save(f"/proc/self/fd/{handle}")
-            return os.pread(handle, os.fstat(handle).st_size, 0)
-        finally:
-            os.close(handle)
-    with tempfile.NamedTemporaryFile() as file:  # made with 0o600
-        native.save(file.name)
-        return file.read()
+    return seal_format.read_header(channel.saved(seal.EncryptionParameters(seal.SCHEME_TYPE.CKKS)))[0]
 
 
 def _payload(blob: bytes) -> bytes:

@@ -62,9 +62,8 @@ def choices(aggregation: Aggregation, needed: float) -> Iterator[Choice]:
     for lib in ("tenseal", "seal"):
         yield Choice(lib, "CKKS, Clara's params", clara)
     bits = max(needed, _SUMS_BITS)
-    # TenSEAL has real slots only, and needs a special prime.
-    for lib, real, specials in (("tenseal", True, (1,)), ("seal", False, (0, 1)), ("pyfhel", False, (0, 1))):
-        found = _ckks_for_sums(aggregation, bits, symmetric=lib != "pyfhel", real=real, specials=specials)
+    for lib in ("tenseal", "seal", "pyfhel"):
+        found = _ckks_for_sums(aggregation, bits, symmetric=lib != "pyfhel")
         if found:
             yield Choice(lib, "CKKS for sums only", found)
     yield Choice("seal", "BGV, 16 bits", {"scheme": "BGV", "value_bits": 16})
@@ -135,9 +134,7 @@ def recommend(costs: Sequence[Cost], needed: float) -> tuple[Cost, str]:
     return best, why
 
 
-def _ckks_for_sums(
-    aggregation: Aggregation, bits: float, *, symmetric: bool, real: bool, specials: Sequence[int]
-) -> dict[str, Any] | None:
+def _ckks_for_sums(aggregation: Aggregation, bits: float, *, symmetric: bool) -> dict[str, Any] | None:
     """Return the CKKS params with the fewest bytes a value that have `bits` of precision; None if there are none.
 
     Parameters
@@ -149,17 +146,13 @@ def _ckks_for_sums(
     symmetric : bool
         Whether the library encrypts under the secret key, so that updates are seeded and the special prime is of no
         use.
-    real : bool
-        Whether slots are real.
-    specials : sequence of int
-        Numbers of special primes to try: 0, 1 or both.
     """
     best: tuple[float, dict[str, Any]] | None = None
     for degree, ceiling in MAX_COEFF_MOD_BITS.items():
         smallest = min_prime_bits(degree) + _ABOVE_SMALLEST
-        for special in specials:
+        for special in (0, 1):
             for total in range(smallest, ceiling + 1 - special * smallest):
-                nbytes = total * (1 if symmetric else 2) * (2 if real else 1) / 8
+                nbytes = total * (1 if symmetric else 2) / 8
                 if best is not None and nbytes >= best[0]:
                     break
                 rows = -(-total // MAX_PRIME_BITS)
@@ -171,7 +164,7 @@ def _ckks_for_sums(
                     "scheme": CKKSParams.scheme,
                     "poly_modulus_degree": degree,
                     "coeff_mod_bit_sizes": [*data, *last],
-                    "complex_slots": not real,
+                    "complex_slots": True,
                     "seeded": symmetric,
                 }
                 scale = _largest_scale(config, aggregation, bits)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tenseal_format
 from federation import CLARA, LARGE, TINY, federate, is_symmetric
 
 import secagg
-from secagg.backends import seal_format, tenseal_format
+from secagg.backends import seal_format
 from secagg.backends.registry import load_backend
 from secagg.noise import ERROR_VARIANCE
 from secagg.ring import Ring
@@ -116,12 +118,11 @@ def test_noise_of_a_fresh_ciphertext(ckks, params):
 def test_tenseal_holds_the_secret_key_and_no_other():
     federation = federate("tenseal", CLARA)
     backend = load_backend("tenseal")(federation.config.params, federation.keys.client)
-    context = backend._context
-    assert context.has_secret_key()
-    with pytest.raises(ValueError, match="not supported for symmetric encryption"):
-        context.has_public_key()
-    assert not context.has_galois_keys()
-    assert not context.has_relin_keys()
+    with pytest.raises(RuntimeError, match="public key is not set"):
+        backend._encryptor.encrypt(backend._plaintext, backend._ciphertext)
+    secret = federation.keys.client.secret_material().secret.tobytes()
+    backend._channel.saved(backend._plaintext)  # and no trace of it where objects are saved to
+    assert secret[:64] not in Path(backend._channel.path).read_bytes()
 
 
 def test_pyfhel_holds_secret_and_public_key_and_no_other():
