@@ -51,7 +51,7 @@ class Aggregation:
             if not self.max_abs:
                 raise ConfigError("aggregation.max_abs is empty; give a number or {default: number, pattern: number}")
             bounds = {
-                read_pattern(key, "aggregation.max_abs"): _positive(value, f"aggregation.max_abs[{key!r}]")
+                read_pattern(key, "aggregation.max_abs"): _positive(value, f"aggregation.max_abs[{show(key)}]")
                 for key, value in self.max_abs.items()
             }
             object.__setattr__(self, "max_abs", bounds)
@@ -105,7 +105,8 @@ class Aggregation:
 
 def _positive(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= sys.float_info.max:
-        raise ConfigError(f"{name} is {show(value)}; use a number above 0")
+        hint = " (YAML's numbers need a point and a sign: 1.0e+6)" if isinstance(value, str) else ""
+        raise ConfigError(f"{name} is {show(value)}; use a number above 0{hint}")
     return float(value)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .codec import codec_for
 from .config import Config
-from .errors import CapacityError, ConfigError, KeyMismatchError, LayoutError, MismatchError
+from .errors import CapacityError, ConfigError, KeyMismatchError, LayoutError, MismatchError, show
 from .header import Header
 from .key import ServerKey
 
@@ -47,7 +47,7 @@ def check_header(header: Header, kind: str, config: Config, key: ServerKey) -> N
         theirs, mine = getattr(header.aggregation, name), getattr(config.aggregation, name)
         if theirs != mine:
             raise MismatchError(
-                f"{who} has aggregation.{name} {theirs!r}, expected {mine!r}: give all sites one config"
+                f"{who} has aggregation.{name} {show(theirs)}, expected {show(mine)}: give all sites one config"
             )
     if header.epoch != key.epoch:
         raise KeyMismatchError(f"{who} is of epoch {header.epoch} of the key, expected epoch {key.epoch}")

@@ -262,10 +262,12 @@ class Client:
             spec, index = specs[fault[0]], fault[1]
             value = float(from_vector(vectors[fault[0]][index : index + 1], spec.dtype, (1,))[0])
             where = ", ".join(map(str, np.unravel_index(index, spec.shape)))
-            advice = "raise max_abs, or " if math.isfinite(value) else ""
+            advice = "raise max_abs, or find out why the value is so large"
+            if not math.isfinite(value):
+                advice = "find out why training diverged"
             raise RangeError(
                 f"tensor {spec.name!r} has {value:g} at [{where}], beyond aggregation.max_abs {bounds[fault[0]]:g}: "
-                f"{advice}find out why the value is so large; nothing was encrypted"
+                f"{advice}; nothing was encrypted"
             )
         return vectors, bounds
 

@@ -120,7 +120,9 @@ class Config:
         _only(numbers, tuple(Aggregation().to_dict()), "aggregation")
         aggregation = Aggregation(**numbers)
         he = _block(data, "he")
-        _only(he, ("preset",) if "preset" in he else ("lib", "config", "preset"), "he")
+        _only(he, ("lib", "config", "preset"), "he")
+        if "preset" in he and len(he) > 1:
+            raise ConfigError("he.preset stands for lib and config; to change them, give these in its place")
         if "preset" in he:
             he = preset(he["preset"])
         if "lib" not in he:

@@ -124,7 +124,7 @@ class Header:
         if kind not in ("update", "aggregate"):
             raise FormatError(f"this is a {kind}, not an update or aggregate")
         if data.keys() != _FIELDS:
-            raise FormatError(f"the header has the keys {sorted(data)[:12]}, expected {sorted(_FIELDS)}")
+            raise FormatError(f"the header has the keys {show(sorted(data))}, expected {sorted(_FIELDS)}")
         try:
             params = Params.from_dict(_mapping(data["params"], "params"))
             agreed = _mapping(data["aggregation"], "aggregation")
@@ -251,7 +251,7 @@ def refuse_duplicates(contributions: list[Contribution]) -> None:
     ):
         if len(set(values)) != len(values):
             twice = next(value for value in values if values.count(value) > 1)
-            raise DuplicateError(f"{name} {twice} contributes twice to round; each contributes once")
+            raise DuplicateError(f"{name} {twice} contributes twice to the round; each contributes once")
 
 
 def _mapping(value: Any, name: str) -> dict[str, Any]:

@@ -50,6 +50,9 @@ class KeyMaterial(NamedTuple):
     public: NDArray[np.uint64]
     plain_modulus: int = 0
 
+    def __repr__(self) -> str:  # that of a tuple would show the secret words
+        return f"KeyMaterial(primes={self.primes}, secret=…, public=…, plain_modulus={self.plain_modulus})"
+
 
 @dataclass(frozen=True)
 class ServerKey:
@@ -211,7 +214,7 @@ def _parse(blob: bytes) -> ClientKey | ServerKey:
         raise FormatError(
             f"its primes are not primes of {list(sizes)} bits" if sizes else "it has primes but no lattice"
         )
-    if not is_int(plain_modulus) or _bits(plain_modulus) != plain_bits:
+    if _bits(plain_modulus) != plain_bits:
         raise FormatError(
             f"its plain modulus has not {plain_bits} bits" if plain_bits else "its plain modulus is not 0"
         )
@@ -283,5 +286,6 @@ def _fingerprint(params: Params, material: KeyMaterial, epoch: int) -> str:
     return digest(head, *words).hex()
 
 
-def _bits(prime: object) -> int:
-    return prime.bit_length() if is_int(prime) and prime % 2 else 0
+def _bits(modulus: object) -> int:
+    """Return the bits of what can be an odd prime or is 0, for none; -1 of anything else."""
+    return modulus.bit_length() if is_int(modulus) and (modulus == 0 or (modulus > 0 and modulus % 2)) else -1

@@ -52,7 +52,7 @@ class Params:
         known = known_fields(scheme)
         unknown = [str(key) for key in config if key not in known]
         if unknown:
-            raise ConfigError(f"he.config has an unknown key {unknown[0]!r}; {scheme} knows {', '.join(known)}")
+            raise ConfigError(f"he.config has an unknown key {show(unknown[0])}; {scheme} knows {', '.join(known)}")
         kind = _KINDS[scheme]
         missing = [item.name for item in fields(kind) if item.default is MISSING and item.name not in config]
         if missing:
@@ -120,7 +120,7 @@ class LatticeParams(Params):
             )
         if sum(sizes) > MAX_COEFF_MOD_BITS[degree]:
             raise ConfigError(
-                f"coeff_mod_bit_sizes {list(sizes)} add up to {sum(sizes)} bits; 128-bit security at "
+                f"coeff_mod_bit_sizes {show(list(sizes))} add up to {sum(sizes)} bits; 128-bit security at "
                 f"poly_modulus_degree {degree} allows {MAX_COEFF_MOD_BITS[degree]} (ePrint 2024/463): use fewer or "
                 "smaller primes, or a larger degree"
             )
@@ -209,7 +209,7 @@ class QuantisedParams(Params):
     def __post_init__(self) -> None:
         if not is_int(self.value_bits) or not MIN_VALUE_BITS <= self.value_bits <= MAX_VALUE_BITS:
             raise ConfigError(
-                f"value_bits is {show(self.value_bits)}; use {MIN_VALUE_BITS} to {MAX_VALUE_BITS}, such as 16"
+                f"value_bits is {show(self.value_bits)}; use a whole number from {MIN_VALUE_BITS} to {MAX_VALUE_BITS}"
             )
         for name, choices in (("rounding", ROUNDING_CHOICES), ("overflow", OVERFLOW_CHOICES)):
             value = getattr(self, name)

@@ -78,7 +78,9 @@ def head_nbytes(preamble: bytes | memoryview) -> int:
         raise FormatError(f"truncated: {len(preamble)} bytes, a container begins with {PREAMBLE_NBYTES}")
     _, version, kind, reserved, length = _PREAMBLE.unpack(preamble[:PREAMBLE_NBYTES])
     if version != VERSION:
-        raise FormatError(f"format version {version}; this release reads version {VERSION}")
+        raise FormatError(
+            f"format version {version}; this release reads version {VERSION}: make it again with this release"
+        )
     if kind not in _KIND_NAMES or reserved:
         raise FormatError(f"unknown kind of container {kind} (reserved byte {reserved})")
     if length > MAX_HEADER_NBYTES:

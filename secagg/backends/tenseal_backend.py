@@ -136,26 +136,46 @@ class TenSEALBackend(LatticeBackend):
 
 
 class _Channel:
-    """A path for objects that only save to and load from one: into memory where the system has such files."""
+    """A path for objects that only save to and load from one: into memory where the system has such files.
+
+    A forked process opens its own: through a shared one it could read the ciphertext of the other, and one ciphertext
+    whose c1 is replaced under two nonces gives the secret key away.
+    """
 
     def __init__(self) -> None:
-        if hasattr(os, "memfd_create"):
-            self._handle = os.memfd_create("secagg")
-            self.path = f"/proc/self/fd/{self._handle}"
-        else:
-            self._handle, self.path = tempfile.mkstemp()  # made with 0o600
-            weakref.finalize(self, os.unlink, self.path)
-        weakref.finalize(self, os.close, self._handle)
+        self._open()
 
     def put(self, blob: bytes) -> None:
         """Make `blob` the content."""
+        self._own()
         os.ftruncate(self._handle, len(blob))
         os.pwrite(self._handle, blob, 0)
 
     def saved(self, native: Any) -> bytes:
         """Return what a native object saves."""
+        self._own()
         native.save(self.path)
         return os.pread(self._handle, os.fstat(self._handle).st_size, 0)
+
+    def _own(self) -> None:
+        if os.getpid() != self._owner:
+            self._open()
+
+    def _open(self) -> None:
+        self._owner = os.getpid()
+        if hasattr(os, "memfd_create"):
+            self._handle = os.memfd_create("secagg")
+            self.path = f"/proc/self/fd/{self._handle}"
+        else:
+            self._handle, self.path = tempfile.mkstemp()  # made with 0o600
+            weakref.finalize(self, _unlink, self.path, self._owner)
+        weakref.finalize(self, os.close, self._handle)
+
+
+def _unlink(path: str, owner: int) -> None:
+    """Remove a file, unless this process is a fork of the one that owns it."""
+    if os.getpid() == owner:
+        os.unlink(path)
 
 
 def _context(seal: Any, params: CKKSParams, moduli: list[Any]) -> Any:

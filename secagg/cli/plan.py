@@ -14,7 +14,16 @@ from ..layout import Layout
 from .plan_bounds import needed_bits, read_sample, suggest_max_abs
 from .plan_choices import choices, cost, header, recommend
 from .plan_model import read_layout
-from .plan_report import Row, bounds_words, comments, pattern_lines, print_table, refuse_existing, write_config
+from .plan_report import (
+    Row,
+    bounds_words,
+    comments,
+    pattern_lines,
+    print_table,
+    publish_words,
+    refuse_existing,
+    write_config,
+)
 from .plan_speed import measure
 from .progress import progress
 
@@ -74,9 +83,9 @@ def run(options: argparse.Namespace) -> None:
     )
     print(f"{options.model}: {model}")
     print_table(rows, best)
-    bounds = bounds_words(aggregation.max_abs, sample)
+    advice = [*publish_words(best.config), *bounds_words(aggregation.max_abs, sample)]
     recommended = f"recommended: {row.choice.lib}, {row.choice.name}: {why}"
-    print("", recommended, *bounds, *pattern_lines(aggregation.max_abs), sep="\n")
+    print("", recommended, *advice, *pattern_lines(aggregation.max_abs), sep="\n")
     if options.out is None:
         print("add --out federation.yaml to write this configuration")
         return
@@ -85,7 +94,7 @@ def run(options: argparse.Namespace) -> None:
         arguments += ["--updates", *map(str, options.updates)]
     if options.max_weight != 1:
         arguments += ["--max-weight", f"{options.max_weight:g}"]
-    texts = comments(row, best.config, arguments, [f"for {model}", recommended, *bounds])
+    texts = comments(row, best.config, arguments, [f"for {model}", recommended, *advice])
     write_config(options.out, best.config, texts)
     print(f"{options.out} is written; next: secagg keygen {shlex.quote(str(options.out))} --out kits --sites NAME …")
 

@@ -39,7 +39,7 @@ def read_layout(path: Path) -> Layout:
     LayoutError
         If it holds no float tensor, or something that cannot be aggregated.
     """
-    layout = _read_shapes(path) if path.suffix.lower() in SHAPE_SUFFIXES else Layout.of(read_state(path), Encrypt())
+    layout = _read_shapes(path) if path.suffix.lower() in SHAPE_SUFFIXES else _layout_of(path, read_state(path))
     if not layout.size("encrypted"):
         raise LayoutError(f"{path} has no float tensor with values; only those are aggregated: is it the right file?")
     return layout
@@ -58,6 +58,13 @@ def read_state(path: Path) -> Mapping[str, Any]:
             return _read_arrays(path, file) if suffix == ".npz" else _read_checkpoint(path, file)
     except OSError as error:
         raise _unreadable(path, error) from error
+
+
+def _layout_of(path: Path, state: Mapping[str, Any]) -> Layout:
+    try:
+        return Layout.of(state, Encrypt())
+    except LayoutError as error:
+        raise LayoutError(f"{path}: {error}; a file must hold a state dict alone, names and tensors") from error
 
 
 def _read_arrays(path: Path, file: BinaryIO) -> dict[str, Any]:
@@ -125,7 +132,7 @@ def _describe(path: Path, name: object, value: object) -> list[object]:
         raise FormatError(f"{path}: {show(name)}: {show(value)}; write a name and its shape, or {{shape: …, dtype: …}}")
     if not isinstance(shape, list) or not all(is_int(size) and size >= 0 for size in shape):
         raise FormatError(f"{path}: tensor {name!r} has the shape {show(shape)}; write a list such as [16, 1, 3, 3, 3]")
-    if dtype not in FLOAT_DTYPES and dtype not in LOCAL_DTYPES:
+    if not isinstance(dtype, str) or (dtype not in FLOAT_DTYPES and dtype not in LOCAL_DTYPES):
         raise FormatError(
             f"{path}: tensor {name!r} has the dtype {show(dtype)}; use {', '.join(FLOAT_DTYPES)}, an integer or bool"
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..backends.base import SHARED_KEY_TRUST
 from ..config import Config
 from ..errors import StorageError
-from ..params import QuantisedParams
+from ..params import CKKSParams, QuantisedParams
 from .plan_bounds import HEADROOM, SPREAD, TYPICAL_BITS, Sample
 from .plan_choices import Choice, Cost
 from .plan_speed import Seconds
@@ -73,8 +73,10 @@ def print_table(rows: Sequence[Row], best: Cost) -> None:
         texts = [text.replace("[", r"\[") for text in (*name_cells, *cells, level, _trust(row.trust))]
         table.add_row(*texts, style="bold" if chosen else "" if row.usable else "dim")
     console = Console()
-    wide = Console(width=max(console.width, 110), highlight=False)
-    wide.print(table)
+    wide = Console(width=max(console.width, 160), highlight=False)  # rather wrapped by the terminal than cut
+    with wide.capture() as capture:  # rich would end the program when the reader of a pipe is gone
+        wide.print(table)
+    print(capture.get(), end="")
     for problem, number in problems.items():
         print(f"[{number}] {problem}")
 
@@ -93,6 +95,15 @@ def _trust(trust: str) -> str:
     """Return a trust model in two words; the asterisk says that there is more to it."""
     words = "shared key" if trust.startswith(SHARED_KEY_TRUST) else "another"
     return words if trust == SHARED_KEY_TRUST else f"{words}*"
+
+
+def publish_words(config: Config) -> list[str]:
+    """Return what a scheme demands of who publishes the model, line by line; nothing of exact schemes."""
+    if not isinstance(config.params, CKKSParams):
+        return []
+    return [
+        "CKKS: a mean that leaves the sites leaks about the key; publish models from an exact scheme, BGV or FLASHE"
+    ]
 
 
 def bounds_words(max_abs: float | Mapping[str, float], sample: Sample | None) -> list[str]:
@@ -122,9 +133,11 @@ def pattern_lines(max_abs: float | Mapping[str, float]) -> list[str]:
 
 
 def refuse_existing(path: Path) -> None:
-    """Raise `StorageError` if a file is there already: configurations are never overwritten."""
+    """Raise `StorageError` if a file is there already, which is never overwritten, or no folder for it."""
     if os.path.lexists(path):
         raise StorageError(f"{path} exists; a configuration is never overwritten: name a new file with --out")
+    if not path.parent.is_dir():
+        raise StorageError(f"cannot write {str(path)!r}: there is no folder {str(path.parent)!r}")
 
 
 def write_config(path: Path, config: Config, comments: Sequence[str]) -> None:

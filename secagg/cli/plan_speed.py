@@ -61,19 +61,21 @@ def measure(config: Config, header: Header) -> Seconds:
     total, sites = header.blocks("encrypted"), len(header.contributions)
     keys = generate_keys(config)
     clients = [Client(config, keys.client, name) for name in ("site-1", "site-2")]
+    # A weight of 1 would drown in the error of the sum where max_weight is a number of examples.
+    weight = config.aggregation.max_weight
 
     blocks = min(total, _FEWEST_BLOCKS)
     state = _state(config, blocks)
-    clients[0].encrypt(state)  # libraries load and warm up
-    once = _median(lambda: clients[0].encrypt(state))
+    clients[0].encrypt(state, weight=weight)  # libraries load and warm up
+    once = _median(lambda: clients[0].encrypt(state, weight=weight))
     blocks = min(total, max(blocks, int(blocks * _SAMPLE_SECONDS / once)))
     state = _state(config, blocks)
 
     aggregator = Aggregator(config, keys.server)
     for client in clients:
-        aggregator.add(client.encrypt(state))
+        aggregator.add(client.encrypt(state, weight=weight))
     aggregate = aggregator.finish()
-    encrypt = _median(lambda: clients[0].encrypt(state))
+    encrypt = _median(lambda: clients[0].encrypt(state, weight=weight))
     decrypt = _median(lambda: clients[0].decrypt(aggregate))
     if sites > len(clients):
         decrypt += (sites - len(clients)) * _contribution_seconds(config, keys.client, blocks)

@@ -205,8 +205,19 @@ LANES_INLINE ptrdiff_t first_over(const uint64_t *words, ptrdiff_t count, unsign
     return i;
 }
 
-/* Reads `count` lane sums from position `at` of the blocks on, into one tensor, or nowhere if `values` is null.
- * Returns the first of these positions with a sum over the largest, or -1. */
+/* Index of the first lane sum that is not `expected`, or -1. */
+LANES_INLINE ptrdiff_t first_other(const uint64_t *words, ptrdiff_t count, unsigned shift, uint64_t mask,
+                                   uint64_t expected)
+{
+    ptrdiff_t i = 0;
+    while (i < count && (words[i] >> shift & mask) == expected)
+        i++;
+    return i < count ? i : -1;
+}
+
+/* Reads `count` lane sums from position `at` of the blocks on, into one tensor, or, if `values` is null, nowhere: they
+ * are padding. Returns the first of these positions with a sum over the largest, or in padding with one that is not
+ * the offset; or -1. */
 SECAGG_CLONES
 static ptrdiff_t dequantise_values(const struct lane_reader *from, const uint64_t *words, ptrdiff_t at,
                                    ptrdiff_t count, double factor, enum tensor_dtype dtype, void *values)
@@ -223,7 +234,9 @@ static ptrdiff_t dequantise_values(const struct lane_reader *from, const uint64_
         const uint64_t *sums = words + part.word;
         if (found < 0) {
             /* Bits above all lanes count as bits of the topmost one. */
-            const ptrdiff_t i = first_over(sums, part.count, part.shift, part.top ? ~(uint64_t)0 : mask, from->largest);
+            const uint64_t cut = part.top ? ~(uint64_t)0 : mask;
+            const ptrdiff_t i = octets ? first_over(sums, part.count, part.shift, cut, from->largest)
+                                       : first_other(sums, part.count, part.shift, cut, offset);
             if (i >= 0)
                 found = at + i;
         }

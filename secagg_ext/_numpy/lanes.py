@@ -123,8 +123,7 @@ def dequantise(
     words
         uint64, ``k * n`` words: sums of words of `quantise`.
     targets
-        The tensors, writable. Products are rounded to their dtypes as by `scatter`. Sums past their end are checked
-        and ignored.
+        The tensors, writable. Products are rounded to their dtypes as by `scatter`. Sums past their end are padding.
     n, lanes, lane_bits
         As for `quantise`.
     largest
@@ -139,8 +138,8 @@ def dequantise(
     Returns
     -------
     int
-        Position of the first sum over `largest`, or -1. Bits of a word above all lanes count as bits of its last
-        lane. The tensors are written either way.
+        Position of the first sum over `largest`, or in the padding of the first that is not `offset`; or -1. Bits of
+        a word above all lanes count as bits of its last lane. The tensors are written either way.
     """
     lane_checks.dequantise(words, targets, n, lanes, lane_bits, largest, offset, start, factors)
     uncut = words.reshape(-1, 1, n) >> _shifts(lanes, lane_bits)
@@ -150,8 +149,11 @@ def dequantise(
         # Unsigned differences wrap, and what is below 0 shows as soon as they are read as signed.
         _narrow((piece - np.uint64(offset)).view(np.int64).astype(np.float64), factors[index], target)
     uncut[:, :-1] &= mask
-    over = (uncut > np.uint64(largest)).reshape(-1)
-    return start + int(over.argmax()) if over.any() else -1
+    uncut = uncut.reshape(-1)
+    padding = max(0, sum(target.size for target in targets) - start)
+    wrong = uncut > np.uint64(largest)
+    wrong[padding:] = uncut[padding:] != np.uint64(offset)
+    return start + int(wrong.argmax()) if wrong.any() else -1
 
 
 def _shifts(lanes: int, lane_bits: int) -> Words:

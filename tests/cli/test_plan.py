@@ -24,6 +24,7 @@ from secagg.aggregation import Aggregation
 from secagg.cli.plan_bounds import needed_bits, read_sample, suggest_max_abs
 from secagg.cli.plan_choices import Choice, choices, cost, header, recommend
 from secagg.cli.plan_model import read_layout
+from secagg.cli.plan_report import publish_words
 from secagg.cli.plan_speed import measure
 from secagg.errors import ConfigError
 from secagg.layout import Layout
@@ -94,11 +95,12 @@ def test_sizes_are_exact_and_errors_real(choice: Choice, layout: Layout) -> None
         )
 
 
+@pytest.mark.parametrize("max_weight", [1.0, 1e6])
 @pytest.mark.parametrize("max_abs", [1.0, {"default": 1.0, "head.*": 0.001}])
-def test_measuring_takes_any_max_abs_and_number_of_sites(layout: Layout, max_abs: Any) -> None:
-    aggregation = Aggregation(max_clients=50, max_abs=max_abs)
+def test_measuring_takes_any_bounds_and_number_of_sites(layout: Layout, max_abs: Any, max_weight: float) -> None:
+    aggregation = Aggregation(max_clients=50, max_abs=max_abs, max_weight=max_weight)
     for choice in choices(aggregation, 14.0):
-        if choice.name in ("FLASHE, 11 bits", "BGV, 16 bits"):
+        if choice.name in ("FLASHE, 11 bits", "BGV, 16 bits", "CKKS for sums only"):
             config = cost(choice, layout, aggregation).config
             seconds = measure(config, header("aggregate", 50, config, layout))
             assert all(0 < value < math.inf for value in seconds)
@@ -280,6 +282,14 @@ def test_plan_without_a_sample(secagg: Secagg, shapes: Path, tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == [shapes.name]
 
 
+@pytest.mark.parametrize(("preset", "count"), [("clara", 1), ("exact", 0), ("smallest", 0)])
+def test_who_publishes_ckks_models_is_warned(preset: str, count: int) -> None:
+    config = library.Config.from_dict({"he": {"preset": preset}})
+    assert [line.partition(" leaks ")[0] for line in publish_words(config)] == [
+        "CKKS: a mean that leaves the sites"
+    ] * count
+
+
 def test_a_library_that_is_not_installed(shapes: Path) -> None:
     command = ["plan", str(shapes), "--sites", "3"]
     code = f"import sys; sys.modules['seal'] = None; from secagg.cli import main; sys.exit(main({command!r}))"
@@ -307,6 +317,7 @@ def write_files(folder: Path) -> None:
     (folder / "negative.yaml").write_text("w: [3, -1]")
     (folder / "bool.yaml").write_text("w: [true]")
     (folder / "dtype.yaml").write_text("w: {shape: [3], dtype: complex64}")
+    (folder / "dtypes.yaml").write_text("w: {shape: [3], dtype: [float32]}")
     (folder / "key.yaml").write_text("w: {shape: [3], type: float32}")
     (folder / "number.yaml").write_text("3: [3]")
     (folder / "twice.yaml").write_text("w: [3]\nw: [4]")
@@ -351,6 +362,7 @@ FAULTS = [
     (("negative.yaml",), 7, "tensor 'w' has the shape [3, -1]"),
     (("bool.yaml",), 7, "tensor 'w' has the shape [True]"),
     (("dtype.yaml",), 7, "tensor 'w' has the dtype 'complex64'"),
+    (("dtypes.yaml",), 7, "tensor 'w' has the dtype ['float32']"),
     (("key.yaml",), 7, "write a name and its shape"),
     (("number.yaml",), 7, "write a name and its shape"),
     (("twice.yaml",), 7, "names the tensor 'w' twice"),
@@ -368,11 +380,12 @@ FAULTS = [
     (("pickle.pth",), 7, "Save a state dict"),
     (("objects.pt",), 7, "Save a state dict"),
     (("tensor.pt",), 1, "tensor.pt holds a Tensor; a state dict is needed"),
-    (("string.pt",), 1, "'w' is a str"),
+    (("string.pt",), 1, "string.pt: 'w' is a str"),
+    (("string.pt",), 1, "must hold a state dict alone"),
     (("integers.pt",), 1, "has no float tensor"),
     (("good.yaml", "--max-weight", "-1"), 2, "aggregation.max_weight is -1.0"),
     (("good.yaml", "--max-weight", "nan"), 2, "aggregation.max_weight is nan"),
-    (("good.yaml", "--out", "nowhere/federation.yaml"), 1, "cannot write 'nowhere/federation.yaml'"),
+    (("good.yaml", "--out", "nowhere/federation.yaml"), 1, "'nowhere/federation.yaml': there is no folder 'nowhere'"),
     (("good.yaml", "--out", "folder.npz"), 1, "folder.npz exists"),
     (("good.yaml", "--updates", "good.yaml"), 7, "good.yaml is a list of shapes"),
     (("good.yaml", "--updates", "missing.npz"), 7, "cannot read 'missing.npz'"),

@@ -264,8 +264,8 @@ EDITS = {
 #: Of BGV and FLASHE alike.
 QUANTISED_EDITS = {
     "value_bits missing": (drop("params", "value_bits"), "needs 'value_bits'"),
-    "value_bits too few": (put("params", "value_bits", value=3), "value_bits is 3; use 4 to 24"),
-    "value_bits too many": (put("params", "value_bits", value=25), "value_bits is 25; use 4 to 24"),
+    "value_bits too few": (put("params", "value_bits", value=3), "value_bits is 3; use a whole number from 4 to 24"),
+    "value_bits too many": (put("params", "value_bits", value=25), "value_bits is 25; use a whole number from 4 to 24"),
     "value_bits a float": (put("params", "value_bits", value=8.0), "value_bits is 8.0"),
     "value_bits a bool": (put("params", "value_bits", value=True), "value_bits is True"),
     "rounding unknown": (put("params", "rounding", value="up"), "rounding is 'up'"),
@@ -447,6 +447,23 @@ def test_a_layout_of_more_tensors_than_allowed(container):
     container.header["layout"] = [[str(index), "bool", [], "local"] for index in range(100_001)]
     with pytest.raises(FormatError, match="at most 100000 tensors"):
         Header.from_head(container.head)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        put("params", "coeff_mod_bit_sizes", value=[20] * 10**6),
+        put("params", "x" * 10**6, value=1),
+        put("x" * 10**6, value=1),
+        put("aggregation", "max_abs", value={"x" * 10**6: -1.0}),
+    ],
+    ids=["sizes", "a key of params", "a key", "a pattern"],
+)
+def test_a_message_is_short_whatever_the_header_says(container, edit):
+    edit(container.header)
+    with pytest.raises(FormatError) as caught:
+        Header.from_head(container.head)
+    assert len(str(caught.value)) < 500
 
 
 def test_every_truncation_of_a_head(container):

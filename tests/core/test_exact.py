@@ -321,14 +321,15 @@ def sum_of(codec, fractions):
 @pytest.mark.parametrize("lane", [0, 1, 3])
 @pytest.mark.parametrize("word", [0, 8, 1000, 4095], ids=["weight", "value", "padding", "last"])
 def test_a_lane_beyond_what_sites_can_give(lane, word):
-    """Wherever it is: 2·L of each site is the most, also of what no tensor takes."""
+    """2·L of each site is the most; what no tensor takes is L of each site, no more and no less."""
     codec = flashe("nearest")
     lanes = codec.lanes
     assert lanes.per_word == 4 > lane
     words = sum_of(codec, [1.0, 1.0])
-    largest = 2 * 127 * 2
+    padding = lane > 0 or word >= 1000
+    most = 2 * 127 if padding else 2 * 127 * 2
     others = int(words[word]) & ~(((1 << lanes.bits) - 1) << lane * lanes.bits)
-    for value, fits in ((largest, True), (largest + 1, False)):
+    for value, fits in ((most, True), (most + 1, False), (2 * 127 - 1, not padding)):
         words[word] = others + (value << lane * lanes.bits)
         if fits:
             decode(codec, words)

@@ -113,6 +113,9 @@ def test_a_key_shows_its_fingerprint_only(keys):
     assert all(f"ClientKey({keys.client.fingerprint[:16]}…)" in text and len(text) < 40 for text in shown)
     assert repr(keys.client) in repr(keys)
     assert not hasattr(keys.client, "__dict__")
+    material = keys.client.secret_material()
+    secret = {str(word) for word in material.secret.reshape(-1)[[0, -1]]}
+    assert not any(word in text for word in secret for text in (repr(material), str(material)))
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -343,6 +346,7 @@ FAULTS = {
     "a prime more": (change_primes(lambda primes: [*primes, 2**26 - 1]), "primes"),
     "plain modulus is missing": (drop("plain_modulus"), "other keys"),
     "plain modulus is negative": (edit(plain_modulus=-1), "plain modulus"),
+    "plain modulus is even": (edit(plain_modulus=2), "plain modulus"),
     "plain modulus is a text": (edit(plain_modulus="0"), "plain modulus"),
     "plain modulus is a float": (edit(plain_modulus=0.0), "plain modulus"),
     "plain modulus is a bool": (edit(plain_modulus=False), "plain modulus"),
@@ -383,6 +387,7 @@ SERVER_FAULTS = {
 LATTICE_FAULTS = {
     "another prime": (change_primes(lambda primes: [primes[0] - 2, *primes[1:]]), "fingerprint|not below"),
     "an even prime": (change_primes(lambda primes: [primes[0] - 1, *primes[1:]]), "primes"),
+    "negative primes": (change_primes(lambda primes: [-prime for prime in primes]), "primes"),
     "a prime of other bits": (change_primes(lambda primes: [2 * primes[0] - 1, *primes[1:]]), "primes"),
     "primes are text": (change_primes(lambda primes: list(map(str, primes))), "primes"),
     "a prime less": (change_primes(lambda primes: primes[:-1]), "primes"),
@@ -392,6 +397,7 @@ LATTICE_FAULTS = {
 LATTICE_CLIENT_FAULTS = {"a word that is not below its prime": (put_large_word, "not below its prime")}
 BGV_FAULTS = {
     "an even plain modulus": (other_plain_modulus(lambda plain: plain - 1), "plain modulus"),
+    "a negative plain modulus": (other_plain_modulus(lambda plain: -plain), "plain modulus"),
     "no plain modulus": (edit(plain_modulus=0), "plain modulus"),
     "another plain modulus": (other_plain_modulus(lambda plain: plain - 8192), "fingerprint"),
 }

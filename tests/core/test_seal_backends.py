@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -104,6 +107,26 @@ def test_moduli_of_a_key_are_checked(backend):
         backend(bgv(4096, (53, 53), 40), key_of(backend, params))
     with pytest.raises(ConfigError, match="primes of .* bits are asked for"):
         backend(bgv(4096, (53, 52), 42), key_of(backend, params))
+
+
+FORK = """
+import os
+from secagg.backends.tenseal_backend import _Channel
+
+channel = _Channel()
+channel.put(b"of the parent")
+child = os.fork()
+channel.put(b"of the child") if not child else os.waitpid(child, 0)
+print(open(channel.path).read(), flush=True)
+os._exit(0) if not child else None
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
+def test_a_forked_process_does_not_share_its_parents_channel():
+    """One ciphertext that two processes read, and each seeds with a nonce of its own, gives the secret key away."""
+    run = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, check=True, timeout=60)
+    assert run.stdout.split("\n") == ["of the child", "of the parent", ""]
 
 
 @each
