@@ -8,10 +8,10 @@ import os
 import secrets
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from io import BytesIO
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,8 @@ from .params import QuantisedParams
 from .ring import CLEAR_RING, Ring
 from .tensors import FLOAT_DTYPES, from_vector, to_vector
 from .update import Update, UpdateWriter
+
+_Stream = TypeVar("_Stream", bound=BinaryIO)
 
 
 class Client:
@@ -152,9 +154,9 @@ class Client:
         ConfigError
             If a pattern of the configuration matches no tensor.
         """
-        stream = BytesIO()
         with self._turn:
-            self._write(stream, state, weight, round)
+            # Zeros that nobody has touched cost nothing; a stream that grows is copied again and again.
+            stream = self._write(lambda header: BytesIO(bytes(header.nbytes)), state, weight, round)
         return Update.from_bytes(stream.getvalue())
 
     def encrypt_to(
@@ -162,7 +164,7 @@ class Client:
     ) -> None:
         """Encrypt into a file, a frame at a time; the file appears whole or not at all. See `encrypt`."""
         with self._turn, replace_file(path) as file:
-            self._write(file, state, weight, round)
+            self._write(lambda header: file, state, weight, round)
 
     def decrypt(self, aggregate: Update, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Decrypt the weighted mean of an aggregate.
@@ -211,7 +213,9 @@ class Client:
                 result[spec.name] = pattern
         return result
 
-    def _write(self, stream: BinaryIO, state: Mapping[str, Any], weight: float, round: int) -> None:
+    def _write(
+        self, open_stream: Callable[[Header], _Stream], state: Mapping[str, Any], weight: float, round: int
+    ) -> _Stream:
         fraction = self.check_weight(weight)
         check_round(round)
         layout = self.layout(state)
@@ -235,6 +239,7 @@ class Client:
             contributions=(Contribution(self._name, secrets.token_bytes(NONCE_NBYTES)),),
         )
         cipher = self._backend.cipher(round, header.contributions)
+        stream = open_stream(header)
         writer = UpdateWriter(stream, header)
         for frame in header.frames:
             encoder, encrypted = encoders[frame.section], frame.section == "encrypted"
@@ -249,6 +254,7 @@ class Client:
         self._clipped = encoders["encrypted"].clipped
         if self._feedback and residuals is not None:
             self._feedback.commit(layout.fingerprint, round, residuals)
+        return stream
 
     def _sources(self, layout: Layout, role: str, state: Mapping[str, Any]) -> tuple[list[NDArray[Any]], list[float]]:
         """Return the tensors of a role as vectors, every value checked, and the ``max_abs`` of each."""

@@ -179,10 +179,6 @@ class UpdateWriter:
     def __init__(self, stream: BinaryIO, header: Header) -> None:
         self._stream = stream
         self._head = header.head
-        if isinstance(stream, BytesIO):  # all memory at once: growing would copy and copy
-            stream.seek(header.nbytes - 1)
-            stream.write(b"\0")
-            stream.seek(0)
         stream.write(self._head)
 
     def write(self, frame: Frame, payload: memoryview) -> None:

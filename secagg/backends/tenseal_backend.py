@@ -64,6 +64,7 @@ class TenSEALBackend(LatticeBackend):
 
         # A ciphertext is un-zstd into `_payload`, whose words are at `_words`.
         self._prefix = seal_format.pack_ciphertext_prefix(params, material.primes, minor)
+        self._expected = self._prefix[seal_format.HEADER_NBYTES :]
         nbytes = seal_format.CIPHERTEXT_PREFIX_NBYTES + 16 * len(self.data_primes) * self.degree
         buffer = np.zeros(_SHIFT + nbytes, dtype=np.uint8)
         self._payload = memoryview(buffer)[_SHIFT:]  # type: ignore[arg-type]  # an ndarray is a buffer
@@ -119,8 +120,7 @@ class TenSEALBackend(LatticeBackend):
                     raise ValueError(f"a ciphertext of {size} bytes")
         except (*_NATIVE_ERRORS, self._zstd_error) as error:
             raise BackendError(f"TenSEAL could not encrypt a block: {error}") from error
-        expected = self._prefix[seal_format.HEADER_NBYTES :]
-        if self._payload[: len(expected)] != expected:
+        if self._payload[: len(self._expected)] != self._expected:
             raise BackendError("TenSEAL made a ciphertext of another form than expected; is its version supported?")
         return self._words
 
