@@ -48,7 +48,7 @@ static inline ptrdiff_t first_beyond(const double *values, ptrdiff_t count, doub
 /* The same of floats, without making doubles of them. */
 static inline ptrdiff_t first_beyond_float(const float *values, ptrdiff_t count, double bound)
 {
-    uint32_t limit = bits_of((float)bound), borrow = 0;
+    uint32_t limit = bits_of((float)bound) & 0x7FFFFFFF, borrow = 0; /* of -0 too */
     ptrdiff_t i;
     if ((double)float_of(limit) > bound)
         limit--; /* the largest float that is not over the bound, which is no float itself */

@@ -162,6 +162,11 @@ def test_elements_outside_the_stretch_are_not_judged(ext):
     assert ext.flatten([source], np.empty(2), 1, bounds=[2.0]) == -1
 
 
+@pytest.mark.parametrize("dtype", TENSOR)
+def test_a_bound_of_minus_zero_is_zero(ext, dtype):
+    assert ext.first_out_of_range(cast(np.array([0.0, -0.0, 1.0]), dtype), -0.0) == 2
+
+
 def test_an_infinite_bound_lets_infinity_pass_but_not_nan(ext):
     assert ext.first_out_of_range(np.array([np.inf, -np.inf, np.nan]), np.inf) == 2
 
