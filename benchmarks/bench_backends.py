@@ -22,7 +22,7 @@ def test_update(backend, encrypt, benchmark, report, times, configure, make_keys
     encrypting, adding, decrypting = times(), times(), times()
     other = second.encrypt(doubled)
     rounds = 10 * ROUNDS if "flashe" in backend else ROUNDS
-    blob = benchmark.pedantic(lambda: encrypting.run(lambda: first.encrypt(model, round=1).to_bytes()), rounds=rounds)
+    benchmark.pedantic(lambda: encrypting.run(lambda: first.encrypt(model, round=1).to_bytes()), rounds=rounds)
     blob = first.encrypt(model).to_bytes()
     for _ in range(rounds):
         aggregator = secagg.Aggregator(config, keys.server)

@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .aggregation import Aggregation, read_pattern
 from .errors import ConfigError, show
 from .params import Params
 from .plan import plan_params, preset
 from .plugins import check_registered, registered_backends
-
-if TYPE_CHECKING:
-    import yaml
+from .yaml_file import read_yaml
 
 #: Named choices of what is encrypted.
 ENCRYPT_CHOICES = ("all", "conv", "first-middle-last")
@@ -139,16 +136,7 @@ class Config:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Config:
         """Read a YAML (or JSON) file; see `from_dict`."""
-        import yaml
-
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-            data = yaml.safe_load(text)
-            _refuse_duplicate_keys(yaml.compose(text, Loader=yaml.SafeLoader), os.fspath(path))
-        except OSError as error:
-            raise ConfigError(f"cannot read the configuration {os.fspath(path)!r}: {error.strerror}") from error
-        except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no such date
-            raise ConfigError(f"{os.fspath(path)!r} is not YAML: {error}") from error
+        data = read_yaml(path)
         if not isinstance(data, Mapping):
             raise ConfigError(f"{os.fspath(path)!r} holds no configuration: it needs the keys he, encrypt, aggregation")
         return cls.from_dict(data)
@@ -160,19 +148,6 @@ class Config:
             "encrypt": self.encrypt.to_value(),
             "aggregation": self.aggregation.to_dict(),
         }
-
-
-def _refuse_duplicate_keys(node: yaml.Node | None, path: str) -> None:
-    """Raise `ConfigError` if a block of a YAML document gives a key twice, which PyYAML lets pass."""
-    if node is None or not isinstance(node.value, list):
-        return
-    pairs = [item for item in node.value if isinstance(item, tuple)]
-    keys = [key.value for key, _ in pairs if isinstance(key.value, str)]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise ConfigError(f"{path!r} gives the key {key!r} twice in one block; keep one")
-    for child in (value for _, value in pairs) if pairs else node.value:
-        _refuse_duplicate_keys(child, path)
 
 
 def _only(block: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:

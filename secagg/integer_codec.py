@@ -21,8 +21,7 @@ from .errors import ConfigError, DecryptionError, RangeError
 from .flat import FlatVector
 from .lanes import Lanes, lane_bits, lanes_below, largest_word
 from .noise import bgv_fits
-from .params import FLASHE_BLOCK_WORDS, BGVParams, QuantisedParams
-from .plan import prime_floor
+from .params import FLASHE_BLOCK_WORDS, BGVParams, QuantisedParams, prime_floor
 
 #: The weight is a whole number of at least so many bits.
 WEIGHT_BITS = 40
@@ -70,7 +69,7 @@ class IntegerCodec:
             floors = tuple(prime_floor(size) for size in params.coeff_mod_bit_sizes)
             self._check_noise(params, floors, 1 << plain_bits)
         else:
-            count, words = 64 // bits, FLASHE_BLOCK_WORDS
+            count, words = lanes_below(1 << 64, params.limit, self._sites), FLASHE_BLOCK_WORDS
         self.lanes = Lanes(words, count, bits, params.limit)
         self.block_values = self.lanes.block_values
         # The weight as digits, each of which is a value like any other, and a 1 that counts the sites.
@@ -156,7 +155,7 @@ class IntegerCodec:
         return weight_sum
 
     def _check_noise(self, params: BGVParams, primes: tuple[int, ...], plain_modulus: int) -> None:
-        data = primes[: len(params.data_bit_sizes)]
+        data = params.data_primes(primes)
         special = primes[-1] if params.has_special_prime else None
         degree = params.poly_modulus_degree
         if not bgv_fits(self._sites, degree, plain_modulus, data, special, params.seeded):

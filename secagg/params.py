@@ -135,6 +135,10 @@ class LatticeParams(Params):
         """Bits of the primes that a ciphertext carries: all but the special prime."""
         return self.coeff_mod_bit_sizes[:-1] or self.coeff_mod_bit_sizes
 
+    def data_primes(self, primes: tuple[int, ...]) -> tuple[int, ...]:
+        """Return those of a whole chain of primes that a ciphertext carries."""
+        return primes[: len(self.data_bit_sizes)]
+
     @property
     def has_special_prime(self) -> bool:
         """Whether SEAL sets the last prime aside (it does when there are two or more)."""
@@ -290,6 +294,14 @@ def known_fields(scheme: str) -> tuple[str, ...]:
 def min_prime_bits(degree: int) -> int:
     """Return the bits of the smallest prime that is 1 modulo 2N."""
     return degree.bit_length() + 1
+
+
+def prime_floor(bits: int) -> int:
+    """Return what a prime of so many bits that SEAL chose is surely not below: it takes the largest that suit.
+
+    That is an assumption, which `IntegerCodec.check_moduli` verifies on the primes themselves.
+    """
+    return (1 << bits) - (1 << (bits - 10))
 
 
 def is_int(value: object) -> TypeGuard[int]:

@@ -18,6 +18,7 @@ from .params import (
     Params,
     known_fields,
     min_prime_bits,
+    prime_floor,
 )
 from .plugins import load_plugin
 
@@ -85,14 +86,6 @@ def plan_params(lib: str, config: Mapping[str, Any], aggregation: Aggregation) -
     return Params.from_dict(block)
 
 
-def prime_floor(bits: int) -> int:
-    """Return what a prime of so many bits that SEAL chose is surely not below: it takes the largest that suit.
-
-    That is an assumption, which `IntegerCodec.check_moduli` verifies on the primes themselves.
-    """
-    return (1 << bits) - (1 << (bits - 10))
-
-
 def plan_bgv(limit: int, sites: int, symmetric: bool) -> dict[str, Any]:
     """Return the BGV params with the fewest bits a value whose noise provably survives the sum of `sites` updates.
 
@@ -112,7 +105,7 @@ def plan_bgv(limit: int, sites: int, symmetric: bool) -> dict[str, Any]:
         ``poly_modulus_degree``, ``coeff_mod_bit_sizes`` and ``plain_modulus_bits``.
     """
     candidates = [
-        (sum(data) * degree / (lanes * degree), degree, -lanes, data, special, plain)
+        (sum(data) / lanes, degree, -lanes, data, special, plain)
         for degree in MAX_COEFF_MOD_BITS
         for lanes, plain in _plain_moduli(degree, limit, sites)
         for data, special in _chains(degree, plain, sites, symmetric)
@@ -122,10 +115,21 @@ def plan_bgv(limit: int, sites: int, symmetric: bool) -> dict[str, Any]:
     return {"poly_modulus_degree": degree, "coeff_mod_bit_sizes": sizes, "plain_modulus_bits": plain}
 
 
+def min_planned_bits(degree: int) -> int:
+    """Return the fewest bits of a prime that is planned: of smaller ones there are too few."""
+    return min_prime_bits(degree) + 10
+
+
+def split_bits(bits: int) -> tuple[int, ...]:
+    """Return the bits of as few primes as can be, equal but for one, that have `bits` together."""
+    rows = -(-bits // MAX_PRIME_BITS)
+    return tuple(bits // rows + (row < bits % rows) for row in range(rows))
+
+
 def _plain_moduli(degree: int, limit: int, sites: int) -> Iterator[tuple[int, int]]:
     """Yield numbers of lanes, and the fewest bits of a plain modulus for them."""
     lanes = 0
-    for bits in range(min_prime_bits(degree) + 10, MAX_PRIME_BITS + 1):
+    for bits in range(min_planned_bits(degree), MAX_PRIME_BITS + 1):
         fitting = lanes_below(prime_floor(bits), limit, sites)
         if fitting > lanes:
             lanes = fitting
@@ -134,14 +138,13 @@ def _plain_moduli(degree: int, limit: int, sites: int) -> Iterator[tuple[int, in
 
 def _chains(degree: int, plain: int, sites: int, symmetric: bool) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Yield the smallest data primes for a plain modulus, and the special prime, in bits."""
-    ceiling, smallest = MAX_COEFF_MOD_BITS[degree], min_prime_bits(degree) + 10
+    ceiling, smallest = MAX_COEFF_MOD_BITS[degree], min_planned_bits(degree)
     for bits in range(smallest, ceiling + 1):
-        rows = -(-bits // MAX_PRIME_BITS)
-        data = tuple(bits // rows + (row < bits % rows) for row in range(rows))
+        data = split_bits(bits)
         # SEAL takes the last of several primes for the special one; symmetric encryption makes no use of it.
         spare = min(MAX_PRIME_BITS, ceiling - bits)
         spare -= spare == plain  # it must be another prime than the plain modulus
-        special = (spare,) if not symmetric else (smallest,) if rows > 1 else ()
+        special = (spare,) if not symmetric else (smallest,) if len(data) > 1 else ()
         if plain in data + special or min(data + special) < smallest or bits + sum(special) > ceiling:
             continue
         primes = [prime_floor(size) for size in data]

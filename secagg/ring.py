@@ -53,7 +53,7 @@ class Ring:
         """
         if not isinstance(params, LatticeParams):
             return cls((1 << 64,), FLASHE_BLOCK_WORDS)
-        data = primes[: len(params.data_bit_sizes)]
+        data = params.data_primes(primes)
         return cls(data if params.seeded else data + data, params.poly_modulus_degree)
 
     @property

@@ -30,6 +30,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "secagg.plugins",
         "secagg.tensors",
         "secagg.wire",
+        "secagg.yaml_file",
     ),
     2: (
         "secagg.agreement",

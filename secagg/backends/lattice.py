@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BackendError, DecryptionError, SecAggError
+from ..errors import BackendError, DecryptionError
 from ..expansion import Keystream, Masks
 from ..header import Contribution
 from ..key import ClientKey
 from ..params import LatticeParams, Params
 from ..ring import replace_mask
 from .base import Backend, Cipher
+
+#: What libraries raise through pybind11 and Cython.
+NATIVE_ERRORS = (ValueError, RuntimeError, TypeError, OverflowError)
 
 
 class LatticeBackend(Backend):
@@ -26,7 +29,7 @@ class LatticeBackend(Backend):
         assert isinstance(params, LatticeParams)  # as all schemes of such a backend
         self._params = params
         material = key.secret_material()
-        self._data = material.primes[: len(params.data_bit_sizes)]
+        self._data = params.data_primes(material.primes)
         self._secret = np.ascontiguousarray(material.secret[: len(self._data)]).reshape(-1)
         self._masks = Masks(self._data, params.poly_modulus_degree)
 
@@ -109,7 +112,9 @@ class _SeededCipher:
     def encrypt(self, block: int, plain: NDArray[Any]) -> NDArray[np.uint64]:
         backend = self._backend
         blocks = plain.reshape(-1, backend.plain_slots)
-        masks = self._sum_masks(block, len(blocks), BackendError("the nonce gives too few words; encrypt again"))
+        masks = self._sum_masks(block, len(blocks))
+        if masks is None:
+            raise BackendError("the nonce gives too few words; encrypt again")
         words = np.empty((2, *masks.shape), dtype=np.uint64)
         for index, slots in enumerate(blocks):
             words[:, index] = backend.encrypt(slots).reshape(2, -1)
@@ -119,11 +124,13 @@ class _SeededCipher:
 
     def decrypt(self, block: int, words: NDArray[np.uint64]) -> NDArray[Any]:
         c0 = words.reshape(-1, self._secret.size)
-        ciphertexts = np.concatenate([c0, self._sum_masks(block, len(c0), DecryptionError())], axis=1)
+        c1 = self._sum_masks(block, len(c0))
+        if c1 is None:
+            raise DecryptionError
+        ciphertexts = np.concatenate([c0, c1], axis=1)
         return np.concatenate([self._backend.decrypt(one) for one in ciphertexts])
 
-    def _sum_masks(self, block: int, blocks: int, error: SecAggError) -> NDArray[np.uint64]:
+    def _sum_masks(self, block: int, blocks: int) -> NDArray[np.uint64] | None:
+        """Return a row a block; None if a nonce gives too few words, which nobody finds in 2**100 attempts."""
         masks = np.zeros((blocks, self._secret.size), dtype=np.uint64)
-        if not self._masks.add(self._streams, block, masks.reshape(-1)):
-            raise error  # nobody finds such a nonce in 2**100 attempts
-        return masks
+        return masks if self._masks.add(self._streams, block, masks.reshape(-1)) else None

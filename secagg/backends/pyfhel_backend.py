@@ -13,9 +13,7 @@ from ..key import ClientKey, KeyMaterial
 from ..params import BGVParams, CKKSParams, LatticeParams, Params
 from . import seal_format
 from .base import SHARED_KEY_TRUST
-from .lattice import LatticeBackend
-
-_NATIVE_ERRORS = (ValueError, RuntimeError, TypeError, OverflowError)
+from .lattice import NATIVE_ERRORS, LatticeBackend
 
 
 class PyfhelBackend(LatticeBackend):
@@ -39,7 +37,7 @@ class PyfhelBackend(LatticeBackend):
         try:
             self._native.from_bytes_secret_key(seal_format.pack_secret_key(params, material, minor))
             self._native.from_bytes_public_key(seal_format.pack_public_key(params, material, minor))
-        except _NATIVE_ERRORS as error:
+        except NATIVE_ERRORS as error:
             raise BackendError("Pyfhel refuses the key; was it made under these params?") from error
         self._prefix = seal_format.pack_ciphertext_prefix(params, material.primes, minor, material.plain_modulus)
         self._words = np.empty(2 * len(self.data_primes) * self.degree, dtype=np.uint64)
@@ -53,22 +51,16 @@ class PyfhelBackend(LatticeBackend):
         native.keyGen()
         primes, plain = _moduli(native, params)
         secret, public = native.to_bytes_secret_key("none"), native.to_bytes_public_key("none")
-        return KeyMaterial(
-            primes,
-            seal_format.unpack_secret_key(secret[seal_format.HEADER_NBYTES :], params, primes, plain),
-            seal_format.unpack_public_key(public[seal_format.HEADER_NBYTES :], params, primes, plain),
-            plain,
-        )
+        return seal_format.unpack_key(secret, public, params, primes, plain)
 
     def encrypt(self, slots: NDArray[Any]) -> NDArray[np.uint64]:
         """See `LatticeBackend.encrypt`."""
         try:
             blob = self._encrypt(slots).to_bytes("none")
-        except _NATIVE_ERRORS as error:
+        except NATIVE_ERRORS as error:
             raise BackendError(f"Pyfhel could not encrypt a block: {error}") from error
-        if len(blob) != len(self._prefix) + self._words.nbytes or not blob.startswith(self._prefix):
+        if not seal_format.unpack_ciphertext(blob, self._prefix, self._words):
             raise BackendError("Pyfhel made a ciphertext of another form than expected; is its version supported?")
-        self._words.view(np.uint8)[:] = np.frombuffer(blob, np.uint8, offset=len(self._prefix))
         return self._words
 
     def decrypt(self, words: NDArray[np.uint64]) -> NDArray[Any]:
@@ -76,7 +68,7 @@ class PyfhelBackend(LatticeBackend):
         blob = self._prefix + words.tobytes()
         try:
             return self._decrypt(self._ciphertext(pyfhel=self._native, bytestring=blob, scheme=self._scheme))
-        except _NATIVE_ERRORS:
+        except NATIVE_ERRORS:
             raise DecryptionError from None
 
     def _encrypt(self, slots: NDArray[Any]) -> Any:
@@ -135,7 +127,7 @@ def _context(library: Any, params: LatticeParams, material: KeyMaterial | None =
         if not verdict.startswith("success"):
             raise ValueError(verdict)
         moduli = _moduli(native, params)
-    except _NATIVE_ERRORS as error:
+    except NATIVE_ERRORS as error:
         raise ConfigError(f"Pyfhel refuses these params: {error}") from error
     seal_format.check_moduli(params, *moduli)
     if material is not None and moduli != (material.primes, material.plain_modulus):

@@ -14,9 +14,7 @@ from ..key import ClientKey, KeyMaterial
 from ..params import BGVParams, CKKSParams, LatticeParams, Params
 from . import seal_format
 from .base import SHARED_KEY_TRUST
-from .lattice import LatticeBackend
-
-_NATIVE_ERRORS = (ValueError, RuntimeError, TypeError, OverflowError)
+from .lattice import NATIVE_ERRORS, LatticeBackend
 
 
 class SEALBackend(LatticeBackend):
@@ -39,7 +37,7 @@ class SEALBackend(LatticeBackend):
             secret = self._context.from_secret_str(seal_format.pack_secret_key(params, material, minor))
             self._encryptor = seal.Encryptor(self._context, secret)
             self._decryptor = seal.Decryptor(self._context, secret)
-        except _NATIVE_ERRORS as error:
+        except NATIVE_ERRORS as error:
             raise BackendError("SEAL refuses the key; was it made under these params?") from error
         self._encode, self._decode = _codec(seal, self._context, params)
         self._ciphertext, self._plaintext = seal.Ciphertext(), seal.Plaintext()
@@ -58,26 +56,20 @@ class SEALBackend(LatticeBackend):
             plain = 0
             if isinstance(params, BGVParams):
                 plain = int(seal.PlainModulus.Batching(degree, params.plain_modulus_bits).value())
-        except _NATIVE_ERRORS as error:
+        except NATIVE_ERRORS as error:
             raise ConfigError(f"SEAL refuses these params: {error}") from error
         generator = seal.KeyGenerator(_context(seal, params, primes, plain))
         secret, public = generator.secret_key().to_string(), generator.create_public_key().to_string()
-        return KeyMaterial(
-            primes,
-            seal_format.unpack_secret_key(secret[seal_format.HEADER_NBYTES :], params, primes, plain),
-            seal_format.unpack_public_key(public[seal_format.HEADER_NBYTES :], params, primes, plain),
-            plain,
-        )
+        return seal_format.unpack_key(secret, public, params, primes, plain)
 
     def encrypt(self, slots: NDArray[Any]) -> NDArray[np.uint64]:
         """See `LatticeBackend.encrypt`."""
         try:
             blob = self._encryptor.encrypt_symmetric(self._encode(slots)).to_string()
-        except _NATIVE_ERRORS as error:
+        except NATIVE_ERRORS as error:
             raise BackendError(f"SEAL could not encrypt a block: {error}") from error
-        if len(blob) != len(self._prefix) + self._words.nbytes or not blob.startswith(self._prefix):
+        if not seal_format.unpack_ciphertext(blob, self._prefix, self._words):
             raise BackendError("SEAL made a ciphertext of another form than expected; is its version supported?")
-        self._words.view(np.uint8)[:] = np.frombuffer(blob, np.uint8, offset=len(self._prefix))
         return self._words
 
     def decrypt(self, words: NDArray[np.uint64]) -> NDArray[Any]:
@@ -86,7 +78,7 @@ class SEALBackend(LatticeBackend):
             self._ciphertext.load_bytes(self._context, self._prefix + words.tobytes())
             self._decryptor.decrypt(self._ciphertext, self._plaintext)
             slots: NDArray[Any] = self._decode(self._plaintext)
-        except _NATIVE_ERRORS:
+        except NATIVE_ERRORS:
             raise DecryptionError from None
         return slots
 
@@ -114,7 +106,7 @@ def _context(seal: Any, params: LatticeParams, primes: tuple[int, ...], plain_mo
         context = seal.SEALContext(parms)
         if not context.parameters_set():
             raise ValueError(context.parameter_error_message())
-    except _NATIVE_ERRORS as error:
+    except NATIVE_ERRORS as error:
         raise ConfigError(f"SEAL refuses these params: {error}") from error
     return context
 

@@ -44,11 +44,6 @@ def parms_id(params: LatticeParams, primes: Sequence[int], plain_modulus: int = 
     return hashlib.blake2b(struct.pack(f"<{len(words)}Q", *words), digest_size=32).digest()
 
 
-def data_primes(params: LatticeParams, primes: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the primes that ciphertexts carry."""
-    return primes[: len(params.data_bit_sizes)]
-
-
 def check_moduli(params: LatticeParams, primes: tuple[int, ...], plain_modulus: int = 0) -> None:
     """Check that a library works with the moduli that the params ask for.
 
@@ -84,13 +79,6 @@ def check_moduli(params: LatticeParams, primes: tuple[int, ...], plain_modulus: 
         )
 
 
-def pack_parms(params: LatticeParams, primes: tuple[int, ...], minor: int, plain_modulus: int = 0) -> bytes:
-    """Return EncryptionParameters as SEAL saves them."""
-    moduli = b"".join(_object(_COUNT.pack(value), minor) for value in (*primes, plain_modulus))
-    head = struct.pack("<BQQ", _SCHEMES[params.scheme], params.poly_modulus_degree, len(primes))
-    return _object(head + moduli, minor)
-
-
 def pack_secret_key(params: LatticeParams, material: KeyMaterial, minor: int) -> bytes:
     """Return a SecretKey as SEAL saves it."""
     head = _secret_head(params, material.primes, material.plain_modulus)
@@ -105,7 +93,7 @@ def pack_public_key(params: LatticeParams, material: KeyMaterial, minor: int) ->
 
 def pack_ciphertext_prefix(params: LatticeParams, primes: tuple[int, ...], minor: int, plain_modulus: int = 0) -> bytes:
     """Return all that stands before the words of a two-polynomial ciphertext; 113 bytes."""
-    data = data_primes(params, primes)
+    data = params.data_primes(primes)
     scale = 2.0**params.scale_bits if isinstance(params, CKKSParams) else 1.0
     head = _ciphertext_head(params, data, plain_modulus, scale)
     count = 2 * len(data) * params.poly_modulus_degree
@@ -128,6 +116,26 @@ def read_header(blob: bytes | memoryview) -> tuple[int, int]:
     if (magic, size, major, total) != (_MAGIC, HEADER_NBYTES, SEAL_MAJOR, len(blob)):
         raise FormatError("not an object of SEAL 4")
     return minor, compression
+
+
+def unpack_key(
+    secret: bytes, public: bytes, params: LatticeParams, primes: tuple[int, ...], plain_modulus: int = 0
+) -> KeyMaterial:
+    """Return the key that a library saved uncompressed; errors as of `unpack_secret_key`."""
+    return KeyMaterial(
+        primes,
+        unpack_secret_key(secret[HEADER_NBYTES:], params, primes, plain_modulus),
+        unpack_public_key(public[HEADER_NBYTES:], params, primes, plain_modulus),
+        plain_modulus,
+    )
+
+
+def unpack_ciphertext(blob: bytes, prefix: bytes, out: NDArray[np.uint64]) -> bool:
+    """Fill `out` with the words of an uncompressed ciphertext; False if it is not `prefix` and so many words."""
+    if len(blob) != len(prefix) + out.nbytes or not blob.startswith(prefix):
+        return False
+    out.view(np.uint8)[:] = np.frombuffer(blob, np.uint8, offset=len(prefix))
+    return True
 
 
 def unpack_secret_key(

@@ -19,9 +19,8 @@ from ..key import ClientKey, KeyMaterial
 from ..params import CKKSParams, Params
 from . import seal_format
 from .base import SHARED_KEY_TRUST
-from .lattice import LatticeBackend
+from .lattice import NATIVE_ERRORS, LatticeBackend
 
-_NATIVE_ERRORS = (ValueError, RuntimeError, TypeError)
 _ZSTD = 2
 #: A ciphertext is unpacked this far into a buffer, so that its words, from byte 97, are aligned.
 _SHIFT = -seal_format.CIPHERTEXT_PREFIX_NBYTES % 8
@@ -53,7 +52,7 @@ class TenSEALBackend(LatticeBackend):
             secret.load(self._context, self._channel.path)
             self._encryptor = seal.Encryptor(self._context, secret)
             self._decryptor = seal.Decryptor(self._context, secret)
-        except _NATIVE_ERRORS as error:
+        except NATIVE_ERRORS as error:
             raise BackendError("TenSEAL refuses the key; was it made under these params?") from error
         finally:
             self._channel.put(b"")
@@ -94,7 +93,7 @@ class TenSEALBackend(LatticeBackend):
         channel = _Channel()
         try:
             moduli = seal.CoeffModulus.Create(params.poly_modulus_degree, list(params.coeff_mod_bit_sizes))
-        except _NATIVE_ERRORS as error:
+        except NATIVE_ERRORS as error:
             raise ConfigError(f"TenSEAL refuses these params: {error}") from error
         primes = tuple(int(modulus.value()) for modulus in moduli)
         generator = seal.KeyGenerator(_context(seal, params, moduli))
@@ -118,7 +117,7 @@ class TenSEALBackend(LatticeBackend):
                 size = reader.readinto(self._payload)
                 if size != len(self._payload) or reader.read(1):
                     raise ValueError(f"a ciphertext of {size} bytes")
-        except (*_NATIVE_ERRORS, self._zstd_error) as error:
+        except (*NATIVE_ERRORS, self._zstd_error) as error:
             raise BackendError(f"TenSEAL could not encrypt a block: {error}") from error
         if self._payload[: len(self._expected)] != self._expected:
             raise BackendError("TenSEAL made a ciphertext of another form than expected; is its version supported?")
@@ -131,7 +130,7 @@ class TenSEALBackend(LatticeBackend):
             self._ciphertext.load(self._context, self._channel.path)
             self._decryptor.decrypt(self._ciphertext, self._plaintext)
             return np.array(self._decode(self._plaintext))
-        except _NATIVE_ERRORS:
+        except NATIVE_ERRORS:
             raise DecryptionError from None
 
 
@@ -187,7 +186,7 @@ def _context(seal: Any, params: CKKSParams, moduli: list[Any]) -> Any:
         context = seal.SEALContext(parms, True, seal.SEC_LEVEL_TYPE.TC128)
         if not context.parameters_set():
             raise ValueError(context.parameters_error_message())
-    except _NATIVE_ERRORS as error:
+    except NATIVE_ERRORS as error:
         raise ConfigError(f"TenSEAL refuses these params: {error}") from error
     return context
 

@@ -13,15 +13,12 @@ from ..config import Config
 from ..errors import ConfigError
 from ..header import NONCE_NBYTES, Contribution, Header
 from ..layout import Layout
-from ..params import MAX_COEFF_MOD_BITS, MAX_PRIME_BITS, CKKSParams, Params, min_prime_bits
-from ..plan import PRESETS
+from ..params import MAX_COEFF_MOD_BITS, MAX_PRIME_BITS, CKKSParams, Params
+from ..plan import PRESETS, min_planned_bits, split_bits
 from ..real_codec import RealCodec
 
 #: Bits of precision that CKKS for sums only has at least: about those of quantised values of 16 bits.
 _SUMS_BITS = 16.0
-
-#: Bits by which the primes that are planned are above the smallest ones of a degree, of which there are few.
-_ABOVE_SMALLEST = 10
 
 
 @dataclass(frozen=True)
@@ -149,15 +146,14 @@ def _ckks_for_sums(aggregation: Aggregation, bits: float, *, symmetric: bool) ->
     """
     best: tuple[float, dict[str, Any]] | None = None
     for degree, ceiling in MAX_COEFF_MOD_BITS.items():
-        smallest = min_prime_bits(degree) + _ABOVE_SMALLEST
+        smallest = min_planned_bits(degree)
         for special in (0, 1):
             for total in range(smallest, ceiling + 1 - special * smallest):
                 nbytes = total * (1 if symmetric else 2) / 8
                 if best is not None and nbytes >= best[0]:
                     break
-                rows = -(-total // MAX_PRIME_BITS)
-                data = [total // rows + (row < total % rows) for row in range(rows)]
-                if min(data) < smallest or (rows > 1 and not special):
+                data = split_bits(total)
+                if min(data) < smallest or (len(data) > 1 and not special):
                     continue
                 last = [smallest if symmetric else min(MAX_PRIME_BITS, ceiling - total)] if special else []
                 config = {

@@ -11,11 +11,12 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..config import Encrypt
-from ..errors import FormatError, LayoutError, show
+from ..errors import ConfigError, FormatError, LayoutError, show
 from ..files import open_regular
 from ..layout import Layout
 from ..params import is_int
 from ..tensors import FLOAT_DTYPES, LOCAL_DTYPES
+from ..yaml_file import read_yaml
 
 SHAPE_SUFFIXES = (".yaml", ".yml", ".json")
 TORCH_SUFFIXES = (".pt", ".pth")
@@ -100,23 +101,12 @@ def _read_checkpoint(path: Path, file: BinaryIO) -> Mapping[str, Any]:
 
 
 def _read_shapes(path: Path) -> Layout:
-    import yaml
-
     try:
-        with open_regular(path) as file:
-            text = file.read().decode()
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise FormatError(f"{path} is neither YAML nor JSON: {error}") from error
+        data = read_yaml(path)
+    except ConfigError as error:  # no configuration, but a file like any other
+        raise FormatError(str(error)) from error
     if not isinstance(data, dict):
         raise FormatError(f"{path} holds {show(data)}; write names and shapes, such as conv.weight: [16, 1, 3, 3, 3]")
-    names = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise FormatError(f"{path} names the tensor {twice[0]!r} twice")
     items = [_describe(path, name, value) for name, value in data.items()]
     try:
         return Layout.from_json(items)

@@ -52,7 +52,7 @@ def add_in_tenseal(params, key, words):
     scale = 2.0**params.scale_bits
     context = tenseal.context_from(
         tenseal_format.pack_context(
-            seal_format.pack_parms(params, material.primes, minor),
+            tenseal_format.pack_parms(params, material.primes, minor),
             seal_format.pack_secret_key(params, material, minor),
             scale,
         )

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import seal
+import tenseal_format
 from lattice import ALL, BGV, add_words, assert_slots, bgv, data_primes, key_of, random_slots
 from phases import coefficients, phase
 
@@ -118,7 +119,7 @@ def native_context(params, key):
 def test_parameters_and_keys_are_packed_as_seal_saves_them(params):
     key = key_of(SEALBackend, params)
     parms, context = native_context(params, key)
-    packed = seal_format.pack_parms(params, key.server.primes, MINOR, key.server.plain_modulus)
+    packed = tenseal_format.pack_parms(params, key.server.primes, MINOR, key.server.plain_modulus)
     assert packed == parms.to_bytes()
     generator = seal.KeyGenerator(context)
     secret, public = generator.secret_key().to_string(), generator.create_public_key().to_string()

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import struct
 
+from secagg.backends import seal_format
+from secagg.params import LatticeParams
+
 _DOUBLE, _BYTES = 1, 2
+
+
+def pack_parms(params: LatticeParams, primes: tuple[int, ...], minor: int, plain_modulus: int = 0) -> bytes:
+    """Return EncryptionParameters as SEAL saves them."""
+    moduli = b"".join(seal_format._object(struct.pack("<Q", value), minor) for value in (*primes, plain_modulus))
+    scheme = seal_format._SCHEMES[params.scheme]
+    head = struct.pack("<BQQ", scheme, params.poly_modulus_degree, len(primes))
+    return seal_format._object(head + moduli, minor)
 
 
 def pack_context(parms: bytes, secret_key: bytes, scale: float) -> bytes:
