@@ -20,6 +20,7 @@ extensions = [
         ("tensors", "floats.h"),
         ("words", "bits.h"),
         ("lanes", "lanes.h", "floats.h", "clones.h"),
+        ("macs", "macs.h"),
         ("seeds", "seeds.h", "clones.h"),
     )
 ]

@@ -1,8 +1,9 @@
-"""Flattening a model and scattering it back, beside one memcpy of as many bytes."""
+"""Flattening a model and scattering it back, and authenticating words, beside one memcpy of as many bytes."""
 
 from __future__ import annotations
 
 import ctypes
+import secrets
 
 import numpy as np
 
@@ -28,6 +29,21 @@ def test_scatter(compare, report, benchmark, model, flat):
     assert np.array_equal(np.concatenate(targets), flat)
     benchmark.extra_info["nbytes"] = flat.nbytes
     report.measure("scatter", outcome.ratio, outcome.detail)
+
+
+def test_poly_mac(compare, report, benchmark, flat):
+    """As many words as the model has with flashe and 16-bit values, at three values a word."""
+    words = np.random.default_rng(0).integers(0, 2**64, -(-flat.size // 3), np.uint64)
+    alpha, copy, state = secrets.randbits(126), np.empty_like(words), np.zeros(2, np.uint64)
+    outcome = compare(lambda: secagg_ext.poly_mac(words, alpha, state), lambda: memcpy(copy, words), ROUNDS)
+    expected = np.zeros(2, np.uint64)
+    for _ in range(ROUNDS + 1):
+        for piece in np.array_split(words, 7):
+            secagg_ext.poly_mac(piece, alpha, expected)
+    assert np.array_equal(state, expected)
+    word_ns = outcome.ours.seconds / words.size * 1e9
+    benchmark.extra_info.update(nbytes=words.nbytes, word_ns=word_ns)
+    report.measure("poly-mac", outcome.ratio, f"{outcome.detail}, {word_ns:.2f} ns a word")
 
 
 def memcpy(target: np.ndarray, source: np.ndarray) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from secagg_ext._cython.lanes import dequantise, quantise
+from secagg_ext._cython.macs import poly_mac
 from secagg_ext._cython.seeds import add_samples, replace_mask
 from secagg_ext._cython.tensors import first_out_of_range, flatten, scatter
 from secagg_ext._cython.words import add_words, check_words, pack_words, unpack_words
@@ -17,6 +18,7 @@ __all__ = [
     "first_out_of_range",
     "flatten",
     "pack_words",
+    "poly_mac",
     "quantise",
     "replace_mask",
     "scatter",
