@@ -1,4 +1,4 @@
-"""Exact schemes beside TenSEAL's, and beside what they cannot do without: quantising, keystreams, digests."""
+"""Exact schemes beside TenSEAL's, and beside what they cannot do without: quantising, keystreams, tags, digests."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import secagg_ext
 from secagg.backends.registry import load_backend
 from secagg.codec import codec_for
 from secagg.expansion import PIECE_NBYTES, Keystream, Masks
+from secagg.mac import Authenticator
+from secagg.tail import TAG_NBYTES
 
 SITES = 30
 
@@ -47,7 +49,7 @@ def test_speed(name, backend, repeats, benchmark, report, times, configure, make
 
 
 def test_overhead(compare, report, benchmark, configure, make_keys, model, flat):
-    """Of flashe's encryption, against quantising, keystream and digest alone, over buffers that are there."""
+    """Of flashe's encryption, against quantising, tag, keystream and digest alone, over buffers that are there."""
     config = configure("flashe-16")
     site = secagg.Client(config, make_keys("flashe-16").client, "site-1")
     lanes = codec_for(config.params, config.aggregation).lanes
@@ -55,11 +57,13 @@ def test_overhead(compare, report, benchmark, configure, make_keys, model, flat)
     words = np.empty(blocks * lanes.words, np.uint64)
     pad, stream = np.empty(PIECE_NBYTES, np.uint8), Keystream(secrets.token_bytes(32))
     limit = float(lanes.limit)
+    alpha, state = secrets.randbits(126), np.zeros(2, np.uint64)
 
     def parts() -> None:
         secagg_ext.quantise(
             [flat], words, lanes.words, lanes.per_word, lanes.bits, lanes.limit, 0, [limit / 8], [limit], 1, None
         )
+        secagg_ext.poly_mac(words, alpha, state)
         for start in range(0, words.nbytes, pad.size):
             stream.read(start, pad[: min(pad.size, words.nbytes - start)])
         blake3(words.view(np.uint8).data).digest()
@@ -67,6 +71,23 @@ def test_overhead(compare, report, benchmark, configure, make_keys, model, flat)
     outcome = compare(lambda: site.encrypt(model).to_bytes(), parts, rounds=30)
     benchmark.extra_info["nbytes"] = len(outcome.result)
     report.measure("overhead-flashe", outcome.ratio, outcome.detail)
+
+
+def test_verification(compare, report, benchmark, configure, make_keys, model, monkeypatch):
+    """Of flashe's encryption with the tags that verify sums, against the same without them."""
+    site = secagg.Client(configure("flashe-16"), make_keys("flashe-16").client, "site-1")
+
+    def without() -> bytes:
+        with monkeypatch.context() as patch:
+            patch.setattr(Authenticator, "add", lambda self, words, signed=False: None)
+            patch.setattr(Authenticator, "tag", lambda self: 0)
+            return site.encrypt(model).to_bytes()
+
+    outcome = compare(lambda: site.encrypt(model).to_bytes(), without, rounds=30)
+    assert secagg.Update.from_bytes(outcome.result).tail.tag
+    assert len(outcome.result) == len(without())
+    benchmark.extra_info["tag_nbytes"] = TAG_NBYTES
+    report.measure("verification-flashe", outcome.ratio, outcome.detail)
 
 
 def test_add(benchmark, report, times, configure, make_keys, model):

@@ -25,6 +25,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from report import Report
 
 import secagg
+from secagg.key import KeyPair
 
 RESULTS = Path(__file__).parent / "results.json"
 REPORT = pytest.StashKey[Report]()
@@ -148,13 +149,13 @@ def configure() -> Callable[..., secagg.Config]:
 
 
 @pytest.fixture(scope="session")
-def make_keys(configure: Callable[..., secagg.Config]) -> Callable[[str], secagg.KeyPair]:
+def make_keys(configure: Callable[..., secagg.Config]) -> Callable[[str], KeyPair]:
     """``make_keys(backend)``: one pair each."""
     return cache(lambda backend: secagg.generate_keys(configure(backend)))
 
 
 @pytest.fixture(scope="session")
-def keys(make_keys: Callable[[str], secagg.KeyPair]) -> secagg.KeyPair:
+def keys(make_keys: Callable[[str], KeyPair]) -> KeyPair:
     """The pair of TenSEAL with Clara's params."""
     return make_keys("tenseal")
 
@@ -173,9 +174,7 @@ def context() -> ts.Context:
 
 
 @pytest.fixture(scope="session")
-def updates(
-    configure: Callable[..., secagg.Config], keys: secagg.KeyPair, model: dict[str, torch.Tensor]
-) -> list[bytes]:
+def updates(configure: Callable[..., secagg.Config], keys: KeyPair, model: dict[str, torch.Tensor]) -> list[bytes]:
     """Updates of two sites that send the same model."""
     return [secagg.Client(configure(), keys.client, name).encrypt(model).to_bytes() for name in ("site-1", "site-2")]
 
@@ -184,7 +183,7 @@ def updates(
 def folder(
     tmp_path_factory: pytest.TempPathFactory,
     configure: Callable[..., secagg.Config],
-    keys: secagg.KeyPair,
+    keys: KeyPair,
     model: dict[str, torch.Tensor],
 ) -> Path:
     """What ``support/peak_memory.py`` needs."""

@@ -5,27 +5,29 @@ Errors are in :mod:`secagg.errors`.
 """
 
 from .aggregator import Aggregator
-from .backends.registry import BackendInfo, available_backends
+from .backends.registry import available_backends
 from .client import Client
 from .config import Config
 from .errors import SecAggError
 from .header import Header
-from .key import ClientKey, KeyPair, ServerKey, load_key
+from .identity import Identity
+from .key import ClientKey, ServerKey, load_key
 from .keygen import generate_keys
 from .layout import Layout
-from .params import Params
+from .project import Project
+from .receipt import Receipt
 from .update import Update
 
 __all__ = [
     "Aggregator",
-    "BackendInfo",
     "Client",
     "ClientKey",
     "Config",
     "Header",
-    "KeyPair",
+    "Identity",
     "Layout",
-    "Params",
+    "Project",
+    "Receipt",
     "SecAggError",
     "ServerKey",
     "Update",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from .errors import ConfigError, show
+from .errors import ConfigError, PrivacyWarning, show
 
 #: The most contributions that one aggregate can list.
 MAX_CLIENTS = 10_000
@@ -57,6 +58,21 @@ class Aggregation:
             object.__setattr__(self, "max_abs", bounds)
         else:
             object.__setattr__(self, "max_abs", _positive(self.max_abs, "aggregation.max_abs"))
+
+    @property
+    def weakness(self) -> str | None:
+        """What these numbers leave open although they work; None if nothing."""
+        if self.min_clients > 2:
+            return None
+        return (
+            "aggregation.min_clients is 2: of two sites each can compute the other's update from their sum; "
+            "use 3 or more wherever more sites take part"
+        )
+
+    def warn(self) -> None:
+        """Issue a `PrivacyWarning` if these numbers leave something open."""
+        if self.weakness:
+            warnings.warn(self.weakness, PrivacyWarning, stacklevel=3)
 
     def bound(self, name: str) -> float:
         """Return ``max_abs`` of the tensor `name`.

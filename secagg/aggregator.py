@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from .agreement import check_header, check_key
 from .config import Config
-from .errors import CapacityError, FormatError, LayoutError, QuorumError, RoundMismatchError, StateError
+from .errors import (
+    CapacityError,
+    FormatError,
+    LayoutError,
+    MismatchError,
+    QuorumError,
+    RoundMismatchError,
+    StateError,
+)
 from .header import Contribution, Header, check_round, refuse_duplicates
 from .key import ServerKey, check_role
 from .layout import Layout
+from .manifest import check_contribution, check_project
 from .params import LatticeParams
+from .project import Project
 from .ring import CLEAR_RING, Ring
+from .tail import Proof, Tail, add_tags, tail_nbytes
 from .update import MemoryBody, Update
 from .wire import DIGEST_NBYTES, frame_digest
 
@@ -33,26 +46,46 @@ class Aggregator:
         The round whose updates are accepted.
     layout : Layout, optional
         The layout that updates must have; without it, the first update that is added fixes it.
+    base : bytes, optional
+        The digest of the global model that training must have begun from; without it, the first update fixes it.
+    project : Project, optional
+        Who may contribute. With it, every update must be signed by its site.
 
     Raises
     ------
     KeyFileError
-        If a client key is given: the server must not hold one.
+        If a client key is given: the server must not hold one; or a key that is not the project's.
     MismatchError
-        If the key was made for other params.
+        If the key was made for other params, or the project has another configuration.
     ConfigError
         If `round` is not a whole number from 0.
     """
 
-    def __init__(self, config: Config, key: ServerKey, round: int = 0, layout: Layout | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        key: ServerKey,
+        round: int = 0,
+        layout: Layout | None = None,
+        *,
+        base: bytes | None = None,
+        project: Project | None = None,
+    ) -> None:
         check_role(key, ServerKey)
         check_key(config, key)
+        if project is not None:
+            check_project(config, key, project)
+            layout = layout or project.layout
         self._config = config
         self._key = key
         self._round = check_round(round)
         self._layout = layout
         self._rings = {"encrypted": Ring.of_update(config.params, key.primes), "clear": CLEAR_RING}
+        self._base = base
+        self._project = project
         self._contributions: list[Contribution] = []
+        self._proofs: list[Proof] = []
+        self._tag = 0
         self._total = np.empty(0, dtype=np.uint8)
         self._closed: str | None = None
 
@@ -71,44 +104,43 @@ class Aggregator:
         """The layout that updates must have, once it is known."""
         return self._layout
 
-    def admit(self, head: bytes) -> Header:
-        """Check an update by its head alone, before its frames are received.
+    def admit(self, header: Header) -> None:
+        """Check an update by its header alone, before its frames are received.
 
         Parameters
         ----------
-        head : bytes
-            The first chunk of `Update.chunks`.
-
-        Returns
-        -------
-        Header
-            The validated header; ``header.nbytes`` is how large the whole update must be.
+        header : Header
+            Of the update, `Header.from_head` of the first chunk of `Update.chunks`; its ``nbytes`` is how large the
+            whole update must be.
 
         Raises
         ------
         SecAggError
             The error that `add` would raise for this header.
         """
-        header = Header.from_head(head)
         self._check(header)
-        return header
 
-    def add(self, update: Update) -> None:
+    def add(self, update: Update, commit: Callable[[], None] | None = None) -> None:
         """Verify an update as a whole, then add it: all or nothing.
 
         Parameters
         ----------
         update : Update
             In memory or in a file; a file is read twice, a frame at a time.
+        commit : callable, optional
+            Called once the update is verified and before anything is added, to store it, say. If it raises, the sum
+            stays as it was.
 
         Raises
         ------
         StateError
             After `finish`, or after reading failed between verification and addition.
         MismatchError, KeyMismatchError, RoundMismatchError
-            Made under another configuration or key, or for another round.
+            Made under another configuration or key, for another round, or from another global model.
         LayoutError
             Another layout, or another set of encrypted tensors.
+        IdentityError, SignatureError
+            From a site that the project does not list, or no more, or not signed by it.
         DuplicateError
             A site or nonce that is in the sum already.
         CapacityError
@@ -119,21 +151,29 @@ class Aggregator:
         """
         header = update.header
         self._check(header)
+        (proof,), tag = update.tail.proofs, update.tail.tag
+        if self._project is not None:
+            check_contribution(self._project, header, proof)
         whole = isinstance(header.params, LatticeParams) and not header.params.seeded  # both polynomials are there
         for frame, payload in update.frames():
             packed = np.frombuffer(payload, np.uint8)
             self._rings[frame.section].check(packed)
             if frame.section == "encrypted" and whole:
                 _refuse_transparent(np.split(packed, frame.blocks))
+        if commit is not None:
+            commit()
         if not self._contributions:
-            self._total = np.zeros(header.nbytes - len(header.head), dtype=np.uint8)
+            # Room for the tail of the largest aggregate: memory that nobody touches is never there.
+            self._total = np.zeros(header.tail_offset + tail_nbytes(self._config.aggregation.max_clients), np.uint8)
         self._closed = "adding a verified update failed half-way; the sum is lost, run the round again"
         for frame, payload in update.frames():
             total = self._total[frame.offset : frame.offset + frame.nbytes]
             self._rings[frame.section].add(total, np.frombuffer(payload, np.uint8))
         self._closed = None
-        self._layout = header.layout
+        self._layout, self._base = header.layout, header.base
         self._contributions += header.contributions
+        self._proofs.append(proof)
+        self._tag = add_tags((self._tag, tag))
 
     def finish(self) -> Update:
         """Return the aggregate of all updates added; nothing can be added afterwards.
@@ -162,8 +202,12 @@ class Aggregator:
             aggregation=self._config.aggregation,
             layout=self._layout,
             contributions=tuple(self._contributions),
+            base=self._base,
         )
-        view = memoryview(self._total)  # type: ignore[arg-type]  # an ndarray is a buffer
+        tail = Tail(self._tag, tuple(self._proofs)).pack(header.head, header.frame_count)
+        end = header.tail_offset + len(tail)
+        self._total[header.tail_offset : end] = np.frombuffer(tail, np.uint8)
+        view = memoryview(self._total[:end])  # type: ignore[arg-type]  # an ndarray is a buffer
         for frame in header.frames:
             end = frame.offset + frame.nbytes
             digest = frame_digest(header.head, frame.index, view[frame.offset : end])
@@ -182,6 +226,13 @@ class Aggregator:
             fault = self._layout.difference(header.layout)
             if fault:
                 raise LayoutError(f"the update from {header.site} has another layout: {fault}")
+        if (self._base is not None or self._contributions) and header.base != self._base:
+            raise MismatchError(
+                f"the update from {header.site} began from the global model {_short(header.base)}, those of round "
+                f"{self._round} begin from {_short(self._base)}: load the current global model and train again"
+            )
+        if self._project is not None:
+            self._project.member(header.site)
         refuse_duplicates([*self._contributions, *header.contributions])
         if len(self._contributions) == self._config.aggregation.max_clients:
             raise CapacityError(f"max_clients {len(self._contributions)} updates are in the sum already")
@@ -196,3 +247,7 @@ def _refuse_transparent(blocks: list[NDArray[np.uint8]]) -> None:
     for block in blocks:
         if not block[block.size // 2 :].any():
             raise FormatError("a block is a plaintext where ciphertext belongs: its second polynomial is zero")
+
+
+def _short(base: bytes | None) -> str:
+    return "without a digest" if base is None else f"{base.hex()[:16]}…"

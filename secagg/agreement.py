@@ -40,7 +40,7 @@ def check_header(header: Header, kind: str, config: Config, key: ServerKey) -> N
     """
     who = f"the {header.kind} from {', '.join(header.sites[:3])}{'…' if len(header.sites) > 3 else ''}"
     if header.kind != kind:
-        raise MismatchError(f"{who} is an {header.kind}; an {kind} is needed here")
+        raise MismatchError(f"{who} is of kind {header.kind!r}; kind {kind!r} is needed here")
     if header.params != config.params:
         raise MismatchError(f"{who} has params {header.params.to_dict()}, expected {config.params.to_dict()}")
     for name in ("max_clients", "max_abs", "max_weight"):

@@ -1,12 +1,10 @@
-"""The client: what a site does. It encrypts its own update and decrypts aggregates."""
+"""The client: what a site does. It encrypts its own update, and checks and decrypts aggregates."""
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 import secrets
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -21,17 +19,33 @@ from .backends.registry import load_backend
 from .clear_codec import FixedPointCodec
 from .codec import Encoder, codec_for
 from .config import Config
-from .errors import DecryptionError, LayoutError, QuorumError, RangeError, show
+from .errors import (
+    ConfigError,
+    DecryptionError,
+    KeyFileError,
+    LayoutError,
+    RangeError,
+    show,
+)
+from .failures import Failures
 from .feedback import Feedback
 from .files import replace_file
 from .flat import FlatVector
 from .header import NONCE_NBYTES, Contribution, Header, check_round, check_site
+from .identity import Identity
 from .key import ClientKey, check_role
 from .layout import Layout
+from .mac import Authenticator
+from .manifest import check_contribution, check_manifest, check_project
+from .model import read_model, write_model
 from .params import QuantisedParams
+from .project import Project
+from .receipt import Receipt
 from .ring import CLEAR_RING, Ring
-from .tensors import FLOAT_DTYPES, from_vector, to_vector
+from .state import arrange, checked_vectors
+from .tensors import FLOAT_DTYPES, to_vector
 from .update import Update, UpdateWriter
+from .wire import DIGEST_NBYTES, digest
 
 _Stream = TypeVar("_Stream", bound=BinaryIO)
 
@@ -47,6 +61,12 @@ class Client:
         The key that all sites share.
     name : str
         Name of the site: 1 to 64 letters, digits, dots, hyphens or underscores.
+    identity : Identity, optional
+        What the site signs its updates with.
+    project : Project, optional
+        Who takes part. With it, `decrypt` wants every contribution signed by its site.
+    failures : path, optional
+        File that counts the aggregates that did not decrypt, so that a restart does not begin at 0.
 
     Raises
     ------
@@ -55,17 +75,40 @@ class Client:
     BackendUnavailableError
         If the HE library of ``he.lib`` is not installed.
     KeyFileError
-        If a server key is given.
+        If a server key is given, a key or identity that is not the project's, or `failures` is damaged.
+    IdentityError
+        If the site is not in the project, or no more.
     MismatchError
-        If the key was made for other params.
+        If the key was made for other params, or the project has another configuration.
     """
 
-    def __init__(self, config: Config, key: ClientKey, name: str) -> None:
+    def __init__(
+        self,
+        config: Config,
+        key: ClientKey,
+        name: str,
+        *,
+        identity: Identity | None = None,
+        project: Project | None = None,
+        failures: str | os.PathLike[str] | None = None,
+    ) -> None:
         check_role(key, ClientKey)
         check_key(config, key.server)
+        config.aggregation.warn()
         self._config = config
+        self._secret = key
         self._key = key.server
         self._name = check_site(name)
+        self._identity, self._project = identity, project
+        if project is not None:
+            check_project(config, key.server, project)
+            public = project.member(name).public
+            if identity is None or identity.public != public:
+                raise KeyFileError(
+                    f"project {project.name} lists the signing key {public.hex()[:16]}… for site {name!r}, given is "
+                    f"{identity}: use the files of one kit"
+                )
+        self._failures = Failures(key.server, failures)
         self._backend = load_backend(config.lib)(config.params, key)
         self._lock = threading.Lock()  # a backend's buffers serve one block at a time
         self._ring = Ring.of_update(config.params, key.server.primes)
@@ -87,6 +130,15 @@ class Client:
     def clipped(self) -> int:
         """How many values of the last update were beyond ``max_abs`` and were clipped (``overflow: clip``)."""
         return self._clipped
+
+    @property
+    def verified(self) -> bool:
+        """Whether what `decrypt` returns is the mean of exactly the updates that the aggregate lists.
+
+        True of exact schemes, whose sums are held against the tags of the updates, word by word. False of CKKS, whose
+        decryptions are approximate: there a server can shift sums unnoticed.
+        """
+        return isinstance(self._config.params, QuantisedParams)
 
     def layout(self, state: Mapping[str, Any]) -> Layout:
         """Return how a state dict would be sent: what is encrypted, what is clear, what stays here.
@@ -127,7 +179,20 @@ class Client:
         self._codec.check_fraction(fraction)
         return fraction
 
-    def encrypt(self, state: Mapping[str, Any], weight: float = 1.0, round: int = 0) -> Update:
+    def base(self, state: Mapping[str, Any]) -> bytes:
+        """Return the digest of a global model, which says what training began from; 32 bytes.
+
+        Meant for the model that a federation begins with; `Update.next_base` of each aggregate has those after it. Its
+        integer and bool tensors, which are each site's own, do not count.
+        """
+        layout = self.layout(state)
+        vectors = (to_vector(state[spec.name]) for spec in layout.tensors if spec.role != "local")
+        parts = (memoryview(vector.view(np.uint8)) for vector in vectors)  # type: ignore[arg-type]
+        return digest(b"secagg model v1", bytes.fromhex(layout.fingerprint), parts)
+
+    def encrypt(
+        self, state: Mapping[str, Any], weight: float = 1.0, round: int = 0, *, base: bytes | None = None
+    ) -> Update:
         """Encrypt a state dict, or a difference of two, as this site's update of a round.
 
         Parameters
@@ -138,6 +203,9 @@ class Client:
             Weight of this site in the mean, above 0 and at most ``max_weight``.
         round : int
             Round of the federation, from 0.
+        base : bytes, optional
+            What training began from: `base` of the first global model, then `Update.next_base` of each aggregate.
+            Updates of one round must agree on it.
 
         Returns
         -------
@@ -152,74 +220,179 @@ class Client:
         LayoutError
             If the state holds what cannot be aggregated.
         ConfigError
-            If a pattern of the configuration matches no tensor.
+            If a pattern of the configuration matches no tensor, or `base` is not 32 bytes.
+        IdentityError
+            If the project is not valid now.
         """
         with self._turn:
             # Zeros that nobody has touched cost nothing; a stream that grows is copied again and again.
-            stream = self._write(lambda header: BytesIO(bytes(header.nbytes)), state, weight, round)
+            stream = self._write(lambda header: BytesIO(bytes(header.nbytes)), state, weight, round, base)
         return Update.from_bytes(stream.getvalue())
 
     def encrypt_to(
-        self, path: str | os.PathLike[str], state: Mapping[str, Any], weight: float = 1.0, round: int = 0
+        self,
+        path: str | os.PathLike[str],
+        state: Mapping[str, Any],
+        weight: float = 1.0,
+        round: int = 0,
+        *,
+        base: bytes | None = None,
     ) -> None:
         """Encrypt into a file, a frame at a time; the file appears whole or not at all. See `encrypt`."""
         with self._turn, replace_file(path) as file:
-            self._write(lambda header: file, state, weight, round)
+            self._write(lambda header: file, state, weight, round, base)
 
-    def decrypt(self, aggregate: Update, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Decrypt the weighted mean of an aggregate.
+    def decrypt(
+        self,
+        aggregate: Update,
+        like: Mapping[str, Any] | None = None,
+        *,
+        round: int | None = None,
+        base: bytes | None = None,
+        receipt: Receipt | None = None,
+    ) -> dict[str, Any]:
+        """Check an aggregate and decrypt its weighted mean.
 
         Parameters
         ----------
         aggregate : Update
-            Of kind ``"aggregate"``, from any round; no state is kept between calls.
+            Of kind ``"aggregate"``; but for a count of failures, no state is kept between calls.
         like : mapping of str to torch.Tensor or numpy.ndarray, optional
             The result has its names, order, shapes, dtypes and devices, is of its type if that is a dict, holds torch
             tensors (plain ones, also for parameters) or NumPy arrays as it does, and its own integer and bool tensors.
             Without it, the result holds NumPy arrays of the layout's dtypes (bfloat16 as float32).
+        round : int, optional
+            The round that it must be of. Without it, any: an old aggregate in the place of a new one goes unnoticed.
+        base : bytes, optional
+            What the training of all its sites must have begun from: the `base` of this site's own update.
+        receipt : Receipt, optional
+            The server's, for this site's own update, which must then be in the aggregate.
 
         Returns
         -------
         dict
-            Of the type of `like` if that is a dict.
+            Of the type of `like` if that is a dict; `verified` says how far it can be trusted.
 
         Raises
         ------
         MismatchError, KeyMismatchError, LayoutError, CapacityError
             If the aggregate was made under another configuration, key or model.
+        RoundMismatchError
+            If it is of another round.
         QuorumError
             If it has fewer than ``min_clients`` contributions.
+        VerificationError
+            If it began from another global model, or lacks the update that `receipt` is for.
+        IdentityError, SignatureError
+            If the project is not valid now, a site is not in it, or a contribution is not signed by its site.
         FormatError, DigestError
             If it is damaged.
         DecryptionError
-            If the decrypted sum is not plausible.
+            If the sum is not plausible or, in an exact scheme, not that of the updates listed.
+        EpochError
+            If that happened too often under this key.
         """
         header = aggregate.header
         check_header(header, "aggregate", self._config, self._key)
         fewest = self._config.aggregation.min_clients
-        if len(header.contributions) < fewest:
-            raise QuorumError(f"the aggregate has {len(header.contributions)} contributions, min_clients is {fewest}")
+        check_manifest(aggregate, fewest, self._project, round=round, base=base, receipt=receipt)
         if like is not None:
             fault = self.layout(like).difference(header.layout)
             if fault:
                 raise LayoutError(f"the aggregate is of another model than `like`: {fault}")
-        vectors = self._decrypt_vectors(aggregate)
-        result: dict[str, Any] = copy.copy(like) if isinstance(like, dict) else {}
-        for spec in header.layout.tensors:
-            pattern = None if like is None else like[spec.name]
-            if spec.role != "local":
-                result[spec.name] = from_vector(vectors[spec.name], spec.dtype, spec.shape, pattern)
-            elif like is not None:
-                result[spec.name] = pattern
-        return result
+        with self._failures.guard():
+            vectors = self._decrypt_vectors(aggregate)
+        return arrange(header.layout, vectors, like)
+
+    def encrypt_model(
+        self, path: str | os.PathLike[str], state: Mapping[str, Any], *, round: int, base: bytes | None = None
+    ) -> None:
+        """Encrypt a whole global model into a file, for the server to keep: who holds the client key can read it.
+
+        Parameters
+        ----------
+        path : path
+            The file; it appears whole or not at all.
+        state : mapping of str to torch.Tensor or numpy.ndarray
+            Its float tensors are kept bit for bit; integer and bool tensors are not.
+        round : int
+            The round that begins from it.
+        base : bytes, optional
+            What updates of that round give as their `base`.
+
+        Raises
+        ------
+        LayoutError, ConfigError
+            As `encrypt`.
+        """
+        layout = self.layout(state)
+        header = self._header("model", layout, round, base)
+        vectors = [to_vector(state[spec.name]) for spec in layout.tensors if spec.role != "local"]
+        with replace_file(path) as file:
+            write_model(file, header, self._secret, vectors, self._identity)
+
+    def decrypt_model(self, model: Update, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Check and decrypt a global model that `encrypt_model` made at any site.
+
+        Its header has the round that begins from it, and the base. That the site that stored it told the truth, only
+        the agreement with other sites shows: an aggregate of that round has the base that all of them signed.
+
+        Raises
+        ------
+        MismatchError, KeyMismatchError, LayoutError
+            If it was made under another configuration, key or model.
+        IdentityError, SignatureError
+            If the project is not valid now, or it was not signed by a site of it.
+        FormatError, DigestError
+            If it is damaged.
+        DecryptionError
+            If it was not encrypted under this key.
+        """
+        header = model.header
+        check_header(header, "model", self._config, self._key)
+        if self._project is not None:
+            self._project.check_time()
+            check_contribution(self._project, header, model.tail.proofs[0])
+        if like is not None:
+            fault = self.layout(like).difference(header.layout)
+            if fault:
+                raise LayoutError(f"the stored model is of another model than `like`: {fault}")
+        specs = [spec for spec in header.layout.tensors if spec.role != "local"]
+        vectors = {spec.name: np.empty(spec.size, FLOAT_DTYPES[spec.dtype]) for spec in specs}
+        read_model(model, self._secret, list(vectors.values()))
+        return arrange(header.layout, vectors, like)
+
+    def _header(self, kind: str, layout: Layout, round: int, base: bytes | None) -> Header:
+        """Return the header of a new container of this site, with a fresh nonce."""
+        if base is not None and (not isinstance(base, bytes) or len(base) != DIGEST_NBYTES):
+            raise ConfigError(f"base is {show(base)}; give 32 bytes, from Client.base() or Update.next_base")
+        if self._project is not None:
+            self._project.check_time()
+        return Header(
+            kind=kind,
+            round=check_round(round),
+            epoch=self._key.epoch,
+            key=self._key.fingerprint,
+            params=self._config.params,
+            aggregation=self._config.aggregation,
+            layout=layout,
+            contributions=(Contribution(self._name, secrets.token_bytes(NONCE_NBYTES)),),
+            base=base,
+        )
 
     def _write(
-        self, open_stream: Callable[[Header], _Stream], state: Mapping[str, Any], weight: float, round: int
+        self,
+        open_stream: Callable[[Header], _Stream],
+        state: Mapping[str, Any],
+        weight: float,
+        round: int,
+        base: bytes | None,
     ) -> _Stream:
         fraction = self.check_weight(weight)
-        check_round(round)
         layout = self.layout(state)
-        vectors, bounds = self._sources(layout, "encrypted", state)
+        header = self._header("update", layout, round, base)
+        numbers = self._config.aggregation
+        vectors, bounds = checked_vectors(layout.role("encrypted"), state, numbers, clips=self._clips)
         residuals = (
             self._feedback.begin(layout.fingerprint, round, [vector.size for vector in vectors])
             if self._feedback
@@ -227,55 +400,29 @@ class Client:
         )
         encoders: dict[str, Encoder] = {"encrypted": self._codec.encoder(vectors, bounds, fraction, residuals)}
         if self._clear:
-            encoders["clear"] = self._clear.encoder(*self._sources(layout, "clear", state), fraction)
-        header = Header(
-            kind="update",
-            round=round,
-            epoch=self._key.epoch,
-            key=self._key.fingerprint,
-            params=self._config.params,
-            aggregation=self._config.aggregation,
-            layout=layout,
-            contributions=(Contribution(self._name, secrets.token_bytes(NONCE_NBYTES)),),
-        )
+            clear = checked_vectors(layout.role("clear"), state, numbers, clips=False)
+            encoders["clear"] = self._clear.encoder(*clear, fraction)
         cipher = self._backend.cipher(round, header.contributions)
         stream = open_stream(header)
         writer = UpdateWriter(stream, header)
+        authenticator = Authenticator(self._secret, header) if self.verified else None
         for frame in header.frames:
             encoder, encrypted = encoders[frame.section], frame.section == "encrypted"
             plain = encoder.encode(frame.first_block, frame.blocks)
             if encoder.clipped and not (self._clips and encrypted):
                 raise RangeError("a tensor changed to a value out of range while it was encrypted; nothing was sent")
+            if authenticator:
+                authenticator.add(plain, signed=not encrypted)
             if encrypted:
                 with self._lock:
                     plain = cipher.encrypt(frame.first_block, plain)
             packed = (self._ring if encrypted else CLEAR_RING).to_bytes(plain)
             writer.write(frame, memoryview(packed))  # type: ignore[arg-type]  # an ndarray is a buffer
+        writer.finish(authenticator.tag() if authenticator else 0, self._identity)
         self._clipped = encoders["encrypted"].clipped
         if self._feedback and residuals is not None:
             self._feedback.commit(layout.fingerprint, round, residuals)
         return stream
-
-    def _sources(self, layout: Layout, role: str, state: Mapping[str, Any]) -> tuple[list[NDArray[Any]], list[float]]:
-        """Return the tensors of a role as vectors, every value checked, and the ``max_abs`` of each."""
-        specs = layout.role(role)
-        vectors = [to_vector(state[spec.name]) for spec in specs]
-        bounds = [self._config.aggregation.bound(spec.name) for spec in specs]
-        clips = self._clips and role == "encrypted"
-        limits = [sys.float_info.max] * len(bounds) if clips else bounds  # NaN and infinity are no values to clip
-        fault = FlatVector(vectors, limits).first_out_of_range()
-        if fault:
-            spec, index = specs[fault[0]], fault[1]
-            value = float(from_vector(vectors[fault[0]][index : index + 1], spec.dtype, (1,))[0])
-            where = ", ".join(map(str, np.unravel_index(index, spec.shape)))
-            advice = "raise max_abs, or find out why the value is so large"
-            if not math.isfinite(value):
-                advice = "find out why training diverged"
-            raise RangeError(
-                f"tensor {spec.name!r} has {value:g} at [{where}], beyond aggregation.max_abs {bounds[fault[0]]:g}: "
-                f"{advice}; nothing was encrypted"
-            )
-        return vectors, bounds
 
     def _decrypt_vectors(self, aggregate: Update) -> dict[str, NDArray[Any]]:
         """Return the mean of every float tensor of an aggregate, which has been held against the configuration."""
@@ -288,6 +435,7 @@ class Client:
         decoder = self._codec.decoder(targets["encrypted"], bounds, sites)
         clear = FlatVector(targets["clear"])
         cipher = self._backend.cipher(header.round, header.contributions)
+        authenticator = Authenticator(self._secret, header) if self.verified else None
         for frame, payload in aggregate.frames():
             if frame.section == "encrypted":  # these frames come first, and the weight first in them
                 words = self._ring.from_bytes(payload)
@@ -295,7 +443,12 @@ class Client:
                     plain = cipher.decrypt(frame.first_block, words)
                 decoder.decode(frame.first_block, plain)
             elif self._clear:
-                self._clear.decode(frame.first_block, CLEAR_RING.from_bytes(payload), clear, decoder.weight_sum)
+                plain = CLEAR_RING.from_bytes(payload)
+                self._clear.decode(frame.first_block, plain, clear, decoder.weight_sum)
+            if authenticator:
+                authenticator.add(plain, signed=frame.section == "clear")
+        if authenticator:
+            authenticator.check(aggregate.tail.tag)
         for name, vector in vectors.items():
             self._check_mean(vector, aggregation.bound(name), sites, decoder.weight_sum)
         return vectors

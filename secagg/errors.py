@@ -16,6 +16,10 @@ def show(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
+class PrivacyWarning(UserWarning):
+    """A configuration that works, and protects less than one would think."""
+
+
 class SecAggError(Exception):
     """Root of every error that secagg raises on purpose."""
 
@@ -40,6 +44,10 @@ class StorageError(SecAggError):
     """A file could not be written; nothing was left half-written."""
 
 
+class QuotaError(StorageError):
+    """No room: the disk is full, or what may be used of it is."""
+
+
 class RangeError(SecAggError):
     """A value lies outside its declared bound (``max_abs``, ``max_weight``), or is NaN or infinite."""
 
@@ -49,7 +57,7 @@ class LayoutError(SecAggError):
 
 
 class FormatError(SecAggError):
-    """Bytes that are not a well-formed update, aggregate or key: magic, version, length, header or word."""
+    """Bytes that are not well-formed: magic, version, length, header or word of what is sent or stored."""
 
 
 class DigestError(FormatError):
@@ -76,6 +84,14 @@ class CapacityError(SecAggError):
     """More contributions than ``max_clients``, the number for which the sum was planned."""
 
 
+class SignatureError(SecAggError):
+    """A signature that is missing, or is not that of the party whose name stands beside it."""
+
+
+class VerificationError(SecAggError):
+    """An aggregate that is not what its list, its round, its global model or the server's receipt say it is."""
+
+
 class QuorumError(SecAggError):
     """Fewer contributions than ``min_clients``."""
 
@@ -89,9 +105,13 @@ class DecryptionError(SecAggError):
 
     def __init__(self) -> None:
         super().__init__(
-            "the aggregate does not decrypt to a plausible sum; discard it and run the round again "
-            "(if no round succeeds, max_weight is far above the weights that sites give)"
+            "the aggregate does not decrypt to the sum of the updates that it lists; discard it and run the round "
+            "again (if no round succeeds, max_weight is far above the weights that sites give)"
         )
+
+
+class EpochError(SecAggError):
+    """Too many aggregates under this key did not decrypt: it decrypts no more, until the federation has another."""
 
 
 class TransportError(SecAggError):
@@ -99,4 +119,4 @@ class TransportError(SecAggError):
 
 
 class IdentityError(TransportError):
-    """A peer whose certificate does not bear the name under which it speaks."""
+    """A party that speaks under another name than its own, is not in the project, or takes part no more."""

@@ -1,4 +1,4 @@
-"""The header of an update or aggregate, and the frames that follow from it."""
+"""The header of an update, aggregate or model, and the frames that follow from it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from .aggregation import MAX_CLIENTS, Aggregation
 from .codec import codec_for
 from .errors import ConfigError, DuplicateError, FormatError, SecAggError, show
@@ -14,13 +16,19 @@ from .key import check_epoch
 from .layout import Layout
 from .params import Params
 from .ring import CLEAR_BLOCK_SIZE
-from .wire import DIGEST_NBYTES, MAX_FRAME_NBYTES, pack_head, unpack_head
+from .tail import tail_nbytes
+from .tensors import FLOAT_DTYPES
+from .wire import DIGEST_NBYTES, MAX_FRAME_NBYTES, pack_head, read_hex, unpack_head
 
 NONCE_NBYTES = 32
 MAX_SITE_LENGTH = 64
 MAX_ROUND = 1 << 32
 
-_FIELDS = frozenset(["aggregation", "contributions", "epoch", "key", "layout", "params", "round"])
+#: A block of a model: so many bytes of its tensors, encrypted, and the 16 bytes that authenticate them (AES-256-GCM).
+MODEL_BLOCK_NBYTES = 1 << 16
+MODEL_BLOCK_PLAIN_NBYTES = MODEL_BLOCK_NBYTES - 16
+
+_FIELDS = frozenset(["aggregation", "base", "contributions", "epoch", "key", "layout", "params", "round"])
 _AGREED = ("max_abs", "max_clients", "max_weight")
 
 
@@ -49,14 +57,15 @@ class Frame:
 
 @dataclass(frozen=True)
 class Header:
-    """What an update says of itself before its frames.
+    """What an update, aggregate or model says of itself before its frames.
 
     Parameters
     ----------
     kind : str
-        ``"update"`` (one contribution) or ``"aggregate"``.
+        ``"update"`` (one contribution), ``"aggregate"``, or ``"model"``: the global model, stored for sites that come
+        back, by the site of its one contribution.
     round : int
-        Round of the federation, from 0.
+        Round of the federation, from 0; of a model the round that begins from it.
     epoch : int
         Epoch of the key, from 0.
     key : str
@@ -70,6 +79,9 @@ class Header:
         The tensors and their roles.
     contributions : tuple of Contribution
         Who is in the sum.
+    base : bytes, optional
+        Digest of the global model that training began from, or of the model itself; 32 bytes, None where none was
+        given.
     """
 
     kind: str
@@ -80,6 +92,7 @@ class Header:
     aggregation: Aggregation
     layout: Layout
     contributions: tuple[Contribution, ...]
+    base: bytes | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "aggregation", replace(self.aggregation, min_clients=2))
@@ -100,6 +113,7 @@ class Header:
         agreed = self.aggregation.to_dict()
         header = {
             "aggregation": {name: agreed[name] for name in _AGREED},
+            "base": None if self.base is None else self.base.hex(),
             "contributions": [[item.site, item.nonce.hex()] for item in self.contributions],
             "epoch": self.epoch,
             "key": self.key,
@@ -121,8 +135,8 @@ class Header:
             If a site or a nonce is listed twice.
         """
         kind, data = unpack_head(head)
-        if kind not in ("update", "aggregate"):
-            raise FormatError(f"this is a {kind}, not an update or aggregate")
+        if kind not in ("update", "aggregate", "model"):
+            raise FormatError(f"this is a {kind}, not an update, aggregate or model")
         if data.keys() != _FIELDS:
             raise FormatError(f"the header has the keys {show(sorted(data))}, expected {sorted(_FIELDS)}")
         try:
@@ -139,18 +153,36 @@ class Header:
             kind=kind,
             round=round,
             epoch=epoch,
-            key=_hex(data["key"], 32, "key fingerprint"),
+            key=read_hex(data["key"], 32, "the header's key fingerprint").hex(),
             params=params,
             aggregation=aggregation,
             layout=Layout.from_json(data["layout"]),
             contributions=_contributions(data["contributions"], kind),
+            base=None if data["base"] is None else read_hex(data["base"], DIGEST_NBYTES, "the header's base"),
         )
         if header.head != head:
             raise FormatError("the header is not in canonical form")
         return header
 
+    def of(self, contribution: Contribution) -> Header:
+        """Return the header that the update of one contribution to this aggregate must have had."""
+        return replace(self, kind="update", contributions=(contribution,))
+
+    @property
+    def model_nbytes(self) -> int:
+        """Bytes of all float tensors."""
+        return sum(
+            spec.size * np.dtype(FLOAT_DTYPES[spec.dtype]).itemsize
+            for spec in self.layout.tensors
+            if spec.role != "local"
+        )
+
     def blocks(self, section: str) -> int:
-        """Return the number of blocks of ``"encrypted"`` (it begins with the weight) or ``"clear"``."""
+        """Return the number of blocks of ``"encrypted"`` (it begins with the weight), ``"clear"`` or ``"model"``."""
+        if (section == "model") != (self.kind == "model"):
+            return 0
+        if section == "model":
+            return -(-self.model_nbytes // MODEL_BLOCK_PLAIN_NBYTES)
         if section == "encrypted":
             codec = codec_for(self.params, self.aggregation)
             return -(-(codec.weight_values + self.layout.size("encrypted")) // codec.block_values)
@@ -158,6 +190,8 @@ class Header:
 
     @cached_property
     def _sections(self) -> tuple[_Section, ...]:
+        if self.kind == "model":
+            return (_Section("model", self.blocks("model"), MODEL_BLOCK_NBYTES),)
         encrypted = _Section("encrypted", self.blocks("encrypted"), self.params.block_nbytes)
         clear = _Section("clear", self.blocks("clear"), 8 * CLEAR_BLOCK_SIZE)
         for section in (encrypted, clear):
@@ -183,9 +217,18 @@ class Header:
 
     @property
     def nbytes(self) -> int:
-        """Exact size in bytes of the whole update, head and digests included."""
-        body = sum(section.blocks * section.block_nbytes + section.frames * DIGEST_NBYTES for section in self._sections)
-        return len(self.head) + body
+        """Exact size in bytes of the whole update, head, digests and tail included."""
+        return len(self.head) + self.tail_offset + self.tail_nbytes
+
+    @property
+    def tail_offset(self) -> int:
+        """Place of the tail, counted from the end of the head."""
+        return sum(section.blocks * section.block_nbytes + section.frames * DIGEST_NBYTES for section in self._sections)
+
+    @property
+    def tail_nbytes(self) -> int:
+        """Size of the tail."""
+        return tail_nbytes(len(self.contributions))
 
 
 @dataclass(frozen=True)
@@ -228,8 +271,10 @@ def check_site(name: object) -> str:
 def _contributions(data: Any, kind: str) -> tuple[Contribution, ...]:
     if not isinstance(data, list) or not 1 <= len(data) <= MAX_CLIENTS:
         raise FormatError(f"the header's contributions are no list of 1 to {MAX_CLIENTS}")
-    if kind == "update" and len(data) != 1:
-        raise FormatError(f"an update has one contribution, this one lists {len(data)}")
+    if kind != "aggregate" and len(data) != 1:
+        raise FormatError(
+            f"{'an' if kind == 'update' else 'a'} {kind} has one contribution, this one lists {len(data)}"
+        )
     result = []
     for item in data:
         if not isinstance(item, list) or len(item) != 2:
@@ -238,7 +283,7 @@ def _contributions(data: Any, kind: str) -> tuple[Contribution, ...]:
             site = check_site(item[0])
         except SecAggError as error:
             raise FormatError(f"the header's contributions: {error}") from error
-        result.append(Contribution(site, bytes.fromhex(_hex(item[1], NONCE_NBYTES, "nonce"))))
+        result.append(Contribution(site, read_hex(item[1], NONCE_NBYTES, "the header's nonce")))
     refuse_duplicates(result)
     return tuple(result)
 
@@ -257,10 +302,4 @@ def refuse_duplicates(contributions: list[Contribution]) -> None:
 def _mapping(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise FormatError(f"the header's {name} is not an object")
-    return value
-
-
-def _hex(value: Any, nbytes: int, name: str) -> str:
-    if not isinstance(value, str) or len(value) != 2 * nbytes or not all(char in "0123456789abcdef" for char in value):
-        raise FormatError(f"the header's {name} is not {nbytes} bytes in lower-case hexadecimal")
     return value

@@ -134,6 +134,19 @@ class ClientKey:
         """Return the secret words. Only backends call this."""
         return self._material
 
+    def subkey(self, purpose: bytes, *fields: bytes) -> bytes:
+        """Return 32 bytes that derive from the secret: HKDF-SHA256 (RFC 5869), one key for each purpose and fields.
+
+        Fingerprint and epoch are among the fields. Each has its length before it: no two lists are alike.
+        """
+        from cryptography.hazmat.primitives.hashes import SHA256
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+        all_fields = (purpose, bytes.fromhex(self.fingerprint), self._server.epoch.to_bytes(8, "little"), *fields)
+        info = b"".join(len(field).to_bytes(4, "little") + field for field in all_fields)
+        secret = self._material.secret.astype("<u8").tobytes()
+        return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(secret)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the key file with permissions 0600."""
         payload = self._material.secret.tobytes() + self._material.public.tobytes()
@@ -205,7 +218,7 @@ def _parse(blob: bytes) -> ClientKey | ServerKey:
     head = blob[:length]
     kind, header = unpack_head(head)
     if kind not in ("client-key", "server-key"):
-        raise FormatError(f"it holds an {kind}")
+        raise FormatError(f"it is of kind {kind!r}")
     if header.keys() != _FIELDS or not isinstance(header["params"], dict):
         raise FormatError(f"its header has other keys than {', '.join(sorted(_FIELDS))}")
     params, primes, plain_modulus = Params.from_dict(header["params"]), header["primes"], header["plain_modulus"]

@@ -1,4 +1,4 @@
-"""An update or aggregate: a header and its frames, in memory or in a file."""
+"""An update, aggregate or model: a header, its frames and its tail, in memory or in a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from typing import BinaryIO, Protocol
 from .errors import FormatError, StateError
 from .files import open_regular, replace_file
 from .header import Frame, Header
-from .wire import DIGEST_NBYTES, PREAMBLE_NBYTES, check_digest, frame_digest, head_nbytes
+from .identity import UNSIGNED, Identity
+from .params import QuantisedParams
+from .tail import Proof, Tail, body_digest, signed_message
+from .wire import DIGEST_NBYTES, PREAMBLE_NBYTES, check_digest, digest, frame_digest, head_nbytes
+
+_NEXT_BASE = b"secagg base v1"
 
 
 class Body(Protocol):
@@ -27,12 +32,13 @@ class Body(Protocol):
 class Update:
     """What a site uploads for one round, or the sum of several; build it with `from_bytes` or `open`.
 
-    Only header and length are checked at first. Frames are read lazily, and each read checks the frame's digest.
+    Only header and length are checked at first. Frames and tail are read lazily, and each read checks the digest.
     """
 
     def __init__(self, header: Header, body: Body) -> None:
         self._header = header
         self._body = body
+        self._tail: Tail | None = None
         self._verified = False  # every digest was checked, of frames that cannot change
 
     @classmethod
@@ -79,30 +85,74 @@ class Update:
         """Size in bytes of the whole update."""
         return self._header.nbytes
 
+    @property
+    def tail(self) -> Tail:
+        """The tail, read and checked.
+
+        Raises
+        ------
+        DigestError
+            If a byte of it changed.
+        FormatError
+            If it is none of this scheme.
+        """
+        if self._tail is None:
+            header = self._header
+            data = bytes(self._body.read(header.tail_offset, header.tail_nbytes))
+            tail = Tail.unpack(data, header.head, header.frame_count)
+            if tail.tag and not (isinstance(header.params, QuantisedParams) and header.kind != "model"):
+                raise FormatError("the tail has a tag, but only sums of exact schemes have one")
+            self._tail = tail
+        return self._tail
+
+    def digest(self) -> bytes:
+        """Return the 32 bytes that name this very update: the digest of the digests of head, frames and tail."""
+        header = self._header
+        places = [frame.offset + frame.nbytes for frame in header.frames]
+        places.append(header.tail_offset + header.tail_nbytes - DIGEST_NBYTES)
+        parts = (bytes(self._body.read(place, DIGEST_NBYTES)) for place in places)
+        return digest(header.head[-DIGEST_NBYTES:], *parts)
+
+    @property
+    def next_base(self) -> bytes | None:
+        """What updates of the next round begin from: the base of this aggregate, and then the aggregate itself.
+
+        None if the aggregate has no base. A chain, not a digest of the new model: it is the same at all sites although
+        their HE libraries round the decryptions of CKKS differently.
+        """
+        base = self._header.base
+        return None if base is None else digest(_NEXT_BASE, base, self.digest())
+
     def frames(self) -> Iterator[tuple[Frame, memoryview]]:
         """Yield each frame and its payload, valid until the next, after checking its digest.
 
         Raises
         ------
         DigestError
-            If a byte of the frame changed.
+            If a byte of the frame changed; after the last frame, if the tail has the digest of another body.
         FormatError
-            If the file became shorter.
+            If the file became shorter, or the tail is none of this scheme.
         """
         verified = self._verified
+        digests = []
         for frame in self._header.frames:
             data = self._body.read(frame.offset, frame.nbytes + DIGEST_NBYTES)
-            payload, digest = data[: frame.nbytes], data[frame.nbytes :]
+            payload, expected = data[: frame.nbytes], bytes(data[frame.nbytes :])
             if not verified:
-                check_digest(digest, frame_digest(self._header.head, frame.index, payload), f"frame {frame.index}")
+                check_digest(expected, frame_digest(self._header.head, frame.index, payload), f"frame {frame.index}")
+                digests.append(expected)
             yield frame, payload
+        if not verified and self._header.kind != "aggregate":  # what is signed is what was read
+            body = body_digest(self._header.head, digests, self.tail.tag)
+            check_digest(self.tail.proofs[0].body, body, "the body")
         self._verified = isinstance(self._body, MemoryBody) and self._body.blob is not None
 
     def chunks(self) -> Iterator[bytes | memoryview]:
-        """Yield the bytes of the update as they are sent: the head, then each frame with its digest."""
+        """Yield the bytes of the update as they are sent: the head, each frame with its digest, the tail."""
         yield self._header.head
         for frame in self._header.frames:
             yield self._body.read(frame.offset, frame.nbytes + DIGEST_NBYTES)
+        yield self._body.read(self._header.tail_offset, self._header.tail_nbytes)
 
     def to_bytes(self) -> bytes:
         """Return the whole update; one that is in memory as bytes already is returned as it is."""
@@ -174,17 +224,25 @@ class FileBody:
 
 
 class UpdateWriter:
-    """Writes an update frame by frame to a stream, in the order of the header's frames."""
+    """Writes an update or model frame by frame to a stream, in the order of the header's frames, then its tail."""
 
     def __init__(self, stream: BinaryIO, header: Header) -> None:
         self._stream = stream
         self._head = header.head
+        self._digests: list[bytes] = []
         stream.write(self._head)
 
     def write(self, frame: Frame, payload: memoryview) -> None:
         """Write a frame and its digest."""
+        self._digests.append(frame_digest(self._head, frame.index, payload))
         self._stream.write(payload)
-        self._stream.write(frame_digest(self._head, frame.index, payload))
+        self._stream.write(self._digests[-1])
+
+    def finish(self, tag: int, identity: Identity | None) -> None:
+        """Write the tail: the tag, and the signature of `identity` if there is one."""
+        body = body_digest(self._head, self._digests, tag)
+        signature = identity.sign(signed_message(self._head, body)) if identity else UNSIGNED
+        self._stream.write(Tail(tag, (Proof(body, signature),)).pack(self._head, len(self._digests)))
 
 
 def _read_header(stream: BinaryIO, nbytes: int) -> Header:

@@ -1,7 +1,7 @@
 """The container that updates, aggregates and key files share; docs/wire-format.md is its specification.
 
 ``head = preamble (16 bytes) | header (JSON) | digest of both (32 bytes)``, then frames, each a payload and the
-32-byte digest that binds it to the head and to its place.
+32-byte digest that binds it to the head and to its place. What is signed ends with a tail: a frame that comes last.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import hmac
 import json
 import struct
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from .errors import DigestError, FormatError
 
 MAGIC = b"SECAGG\r\n"
-VERSION = 2
-KINDS = {"update": 1, "aggregate": 2, "client-key": 3, "server-key": 4}
+VERSION = 3
+KINDS = {"update": 1, "aggregate": 2, "client-key": 3, "server-key": 4, "model": 5, "project": 6}
 DIGEST_NBYTES = 32
 PREAMBLE_NBYTES = 16
 MAX_HEADER_NBYTES = 4 << 20
@@ -25,8 +26,8 @@ _PREAMBLE = struct.Struct("<8sHBBI")
 _KIND_NAMES = {code: name for name, code in KINDS.items()}
 
 
-def digest(*parts: bytes | memoryview) -> bytes:
-    """Return the 32-byte BLAKE3 digest of the concatenated parts.
+def digest(*parts: bytes | memoryview | Iterable[bytes | memoryview]) -> bytes:
+    """Return the 32-byte BLAKE3 digest of the concatenated parts; of an iterable, of its items one by one.
 
     It finds corruption, not an attacker: it has no key.
     """
@@ -34,7 +35,8 @@ def digest(*parts: bytes | memoryview) -> bytes:
 
     state = blake3()
     for part in parts:
-        state.update(part)
+        for piece in (part,) if isinstance(part, (bytes, memoryview)) else part:
+            state.update(piece)
     return state.digest()
 
 
@@ -118,6 +120,13 @@ def unpack_head(head: bytes) -> tuple[str, dict[str, Any]]:
     if not isinstance(header, dict):
         raise FormatError("the header is not a JSON object")
     return container_kind(head), header
+
+
+def read_hex(value: object, nbytes: int, name: str) -> bytes:
+    """Return the bytes that lower-case hexadecimal stands for; anything else raises `FormatError`."""
+    if not isinstance(value, str) or len(value) != 2 * nbytes or not all(char in "0123456789abcdef" for char in value):
+        raise FormatError(f"{name} is not {nbytes} bytes in lower-case hexadecimal")
+    return bytes.fromhex(value)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

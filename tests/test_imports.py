@@ -37,14 +37,23 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "secagg.clear_codec",
         "secagg.codec",
         "secagg.expansion",
+        "secagg.failures",
         "secagg.feedback",
         "secagg.flat",
         "secagg.header",
+        "secagg.identity",
         "secagg.integer_codec",
         "secagg.key",
         "secagg.layout",
+        "secagg.mac",
+        "secagg.manifest",
+        "secagg.model",
+        "secagg.project",
         "secagg.real_codec",
+        "secagg.receipt",
         "secagg.ring",
+        "secagg.state",
+        "secagg.tail",
         "secagg.update",
     ),
     3: ("secagg.backends.*",),
@@ -64,8 +73,10 @@ THIRD_PARTY: dict[int, set[str]] = {
     3: CORE | {"cryptography", "tenseal", "Pyfhel", "seal", "zstandard"},
     4: CORE,
     5: CORE,
-    6: {"numpy", "torch", "monai", "ignite", "nilearn", "grpc", "grpc_health", "google", "cryptography"},
-    7: {"numpy", "yaml", "torch", "monai", "ignite", "grpc", "matplotlib", "rich"},
+    6: {"numpy", "torch", "monai", "ignite", "nilearn", "grpc", "grpc_health", "google", "cryptography"}
+    | {"prometheus_client"},
+    7: {"numpy", "yaml", "torch", "monai", "ignite", "grpc", "matplotlib", "rich", "pyrage"}
+    | {"pythonjsonlogger", "prometheus_client"},
 }
 
 

@@ -50,7 +50,8 @@ TARGETS = {
     "decrypt": Target("from_bytes + decrypt, tenseal", 1.0, "× TenSEAL's own"),
     "speed-bgv": Target("encrypt + to_bytes, seal BGV 16", 8, "× as fast as tenseal", at_least=True),
     "speed-flashe": Target("encrypt + to_bytes, flashe 16", 100, "× as fast as tenseal", at_least=True),
-    "overhead-flashe": Target("encrypt + to_bytes, flashe 16", 2.0, "× quantise + keystream + digest"),
+    "overhead-flashe": Target("encrypt + to_bytes, flashe 16", 2.0, "× quantise + tag + keystream + digest"),
+    "verification-flashe": Target("encrypt + to_bytes, flashe 16, with tags that verify sums", 1.6, "× without them"),
     "add-flashe": Target("from_bytes + add, flashe 16, all checks", 2.0, "GB/s", at_least=True),
     "decrypt-flashe": Target("decrypt, 30 sites, flashe 16", 1.5, "× its 30 streams"),
     "decrypt-bgv": Target("decrypt, 30 sites, seal BGV 16", 1.5, "× its 30 streams + SEAL's decrypt"),
@@ -62,8 +63,17 @@ TARGETS = {
     "aggregator-memory": Target("aggregator memory above start, 2 to 30 sites", 1.3, "× an update in words"),
     "aggregator-growth": Target("… its growth from 2 to 30 sites", 0.02, "× an update in words"),
     "error": Target("error of the weighted mean, 30 sites, Clara's params", 1e-6, "absolute"),
+    "throughput-segresnet": Target(
+        "server, 30 sites × SegResNet, flashe 16", 0.7, "× a gRPC upload that writes and fsyncs", at_least=True
+    ),
+    "throughput-million": Target(
+        "server, 200 sites × 1 M parameters, flashe 16", 0.7, "× a gRPC upload that writes and fsyncs", at_least=True
+    ),
+    "server-memory-segresnet": Target("… 30 sites: memory of the second half above the first", 1.0, "× an update"),
+    "server-memory-million": Target("… 200 sites: memory of the second half above the first", 1.0, "× an update"),
     "flatten": Target("flatten, warm, same dtype", 1.5, "× one memcpy"),
     "scatter": Target("scatter, warm, same dtype", 1.5, "× one memcpy"),
+    "poly-mac": Target("authenticate words, warm", 3.0, "× one memcpy"),
 }
 
 

@@ -2,11 +2,14 @@
 
 =====================  =====================================================================
 `Server`               listens, adds uploads just in time, serves the aggregates
+`Limits`               what the server lets its sites use: uploads at a time, seconds, bytes
 `SiteSession`          joins, uploads, downloads; waits and retries until its deadline
 `Tls`, `Authority`     certificates: read those of one party, make those of a federation
 =====================  =====================================================================
 
 Server: ``with Server(config, keys.server, "run", address="0.0.0.0:8443", tls=Tls.load("certs/server")): ...``
+
+What it has acknowledged survives a crash: a server that is started again on the folder goes on with the round.
 
 Site::
 
@@ -23,22 +26,40 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .client import Membership, RoundStatus, SiteSession
+    from .client import SiteSession
+    from .limits import Limits
     from .records import RoundRecord, UploadRecord
+    from .replies import Membership, RoundStatus, Uploaded
     from .server import Server
+    from .server_status import ServerStatus
     from .tls import Authority, Tls
 
-__all__ = ["Authority", "Membership", "RoundRecord", "RoundStatus", "Server", "SiteSession", "Tls", "UploadRecord"]
+__all__ = [
+    "Authority",
+    "Limits",
+    "Membership",
+    "RoundRecord",
+    "RoundStatus",
+    "Server",
+    "ServerStatus",
+    "SiteSession",
+    "Tls",
+    "UploadRecord",
+    "Uploaded",
+]
 
 _MODULES = {
     "Authority": "tls",
-    "Membership": "client",
+    "Limits": "limits",
+    "Membership": "replies",
     "RoundRecord": "records",
-    "RoundStatus": "client",
+    "RoundStatus": "replies",
     "Server": "server",
+    "ServerStatus": "server_status",
     "SiteSession": "client",
     "Tls": "tls",
     "UploadRecord": "records",
+    "Uploaded": "replies",
 }
 
 

@@ -7,14 +7,18 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
 from secagg import Update
 from secagg.errors import FormatError, StorageError
 
-#: Payload and digest of the largest frame (docs/wire-format.md).
-MAX_FRAME_CHUNK_NBYTES = (1 << 20) + 32
+#: Of a frame's digest, which follows its payload (docs/wire-format.md).
+DIGEST_NBYTES = 32
+
+#: Payload and digest of the largest frame.
+MAX_FRAME_CHUNK_NBYTES = (1 << 20) + DIGEST_NBYTES
 
 #: Of a gRPC message: the largest head, 4 MiB of header, fits.
 MAX_MESSAGE_NBYTES = 5 << 20
@@ -80,17 +84,27 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 class Outgoing:
-    """The chunks of an update, for a stream whose reader is another thread.
+    """The chunks of an update from some frame on, for a stream whose reader is another thread.
 
-    After `close` nothing of the update is read any more. An error in reading the update, or in `progress`, ends the
-    stream early and stays in `error` for the thread that waits for the answer.
+    The head comes first in any case. After `close` nothing of the update is read any more. An error in reading the
+    update, or in `progress`, ends the stream early and stays in `error` for the thread that waits for the answer.
+
+    Parameters
+    ----------
+    update : Update
+        Update or model, in memory or in a file.
+    frame : int
+        The first frame to send. The number of frames: only the tail follows the head.
+    progress : callable, optional
+        Called after each chunk with the bytes that the other side has, those before `frame` among them, and in all.
     """
 
-    def __init__(self, update: Update, progress: Progress | None = None) -> None:
-        self._chunks = iter(update.chunks())
+    def __init__(self, update: Update, frame: int = 0, progress: Progress | None = None) -> None:
+        self._chunks = _chunks_from(update, frame)
         self._nbytes = update.nbytes
         self._progress = progress
-        self._done = 0
+        self._done = sum(skipped.nbytes + DIGEST_NBYTES for skipped in islice(update.header.frames, frame))
+        self._begun = False
         self._lock = threading.Lock()
         self._closed = False
         self.error: Exception | None = None
@@ -103,7 +117,7 @@ class Outgoing:
             if self._closed:
                 raise StopIteration
             try:
-                if self._progress is not None and self._done:
+                if self._progress is not None and self._begun:
                     self._progress(self._done, self._nbytes)
                 chunk = bytes(next(self._chunks))
             except StopIteration:
@@ -111,6 +125,7 @@ class Outgoing:
             except Exception as error:  # noqa: BLE001  kept for the thread that waits for the answer
                 self.error, self._closed = error, True
                 raise StopIteration from None
+            self._begun = True
             self._done += len(chunk)
             return chunk
 
@@ -118,3 +133,9 @@ class Outgoing:
         """Stop the stream; returns once nobody reads the update."""
         with self._lock:
             self._closed = True
+
+
+def _chunks_from(update: Update, frame: int) -> Iterator[bytes | memoryview]:
+    chunks = update.chunks()
+    yield next(chunks)
+    yield from islice(chunks, frame, None)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import random
-import time
 from collections.abc import Callable
-from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -15,23 +12,28 @@ from typing import TypeVar
 import grpc
 
 import secagg
-from secagg.errors import ConfigError, FormatError, RoundMismatchError, StateError, TransportError
+from secagg.errors import (
+    ConfigError,
+    DuplicateError,
+    MismatchError,
+    RoundMismatchError,
+    SecAggError,
+    StateError,
+    TransportError,
+)
 
 from . import secagg_pb2 as pb
 from . import secagg_pb2_grpc as pb_grpc
 from .address import is_loopback, parse_address
-from .chunks import MAX_MESSAGE_NBYTES, Outgoing, Progress, receive, replacing
-from .handshake import check_handshake
+from .chunks import MAX_MESSAGE_NBYTES, Progress
+from .replies import Membership, RoundStatus, Uploaded, read_membership, read_receipt, read_status
+from .retry import persist
 from .rounds import MAX_TIMEOUT_SECONDS
-from .status import error_of, transport_error
 from .tls import Tls, check_name
+from .transfer import Check, Sender, fetch
 
 T = TypeVar("T")
 
-#: The server is not up, is stopping, has too many calls, or has ended this one for a newer of the same site.
-_RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.RESOURCE_EXHAUSTED)
-_FIRST_PAUSE_SECONDS = 0.1
-_LONGEST_PAUSE_SECONDS = 5.0
 _MAX_EXCHANGES = 5
 
 _OPTIONS = (
@@ -45,48 +47,15 @@ _OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
 
-
-@dataclass(frozen=True)
-class Membership:
-    """What the server answers to a site that joins.
-
-    Parameters
-    ----------
-    round : int
-        The open round: updates must be of this round.
-    min_clients, max_clients : int
-        Of the server's configuration.
-    round_timeout : float
-        Seconds after which a round ends without the missing sites.
-    key : str
-        Fingerprint of the server key, to be held against the site's own.
-    """
-
-    round: int
-    min_clients: int
-    max_clients: int
-    round_timeout: float
-    key: str
-
-
-@dataclass(frozen=True)
-class RoundStatus:
-    """How the open round stands; `seconds_left` is None while its clock stands still (state ``"idle"``)."""
-
-    round: int
-    attempt: int
-    state: str
-    added: tuple[str, ...]
-    waiting_for: tuple[str, ...]
-    seconds_left: float | None
-    aggregates: tuple[int, ...]
+log = logging.getLogger(__name__)
 
 
 class SiteSession:
     """A site's connection to the server. Use it from one thread, as a context manager or with `close`.
 
-    A call that finds the server away or breaks off is tried again, whole, with growing pauses, until it has taken
-    `timeout` seconds. That is safe: an update is known by its nonce and added once.
+    A call that finds the server away or breaks off is tried again, with growing pauses, until it has taken `timeout`
+    seconds. That is safe: an update is known by its nonce and added once. An upload goes on from the last frame that
+    the server has, also when it is tried again by another session, hours later.
 
     Parameters
     ----------
@@ -99,6 +68,9 @@ class SiteSession:
     timeout : float
         Seconds that one call may take, retries included. Waiting for the other sites in `download` comes on top: up
         to the server's round timeout, which `join` learns.
+    project : secagg.Project, optional
+        The site's project manifest. With it, the server must show the same one or a later one of the same authority,
+        and sign a receipt for each update.
 
     Raises
     ------
@@ -108,7 +80,15 @@ class SiteSession:
         If a file of `tls` cannot be read.
     """
 
-    def __init__(self, address: str, site_name: str, *, tls: Tls | None, timeout: float = 600.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        site_name: str,
+        *,
+        tls: Tls | None,
+        timeout: float = 600.0,
+        project: secagg.Project | None = None,
+    ) -> None:
         host, _ = parse_address(address)
         if tls is None and not is_loopback(host):
             raise ConfigError(f"without certificates a site connects to a loopback address only, not to {host!r}")
@@ -118,8 +98,10 @@ class SiteSession:
         self._address = address
         self._tls = tls
         self._timeout = timeout
+        self._project = project
         self._round_timeout = 0.0
         self._nonces: dict[int, bytes] = {}
+        self._receipts: dict[int, secagg.Receipt] = {}
         options = (*_OPTIONS, ("grpc.enable_http_proxy", 0 if is_loopback(host) else 1))
         if tls is None:
             self._channel = grpc.insecure_channel(address, options)
@@ -130,10 +112,17 @@ class SiteSession:
     def join(self) -> Membership:
         """Join the federation: the open round now waits for this site.
 
+        From now on the session goes by the server's project manifest, if it has one of its own.
+
         Raises
         ------
         IdentityError
-            If the server does not accept the certificate, or it bears another name.
+            If the server does not accept the certificate, or it bears another name; if the manifest has expired, has
+            revoked this site, or the server shows none.
+        SignatureError, VerificationError, FormatError
+            If the server's manifest is not the session's own or a later one of the same authority.
+        KeyMismatchError
+            If the server's key is not that of its manifest.
         CapacityError
             If the federation is full.
         TransportError
@@ -141,11 +130,12 @@ class SiteSession:
         """
         request = pb.JoinRequest(site=self.site_name)
         reply = self._call("joining", lambda seconds: self._stub.Join(request, timeout=seconds))
-        self._round_timeout = reply.round_timeout
-        return Membership(reply.round, reply.min_clients, reply.max_clients, reply.round_timeout, reply.key)
+        membership = read_membership(reply, self._project, self.site_name)
+        self._project, self._round_timeout = membership.project, membership.round_timeout
+        return membership
 
     def status(self) -> RoundStatus:
-        """Ask how the open round stands.
+        """Ask how the open round and the server stand.
 
         Raises
         ------
@@ -155,59 +145,52 @@ class SiteSession:
         reply = self._call(
             "asking for the status", lambda seconds: self._stub.Status(pb.StatusRequest(), timeout=seconds)
         )
-        return RoundStatus(
-            round=reply.round,
-            attempt=reply.attempt,
-            state=reply.state,
-            added=tuple(reply.added),
-            waiting_for=tuple(reply.waiting_for),
-            seconds_left=reply.seconds_left if reply.HasField("seconds_left") else None,
-            aggregates=tuple(reply.aggregates),
-        )
+        return read_status(reply)
 
-    def upload(self, update: secagg.Update | str | os.PathLike[str], progress: Progress | None = None) -> bool:
-        """Upload an update; returns once it is in the sum.
+    def upload(self, update: secagg.Update | str | os.PathLike[str], progress: Progress | None = None) -> Uploaded:
+        """Upload an update; returns once it is on the server's disk and in the sum.
+
+        What an earlier, broken upload of this very update has left on the server is not sent again.
 
         Parameters
         ----------
         update : Update or path
             An update, or the file of one.
         progress : callable, optional
-            Called with the bytes sent and in all; from zero again when the upload is tried again. It runs in
-            another thread.
+            Called with the bytes that the server has and in all. It runs in another thread.
 
         Returns
         -------
-        bool
-            False if this very update had been added before, by an earlier upload.
+        Uploaded
+            Whether this very update had been added before, and the receipt, which `receipt` returns later, too.
 
         Raises
         ------
         SecAggError
             Whatever makes the update unfit for the open round: `RoundMismatchError`, `KeyMismatchError`,
             `LayoutError`, `FormatError`, `DuplicateError`, `IdentityError` …; nothing was added.
+        SignatureError, VerificationError, FormatError
+            If the session has a manifest and the server acknowledges the update without a receipt that fits.
         TransportError
-            If it could not be sent in time.
+            If it could not be sent in time; another call goes on where this one broke off.
         """
         if not isinstance(update, secagg.Update):
             with secagg.Update.open(update) as opened:
                 return self.upload(opened, progress)
+        header = _check_kind(update, "update")
+        already_added, blob = self._send("the upload", update, progress)
+        receipt = None if self._project is None else read_receipt(blob, update, self._project)
+        if receipt is not None:
+            self._receipts[header.round] = receipt
+        self._nonces = {header.round: header.contributions[0].nonce}
+        return Uploaded(already_added, receipt)
 
-        def send(seconds: float) -> bool:
-            with closing(Outgoing(update, progress)) as outgoing:
-                call = self._stub.Upload.future((pb.Chunk(data=chunk) for chunk in outgoing), timeout=seconds)
-                try:
-                    return not call.result().already_added
-                except grpc.RpcError:
-                    if outgoing.error is not None:
-                        raise outgoing.error from None
-                    raise
-                finally:
-                    call.cancel()
+    def receipt(self, round: int) -> secagg.Receipt | None:
+        """Return the server's receipt for the update that this session uploaded for a round; None if there is none.
 
-        added = self._call("the upload", send)
-        self._nonces = {update.header.round: update.header.contributions[0].nonce}
-        return added
+        Hand it to `secagg.Client.decrypt` with the aggregate: one that does not hold the update is refused then.
+        """
+        return self._receipts.get(round)
 
     def download(self, round: int, path: str | os.PathLike[str], progress: Progress | None = None) -> secagg.Update:
         """Wait for the end of a round and download its aggregate.
@@ -229,34 +212,16 @@ class SiteSession:
         Raises
         ------
         QuorumError
-            If the round ended below `min_clients`; it is open again.
+            If the round had fewer than `min_clients` updates at its timeout. It is open again, and what was added
+            stays in its sum.
         StateError
-            If the server lost the update that this session uploaded, by starting anew: upload it again.
+            If the update that this session uploaded is not in the sum any more: upload it again.
         RoundMismatchError
             If the round has not begun, or its aggregate is not kept any more.
         TransportError
             If the server cannot be reached, or the round does not end, in time.
         """
-        request = pb.DownloadRequest(round=round, nonce=self._nonces.get(round, b""))
-        target = Path(path)
-
-        def fetch(seconds: float) -> None:
-            call = self._stub.Download(request, timeout=seconds)
-            try:
-                chunks = (message.data for message in call)
-                head = next(chunks, b"")
-                header = secagg.Header.from_head(head)
-                if header.kind != "aggregate":
-                    raise FormatError(f"the server sent an {header.kind} where an aggregate was asked for")
-                if header.round != round:
-                    raise RoundMismatchError(f"the server sent the aggregate of round {header.round}, not of {round}")
-                with replacing(target) as file:
-                    receive(file, head, chunks, header.nbytes, progress)
-            finally:
-                call.cancel()
-
-        self._call(f"the download of round {round}", fetch, self._round_timeout)
-        return secagg.Update.open(target)
+        return self._download(round, path, progress)
 
     def exchange(
         self,
@@ -266,21 +231,82 @@ class SiteSession:
     ) -> secagg.Update:
         """Upload an update, wait for the round, and download its aggregate to `path`.
 
-        If the server starts anew in between, the update is uploaded again. Parameters, result and errors are those
-        of `upload` and `download`.
+        If the server has lost the update in between, it is uploaded again. If another update of this site is in the
+        sum already, also of a round that has ended since, because the site was restarted and encrypted anew when the
+        first one had just been added, then that one counts, a warning is logged, and its aggregate is returned.
+        Parameters, result and other errors are those of `upload` and `download`.
         """
         if not isinstance(update, secagg.Update):
             with secagg.Update.open(update) as opened:
                 return self.exchange(opened, path, progress)
+        round = update.header.round
         for _ in range(_MAX_EXCHANGES):
-            self.upload(update, progress)
             try:
-                return self.download(update.header.round, path, progress)
+                self.upload(update, progress)
+            except (DuplicateError, RoundMismatchError) as error:
+                return self._download_earlier(round, path, progress, error)
+            try:
+                return self.download(round, path, progress)
             except StateError:
                 continue
         raise TransportError(
-            f"the server lost the update of {self.site_name!r} {_MAX_EXCHANGES} times; is it restarting?"
+            f"the server lost the update of {self.site_name!r} {_MAX_EXCHANGES} times; is its disk failing?"
         )
+
+    def save_model(self, path: str | os.PathLike[str], progress: Progress | None = None) -> bool:
+        """Store the encrypted global model that a round begins from on the server, for sites that come back.
+
+        Parameters
+        ----------
+        path : path
+            File that `secagg.Client.encrypt_model` wrote.
+        progress : callable, optional
+            As in `upload`.
+
+        Returns
+        -------
+        bool
+            False if the server had a model of that round already.
+
+        Raises
+        ------
+        SecAggError
+            Whatever makes the model unfit: `MismatchError`, `RoundMismatchError`, `QuotaError` …; nothing was stored.
+        TransportError
+            If it could not be sent in time; another call goes on where this one broke off.
+        """
+        with secagg.Update.open(path) as model:
+            _check_kind(model, "model")
+            return not self._send("storing the model", model, progress)[0]
+
+    def load_model(
+        self, path: str | os.PathLike[str], round: int | None = None, progress: Progress | None = None
+    ) -> secagg.Update:
+        """Download an encrypted global model that a site has stored on the server.
+
+        Parameters
+        ----------
+        path : path
+            File to write; it appears whole or not at all.
+        round : int, optional
+            The round that begins from the model; without it, the newest one.
+        progress : callable, optional
+            Called with the bytes received and in all.
+
+        Returns
+        -------
+        Update
+            The model, opened from the file, for `secagg.Client.decrypt_model`; close it after use.
+
+        Raises
+        ------
+        RoundMismatchError
+            If the server has none.
+        TransportError
+            If the server cannot be reached in time.
+        """
+        request = pb.DownloadRequest(round=round, kind="model")
+        return self._fetch("the download of the model", request, path, progress)
 
     def close(self) -> None:
         """Close the connection."""
@@ -294,22 +320,52 @@ class SiteSession:
     ) -> None:
         self.close()
 
-    def _call(self, what: str, call: Callable[[float], T], extra: float = 0.0) -> T:
-        """Return what `call` returns, given the seconds that are left; try again while that may help."""
-        deadline = time.monotonic() + self._timeout + extra
-        pause = _FIRST_PAUSE_SECONDS
-        while True:
-            try:
-                return call(deadline - time.monotonic())
-            except grpc.RpcError as error:
-                refusal = error_of(error)
-                if refusal is not None:
-                    raise refusal from None
-                if self._tls is not None and error.code() is grpc.StatusCode.UNAVAILABLE:
-                    check_handshake(self._address, self._tls)
-                # Sites that were cut off together do not come back together.
-                wait = pause * random.uniform(0.5, 1.0)
-                if error.code() not in _RETRIED or time.monotonic() + wait >= deadline:
-                    raise transport_error(error, what) from None
-            time.sleep(wait)
-            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+    def _download(
+        self, round: int, path: str | os.PathLike[str], progress: Progress | None, check: Check | None = None
+    ) -> secagg.Update:
+        request = pb.DownloadRequest(round=round, nonce=self._nonces.get(round, b""), kind="aggregate")
+        return self._fetch(f"the download of round {round}", request, path, progress, self._round_timeout, check)
+
+    def _download_earlier(
+        self, round: int, path: str | os.PathLike[str], progress: Progress | None, refusal: SecAggError
+    ) -> secagg.Update:
+        """Download an aggregate that holds another update of this site than the refused one, or raise the refusal."""
+
+        def check(header: secagg.Header) -> None:
+            if self.site_name not in header.sites:
+                raise refusal
+
+        try:
+            aggregate = self._download(round, path, progress, check)
+        except RoundMismatchError:  # there is no such aggregate
+            raise refusal from None
+        log.warning("an earlier update of %s is in the sum of round %d and counts (%s)", self.site_name, round, refusal)
+        return aggregate
+
+    def _send(self, what: str, update: secagg.Update, progress: Progress | None) -> tuple[bool, bytes]:
+        sender = Sender(self._stub, update, progress)
+        return self._call(what, sender, progress=lambda: sender.frame)
+
+    def _fetch(
+        self,
+        what: str,
+        request: pb.DownloadRequest,
+        path: str | os.PathLike[str],
+        progress: Progress | None,
+        extra: float = 0.0,
+        check: Check | None = None,
+    ) -> secagg.Update:
+        target = Path(path)
+        self._call(what, lambda seconds: fetch(self._stub, request, target, seconds, progress, check), extra)
+        return secagg.Update.open(target)
+
+    def _call(
+        self, what: str, call: Callable[[float], T], extra: float = 0.0, progress: Callable[[], int] = lambda: 0
+    ) -> T:
+        return persist(what, call, self._timeout + extra, self._address, self._tls, progress)
+
+
+def _check_kind(update: secagg.Update, kind: str) -> secagg.Header:
+    if update.header.kind != kind:
+        raise MismatchError(f"kind {update.header.kind!r} where {kind!r} belongs: {update!r}")
+    return update.header

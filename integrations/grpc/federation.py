@@ -1,44 +1,41 @@
-"""The server's side of a federation without the network: rounds, the sum, and the files of the run folder.
+"""The server's side of a federation without the network: orders what happens to rounds, sum and stored files.
 
-=========================  =============================================================
-``aggregate-<r>.secagg``   aggregates of the last two rounds
-``spool/``                 uploads on their way; each file goes when its upload ends
-``rounds.jsonl``           one line a round: `secagg.integrations.grpc.records`
-``lock``                   held by the server that works here
-=========================  =============================================================
-
-A federation that is made on a run folder with aggregates goes on after the last of them.
+Two locks. One orders what changes the sum: additions, and the end of a round; it is held while frames are read or an
+aggregate is written. The other guards the state of the rounds and is held for moments only, so that nobody who asks
+waits for who adds. Whoever needs both takes them in this order.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
-import re
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
-from pathlib import Path
+from contextlib import AbstractContextManager, ExitStack, suppress
+from dataclasses import replace
 
 import secagg
-from secagg.errors import ConfigError, IdentityError, MismatchError, SecAggError, StorageError, TransportError
+from secagg.errors import RoundMismatchError, SecAggError, StorageError, TransportError
 
-from .records import RoundRecord, UploadRecord
-from .rounds import Admission, Due, Rounds, Snapshot
+from .history import History
+from .hooks import MetricsHook, NoMetrics
+from .limits import Limits
+from .model_store import ModelStore
+from .receipts import Receipts
+from .round_sum import Terms, read_aggregates
+from .rounds import Admission, Due, Rounds
+from .run_folder import RunFolder
+from .server_status import ServerStatus
+from .spool import Part, Spool
 
-_AGGREGATE = re.compile(r"aggregate-(\d+)\.secagg")
 _POLL_SECONDS = 1.0
-
-#: Of uploads on their way: only such files of the spool are ever deleted.
-SPOOL_SUFFIX = ".upload"
 
 log = logging.getLogger(__name__)
 
 
 class Federation:
-    """Adds the updates of each round and stores its aggregate. Safe for threads; one lock orders everything.
+    """Adds the updates of each round, stores aggregates and models. Safe for threads.
 
     Parameters
     ----------
@@ -47,45 +44,78 @@ class Federation:
     key : secagg.ServerKey
         The server's half of the key; it holds no secret.
     folder : path
-        Run folder; made if it does not exist. One server at a time uses it: it is locked until `close`.
+        Run folder; made if it does not exist. One server at a time uses it: it is locked until `close`. A federation
+        on a folder that was used before goes on where the earlier one stopped, in the middle of a round, too.
     round_timeout : float
         Seconds after which a round ends without the missing sites.
+    project : secagg.Project, optional
+        Who takes part.
+    identity : secagg.Identity, optional
+        What receipts are signed with.
+    limits : Limits
+        Of the disk.
+    metrics : MetricsHook
+        Is told when a round ends.
 
     Raises
     ------
     ConfigError
-        If the folder cannot be used, another server uses it, or its aggregates were made under another key.
+        If the folder cannot be used, another server uses it, or what lies in it was made under another key of this
+        epoch, or under a later one.
     FormatError
         If an aggregate in it is damaged.
+    StorageError
+        If it cannot be read or written.
     """
 
     def __init__(
-        self, config: secagg.Config, key: secagg.ServerKey, folder: str | os.PathLike[str], *, round_timeout: float
+        self,
+        config: secagg.Config,
+        key: secagg.ServerKey,
+        folder: str | os.PathLike[str],
+        *,
+        round_timeout: float,
+        project: secagg.Project | None = None,
+        identity: secagg.Identity | None = None,
+        limits: Limits | None = None,
+        metrics: MetricsHook | None = None,
     ) -> None:
         self.config = config
         self.key = key
         self.round_timeout = round_timeout
-        self._folder = Path(folder)
-        self.spool = self._folder / "spool"
+        self._project = project
+        self._limits = limits or Limits()
+        self._adding = threading.Lock()
         self._changed = threading.Condition()
-        self._closed = False
+        self._released = False
+        self._saving = threading.Lock()
+        self._saved: object = None
+        self._folder = RunFolder(folder)
         with ExitStack() as held:  # gives the lock back if anything below fails
-            headers = self._open_folder(held)
-            self._layout = headers[max(headers)].layout if headers else None
+            held.callback(self._folder.close)
+            aggregates, self._sum = read_aggregates(Terms(config, key, project, self._folder))
             self._rounds = Rounds(
                 min_clients=config.aggregation.min_clients,
                 max_clients=config.aggregation.max_clients,
                 timeout=round_timeout,
                 completed={
                     number: {item.site: item.nonce for item in header.contributions}
-                    for number, header in headers.items()
+                    for number, header in aggregates.items()
                 },
             )
-            self._begin()
-            self._held = held.pop_all()
+            self._bases = {number: header.base for number, header in aggregates.items()}
+            self._history = History(self._folder.path / "rounds.jsonl", metrics or NoMetrics())
+            self._receipts = Receipts(self._folder, identity)
+            self._models = ModelStore(self._folder)
+            self._spool = Spool(self._folder, self._limits)
+            last = aggregates.get(self._rounds.round - 1)
+            self._go_on([] if last is None else list(last.sites))
+            held.pop_all()
 
-    def join(self, site: str) -> int:
-        """Take `site` into the roster; return the number of the open round.
+    # What sites do
+
+    def join(self, site: str) -> tuple[int, bytes | None]:
+        """Take `site` into the roster; return the number of the open round, and the base of its updates if it is known.
 
         Raises
         ------
@@ -95,75 +125,72 @@ class Federation:
         with self._changed:
             self._rounds.join(site, time.monotonic())
             self._changed.notify_all()
-            return self._rounds.round
+            answer = self._rounds.round, self._sum.base
+        self._save_roster()
+        return answer
 
-    def admit(self, head: bytes, identity: str | None) -> tuple[Admission, secagg.Header]:
-        """Check everything about an update that its head tells, before its frames are accepted.
+    def admit(self, header: secagg.Header) -> bytes | None:
+        """Check everything about an update or model that its head tells, before its frames are accepted.
 
-        Parameters
-        ----------
-        head : bytes
-            The first chunk of the upload.
-        identity : str or None
-            The common name of the sender's certificate; None if there are no certificates.
+        Returns
+        -------
+        bytes or None
+            None if it is wanted. If it is there already: its receipt, which is empty for a model.
 
         Raises
         ------
-        IdentityError
-            If the head bears another site's name.
         SecAggError
-            Whatever else makes the update unfit for the open round; nothing was added.
+            Whatever makes it unfit for the open round; nothing was added.
         """
-        header = secagg.Header.from_head(head)
-        if header.kind != "update":
-            raise MismatchError(f"this is an {header.kind}; upload an update")
-        if identity is not None and identity != header.site:
-            raise IdentityError(f"an update of site {header.site!r} came under the certificate of {identity!r}")
-        with self._changed:
-            admission = self._rounds.admit(header.site, header.contributions[0].nonce, header.round, time.monotonic())
-            self._changed.notify_all()
-            if admission is Admission.ADD:
-                self._aggregator.admit(head)
-        return admission, header
+        return self._admit_model(header) if header.kind == "model" else self._admit_update(header)
 
-    def add(self, path: Path, header: secagg.Header, receive_seconds: float) -> Admission:
-        """Verify the update in the file `path` and add it; the round may end by this.
+    def check_open(self, header: secagg.Header) -> None:
+        """Raise `RoundMismatchError` if the round of an update that is being received has ended."""
+        now = self._rounds.round
+        if header.kind == "update" and header.round != now:
+            raise RoundMismatchError(
+                f"round {header.round} ended without the update of {header.site!r}; round {now} is open"
+            )
+
+    def part(self, header: secagg.Header) -> AbstractContextManager[Part]:
+        """Open what is there already of an admitted update or model; see `Spool.part`."""
+        return self._spool.part(header, layout_known=self._sum.layout_known)
+
+    def take(self, part: Part, receive_seconds: float) -> tuple[bool, bytes]:
+        """Verify what was received whole, store it, and add it if it is an update; the round may end by this.
 
         Parameters
         ----------
-        path : Path
-            The spooled update.
-        header : secagg.Header
-            As `admit` returned it.
+        part : Part
+            Received and synchronised.
         receive_seconds : float
             For the record.
 
+        Returns
+        -------
+        bool
+            False if it was there already.
+        bytes
+            The receipt.
+
         Raises
         ------
         SecAggError
-            If the update is unfit, or the round ended meanwhile; nothing was added.
+            If it is unfit, or the round ended meanwhile; nothing was added or stored.
         """
-        site, nonce = header.site, header.contributions[0].nonce
-        with self._changed:
-            admission = self._rounds.admit(site, nonce, header.round, time.monotonic())
-            if admission is Admission.ADD:
-                started = time.monotonic()
-                with secagg.Update.open(path) as update:
-                    self._add(update)
-                now = time.monotonic()
-                self._rounds.added(site, nonce, now)
-                self._uploads.append(UploadRecord(site, header.nbytes, receive_seconds, now - started))
-                self._settle(now)
-            return admission
-
-    def _add(self, update: secagg.Update) -> None:
-        try:
-            self._aggregator.add(update)
-        finally:
-            if self._aggregator.closed:  # The disk failed between verifying and adding: no use to wait for the timeout.
-                error = TransportError("the server lost the sum of this round; it is open again: upload once more")
-                self._fail(time.monotonic(), error)
-                self._changed.notify_all()
+        header = part.header
+        if header.kind == "model":
+            added, receipt = self._models.keep(part.path, header), b""
+            self._spool.sweep("model", since=header.round + 1)
+            return added, receipt
+        with self._adding:
+            known = self._admit_update(header)
+            if known is not None:
+                part.delete()
+                return False, known
+            receipt = self._add(part, receive_seconds)
+            self._settle()
+        return True, receipt
 
     def wait(self, round: int, nonce: bytes, alive: Callable[[], bool]) -> secagg.Update | None:
         """Return the aggregate of `round`, opened from its file, once it is there.
@@ -175,12 +202,14 @@ class Federation:
         nonce : bytes
             Of the caller's update, which must be in the sum of an open round; empty: none.
         alive : callable
-            Says whether anybody still waits; None is returned when not, or when the federation is closed.
+            Says whether anybody still waits; None is returned when not, or when the federation is closing.
 
         Raises
         ------
         QuorumError
-            If the round ended below `min_clients`.
+            If the round timeout found fewer than `min_clients`.
+        TransportError
+            If the aggregate could not be stored until then.
         StateError
             If the update is not in the sum.
         RoundMismatchError
@@ -189,114 +218,225 @@ class Federation:
         with self._changed:
             attempt = self._rounds.wait(round, nonce)
             while not self._rounds.ready(attempt):
-                if self._closed or not alive():
+                if self._released or not alive():
                     return None
                 self._changed.wait(_POLL_SECONDS)
-            # Opened under the lock: a file that is open may be deleted, one that is about to be opened may not.
-            return secagg.Update.open(self._path(round))
+        try:
+            return secagg.Update.open(self._folder.path_of("aggregate", round))
+        except SecAggError:
+            with self._changed:
+                self._rounds.ready(attempt)  # deleted in this moment: says so
+            raise
 
-    def snapshot(self) -> tuple[Snapshot, float | None]:
-        """Return how the open round stands, and the seconds until its timeout (None while its clock stands still)."""
+    def model(self, round: int | None) -> secagg.Update:
+        """Return a stored model, opened from its file; errors as of `ModelStore.open`."""
+        return self._models.open(round)
+
+    # What the server does
+
+    def status(self, uploads_in_flight: int = 0) -> ServerStatus:
+        """Return how the round and the folder stand."""
         with self._changed:
-            snapshot = self._rounds.snapshot()
-        return snapshot, None if snapshot.deadline is None else max(0.0, snapshot.deadline - time.monotonic())
+            snapshot, base = self._rounds.snapshot(), self._sum.base
+        left = None if snapshot.deadline is None else max(0.0, snapshot.deadline - time.monotonic())
+        return ServerStatus(
+            round=snapshot.attempt.round,
+            attempt=snapshot.attempt.number,
+            state="idle" if left is None else "open",
+            added=snapshot.added,
+            waiting_for=snapshot.waiting_for,
+            seconds_left=left,
+            uploads_in_flight=uploads_in_flight,
+            disk_used=self._folder.used(),
+            disk_quota=self._limits.disk_quota,
+            epoch=self.key.epoch,
+            models=self._models.rounds,
+            aggregates=snapshot.completed,
+            base=base,
+            project_serial=0 if self._project is None else self._project.serial,
+        )
 
     def watch(self) -> None:
-        """End rounds at their timeout, until `close` is called."""
+        """End rounds at their timeout, until `release` is called."""
+        while True:
+            with self._changed:
+                if self._released:
+                    return
+                now, wake = time.monotonic(), self._rounds.wake
+                if self._rounds.due(now) is Due.NOTHING:
+                    self._changed.wait(None if wake is None else max(0.0, wake - now))
+                    continue
+            with self._adding:
+                self._settle()
+
+    def release(self) -> None:
+        """Let those go who wait. What is acknowledged stays, and so does the open round."""
         with self._changed:
-            while not self._closed:
-                now = time.monotonic()
-                self._settle(now)
-                deadline = self._rounds.deadline
-                self._changed.wait(None if deadline is None else max(0.0, deadline - now))
+            self._released = True
+            self._changed.notify_all()
 
     def close(self) -> None:
-        """Let those go who wait; the open round is given up."""
+        """Give the run folder back, once all calls have ended."""
+        self.release()
+        self._folder.close()
+
+    # Updates and models
+
+    def _admit_update(self, header: secagg.Header) -> bytes | None:
         with self._changed:
-            self._closed = True
-            self._held.close()
-            self._changed.notify_all()
+            roster, now = self._rounds.roster, time.monotonic()
+            admission = self._rounds.admit(header.site, header.contributions[0].nonce, header.round, now)
+            joined = self._rounds.roster != roster
+            if joined:  # its part or its update will tell so after a crash: this needs no roster on the disk
+                self._changed.notify_all()
+            judge = self._sum
+        if admission is Admission.ALREADY_ADDED:
+            return self._receipts.again(header)
+        judge.admit(header)
+        return None
 
-    def _settle(self, now: float) -> None:
-        due = self._rounds.due(now)
-        if due is Due.COMPLETE:
-            self._complete(now)
-        elif due is Due.FAIL:
-            self._fail(now, None)
-        if due is not Due.NOTHING:
+    def _add(self, part: Part, receive_seconds: float) -> bytes:
+        header, started = part.header, time.monotonic()
+        self._make_whole()
+        with secagg.Update.open(part.path) as update:
+            try:
+                self._sum.add(update, lambda: self._folder.keep_update(part.path, header.round, header.site))
+            except (SecAggError, OSError):
+                # If the disk failed between verifying and adding, the update is stored, and may be added yet.
+                if self._sum.whole or header.site not in self._make_whole():
+                    raise
+            receipt = self._receipts.sign(update)
+        now = time.monotonic()
+        with self._changed:
+            self._rounds.added(header.site, header.contributions[0].nonce, now)
+            self._history.added(header.site, header.nbytes, receive_seconds, now - started)
             self._changed.notify_all()
+        return receipt
 
-    def _complete(self, now: float) -> None:
+    def _make_whole(self) -> dict[str, bytes]:
+        """Make the sum again if it broke; return the nonces of what is in it then, by site."""
+        if self._sum.whole:
+            return {}
         round = self._rounds.round
+        log.warning("round %d: adding up again", round, extra={"event": "sum_rebuilt", "round": round})
+        stored = self._sum.restore()
+        with self._changed:
+            for site in set(self._rounds.snapshot().added) - stored.keys():
+                self._rounds.lost(site)
+                self._history.lost(site)
+            self._changed.notify_all()
+        return stored
+
+    def _admit_model(self, header: secagg.Header) -> bytes | None:
+        with self._changed:
+            now, judge, bases = self._rounds.round, self._sum, self._bases
+        wanted = self._models.admit(header, now, {**bases, now: judge.base})
+        # Params, key and layout are those that an update of the open round must have.
+        judge.admit(replace(header, kind="update", round=now, base=judge.base))
+        return None if wanted else b""
+
+    # Rounds
+
+    def _settle(self) -> None:
+        """Do what is due; the lock of additions is held."""
+        with self._changed:
+            now = time.monotonic()
+            due = self._rounds.due(now)
+            if due is Due.COMPLETE:
+                self._rounds.seal(now)
+            elif due is Due.FAIL:
+                self._history.failed(self._rounds.snapshot(), "fewer than min_clients at the round timeout")
+                self._rounds.fail(now)
+                self._changed.notify_all()
+        if due is Due.COMPLETE:
+            self._complete()
+        if due is not Due.NOTHING:
+            self._save_roster()
+
+    def _complete(self) -> None:
+        started = time.monotonic()
         try:
-            aggregate = self._aggregator.finish()
-            aggregate.save(self._path(round))
-        except StorageError as error:
-            self._fail(now, TransportError(f"the server could not store the aggregate of round {round}: {error}"))
+            self._make_whole()
+            header, following = self._sum.conclude()
+        except (SecAggError, OSError) as error:
+            self._postpone(error)
             return
-        except SecAggError as error:
-            self._fail(now, error)
-            return
-        self._layout = aggregate.header.layout
-        self._record("completed", finish_seconds=time.monotonic() - now, nbytes=aggregate.nbytes)
-        self._rounds.complete(now)
-        for stale in self._stored().keys() - set(self._rounds.snapshot().completed):
-            self._path(stale).unlink(missing_ok=True)
-        self._begin()
+        with self._changed:
+            now = time.monotonic()
+            self._history.completed(self._rounds.snapshot(), now - started, header.nbytes)
+            self._rounds.complete(now)
+            self._sum, self._bases = following, {header.round: header.base}
+            self._changed.notify_all()
+        self._clear()
 
-    def _fail(self, now: float, error: SecAggError | None) -> None:
-        self._record("failed", reason=str(error or "fewer than min_clients at the round timeout"))
-        self._rounds.fail(now, error)
-        self._begin()
-
-    def _begin(self) -> None:
-        self._aggregator = secagg.Aggregator(self.config, self.key, round=self._rounds.round, layout=self._layout)
-        self._uploads: list[UploadRecord] = []
-        self._opened = time.monotonic()
-
-    def _record(self, outcome: str, *, finish_seconds: float = 0.0, nbytes: int = 0, reason: str = "") -> None:
-        state = self._rounds.snapshot()
-        record = RoundRecord(
-            round=state.attempt.round,
-            attempt=state.attempt.number,
-            outcome=outcome,
-            uploads=tuple(self._uploads),
-            missing=state.waiting_for,
-            seconds=time.monotonic() - self._opened,
-            finish_seconds=finish_seconds,
-            nbytes=nbytes,
-            reason=reason,
+    def _postpone(self, error: Exception) -> None:
+        """Keep the round open, whose aggregate could not be stored: the disk may be mended, or freed."""
+        round, kind = self._rounds.round, type(error).__name__
+        log.error(
+            "round %d: the aggregate cannot be stored, trying again: %s: %s",
+            round,
+            kind,
+            error,
+            extra={"event": "aggregate_not_stored", "round": round, "error": kind},
         )
-        log.log(logging.INFO if outcome == "completed" else logging.WARNING, "%s", record.line())
+        with suppress(SecAggError, OSError):  # if not now, then before it is added to again
+            self._sum.restore()
+        with self._changed:
+            now, state = time.monotonic(), self._rounds.snapshot()
+            told = TransportError(f"the server could not store the aggregate of round {round}; its log says why")
+            self._rounds.unseal(now, told)
+            if self._rounds.snapshot().attempt != state.attempt:
+                self._history.failed(state, "the aggregate could not be stored")
+            self._changed.notify_all()
+
+    # The folder
+
+    def _go_on(self, last_sites: list[str]) -> None:
+        """Go on with the open round as an earlier server has left it."""
+        round, now = self._rounds.round, time.monotonic()
+        self._folder.open_round(round)
+        self._clear()
+        attempt, roster = self._folder.load_roster(round) or (1, last_sites)
+        stored = self._sum.restore()
+        roster = [*stored, *filter(self._takes_part, [*roster, *self._spool.sites("update")])]
+        self._rounds.restore(attempt, roster, now)
+        for site, nonce in stored.items():
+            self._rounds.added(site, nonce, now)
+            self._history.added(site, self._folder.update_of(round, site).stat().st_size)
+        log.info(
+            "round %d, attempt %d: %d updates are in the sum; waiting for %s",
+            round,
+            attempt,
+            len(stored),
+            ", ".join(self._rounds.snapshot().waiting_for) or "nobody",
+            extra={"event": "round_opened", "round": round},
+        )
+
+    def _takes_part(self, site: str) -> bool:
+        with suppress(SecAggError):
+            if self._project is not None:
+                self._project.member(site)
+            return True
+        return False
+
+    def _save_roster(self) -> None:
+        """Write down whom the round waits for; one thread does it for all that came before it."""
+        with self._saving:
+            with self._changed:
+                attempt, roster = self._rounds.snapshot().attempt, self._rounds.roster
+            if self._saved == (attempt, roster):
+                return
+            try:
+                self._folder.save_roster(attempt.round, attempt.number, roster)
+                self._saved = attempt, roster
+            except StorageError as error:
+                log.warning("%s", error, extra={"event": "roster_not_stored", "error": type(error).__name__})
+
+    def _clear(self) -> None:
+        """Remove what nobody needs any more."""
         try:
-            record.append_to(self._folder / "rounds.jsonl")
+            self._folder.prune("aggregate", self._rounds.snapshot().completed)
+            self._folder.drop_rounds(but=self._rounds.round)
+            self._spool.sweep("update", since=self._rounds.round)
         except OSError as error:
-            log.warning("cannot write rounds.jsonl: %s", error.strerror)
-
-    def _path(self, round: int) -> Path:
-        return self._folder / f"aggregate-{round}.secagg"
-
-    def _stored(self) -> dict[int, Path]:
-        matches = ((_AGGREGATE.fullmatch(path.name), path) for path in self._folder.iterdir())
-        return {int(match[1]): path for match, path in matches if match}
-
-    def _open_folder(self, held: ExitStack) -> dict[int, secagg.Header]:
-        try:
-            self.spool.mkdir(parents=True, exist_ok=True)
-            fcntl.flock(held.enter_context((self._folder / "lock").open("ab")), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for leftover in self.spool.glob(f"*{SPOOL_SUFFIX}"):
-                leftover.unlink()
-            stored = self._stored()
-        except BlockingIOError as error:
-            raise ConfigError(f"another server works in the run folder {self._folder}; give each its own") from error
-        except OSError as error:
-            raise ConfigError(f"cannot use the run folder {self._folder}: {error.strerror}") from error
-        headers = {}
-        for round, path in stored.items():
-            with secagg.Update.open(path) as aggregate:
-                headers[round] = aggregate.header
-            if headers[round].kind != "aggregate" or headers[round].round != round:
-                raise ConfigError(f"{path} is not the aggregate of round {round}; use another run folder")
-            if headers[round].key != self.key.fingerprint:
-                raise ConfigError(f"{path} was made under another key; use another run folder")
-        return headers
+            log.warning("cannot clear the run folder: %s", error.strerror, extra={"event": "not_cleared"})

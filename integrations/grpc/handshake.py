@@ -16,7 +16,7 @@ from .address import parse_address
 from .tls import Tls
 
 _TIMEOUT_SECONDS = 5.0
-_PAUSE_SECONDS = 0.5
+_PAUSES_SECONDS = (0.0, 0.5, 1.0)
 
 
 def check_handshake(address: str, tls: Tls) -> None:
@@ -31,20 +31,20 @@ def check_handshake(address: str, tls: Tls) -> None:
     KeyFileError
         If the files of `tls` do not make a certificate and its key.
     """
-    # A server that goes down in this moment hangs up too; one that refuses does it again.
-    if _hangs_up(address, tls):
-        time.sleep(_PAUSE_SECONDS)
-        if _hangs_up(address, tls):
-            raise IdentityError(
-                f"the server at {address} refuses the certificate {tls.cert}; has it another authority?"
-            )
+    # A server that goes down in this moment hangs up too, and so does a bad connection; one that refuses does it again.
+    for seconds in _PAUSES_SECONDS:
+        time.sleep(seconds)
+        if not _hangs_up(address, tls):
+            return
+    raise IdentityError(f"the server at {address} refuses the certificate {tls.cert}; has it another authority?")
 
 
 def _hangs_up(address: str, tls: Tls) -> bool:
     """Return whether the server closes the connection right after the handshake.
 
     In TLS 1.3 a server judges the client's certificate when the client has finished; gRPC's closes without an alert.
-    One that accepts it speaks first: HTTP/2 begins with the server's settings.
+    One that accepts it speaks first: HTTP/2 begins with the server's settings. What ends before the handshake does is
+    no server: a proxy with none behind it, say.
     """
     try:
         context = ssl.create_default_context(cafile=tls.ca)
@@ -61,13 +61,19 @@ def _hangs_up(address: str, tls: Tls) -> bool:
         return False
     with connection:
         try:
-            with context.wrap_socket(connection, server_hostname=host) as secure:
-                return not secure.recv(1)
+            secure = context.wrap_socket(connection, server_hostname=host)
         except ssl.SSLCertVerificationError as error:
             raise IdentityError(
                 f"the certificate of the server at {address} is refused: {error.verify_message}"
             ) from error
-        except TimeoutError:
-            return False
+        except ssl.SSLError as error:
+            return "ALERT" in (error.reason or "")
         except OSError:
-            return True
+            return False
+        with secure:
+            try:
+                return not secure.recv(1)
+            except TimeoutError:
+                return False
+            except OSError:
+                return True

@@ -1,7 +1,7 @@
 """When a round begins and ends: a state machine without I/O, threads or clocks.
 
 Whoever drives it passes in the time, in seconds of any clock that never runs back, adds the updates that it
-admits, and asks after each step and at the deadline what is due:
+admits, and asks after each step and at `wake` what is due:
 
 ====================================================================  ==============
 the roster is not empty, all of it was added, at least `min_clients`  ``COMPLETE``
@@ -10,14 +10,18 @@ the deadline has passed, fewer were added                             ``FAIL``
 anything else                                                         ``NOTHING``
 ====================================================================  ==============
 
-A round that fails is opened again under its own number, as its next attempt, with nothing in the sum. The roster
-is the sites that a round waits for: a site enters it by joining or uploading, and leaves it when an attempt ends
-without its update. While the roster is empty, the clock stands still.
+An attempt that fails ends for those who wait, and for the clock, but not for the sum: the round goes on under its own
+number, as its next attempt, with all that was added. Whoever was told that an update is in the sum will find it
+in the aggregate. The roster is the sites that a round waits for: a site enters it by joining or uploading, and leaves
+it when an attempt ends without its update. While the roster is empty, the clock stands still.
+
+To complete a round takes time: `seal` it first, so that nothing is due and nothing is added meanwhile, then call
+`complete`, or `unseal` if the aggregate could not be stored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -37,6 +41,9 @@ MAX_TIMEOUT_SECONDS = 1e7
 #: How many completed rounds are remembered, and how many aggregates are kept.
 KEPT_ROUNDS = 2
 
+_FIRST_PAUSE_SECONDS = 1.0
+_LONGEST_PAUSE_SECONDS = 60.0
+
 
 class Admission(Enum):
     """What to do with an update."""
@@ -55,10 +62,11 @@ class Due(Enum):
 
 @dataclass(frozen=True)
 class Attempt:
-    """One opening of a round; `number` counts from 1."""
+    """One opening of a round; `number` counts from 1. With a `nonce`: as somebody sees it who has added an update."""
 
     round: int
     number: int
+    nonce: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -109,8 +117,10 @@ class Rounds:
         self._roster: set[str] = set()
         self._added: dict[str, bytes] = {}
         self._deadline: float | None = None
-        self._failed: dict[str, bytes] = {}
         self._failure: SecAggError | None = None
+        self._sealed = False
+        self._retry: float | None = None
+        self._pause = _FIRST_PAUSE_SECONDS
         self._forget()
 
     @property
@@ -119,15 +129,29 @@ class Rounds:
         return self._attempt.round
 
     @property
-    def deadline(self) -> float | None:
-        """When the open round ends at the latest; None while the roster is empty."""
-        return self._deadline
+    def roster(self) -> frozenset[str]:
+        """The sites that the open round waits for, and those that were added."""
+        return frozenset(self._roster)
+
+    @property
+    def wake(self) -> float | None:
+        """When something may become due without another call; None if never."""
+        if self._sealed:
+            return None
+        return self._deadline if self._retry is None else self._retry
 
     def snapshot(self) -> Snapshot:
         """Return how the open round stands."""
         waiting_for = tuple(sorted(self._roster - self._added.keys()))
         completed = tuple(sorted(self._completed))
         return Snapshot(self._attempt, tuple(sorted(self._added)), waiting_for, self._deadline, completed)
+
+    def restore(self, attempt: int, roster: Iterable[str], now: float) -> None:
+        """Go on with the attempt and the roster, cut to `max_clients`, that an earlier server had in the open round."""
+        self._attempt = Attempt(self.round, attempt)
+        self._roster.update(list(dict.fromkeys(roster))[: self._max_clients])
+        if self._roster:
+            self._deadline = now + self._timeout
 
     def join(self, site: str, now: float) -> None:
         """Take `site` into the roster, if it is not in it; the first one starts the clock.
@@ -177,22 +201,27 @@ class Rounds:
         Raises
         ------
         StateError
-            If `admit` would not say ``ADD``.
+            If `admit` would not say ``ADD``, or the round is sealed.
         """
-        if self.admit(site, nonce, self.round, now) is not Admission.ADD:
-            raise StateError(f"the update of {site!r} was recorded twice in round {self.round}")
+        if self._sealed or self.admit(site, nonce, self.round, now) is not Admission.ADD:
+            raise StateError(f"the update of {site!r} cannot be recorded in round {self.round}: twice, or too late")
         self._added[site] = nonce
+
+    def lost(self, site: str) -> None:
+        """Record that the update of `site` is in the sum no more: its file could not be read again."""
+        self._added.pop(site, None)
 
     def due(self, now: float) -> Due:
         """Return what is due at `now`: see the table of this module."""
-        if len(self._added) >= self._min_clients and self._roster == self._added.keys():
-            return Due.COMPLETE
-        if self._deadline is None or now < self._deadline:
+        if self._sealed or (self._retry is not None and now < self._retry):
             return Due.NOTHING
-        return Due.COMPLETE if len(self._added) >= self._min_clients else Due.FAIL
+        late = self._deadline is not None and now >= self._deadline
+        if len(self._added) >= self._min_clients and (late or self._roster == self._added.keys()):
+            return Due.COMPLETE
+        return Due.FAIL if late else Due.NOTHING
 
-    def complete(self, now: float) -> None:
-        """Close the round, whose aggregate is ready, and open the next one.
+    def seal(self, now: float) -> None:
+        """Close the round, to make its aggregate.
 
         Raises
         ------
@@ -201,35 +230,59 @@ class Rounds:
         """
         if self.due(now) is not Due.COMPLETE:
             raise StateError(f"round {self.round} cannot be completed yet: {self.due(now).value} is due")
-        self._completed[self.round] = self._added
-        self._failed, self._failure = {}, None
-        self._open(Attempt(self.round + 1, 1), now)
-        self._forget()
+        self._sealed = True
 
-    def fail(self, now: float, error: SecAggError | None = None) -> None:
-        """Give up the attempt and open the next one of the same round.
-
-        Parameters
-        ----------
-        now : float
-            Seconds.
-        error : SecAggError, optional
-            What those who wait for the attempt are told. By default a `QuorumError`, and then ``FAIL`` must be due.
+    def complete(self, now: float) -> None:
+        """Open the next round: the aggregate of the sealed one is ready.
 
         Raises
         ------
         StateError
-            If no error is given and ``FAIL`` is not due.
+            If the round is not sealed.
         """
-        if error is None:
-            if self.due(now) is not Due.FAIL:
-                raise StateError(f"round {self.round} has not failed: {self.due(now).value} is due")
-            error = QuorumError(
-                f"round {self.round} ended after {self._timeout:g} s with {len(self._added)} of at least "
-                f"{self._min_clients} updates; it is open again: upload once more"
-            )
-        self._failed, self._failure = self._added, error
-        self._open(Attempt(self.round, self._attempt.number + 1), now)
+        if not self._sealed:
+            raise StateError(f"round {self.round} is not sealed")
+        self._completed[self.round] = self._added
+        self._sealed, self._retry, self._pause = False, None, _FIRST_PAUSE_SECONDS
+        self._failure = None
+        self._attempt = Attempt(self.round + 1, 1)
+        added, self._added = self._added, {}
+        self._restart(added, now)
+        self._forget()
+
+    def unseal(self, now: float, error: SecAggError) -> None:
+        """Open the sealed round again: its aggregate could not be stored. It is due again after a growing pause.
+
+        Those who wait are told `error` only if the deadline has passed: until then it may still go well.
+
+        Raises
+        ------
+        StateError
+            If the round is not sealed.
+        """
+        if not self._sealed:
+            raise StateError(f"round {self.round} is not sealed")
+        self._sealed = False
+        if self._deadline is not None and now >= self._deadline:
+            self._next_attempt(now, error)
+        self._retry = now + self._pause
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
+
+    def fail(self, now: float) -> None:
+        """End the attempt, which has too few updates at its deadline, and begin the next one of the same round.
+
+        Raises
+        ------
+        StateError
+            If ``FAIL`` is not due.
+        """
+        if self.due(now) is not Due.FAIL:
+            raise StateError(f"round {self.round} has not failed: {self.due(now).value} is due")
+        error = QuorumError(
+            f"round {self.round} has {len(self._added)} of at least {self._min_clients} updates after "
+            f"{self._timeout:g} s; it goes on, and what was uploaded stays in it: wait for it again"
+        )
+        self._next_attempt(now, error)
 
     def wait(self, round: int, nonce: bytes = b"") -> Attempt:
         """Return what somebody who wants the aggregate of `round` waits for.
@@ -246,27 +299,21 @@ class Rounds:
         RoundMismatchError
             If the round has not begun, or is not remembered any more.
         StateError
-            If the update is not in the sum (the server started anew, say): it must be uploaded again.
-        SecAggError
-            The error given to `fail`, by default `QuorumError`, if the update was in the attempt that failed last.
+            If the update is not in the sum: it must be uploaded again.
         """
-        if round != self.round or not nonce or nonce in self._added.values():
-            attempt = Attempt(round, self._attempt.number)
-            self.ready(attempt)
-            return attempt
-        if self._failure is not None and nonce in self._failed.values():
-            raise self._told()
-        raise StateError(f"the update is not in the sum of round {round}; upload it again")
+        attempt = Attempt(round, self._attempt.number, nonce)
+        self.ready(attempt)
+        return attempt
 
     def ready(self, attempt: Attempt) -> bool:
         """Return whether the round of `attempt` is completed; False while the attempt is open.
 
         Raises
         ------
-        RoundMismatchError
+        RoundMismatchError, StateError
             As `wait`.
         SecAggError
-            The error given to `fail`, by default `QuorumError`, if the attempt has failed.
+            If the attempt has failed: `QuorumError`, or the error given to `unseal`.
         """
         if attempt.round in self._completed:
             return True
@@ -275,17 +322,19 @@ class Rounds:
         if attempt.round < self.round:
             kept = ", ".join(map(str, sorted(self._completed)))
             raise RoundMismatchError(f"the aggregate of round {attempt.round} is not kept any more; kept are: {kept}")
+        if attempt.nonce and attempt.nonce not in self._added.values():
+            raise StateError(f"the update is not in the sum of round {attempt.round}; upload it again")
         if attempt.number < self._attempt.number and self._failure is not None:
-            raise self._told()
+            raise type(self._failure)(*self._failure.args)  # a copy: each of the waiting threads raises its own
         return False
 
-    def _told(self) -> SecAggError:
-        # A copy: each of the waiting threads raises its own.
-        return type(self._failure)(*self._failure.args) if self._failure else StateError("no attempt has failed")
+    def _next_attempt(self, now: float, error: SecAggError) -> None:
+        self._failure = error
+        self._attempt = Attempt(self.round, self._attempt.number + 1)
+        self._restart(self._added, now)
 
-    def _open(self, attempt: Attempt, now: float) -> None:
-        self._attempt = attempt
-        self._roster, self._added = set(self._added), {}
+    def _restart(self, roster: Iterable[str], now: float) -> None:
+        self._roster = set(roster)
         self._deadline = now + self._timeout if self._roster else None
 
     def _forget(self) -> None:

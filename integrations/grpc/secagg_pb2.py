@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%secagg/integrations/grpc/secagg.proto\x12\tsecagg.v1\"\x1b\n\x0bJoinRequest\x12\x0c\n\x04site\x18\x01 \x01(\t\"h\n\tJoinReply\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x13\n\x0bmin_clients\x18\x02 \x01(\r\x12\x13\n\x0bmax_clients\x18\x03 \x01(\r\x12\x15\n\rround_timeout\x18\x04 \x01(\x01\x12\x0b\n\x03key\x18\x05 \x01(\t\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"$\n\x0bUploadReply\x12\x15\n\ralready_added\x18\x01 \x01(\x08\"/\n\x0f\x44ownloadRequest\x12\r\n\x05round\x18\x01 \x01(\x04\x12\r\n\x05nonce\x18\x02 \x01(\x0c\"\x0f\n\rStatusRequest\"\xa0\x01\n\x0bStatusReply\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\r\n\x05state\x18\x03 \x01(\t\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x04 \x03(\t\x12\x13\n\x0bwaiting_for\x18\x05 \x03(\t\x12\x19\n\x0cseconds_left\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\naggregates\x18\x07 \x03(\x04\x42\x0f\n\r_seconds_left2\xf7\x01\n\x11SecureAggregation\x12\x34\n\x04Join\x12\x16.secagg.v1.JoinRequest\x1a\x14.secagg.v1.JoinReply\x12\x34\n\x06Upload\x12\x10.secagg.v1.Chunk\x1a\x16.secagg.v1.UploadReply(\x01\x12:\n\x08\x44ownload\x12\x1a.secagg.v1.DownloadRequest\x1a\x10.secagg.v1.Chunk0\x01\x12:\n\x06Status\x12\x18.secagg.v1.StatusRequest\x1a\x16.secagg.v1.StatusReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%secagg/integrations/grpc/secagg.proto\x12\tsecagg.v1\"\x1b\n\x0bJoinRequest\x12\x0c\n\x04site\x18\x01 \x01(\t\"\x96\x01\n\tJoinReply\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x13\n\x0bmin_clients\x18\x02 \x01(\r\x12\x13\n\x0bmax_clients\x18\x03 \x01(\r\x12\x15\n\rround_timeout\x18\x04 \x01(\x01\x12\x0b\n\x03key\x18\x05 \x01(\t\x12\r\n\x05\x65poch\x18\x06 \x01(\r\x12\x0f\n\x07project\x18\x07 \x01(\x0c\x12\x0c\n\x04\x62\x61se\x18\x08 \x01(\x0c\"$\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\r\n\x05\x66rame\x18\x02 \x01(\x04\"D\n\x0bResumeReply\x12\x15\n\ralready_added\x18\x01 \x01(\x08\x12\r\n\x05\x66rame\x18\x02 \x01(\x04\x12\x0f\n\x07receipt\x18\x03 \x01(\x0c\"5\n\x0bUploadReply\x12\x15\n\ralready_added\x18\x01 \x01(\x08\x12\x0f\n\x07receipt\x18\x02 \x01(\x0c\"L\n\x0f\x44ownloadRequest\x12\x12\n\x05round\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\r\n\x05nonce\x18\x02 \x01(\x0c\x12\x0c\n\x04kind\x18\x03 \x01(\tB\x08\n\x06_round\"\x0f\n\rStatusRequest\"\xb5\x02\n\x0bStatusReply\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\r\n\x05state\x18\x03 \x01(\t\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x04 \x03(\t\x12\x13\n\x0bwaiting_for\x18\x05 \x03(\t\x12\x19\n\x0cseconds_left\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\naggregates\x18\x07 \x03(\x04\x12\x0e\n\x06models\x18\x08 \x03(\x04\x12\r\n\x05\x65poch\x18\t \x01(\r\x12\x0c\n\x04time\x18\n \x01(\x01\x12\x11\n\tdisk_used\x18\x0b \x01(\x04\x12\x12\n\ndisk_quota\x18\x0c \x01(\x04\x12\x19\n\x11uploads_in_flight\x18\r \x01(\r\x12\x0c\n\x04\x62\x61se\x18\x0e \x01(\x0c\x12\x16\n\x0eproject_serial\x18\x0f \x01(\x04\x42\x0f\n\r_seconds_left2\xab\x02\n\x11SecureAggregation\x12\x34\n\x04Join\x12\x16.secagg.v1.JoinRequest\x1a\x14.secagg.v1.JoinReply\x12\x32\n\x06Resume\x12\x10.secagg.v1.Chunk\x1a\x16.secagg.v1.ResumeReply\x12\x34\n\x06Upload\x12\x10.secagg.v1.Chunk\x1a\x16.secagg.v1.UploadReply(\x01\x12:\n\x08\x44ownload\x12\x1a.secagg.v1.DownloadRequest\x1a\x10.secagg.v1.Chunk0\x01\x12:\n\x06Status\x12\x18.secagg.v1.StatusRequest\x1a\x16.secagg.v1.StatusReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,18 +33,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_JOINREQUEST']._serialized_start=52
   _globals['_JOINREQUEST']._serialized_end=79
-  _globals['_JOINREPLY']._serialized_start=81
-  _globals['_JOINREPLY']._serialized_end=185
-  _globals['_CHUNK']._serialized_start=187
-  _globals['_CHUNK']._serialized_end=208
-  _globals['_UPLOADREPLY']._serialized_start=210
-  _globals['_UPLOADREPLY']._serialized_end=246
-  _globals['_DOWNLOADREQUEST']._serialized_start=248
-  _globals['_DOWNLOADREQUEST']._serialized_end=295
-  _globals['_STATUSREQUEST']._serialized_start=297
-  _globals['_STATUSREQUEST']._serialized_end=312
-  _globals['_STATUSREPLY']._serialized_start=315
-  _globals['_STATUSREPLY']._serialized_end=475
-  _globals['_SECUREAGGREGATION']._serialized_start=478
-  _globals['_SECUREAGGREGATION']._serialized_end=725
+  _globals['_JOINREPLY']._serialized_start=82
+  _globals['_JOINREPLY']._serialized_end=232
+  _globals['_CHUNK']._serialized_start=234
+  _globals['_CHUNK']._serialized_end=270
+  _globals['_RESUMEREPLY']._serialized_start=272
+  _globals['_RESUMEREPLY']._serialized_end=340
+  _globals['_UPLOADREPLY']._serialized_start=342
+  _globals['_UPLOADREPLY']._serialized_end=395
+  _globals['_DOWNLOADREQUEST']._serialized_start=397
+  _globals['_DOWNLOADREQUEST']._serialized_end=473
+  _globals['_STATUSREQUEST']._serialized_start=475
+  _globals['_STATUSREQUEST']._serialized_end=490
+  _globals['_STATUSREPLY']._serialized_start=493
+  _globals['_STATUSREPLY']._serialized_end=802
+  _globals['_SECUREAGGREGATION']._serialized_start=805
+  _globals['_SECUREAGGREGATION']._serialized_end=1104
 # @@protoc_insertion_point(module_scope)

@@ -13,45 +13,67 @@ class JoinRequest(_message.Message):
     def __init__(self, site: _Optional[str] = ...) -> None: ...
 
 class JoinReply(_message.Message):
-    __slots__ = ("round", "min_clients", "max_clients", "round_timeout", "key")
+    __slots__ = ("round", "min_clients", "max_clients", "round_timeout", "key", "epoch", "project", "base")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     MIN_CLIENTS_FIELD_NUMBER: _ClassVar[int]
     MAX_CLIENTS_FIELD_NUMBER: _ClassVar[int]
     ROUND_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    PROJECT_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
     round: int
     min_clients: int
     max_clients: int
     round_timeout: float
     key: str
-    def __init__(self, round: _Optional[int] = ..., min_clients: _Optional[int] = ..., max_clients: _Optional[int] = ..., round_timeout: _Optional[float] = ..., key: _Optional[str] = ...) -> None: ...
+    epoch: int
+    project: bytes
+    base: bytes
+    def __init__(self, round: _Optional[int] = ..., min_clients: _Optional[int] = ..., max_clients: _Optional[int] = ..., round_timeout: _Optional[float] = ..., key: _Optional[str] = ..., epoch: _Optional[int] = ..., project: _Optional[bytes] = ..., base: _Optional[bytes] = ...) -> None: ...
 
 class Chunk(_message.Message):
-    __slots__ = ("data",)
+    __slots__ = ("data", "frame")
     DATA_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
     data: bytes
-    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+    frame: int
+    def __init__(self, data: _Optional[bytes] = ..., frame: _Optional[int] = ...) -> None: ...
+
+class ResumeReply(_message.Message):
+    __slots__ = ("already_added", "frame", "receipt")
+    ALREADY_ADDED_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    already_added: bool
+    frame: int
+    receipt: bytes
+    def __init__(self, already_added: _Optional[bool] = ..., frame: _Optional[int] = ..., receipt: _Optional[bytes] = ...) -> None: ...
 
 class UploadReply(_message.Message):
-    __slots__ = ("already_added",)
+    __slots__ = ("already_added", "receipt")
     ALREADY_ADDED_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
     already_added: bool
-    def __init__(self, already_added: _Optional[bool] = ...) -> None: ...
+    receipt: bytes
+    def __init__(self, already_added: _Optional[bool] = ..., receipt: _Optional[bytes] = ...) -> None: ...
 
 class DownloadRequest(_message.Message):
-    __slots__ = ("round", "nonce")
+    __slots__ = ("round", "nonce", "kind")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
     round: int
     nonce: bytes
-    def __init__(self, round: _Optional[int] = ..., nonce: _Optional[bytes] = ...) -> None: ...
+    kind: str
+    def __init__(self, round: _Optional[int] = ..., nonce: _Optional[bytes] = ..., kind: _Optional[str] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("round", "attempt", "state", "added", "waiting_for", "seconds_left", "aggregates")
+    __slots__ = ("round", "attempt", "state", "added", "waiting_for", "seconds_left", "aggregates", "models", "epoch", "time", "disk_used", "disk_quota", "uploads_in_flight", "base", "project_serial")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -59,6 +81,14 @@ class StatusReply(_message.Message):
     WAITING_FOR_FIELD_NUMBER: _ClassVar[int]
     SECONDS_LEFT_FIELD_NUMBER: _ClassVar[int]
     AGGREGATES_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    DISK_USED_FIELD_NUMBER: _ClassVar[int]
+    DISK_QUOTA_FIELD_NUMBER: _ClassVar[int]
+    UPLOADS_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    PROJECT_SERIAL_FIELD_NUMBER: _ClassVar[int]
     round: int
     attempt: int
     state: str
@@ -66,4 +96,12 @@ class StatusReply(_message.Message):
     waiting_for: _containers.RepeatedScalarFieldContainer[str]
     seconds_left: float
     aggregates: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, round: _Optional[int] = ..., attempt: _Optional[int] = ..., state: _Optional[str] = ..., added: _Optional[_Iterable[str]] = ..., waiting_for: _Optional[_Iterable[str]] = ..., seconds_left: _Optional[float] = ..., aggregates: _Optional[_Iterable[int]] = ...) -> None: ...
+    models: _containers.RepeatedScalarFieldContainer[int]
+    epoch: int
+    time: float
+    disk_used: int
+    disk_quota: int
+    uploads_in_flight: int
+    base: bytes
+    project_serial: int
+    def __init__(self, round: _Optional[int] = ..., attempt: _Optional[int] = ..., state: _Optional[str] = ..., added: _Optional[_Iterable[str]] = ..., waiting_for: _Optional[_Iterable[str]] = ..., seconds_left: _Optional[float] = ..., aggregates: _Optional[_Iterable[int]] = ..., models: _Optional[_Iterable[int]] = ..., epoch: _Optional[int] = ..., time: _Optional[float] = ..., disk_used: _Optional[int] = ..., disk_quota: _Optional[int] = ..., uploads_in_flight: _Optional[int] = ..., base: _Optional[bytes] = ..., project_serial: _Optional[int] = ...) -> None: ...

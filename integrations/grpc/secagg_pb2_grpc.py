@@ -39,6 +39,11 @@ class SecureAggregationStub:
                 request_serializer=secagg_dot_integrations_dot_grpc_dot_secagg__pb2.JoinRequest.SerializeToString,
                 response_deserializer=secagg_dot_integrations_dot_grpc_dot_secagg__pb2.JoinReply.FromString,
                 _registered_method=True)
+        self.Resume = channel.unary_unary(
+                '/secagg.v1.SecureAggregation/Resume',
+                request_serializer=secagg_dot_integrations_dot_grpc_dot_secagg__pb2.Chunk.SerializeToString,
+                response_deserializer=secagg_dot_integrations_dot_grpc_dot_secagg__pb2.ResumeReply.FromString,
+                _registered_method=True)
         self.Upload = channel.stream_unary(
                 '/secagg.v1.SecureAggregation/Upload',
                 request_serializer=secagg_dot_integrations_dot_grpc_dot_secagg__pb2.Chunk.SerializeToString,
@@ -66,23 +71,32 @@ class SecureAggregationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Resume(self, request, context):
+        """Says which frame of this very update or model the server wants next; the chunk holds its head. What an earlier
+        upload left behind on the server is kept as far as it is whole.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Upload(self, request_iterator, context):
-        """Sends one update. It is verified whole, then added to the sum of the round: all or nothing. Sending the same
-        update again is answered with already_added.
+        """Sends an update, or the encrypted global model that a round begins from: the head, then the frames from the one
+        that the first chunk names, then the tail. It is verified whole and on the disk before it is added to the sum,
+        or stored: all or nothing. Sending the same again is answered with already_added.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Download(self, request, context):
-        """Waits for the end of a round, within the deadline of the call, and sends its aggregate.
+        """Waits for the end of a round, within the deadline of the call, and sends its aggregate; or sends a stored model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Status(self, request, context):
-        """Says how the round stands. Changes nothing.
+        """Says how the round and the server stand. Changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,6 +109,11 @@ def add_SecureAggregationServicer_to_server(servicer, server):
                     servicer.Join,
                     request_deserializer=secagg_dot_integrations_dot_grpc_dot_secagg__pb2.JoinRequest.FromString,
                     response_serializer=secagg_dot_integrations_dot_grpc_dot_secagg__pb2.JoinReply.SerializeToString,
+            ),
+            'Resume': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resume,
+                    request_deserializer=secagg_dot_integrations_dot_grpc_dot_secagg__pb2.Chunk.FromString,
+                    response_serializer=secagg_dot_integrations_dot_grpc_dot_secagg__pb2.ResumeReply.SerializeToString,
             ),
             'Upload': grpc.stream_unary_rpc_method_handler(
                     servicer.Upload,
@@ -139,6 +158,33 @@ class SecureAggregation:
             '/secagg.v1.SecureAggregation/Join',
             secagg_dot_integrations_dot_grpc_dot_secagg__pb2.JoinRequest.SerializeToString,
             secagg_dot_integrations_dot_grpc_dot_secagg__pb2.JoinReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secagg.v1.SecureAggregation/Resume',
+            secagg_dot_integrations_dot_grpc_dot_secagg__pb2.Chunk.SerializeToString,
+            secagg_dot_integrations_dot_grpc_dot_secagg__pb2.ResumeReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -19,20 +19,26 @@ MAX_MESSAGE_LENGTH = 2000
 #: Most specific type first. A code tells generic tools what happened; the type is what secagg acts on.
 _CODES = (
     (errors.IdentityError, grpc.StatusCode.PERMISSION_DENIED),
+    (errors.SignatureError, grpc.StatusCode.PERMISSION_DENIED),
     (errors.TransportError, grpc.StatusCode.INTERNAL),
     (errors.DigestError, grpc.StatusCode.DATA_LOSS),
     (errors.FormatError, grpc.StatusCode.INVALID_ARGUMENT),
     (errors.DuplicateError, grpc.StatusCode.ALREADY_EXISTS),
     (errors.CapacityError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (errors.QuotaError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (errors.StorageError, grpc.StatusCode.INTERNAL),
     (errors.QuorumError, grpc.StatusCode.ABORTED),
     (errors.SecAggError, grpc.StatusCode.FAILED_PRECONDITION),
 )
 
-#: Every type that a server can name. It decrypts nothing: to say that a decryption failed is not its business.
+#: It decrypts nothing: to say that a decryption failed, or that too many did, is not its business.
+_NOT_THE_SERVERS = (errors.DecryptionError, errors.EpochError)
+
+#: Every type that a server can name.
 _KINDS = {
     name: kind
     for name, kind in vars(errors).items()
-    if isinstance(kind, type) and issubclass(kind, SecAggError) and kind is not errors.DecryptionError
+    if isinstance(kind, type) and issubclass(kind, SecAggError) and kind not in _NOT_THE_SERVERS
 }
 
 

@@ -78,7 +78,7 @@ class Tls:
 
 
 class Authority:
-    """The certificate authority of a federation, used once to provision it, and kept off the server.
+    """The certificate authority of a federation, kept off the server and the sites.
 
     It writes a folder a party, with ``ca.crt``, ``tls.crt`` and ``tls.key``, to be handed to that party.
     `create` makes a new one, `load` reads one to add sites later.
@@ -140,8 +140,15 @@ class Authority:
             raise KeyFileError(f"ca.key and ca.crt in {path} do not belong together")
         return cls(path, certificate, key)
 
-    def issue_server(self, hosts: Iterable[str] = (), *, name: str = "server", days: int = 365) -> Tls:
-        """Make the server's certificate, in the folder `name`.
+    @property
+    def expires(self) -> float:
+        """Until when its own certificate is valid, in seconds since 1970, UTC."""
+        return self._certificate.not_valid_after_utc.timestamp()
+
+    def issue_server(
+        self, hosts: Iterable[str] = (), *, name: str = "server", days: int = 365, folder: Path | None = None
+    ) -> Tls:
+        """Make the server's certificate, which is good for a client too: with it one asks the server for its status.
 
         Parameters
         ----------
@@ -151,12 +158,15 @@ class Authority:
             Common name.
         days : int
             How long it is valid.
+        folder : Path, optional
+            Where to write it; by default the folder `name` beside the authority's files.
         """
         alternatives = [_alternative(host) for host in dict.fromkeys((*LOOPBACK_HOSTS, *hosts))]
-        return self._issue(name, alternatives, ExtendedKeyUsageOID.SERVER_AUTH, days)
+        purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        return self._issue(name, alternatives, purposes, days, folder)
 
-    def issue_site(self, name: str, *, days: int = 365) -> Tls:
-        """Make the certificate of the site `name`, in the folder of that name.
+    def issue_site(self, name: str, *, days: int = 365, folder: Path | None = None) -> Tls:
+        """Make the certificate of the site `name`, in `folder` or the folder of that name beside the authority's files.
 
         Raises
         ------
@@ -165,9 +175,17 @@ class Authority:
         KeyFileError
             If the folder already has one, or cannot be written.
         """
-        return self._issue(name, [x509.DNSName(check_name(name))], ExtendedKeyUsageOID.CLIENT_AUTH, days)
+        alternatives: list[x509.GeneralName] = [x509.DNSName(check_name(name))]
+        return self._issue(name, alternatives, [ExtendedKeyUsageOID.CLIENT_AUTH], days, folder)
 
-    def _issue(self, name: str, alternatives: list[x509.GeneralName], purpose: x509.ObjectIdentifier, days: int) -> Tls:
+    def _issue(
+        self,
+        name: str,
+        alternatives: list[x509.GeneralName],
+        purposes: list[x509.ObjectIdentifier],
+        days: int,
+        folder: Path | None,
+    ) -> Tls:
         check_name(name)
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -177,12 +195,13 @@ class Authority:
             .issuer_name(self._certificate.subject)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(authority=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
             .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key), critical=False)
         )
         certificate = builder.sign(self._key, hashes.SHA256())
-        tls = Tls(*(self._folder / name / file for file in ("ca.crt", "tls.crt", "tls.key")))
+        target = self._folder / name if folder is None else folder
+        tls = Tls(*(target / file for file in ("ca.crt", "tls.crt", "tls.key")))
         _write(tls.key, _private_pem(key), secret=True)
         _write(tls.cert, certificate.public_bytes(serialization.Encoding.PEM))
         _write(tls.ca, self._certificate.public_bytes(serialization.Encoding.PEM))
@@ -255,7 +274,9 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise KeyFileError(f"cannot read {path}: {error.strerror}; secagg keygen makes it") from error
+        raise KeyFileError(
+            f"cannot read {path}: {error.strerror}; it is part of a kit, which `secagg unpack` opens"
+        ) from error
 
 
 def _write(path: Path, data: bytes, *, secret: bool = False) -> None:

@@ -12,7 +12,7 @@ import torch
 from ignite.engine import Events
 
 import secagg
-from secagg.errors import LayoutError, RoundMismatchError, StateError
+from secagg.errors import LayoutError, StateError, VerificationError
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -32,6 +32,11 @@ class SecAggHandler:
     differences are not lost in rounding; the network keeps its dtypes. If training raises an exception, or is ended by
     ``terminate(skip_completed=True)``, there is no update.
 
+    Each update says which global model its training began from (`base`), and `receive` takes only the sum of updates
+    that began from the same one. A site that restarts or joins late makes a handler as at first, lets `load_model` take
+    the encrypted global model that another site has stored on the server with `save_model`, and then `receive` the
+    aggregates since.
+
     Parameters
     ----------
     site : secagg.Client
@@ -42,7 +47,10 @@ class SecAggHandler:
         State dict of the global model. Without it the network's own state when training first starts is taken, which
         must then be the same at all sites (made from one seed, say).
     round : int
-        Round that comes next, for a site that joins late or restarts.
+        Round that comes next, for a site that has kept `global_state` and `base` over a restart.
+    base : bytes, optional
+        What training of that round begins from: `base` of the handler that `global_state` comes from. Without it, and
+        in round 0 only, the digest of the global model.
     upload_path : path, optional
         File to encrypt to, a frame at a time, in place of `update`; a file of an earlier round is removed when
         training starts.
@@ -51,11 +59,20 @@ class SecAggHandler:
     ------
     RangeError
         If the weight is not one that the configuration allows.
+    StateError
+        If a round is given without its `base`.
+    LayoutError, ConfigError
+        If the global model cannot be aggregated.
 
     Attributes
     ----------
+    site : secagg.Client
+        Another one may take its place between two calls: the keys of an earlier epoch read what was stored under them.
     round : int
         Round of the next, or current, local training; `receive` counts it up.
+    base : bytes or None
+        What training of that round begins from, 32 bytes: the digest of the initial global model, then
+        `secagg.Update.next_base` of each aggregate. None before the global model is known.
     update : secagg.Update or None
         The encrypted difference, once training has completed and no `upload_path` is given.
     encrypt_seconds, decrypt_seconds : float
@@ -69,9 +86,15 @@ class SecAggHandler:
         weight: float,
         global_state: Mapping[str, torch.Tensor] | None = None,
         round: int = 0,
+        base: bytes | None = None,
         upload_path: str | os.PathLike[str] | None = None,
     ) -> None:
         site.check_weight(weight)
+        if round != 0 and base is None:
+            raise StateError(
+                f"round {round} needs its base: give that of the handler which was at this round, or take the model "
+                "that is stored on the server with load_model"
+            )
         self.site = site
         self.weight = weight
         self.round = round
@@ -79,7 +102,10 @@ class SecAggHandler:
         self.update: secagg.Update | None = None
         self.encrypt_seconds = 0.0
         self.decrypt_seconds = 0.0
-        self._global = None if global_state is None else _held(global_state)
+        self.base = base
+        self._global: dict[str, torch.Tensor] | None = None
+        if global_state is not None:
+            self._begin(global_state)
 
     @property
     def global_state(self) -> dict[str, torch.Tensor] | None:
@@ -100,20 +126,24 @@ class SecAggHandler:
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.COMPLETED, self._complete)
 
-    def receive(self, aggregate: secagg.Update) -> None:
-        """Decrypt the mean difference, apply it to the global model, and count the round up.
+    def receive(self, aggregate: secagg.Update, receipt: secagg.Receipt | None = None) -> None:
+        """Check and decrypt the mean difference, apply it to the global model, and count the round up.
 
-        If anything is raised, global model and round stay as they were.
+        If anything is raised, global model, base and round stay as they were.
 
         Parameters
         ----------
         aggregate : secagg.Update
-            The aggregate of this round.
+            The aggregate of this round. This site need not be in it.
+        receipt : secagg.Receipt, optional
+            The server's, for this site's update of the round, which must then be in the aggregate.
 
         Raises
         ------
         RoundMismatchError
             If the aggregate is of another round.
+        VerificationError
+            If its updates began from another global model, or the one that `receipt` is for is not among them.
         StateError
             If there is no global model yet to apply it to.
         SecAggError
@@ -121,15 +151,63 @@ class SecAggHandler:
         """
         if self._global is None:
             raise StateError("no global model to apply the mean to: give global_state, or train first")
-        if aggregate.header.round != self.round:
-            raise RoundMismatchError(f"the aggregate is of round {aggregate.header.round}, expected round {self.round}")
         start = time.perf_counter()
-        mean = self.site.decrypt(aggregate, like=self._global)
+        mean = self.site.decrypt(aggregate, like=self._global, round=self.round, base=self.base, receipt=receipt)
         self.decrypt_seconds = time.perf_counter() - start
+        self.base = aggregate.next_base
         self._global = {
             name: value + mean[name] if value.is_floating_point() else value for name, value in self._global.items()
         }
         self.round += 1
+
+    def save_model(self, path: str | os.PathLike[str]) -> None:
+        """Write the encrypted global model, from which the current round begins, to a file for the server to keep.
+
+        Raises
+        ------
+        StateError
+            If there is no global model yet.
+        StorageError
+            If the file cannot be written.
+        """
+        if self._global is None:
+            raise StateError("no global model to save: give global_state, or train first")
+        self.site.encrypt_model(path, self._global, round=self.round, base=self.base)
+
+    def load_model(self, model: secagg.Update) -> None:
+        """Go on from an encrypted global model that any site has saved: take over its tensors, round and base.
+
+        The site's integer tensors stay. If anything is raised, global model, base and round stay as they were.
+
+        Parameters
+        ----------
+        model : secagg.Update
+            Of kind ``"model"``.
+
+        Raises
+        ------
+        StateError
+            If there is no global model yet whose place it could take.
+        VerificationError
+            If it does not say what training from it begins from.
+        SecAggError
+            Whatever makes it unfit: see `secagg.Client.decrypt_model`.
+        """
+        if self._global is None:
+            raise StateError("no global model to replace: give global_state, the state dict of the network")
+        state = self.site.decrypt_model(model, like=self._global)
+        if model.header.base is None:
+            raise VerificationError(
+                f"the model of round {model.header.round} was stored without a base, so nobody can tell whether others "
+                "train from the same one: store it with SecAggHandler.save_model"
+            )
+        self._global, self.round, self.base = state, model.header.round, model.header.base
+
+    def _begin(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take a state dict as the global model."""
+        held = _held(state)
+        self.base = self.base or self.site.base(held)
+        self._global = held
 
     def _start(self, engine: Engine) -> None:
         """Load the global model into the network."""
@@ -138,7 +216,8 @@ class SecAggHandler:
             self.upload_path.unlink(missing_ok=True)
         network = _network(engine)
         if self._global is None:
-            self._global = _held(network.state_dict())
+            self._begin(network.state_dict())
+        assert self._global is not None
         self.site.layout(self._global)  # what could not be encrypted after training must not be trained
         try:
             network.load_state_dict(self._global)  # casts to the network's dtypes, copies to its device
@@ -152,9 +231,9 @@ class SecAggHandler:
         difference = {name: _difference(value, start_state[name]) for name, value in local.items()}
         start = time.perf_counter()
         if self.upload_path is None:
-            self.update = self.site.encrypt(difference, weight=self.weight, round=self.round)
+            self.update = self.site.encrypt(difference, weight=self.weight, round=self.round, base=self.base)
         else:
-            self.site.encrypt_to(self.upload_path, difference, weight=self.weight, round=self.round)
+            self.site.encrypt_to(self.upload_path, difference, weight=self.weight, round=self.round, base=self.base)
         self.encrypt_seconds = time.perf_counter() - start
         self._global = {
             name: value if value.is_floating_point() else difference[name] for name, value in start_state.items()

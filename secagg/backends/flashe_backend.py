@@ -5,8 +5,8 @@ federation and from (federation, epoch, round, site, nonce). Who has that key re
 a sum and takes them off. A fresh nonce for every encryption makes every pad one of its own, so that encrypting a round
 again is safe.
 
-What it does not have: integrity (a changed ciphertext changes the sum in the same places, unnoticed), public-key
-encryption (who can encrypt can decrypt), and keys of single sites: all sites share one key.
+What it does not have: integrity of its own (a changed ciphertext changes the sum in the same places; `secagg.mac` is
+what notices), public-key encryption (who can encrypt can decrypt), and keys of single sites: all sites share one key.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class FLASHEBackend(Backend):
 
     id = "flashe"
     schemes = ("FLASHE",)
-    trust = f"{SHARED_KEY_TRUST}, and can change sums unnoticed even without one"
+    trust = SHARED_KEY_TRUST
     module = "cryptography"
     symmetric = True
 
@@ -52,22 +52,8 @@ class FLASHEBackend(Backend):
         return _PadCipher([Keystream(self._subkey(round, item)) for item in contributions])
 
     def _subkey(self, round: int, contribution: Contribution) -> bytes:
-        """Return the key of one update's pad. Fields have their length before them, so that no two lists are alike."""
-        from cryptography.hazmat.primitives.hashes import SHA256
-        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
-        server = self._key.server
-        fields = (
-            b"secagg flashe pad v1",
-            bytes.fromhex(server.fingerprint),  # names the federation
-            server.epoch.to_bytes(8, "little"),
-            round.to_bytes(8, "little"),
-            contribution.site.encode(),
-            contribution.nonce,
-        )
-        info = b"".join(len(field).to_bytes(4, "little") + field for field in fields)
-        secret = self._key.secret_material().secret.astype("<u8").tobytes()
-        return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(secret)
+        fields = (round.to_bytes(8, "little"), contribution.site.encode(), contribution.nonce)
+        return self._key.subkey(b"secagg flashe pad v1", *fields)
 
 
 class _PadCipher:

@@ -1,14 +1,30 @@
-"""The command line: ``secagg plan | keygen | serve | site | demo | inspect | backends``."""
+"""The command line: ``secagg plan | provision | unpack | doctor | serve | site | status | demo …``."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import TextIO
 
 from .. import errors
-from . import backends, demo, inspect, keygen, plan, serve, site
+from . import (
+    add_site,
+    backends,
+    demo,
+    doctor,
+    inspect,
+    plan,
+    provision,
+    remove_site,
+    rotate,
+    serve,
+    site,
+    status,
+    unpack,
+)
 
 #: Exit code of each kind of error; the first class that fits counts.
 EXIT_CODES: tuple[tuple[type[BaseException], int, str], ...] = (
@@ -18,13 +34,31 @@ EXIT_CODES: tuple[tuple[type[BaseException], int, str], ...] = (
     (errors.TransportError, 5, "the other side cannot be reached or refused"),
     (errors.QuorumError, 6, "too few sites took part in the round"),
     (errors.FormatError, 7, "damaged or foreign file or message"),
+    (errors.SignatureError, 8, "somebody else's signature, or an aggregate that is not what it says it is"),
+    (errors.VerificationError, 8, ""),
     (errors.SecAggError, 1, "any other error"),
 )
 
 #: What the commands need beyond the core, one backend included.
 _EXTRAS = "tenseal,monai,grpc"
 
-_COMMANDS = (plan, keygen, serve, site, demo, inspect, backends)
+_PYTHONS_OWN = warnings.showwarning
+
+_COMMANDS = (
+    plan,
+    provision,
+    add_site,
+    remove_site,
+    rotate,
+    unpack,
+    doctor,
+    serve,
+    site,
+    status,
+    demo,
+    inspect,
+    backends,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         In place of ``sys.argv[1:]``.
     """
     options = _parser().parse_args(arguments)
+    warnings.showwarning = _show_warning
     try:
         return int(options.run(options) or 0)
     except errors.SecAggError as error:
@@ -56,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    codes = "".join(f"  {code}  {meaning}\n" for _, code, meaning in sorted(EXIT_CODES, key=lambda row: row[1]))
+    rows = sorted((code, meaning) for _, code, meaning in EXIT_CODES if meaning)
+    codes = "".join(f"  {code}  {meaning}\n" for code, meaning in rows)
     parser = argparse.ArgumentParser(
         prog="secagg",
         description="Encrypted aggregation for federated learning: the server adds updates that it cannot read.",
@@ -66,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"secagg {_version()}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in _COMMANDS:
-        name = command.__name__.rpartition(".")[2]
+        name = command.__name__.rpartition(".")[2].replace("_", "-")
         description = command.add_arguments.__doc__ or ""
         sub = commands.add_parser(
             name,
@@ -78,6 +114,20 @@ def _parser() -> argparse.ArgumentParser:
         command.add_arguments(sub)
         sub.set_defaults(run=command.run)
     return parser
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    if issubclass(category, errors.PrivacyWarning):
+        print(f"secagg: warning: {message}", file=sys.stderr)
+    else:
+        _PYTHONS_OWN(message, category, filename, lineno, file, line)
 
 
 def _indent(examples: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..backends.registry import load_backend
@@ -18,8 +19,9 @@ from ..errors import ConfigError, TransportError
 from ..plan import PRESETS
 from .children import Children
 from .demo_report import RoundResult, combine, print_table, write_curves, write_report
-from .keygen import make_kits
 from .progress import progress
+from .project_file import ProjectFile
+from .staging import new_folder
 from .task import SiteRecord, check_least, read_records
 
 EXAMPLE = """secagg demo --sites 3 --rounds 4 --backend pyfhel --encrypt conv
@@ -50,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
     rounds, config = check_least("--rounds", options.rounds), demo_config(options)
     out = options.run_dir or Path("runs", datetime.now().strftime("demo-%Y%m%d-%H%M%S"))
     sites = [f"site-{number}" for number in range(1, options.sites + 1)]
-    make_kits(config, out / "kits", sites, [])
+    _make_kits(config, out / "kits", sites)
     print(
         f"{options.sites} sites, {rounds} rounds, {config.lib} {config.params.scheme}, "
         f"encrypt {config.encrypt.to_value()}; see {out}"
@@ -67,6 +69,14 @@ def run(options: argparse.Namespace) -> None:
         f"difference {abs(last['encrypted'] - last['raw']):.4f}"
     )
     print(f"{seconds:.0f} s in all; {out / 'report.json'}, {out / 'curves.png'}")
+
+
+def _make_kits(config: Config, folder: Path, sites: list[str]) -> None:
+    """Provision the demo's federation; its kits are folders, as everything stays on this machine."""
+    from .provisioner import Provisioner
+
+    with new_folder(folder) as kits, TemporaryDirectory() as authority:
+        Provisioner.create(ProjectFile("demo", config, tuple(sites)), Path(authority), kits)
 
 
 def demo_config(options: argparse.Namespace) -> Config:

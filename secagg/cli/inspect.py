@@ -7,17 +7,21 @@ from pathlib import Path
 
 from ..errors import FormatError
 from ..key import ClientKey, ServerKey, load_key
+from ..project import Project
 from ..update import Update
 from ..wire import PREAMBLE_NBYTES, container_kind
-from .words import lanes_rows, params_rows
+from .words import date, lanes_rows, params_rows
 
 EXAMPLE = """secagg inspect update.secagg
-secagg inspect kits/server/server.key"""
+secagg inspect server/server.key
+secagg inspect site-1/project.secagg"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Show header, sizes, fingerprints and clear tensors of an update, aggregate or key; never a secret."""
-    parser.add_argument("file", type=Path, help="an update, an aggregate, a client key or a server key")
+    """Show header, sizes, fingerprints and clear tensors of an update, aggregate, key or manifest; never a secret."""
+    parser.add_argument(
+        "file", type=Path, help="an update, an aggregate, a model, a client key, a server key or a project manifest"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -27,8 +31,11 @@ def run(options: argparse.Namespace) -> None:
             preamble = file.read(PREAMBLE_NBYTES)
     except OSError as error:
         raise FormatError(f"cannot read {str(options.file)!r}: {error.strerror}") from error
-    if container_kind(preamble) in ("client-key", "server-key"):
+    kind = container_kind(preamble)
+    if kind in ("client-key", "server-key"):
         _show_key(load_key(options.file))
+    elif kind == "project":
+        _show_project(Project.load(options.file))
     else:
         with Update.open(options.file) as update:
             _show_update(update)
@@ -40,6 +47,21 @@ def _show_key(key: ClientKey | ServerKey) -> None:
     _row("fingerprint", key.fingerprint)
     _row("epoch", _epoch(key.server.epoch if isinstance(key, ClientKey) else key.epoch))
     _rows(params_rows(key.params))
+
+
+def _show_project(project: Project) -> None:
+    _row("kind", "project manifest; its signature fits")
+    _row("project", f"{project.name}, serial {project.serial}")
+    _row("authority", project.authority.hex())
+    _row("valid", f"{date(project.issued)} to {date(project.expires)}")
+    _row("epoch", _epoch(project.epoch))
+    _row("key", project.key)
+    _row("layout", project.layout.fingerprint if project.layout else "not known beforehand")
+    _rows(params_rows(project.config.params) + lanes_rows(project.config.params, project.config.aggregation))
+    _row("members", f"the server and {len(project.sites)} sites")
+    for member in (project.server, *project.sites):
+        state = "REVOKED" if member.revoked else f"signs with {member.public.hex()}"
+        print(f"  {member.name}  {state}, certificate {member.certificate}")
 
 
 def _show_update(update: Update) -> None:

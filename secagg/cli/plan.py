@@ -96,7 +96,10 @@ def run(options: argparse.Namespace) -> None:
         arguments += ["--max-weight", f"{options.max_weight:g}"]
     texts = comments(row, best.config, arguments, [f"for {model}", recommended, *advice])
     write_config(options.out, best.config, texts)
-    print(f"{options.out} is written; next: secagg keygen {shlex.quote(str(options.out))} --out kits --sites NAME …")
+    print(
+        f"{options.out} is written; next: add project, hosts and sites to it, then\n"
+        f"secagg provision {shlex.quote(str(options.out))} --out kits"
+    )
 
 
 def compare(layout: Layout, aggregation: Aggregation, needed: float) -> list[Row]:

@@ -4,50 +4,167 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
-import threading
+from contextlib import ExitStack
 from pathlib import Path
+from types import FrameType
 
-from .kit import TLS_FILE, load_server_kit
+from ..integrations.grpc.limits import Limits
+from .kit import PROJECT_FILE, load_server_kit
+from .logs import FORMATS, start_log
+from .units import parse_size
 
-EXAMPLE = "secagg serve kits/server --address 0.0.0.0:8443 --run-dir /var/lib/secagg"
+EXAMPLE = """secagg serve server --address 0.0.0.0:8443 --run-dir /var/lib/secagg
+secagg serve server --address 0.0.0.0:8443 --metrics 9464 --log-format json --disk-quota 200G"""
+
+log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the encrypted updates of the sites, round after round, until stopped."""
-    parser.add_argument("kit", type=Path, help="the server's kit, as made by `secagg keygen`")
+    parser.add_argument("kit", type=Path, help="folder of the server's kit, as opened by `secagg unpack`")
     parser.add_argument("--address", default="127.0.0.1:8443", help="HOST:PORT to listen on (default: 127.0.0.1:8443)")
     parser.add_argument(
-        "--run-dir", type=Path, default=Path("run"), metavar="FOLDER", help="spool and aggregates (default: run)"
+        "--run-dir",
+        type=Path,
+        default=Path("run"),
+        metavar="FOLDER",
+        help="updates, aggregates and models; a server that is started on it again goes on (default: run)",
     )
     parser.add_argument(
         "--round-timeout", type=float, default=3600.0, metavar="SECONDS", help="longest round (default: 3600)"
     )
     parser.add_argument(
-        "--insecure",
-        action="store_true",
-        help="without certificates if the kit has none; on a loopback address only",
+        "--disk-quota",
+        type=parse_size,
+        default=Limits.disk_quota,
+        metavar="SIZE",
+        help="what the run folder may take, as 200G or 1.5T (default: 64G)",
     )
+    parser.add_argument(
+        "--max-upload",
+        type=parse_size,
+        default=Limits.max_upload_nbytes,
+        metavar="SIZE",
+        help="largest update before the model's layout is known, and largest model (default: 4G)",
+    )
+    parser.add_argument(
+        "--max-uploads",
+        type=int,
+        default=Limits.uploads_in_flight,
+        metavar="N",
+        help=f"uploads received at a time; others wait (default: {Limits.uploads_in_flight})",
+    )
+    parser.add_argument(
+        "--idle-timeout",
+        type=float,
+        default=Limits.idle_seconds,
+        metavar="SECONDS",
+        help=f"an upload silent for so long is cut off, and resumed by its site (default: {Limits.idle_seconds:g})",
+    )
+    parser.add_argument(
+        "--upload-timeout",
+        type=float,
+        default=Limits.upload_seconds,
+        metavar="SECONDS",
+        help=f"longest upload, then cut off, and resumed by its site (default: {Limits.upload_seconds:g})",
+    )
+    parser.add_argument(
+        "--metrics",
+        type=_metrics_address,
+        metavar="[HOST:]PORT",
+        help="serve Prometheus metrics there, without TLS; HOST is 127.0.0.1 if not given (default: off)",
+    )
+    parser.add_argument("--log-format", choices=FORMATS, default="text", help="of the log on stderr (default: text)")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Serve until SIGINT or SIGTERM, then stop in order."""
+    """Serve until SIGINT or SIGTERM, then stop in order; at a second signal, at once."""
+    kit = load_server_kit(options.kit)
+    kit.project.check_time()
+    limits = Limits(
+        uploads_in_flight=options.max_uploads,
+        idle_seconds=options.idle_timeout,
+        upload_seconds=options.upload_timeout,
+        disk_quota=options.disk_quota,
+        max_upload_nbytes=options.max_upload,
+    )
+
     from ..integrations.grpc import Server, Tls
 
-    config, key = load_server_kit(options.kit)
-    certified = not options.insecure or (options.kit / TLS_FILE).exists()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    server = Server(
-        config,
-        key,
-        options.run_dir,
-        address=options.address,
-        tls=Tls.load(options.kit) if certified else None,
-        insecure=options.insecure,
-        round_timeout=options.round_timeout,
-    )
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    print(f"serving on {server.address}", flush=True)
-    server.serve_until(stop)
+    start_log(options.log_format)
+    weakness = kit.config.aggregation.weakness
+    if weakness:
+        log.warning("%s", weakness, extra={"event": "privacy"})
+    tls = Tls.load(kit.folder)
+    stop = _Stop()
+    with ExitStack() as stack:
+        metrics = None
+        if options.metrics is not None:
+            from prometheus_client import disable_created_metrics
+
+            from ..integrations.grpc.certificates import Certificate
+            from ..integrations.grpc.metrics import Metrics, MetricsEndpoint
+
+            disable_created_metrics()  # when a series began: it would double their number
+            metrics = Metrics()
+            metrics.expires("project", kit.project.expires)
+            metrics.expires("certificate", Certificate.load(tls).expires)
+            endpoint = stack.enter_context(MetricsEndpoint(metrics, options.metrics))
+            log.info("metrics on http://%s/metrics", endpoint.address, extra={"event": "metrics"})
+            if not endpoint.local:
+                log.warning(
+                    "metrics are served to whoever reaches %s, without TLS: let only the monitoring through",
+                    endpoint.address,
+                    extra={"event": "metrics_open"},
+                )
+        server = Server(
+            kit.config,
+            kit.key,
+            options.run_dir,
+            address=options.address,
+            tls=tls,
+            round_timeout=options.round_timeout,
+            project=(kit.folder / PROJECT_FILE).read_bytes(),  # signed: what sites get when they join
+            identity=kit.identity,
+            limits=limits,
+            metrics=metrics,
+        )
+        if metrics is not None:
+            metrics.watch(server.status)
+        server.start()
+        if options.log_format == "text":  # whoever reads JSON reads it in the log
+            print(f"serving on {server.address}", flush=True)
+        name = stop.wait()
+        log.info("%s: stopping; a second signal stops at once", name, extra={"event": "stopping"})
+        server.stop()
+        log.info("stopped; the open round goes on at the next start", extra={"event": "stopped"})
+
+
+class _Stop:
+    """Waits for SIGINT or SIGTERM. A second one ends the process: what was acknowledged is on the disk anyway."""
+
+    def __init__(self) -> None:
+        # Python's C code writes the number of the signal to the pipe, whatever thread the signal interrupts. A handler
+        # that set a `threading.Event` could wait for the lock that the interrupted `Event.wait` holds.
+        self._reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        os.set_blocking(self._reader, True)
+        self._signalled = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._take)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+    def wait(self) -> str:
+        """Return the name of the signal, once there is one."""
+        return signal.Signals(os.read(self._reader, 1)[0]).name
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if self._signalled:
+            os.write(2, b"secagg: stopped at once\n")  # no print in here: it may be what the signal interrupted
+            os._exit(128 + number)
+        self._signalled = True
+
+
+def _metrics_address(text: str) -> str:
+    return f"127.0.0.1:{text}" if text.isascii() and text.isdigit() else text

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..client import Client
-from ..errors import KeyMismatchError, StateError
+from ..errors import RoundMismatchError, SecAggError
 from ..params import QuantisedParams
-from .kit import TLS_FILE, load_site_kit
+from .kit import load_site_kit
+from .participant import UPDATE_FILE, Participant, locked, make_client
 from .progress import progress
 from .task import LocalTask, Part, SiteRecord, check_least
 
-EXAMPLE = "secagg site kits/site-1 --server fl.example.org:8443 --part 1/3 --rounds 4"
+if TYPE_CHECKING:
+    from ..integrations.monai import SecAggHandler
+
+EXAMPLE = "secagg site site-1 --server fl.example.org:8443 --part 1/3 --rounds 4"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Join a federation and train white-matter segmentation on a part of the MNI152 brain."""
-    parser.add_argument("kit", type=Path, help="the site's kit, as made by `secagg keygen`")
+    """Train white-matter segmentation on a part of the MNI152 brain in a federation; started again, go on with it."""
+    parser.add_argument("kit", type=Path, help="folder of the site's kit, as opened by `secagg unpack`")
     parser.add_argument("--server", required=True, metavar="HOST:PORT", help="where the server listens")
-    parser.add_argument("--name", help="name of the site (default: that of the kit's folder)")
     parser.add_argument("--part", type=Part.parse, default=Part(1, 1), metavar="I/N", help="which part of the data")
-    parser.add_argument("--rounds", type=int, default=4, help="rounds to take part in (default: 4)")
+    parser.add_argument(
+        "--rounds", type=int, default=4, help="rounds of the federation, also those without this site (default: 4)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of network and training, equal at all sites (default: 0)")
     parser.add_argument(
         "--timeout", type=float, default=600.0, metavar="SECONDS", help="longest try to reach the server (default: 600)"
@@ -34,12 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train, encrypt, upload, wait, decrypt; `rounds` times."""
+    """Train, encrypt, upload, wait, check and decrypt, until the federation has done its rounds."""
     rounds = check_least("--rounds", options.rounds)
     check_least("--threads", options.threads)
     check_least("--seed", options.seed, 0)
-    config, key = load_site_kit(options.kit)
-    site = Client(config, key, options.name or options.kit.resolve().name)
+    kit = load_site_kit(options.kit)
+    kit.project.check_time()
+    site = make_client(kit)
 
     import torch  # these take seconds: after all that can be wrong with the kit
 
@@ -51,45 +58,76 @@ def run(options: argparse.Namespace) -> None:
         task = LocalTask(options.part, options.seed)
     if options.report is not None:
         options.report.open("ab").close()  # what cannot be written must not be found out after training
-    upload, download = options.kit / "update.secagg", options.kit / "aggregate.secagg"
-    handler = SecAggHandler(site, weight=len(task.patches), global_state=task.network.state_dict(), upload_path=upload)
-    tls = Tls.load(options.kit) if (options.kit / TLS_FILE).exists() else None
-    with SiteSession(options.server, site.name, tls=tls, timeout=options.timeout) as session:
+    handler = SecAggHandler(
+        site,
+        weight=len(task.patches),
+        global_state=task.network.state_dict(),
+        upload_path=kit.folder / UPDATE_FILE,
+    )
+    tls = Tls.load(kit.tls)
+    with (
+        locked(kit.folder),
+        SiteSession(options.server, kit.name, tls=tls, timeout=options.timeout, project=kit.project) as session,
+    ):
+        participant = Participant(kit, session, handler)
         with progress(f"join the federation at {options.server}, for {options.timeout:g} s at most"):
-            joined = session.join()
-        if joined.key != key.fingerprint:
-            raise KeyMismatchError(
-                f"the server has key {joined.key[:16]}…, this site {key.fingerprint[:16]}…: mixed kits?"
-            )
-        if joined.round != 0:
-            raise StateError(f"the federation is at round {joined.round}; this site has no global model of that round")
-        for round in range(rounds):
-            train_seconds = task.train(round, rounds, [handler]) - handler.encrypt_seconds
-            nbytes, clipped = upload.stat().st_size, site.clipped
-            if isinstance(config.params, QuantisedParams) and config.params.overflow == "clip":
-                print(f"round {round + 1}/{rounds}: clipped {clipped:,} values beyond max_abs", flush=True)
-            start = time.perf_counter()
-            with progress(f"round {round + 1}/{rounds}: upload {nbytes / 1e6:.1f} MB") as report:
-                session.upload(upload, report)
-            sent = time.perf_counter()
-            with progress(f"round {round + 1}/{rounds}: wait for the others, download") as report:
-                # Sends the update again only if the server has lost it, by starting anew.
-                aggregate = session.exchange(upload, download, report)
-            received = time.perf_counter()
-            with aggregate:
-                handler.receive(aggregate)
-            assert handler.global_state is not None
-            dice = task.dice(handler.global_state)
-            print(f"round {round + 1}/{rounds}: Dice {dice:.4f} on held-out data", flush=True)
-            SiteRecord(
-                round=round,
-                dice=dice,
-                nbytes=nbytes,
-                train_seconds=train_seconds,
-                encrypt_seconds=handler.encrypt_seconds,
-                upload_seconds=sent - start,
-                wait_seconds=received - sent,
-                decrypt_seconds=handler.decrypt_seconds,
-                clipped=clipped,
-            ).append_to(options.report)
-    upload.unlink(missing_ok=True)
+            participant.join()
+        while handler.round < rounds:
+            try:
+                _take_part(rounds, task, handler, participant).append_to(options.report)
+            except RoundMismatchError as error:  # the round ended without this site
+                missed = handler.round
+                participant.join()
+                if handler.round == missed:
+                    raise
+                print(f"round {missed + 1}/{rounds}: missed: {error}", flush=True)
+        participant.clear()
+    assert handler.global_state is not None
+    print(f"{rounds} rounds are done: Dice {task.dice(handler.global_state):.4f} on held-out data", flush=True)
+
+
+def _take_part(rounds: int, task: LocalTask, handler: SecAggHandler, participant: Participant) -> SiteRecord:
+    """Take part in the round that the handler is at."""
+    round, params = handler.round, participant.config.params
+    here = f"round {round + 1}/{rounds}"
+    train_seconds, encrypt_seconds, clipped = 0.0, 0.0, 0
+    if participant.has_update():
+        print(f"{here}: going on with the update that was encrypted before", flush=True)
+    else:
+        total_seconds = task.train(round, rounds, [handler])
+        encrypt_seconds, clipped = handler.encrypt_seconds, handler.site.clipped
+        train_seconds = total_seconds - encrypt_seconds
+        if isinstance(params, QuantisedParams) and params.overflow == "clip":
+            print(f"{here}: clipped {clipped:,} values beyond max_abs", flush=True)
+    start = time.perf_counter()
+    with progress(f"{here}: upload {participant.update_nbytes / 1e6:.1f} MB") as report:
+        participant.upload(report)
+    sent = time.perf_counter()
+    with progress(f"{here}: wait for the others, download") as report:
+        aggregate = participant.download(report)
+    received = time.perf_counter()
+    with aggregate:
+        participant.receive(aggregate)
+        header = aggregate.header
+    assert handler.global_state is not None
+    dice, verified = task.dice(handler.global_state), handler.site.verified
+    sites = (
+        f"sum of {len(header.sites)} updates, {'' if verified else f'not ({params.scheme} is approximate) '}verified"
+    )
+    print(f"{here}: Dice {dice:.4f} on held-out data; {sites}", flush=True)
+    try:
+        participant.store_model(header)
+    except SecAggError as error:  # another site stores the next one
+        print(f"{here}: the global model is not stored on the server: {error}", file=sys.stderr, flush=True)
+    return SiteRecord(
+        round=round,
+        dice=dice,
+        nbytes=participant.update_nbytes,
+        train_seconds=train_seconds,
+        encrypt_seconds=encrypt_seconds,
+        upload_seconds=sent - start,
+        wait_seconds=received - sent,
+        decrypt_seconds=handler.decrypt_seconds,
+        clipped=clipped,
+        verified=verified,
+    )

@@ -37,7 +37,8 @@ class Part:
 class SiteRecord:
     """One round at one site: Dice of the new global model on held-out data, bytes sent, seconds of each step.
 
-    `clipped` is how many values of the update were beyond ``max_abs`` and were clipped.
+    `clipped` is how many values of the update were beyond ``max_abs`` and were clipped; `verified` whether the sum is
+    verified to be that of the updates that it lists. What was trained and encrypted before a restart took 0 seconds.
     """
 
     round: int
@@ -49,6 +50,7 @@ class SiteRecord:
     wait_seconds: float
     decrypt_seconds: float
     clipped: int = 0
+    verified: bool = False
 
     def append_to(self, path: Path | None) -> None:
         """Append the record to a file as a line of JSON."""

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from federation import CLARA, LARGE, TINY, VARIANTS, federate
 
-from secagg import Params, generate_keys
+from secagg import generate_keys
 from secagg.aggregation import Aggregation
 from secagg.clear_codec import FixedPointCodec
 from secagg.errors import ConfigError
-from secagg.params import CKKSParams
+from secagg.params import CKKSParams, Params
 from secagg.real_codec import RealCodec
 from secagg.ring import Ring
 

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from container import AGGREGATE, Container, block_nbytes, block_values, canonical, weight_values
+from container import AGGREGATE, MODEL, UPDATE, Container, block_nbytes, block_values, canonical, weight_values
 from federation import SMALL, TINY, TINY_AGGREGATION, federate
 
 from secagg import Header, Update
@@ -59,6 +59,7 @@ def test_an_update_is_as_the_format_says(lib):
     assert len(nonce) == 32
     assert container.header == {
         "aggregation": {name: TINY_AGGREGATION[name] for name in ("max_abs", "max_clients", "max_weight")},
+        "base": None,
         "contributions": [["a.B-9_", nonce.hex()]],
         "epoch": 0,
         "key": federation.keys.server.fingerprint,
@@ -105,6 +106,29 @@ def test_the_header_is_read_back(container):
         ("n", "int64", (3,), "local", 3),
     ]
     assert header.nbytes == len(container.to_bytes())
+
+
+def test_a_base_is_as_the_format_says(lib):
+    base = bytes(range(32))
+    update = federate(lib).site().encrypt({"w": np.zeros(3)}, base=base)
+    container = Container.read(update.to_bytes())
+    assert container.header["base"] == base.hex()
+    assert Header.from_head(container.head).base == base
+
+
+@pytest.mark.parametrize("kind", [UPDATE, AGGREGATE, MODEL])
+def test_a_tail_of_another_length(container, kind):
+    """The header says how many proofs there are, whatever the kind."""
+    container.kind = kind
+    if kind == MODEL:
+        container.payloads, container.header["layout"] = [], []
+    for change in (-96, -1, 1, 96):
+        tail = container.make_tail()
+        other = container.copy()
+        other.tail = tail[:change] if change < 0 else tail + bytes(change)
+        with pytest.raises(FormatError, match="truncated" if change < 0 else "trailing bytes"):
+            Update.from_bytes(other.to_bytes())
+    assert Update.from_bytes(container.to_bytes()).tail.proofs[0].signature == bytes(64)
 
 
 def test_names_of_any_script():
@@ -160,6 +184,15 @@ EDITS = {
     "round a bool": (put("round", value=True), "round is True"),
     "round a text": (put("round", value="9"), "round is '9'"),
     "round null": (put("round", value=None), "round is None"),
+    "base missing": (drop("base"), "has the keys"),
+    "base short": (put("base", value="ab" * 31), "base is not 32 bytes"),
+    "base long": (put("base", value="ab" * 33), "base is not 32 bytes"),
+    "base in capitals": (put("base", value="AB" * 32), "base is not 32 bytes"),
+    "base of other digits": (put("base", value="٣" * 64), "base is not 32 bytes"),
+    "base empty": (put("base", value=""), "base is not 32 bytes"),
+    "base a number": (put("base", value=0), "base is not 32 bytes"),
+    "base false": (put("base", value=False), "base is not 32 bytes"),
+    "base a list": (put("base", value=["ab" * 32]), "base is not 32 bytes"),
     "epoch missing": (drop("epoch"), "has the keys"),
     "epoch negative": (put("epoch", value=-1), "epoch is -1"),
     "epoch too large": (put("epoch", value=2**32), "epoch is 4294967296"),
@@ -386,10 +419,12 @@ def test_a_header_that_is_written_otherwise(container, make, match):
 PREAMBLES = {
     "another magic": ({"magic": b"SECAGG\n\n"}, "magic"),
     "version 0": ({"version": 0}, "version 0"),
-    "version 1": ({"version": 1}, "format version 1; this release reads version 2"),
-    "version 3": ({"version": 3}, "format version 3"),
+    "version 1": ({"version": 1}, "format version 1; this release reads version 3"),
+    "version 2": ({"version": 2}, "format version 2; this release reads version 3"),
+    "version 4": ({"version": 4}, "format version 4"),
     "kind 0": ({"kind": 0}, "unknown kind of container 0"),
-    "kind 5": ({"kind": 5}, "unknown kind of container 5"),
+    "kind 7": ({"kind": 7}, "unknown kind of container 7"),
+    "a project": ({"kind": 6}, "a project, not an update"),
     "a server key": ({"kind": 4}, "a server-key, not an update"),
     "the reserved byte": ({"reserved": 1}, "reserved byte 1"),
     "a header over the cap": ({"header_nbytes": (4 << 20) + 1}, "claims 4194305 bytes; the format allows 4194304"),

@@ -94,15 +94,15 @@ def test_a_file_appears_whole_or_not_at_all(federation, tmp_path):
 
 
 def test_chunks_are_what_is_sent(updates):
-    """The head, then a frame each: no chunk is over 1 MiB and a digest."""
+    """The head, a frame each, the tail: no chunk is over 1 MiB and a digest."""
     update = updates[0]
     chunks = [bytes(chunk) for chunk in update.chunks()]
     assert b"".join(chunks) == update.to_bytes()
-    assert len(chunks) == 1 + update.header.frame_count
+    assert len(chunks) == 1 + update.header.frame_count + 1
     assert chunks[0] == update.header.head
     assert max(map(len, chunks[1:])) <= (1 << 20) + 32
     payloads = Container.read(update.to_bytes()).payloads
-    assert [chunk[:-32] for chunk in chunks[1:]] == payloads
+    assert [chunk[:-32] for chunk in chunks[1:-1]] == payloads
     assert len(payloads) == 3  # two encrypted frames, one clear
 
 

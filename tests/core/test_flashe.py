@@ -19,7 +19,7 @@ from secagg.backends.flashe_backend import FLASHEBackend
 from secagg.errors import ConfigError, KeyFileError, MismatchError
 from secagg.expansion import PIECE_NBYTES
 from secagg.header import Contribution
-from secagg.key import ClientKey, KeyMaterial, load_key
+from secagg.key import ClientKey, KeyMaterial, KeyPair, load_key
 from secagg.params import FLASHE_BLOCK_WORDS, CKKSParams, FLASHEParams
 
 PARAMS = FLASHEParams(value_bits=16)
@@ -309,7 +309,7 @@ def test_an_epoch_is_kept(epoch, tmp_path):
 
 def test_nothing_shows_a_key():
     key = key_of()
-    shown = [repr(key), str(key), f"{key}", repr(key.server), repr(secagg.KeyPair(key, key.server))]
+    shown = [repr(key), str(key), f"{key}", repr(key.server), repr(KeyPair(key, key.server))]
     backend = FLASHEBackend(PARAMS, key)
     shown += [repr(backend), repr(backend.cipher(0, [Contribution("a", NONCE)]))]
     for word in SECRET.tolist()[1:]:

@@ -19,12 +19,13 @@ from secagg.errors import BackendUnavailableError, ConfigError
 
 #: Runs in a Python in which the modules named on the command line cannot be imported.
 PRELUDE = """
-import json, sys
+import json, sys, warnings
 for name in sys.argv[1].split(","):
     sys.modules[name] = None
 folder = sys.argv[2]
 import secagg
-from secagg.errors import BackendUnavailableError
+from secagg.errors import BackendUnavailableError, PrivacyWarning
+warnings.simplefilter("ignore", PrivacyWarning)
 with open(f"{folder}/config.json") as file:
     config = secagg.Config.from_dict(json.load(file))
 """

@@ -12,7 +12,7 @@ from federation import CLARA, LARGE, federate
 
 import secagg
 from secagg.errors import ConfigError, FormatError, KeyFileError, LayoutError, RangeError, StorageError
-from secagg.params import CKKSParams
+from secagg.params import CKKSParams, Params
 
 HUGE = 10**5000  # Python refuses to print it
 
@@ -110,9 +110,9 @@ def test_numbers_that_python_does_not_print(lib, sign):
             federate(lib).config.aggregation.__class__(**change)
     for key in ("poly_modulus_degree", "scale_bits"):
         with pytest.raises(ConfigError, match="a number of 16610 bits"):
-            secagg.Params.from_dict({**CLARA, key: huge})
+            Params.from_dict({**CLARA, key: huge})
     with pytest.raises(ConfigError):
-        secagg.Params.from_dict({**CLARA, "coeff_mod_bit_sizes": [huge]})
+        Params.from_dict({**CLARA, "coeff_mod_bit_sizes": [huge]})
     with pytest.raises(ConfigError, match="round is a number"):
         federate(lib).aggregator(huge)
     with pytest.raises(RangeError, match="weight"):

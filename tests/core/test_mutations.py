@@ -8,7 +8,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from container import Container, block_nbytes, canonical, put_word, row_offsets
+from container import PRIME, Container, block_nbytes, canonical, put_word, row_offsets
 from federation import federate, random_states
 
 from secagg import Update
@@ -52,6 +52,7 @@ class Mutator:
         self.kinds = [
             self.flip, self.change, self.insert, self.delete, self.truncate, self.extend, self.repeat, self.swap,
             self.splice, self.blank, self.edit_header, self.edit_header, self.edit_preamble, self.edit_frames,
+            self.edit_tail,
         ]  # fmt: skip
         if self.rows != [(0, 64)]:  # every word of 64 bits is below 2**64
             self.kinds.append(self.large_word)
@@ -121,7 +122,7 @@ class Mutator:
     def edit_preamble(self):
         container = self.container.copy()
         field = self.random.choice(["kind", "version", "reserved", "header_nbytes", "magic"])
-        value = self.random.randbytes(8) if field == "magic" else self.random.choice([0, 1, 2, 3, 4, 5, 255])
+        value = self.random.randbytes(8) if field == "magic" else self.random.choice([0, 1, 2, 3, 4, 5, 6, 255])
         setattr(container, field, value)
         return container.to_bytes()
 
@@ -185,6 +186,26 @@ class Mutator:
             payloads[index] += self.random.randbytes(self.random.choice([1, 32, 13_824, 32_768]))
         else:
             payloads[index : index + 1] = [payloads[index][:100], payloads[index][100:]]
+        return container.to_bytes()
+
+    def edit_tail(self):
+        """Another number of proofs, another body, a tag that is none. (Nobody signed, and only sites verify tags.)"""
+        container = self.container.copy()
+        tail = container.make_tail()
+        tag, proof = tail[:16], tail[16:]
+        place = self.random.randrange(32)
+        container.tail = self.random.choice(
+            [
+                b"",
+                tag,
+                tag + proof * 2,
+                tag + proof[:-1],
+                tag + proof + b"\0",
+                tag + proof[:place] + bytes([proof[place] ^ 1 << self.random.randrange(8)]) + proof[place + 1 :],
+                (PRIME + self.random.randrange(2**127)).to_bytes(16, "little") + proof,
+                self.random.randbytes(len(tail)),
+            ]
+        )
         return container.to_bytes()
 
     def large_word(self):

@@ -216,7 +216,9 @@ def test_frames_lie_one_behind_the_other(header):
         assert 0 < frame.nbytes <= 1 << 20
         blocks += frame.blocks
         offset += frame.nbytes + 32
-    assert header.nbytes == len(header.head) + offset
+    assert header.tail_offset == offset
+    assert header.tail_nbytes == 16 + 96 * len(header.contributions) + 32
+    assert header.nbytes == len(header.head) + offset + header.tail_nbytes
     assert blocks == header.blocks("encrypted") + header.blocks("clear")
     assert header.frame_count == sum(1 for _ in header.frames)
 

@@ -6,7 +6,9 @@ import errno
 import io
 import os
 import pickle
+import tempfile
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from container import UPDATE, Container, block_nbytes, put_word, row_offsets
 from federation import LARGE, LATTICE, VARIANTS, Federation, federate, is_symmetric, other_keys, random_states
 
 import secagg
-from secagg import Update
+from secagg import Header, Update
 from secagg.errors import (
     CapacityError,
     ConfigError,
@@ -138,6 +140,13 @@ def later_keys(federation):
     return replace(federation, keys=secagg.generate_keys(federation.config, epoch=1))
 
 
+def model(bench):
+    """A global model, as a site stores it."""
+    with tempfile.TemporaryDirectory() as folder:
+        bench.federation.site("site-3").encrypt_model(Path(folder) / "model", bench.state, round=ROUND)
+        return (Path(folder) / "model").read_bytes()
+
+
 # What a header can tell: each is refused by `add`, and by `admit` before a frame was sent.
 
 HEADERS = {
@@ -199,10 +208,11 @@ HEADERS = {
         LayoutError,
         "encrypts another set of tensors",
     ),
+    "a model": (model, MismatchError, "is of kind 'model'; kind 'update' is needed here"),
     "an aggregate": (
         lambda b: b.federation.sum(b.states[:2]).to_bytes(),
         MismatchError,
-        "is an aggregate; an update is",
+        "is of kind 'aggregate'; kind 'update' is",
     ),
 }
 
@@ -223,7 +233,7 @@ def test_a_header_that_does_not_fit(bench, tmp_path, make, error, match):
     blob = make(bench)
     bench.assert_refused(blob, error, match, tmp_path)
     with pytest.raises(error, match=match) as caught:
-        bench.aggregator(0).admit(Container.read(blob).head)
+        bench.aggregator(0).admit(Header.from_head(Container.read(blob).head))
     assert caught.type is error
 
 
@@ -250,7 +260,7 @@ def test_another_layout(bench, tmp_path, change):
     with pytest.raises(LayoutError, match="has another layout"):
         given.add(Update.from_bytes(blob))
     with pytest.raises(LayoutError, match="has another layout"):
-        given.admit(Container.read(blob).head)
+        given.admit(Header.from_head(Container.read(blob).head))
     bench.finish(given)
 
 
@@ -271,6 +281,21 @@ def test_a_misspelt_layer_that_a_pattern_knows(bench):
         bench.bad(state={"w": np.ones(3), "cc": np.ones(5)})
 
 
+def test_another_base(bench, tmp_path):
+    """The first update says which, or the server does; none is one, too."""
+    base = bytes(range(32))
+    based = bench.federation.site("site-3").encrypt(bench.state, round=ROUND, base=base)
+    match = "began from the global model 0001020304050607…, those of round 5 begin from without a digest"
+    bench.assert_refused(based.to_bytes(), MismatchError, match, tmp_path, first=False)
+    given = secagg.Aggregator(bench.federation.config, bench.federation.keys.server, ROUND, base=base)
+    for update in bench.good:
+        for attempt in (given.add, lambda update: given.admit(update.header)):
+            with pytest.raises(MismatchError, match="began from the global model without a digest"):
+                attempt(update)
+    given.add(based)
+    assert given.sites == ("site-3",)
+
+
 DUPLICATES = {
     "the same update": (lambda b: b.good[0].to_bytes(), "site site-1 contributes twice"),
     "another update of the site": (lambda b: b.bad(site="site-1"), "site site-1 contributes twice"),
@@ -286,7 +311,7 @@ def test_a_duplicate(bench, tmp_path, make, match):
     blob = make(bench)
     bench.assert_refused(blob, DuplicateError, match, tmp_path, first=False)
     with pytest.raises(DuplicateError, match=match):
-        bench.aggregator(1).admit(Container.read(blob).head)
+        bench.aggregator(1).admit(Header.from_head(Container.read(blob).head))
 
 
 # What is no update at all.
@@ -315,8 +340,9 @@ STRANGERS = {
     "zeros": (lambda b: bytes(100_000), "magic"),
     "line ends rewritten": (lambda b: b.bad().replace(b"\r\n", b"\n"), "magic"),
     "two updates in a row": (lambda b: b.bad() + b.bad(), "trailing bytes"),
-    "version 1": (lambda b: b.edited(lambda c: setattr(c, "version", 1)), "version 1; this release reads version 2"),
-    "version 3": (lambda b: b.edited(lambda c: setattr(c, "version", 3)), "version 3"),
+    "version 1": (lambda b: b.edited(lambda c: setattr(c, "version", 1)), "version 1; this release reads version 3"),
+    "version 2": (lambda b: b.edited(lambda c: setattr(c, "version", 2)), "version 2; this release reads version 3"),
+    "version 4": (lambda b: b.edited(lambda c: setattr(c, "version", 4)), "version 4"),
     "version 0": (lambda b: b.edited(lambda c: setattr(c, "version", 0)), "version 0"),
 }
 
@@ -343,6 +369,57 @@ def replace_frame(index, payload):
         container.payloads[index] = payload(container.payloads[index])
 
     return change
+
+
+def tail_of(change):
+    """Other bytes in place of tag and proofs, and the tail's digest made anew."""
+
+    def edit(container):
+        container.tail = change(container.make_tail())
+
+    return edit
+
+
+TAILS = {
+    "no tail": (lambda tail: b"", FormatError, "truncated"),
+    "no proof": (lambda tail: tail[:16], FormatError, "truncated"),
+    "half a proof": (lambda tail: tail[:48], FormatError, "truncated"),
+    "a proof too many": (lambda tail: tail + tail[16:], FormatError, "trailing bytes"),
+    "a tag that is the modulus": (
+        lambda tail: (2**127 - 1).to_bytes(16, "little") + tail[16:],
+        FormatError,
+        r"not below 2\*\*127 - 1",
+    ),
+    "a tag of ones": (lambda tail: b"\xff" * 16 + tail[16:], FormatError, r"not below 2\*\*127 - 1"),
+    "another body": (lambda tail: tail[:16] + bytes(32) + tail[48:], DigestError, "the body is damaged"),
+    "a flipped bit of the body": (
+        lambda tail: tail[:47] + bytes([tail[47] ^ 128]) + tail[48:],
+        DigestError,
+        "the body is damaged",
+    ),
+    "the tag of another body": (
+        lambda tail: bytes([tail[0] ^ 1]) + tail[1:],
+        FormatError,
+        "the body is damaged|only sums of exact schemes have one",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "error", "match"), TAILS.values(), ids=TAILS)
+def test_a_tail_that_does_not_fit(bench, change, error, match):
+    blob = bench.edited(tail_of(change))
+    for added in (0, 1):
+        aggregator = bench.aggregator(added)
+        with pytest.raises(error, match=match):
+            aggregator.add(Update.from_bytes(blob))
+        bench.finish(aggregator)
+
+
+def test_a_tag_where_sums_are_not_exact(bench, tmp_path):
+    if bench.params["scheme"] != "CKKS":
+        return
+    blob = bench.edited(lambda c: setattr(c, "tag", 1))
+    bench.assert_refused(blob, FormatError, "only sums of exact schemes have one", tmp_path)
 
 
 PAYLOADS = {
@@ -484,6 +561,7 @@ def test_truncation_at_every_boundary(bench, tmp_path):
     ends = [0, 8, 16, len(container.head) - 32, len(container.head)]
     for payload in container.payloads:
         ends += [ends[-1] + len(payload), ends[-1] + len(payload) + 32]
+    ends += [ends[-1] + 16, ends[-1] + 48, ends[-1] + 112, ends[-1] + 144]  # tag, body digest, signature, digest
     assert ends[-1] == len(blob)
     aggregator = bench.aggregator(1)
     path = tmp_path / "short.secagg"
@@ -501,7 +579,7 @@ def test_trailing_bytes(bench, tmp_path, more):
 
 
 def test_one_flipped_bit_in_every_region(bench, tmp_path):
-    """Every bit of the head, and bits of every frame and digest."""
+    """Every bit of the head, bits of every frame and digest, and every byte of the tail."""
     blob = bench.bad()
     container = Container.read(blob)
     head = len(container.head)
@@ -511,7 +589,7 @@ def test_one_flipped_bit_in_every_region(bench, tmp_path):
         first - 1,
         *range(first, first + 32),
         first + 32,
-        *range(len(blob) - 33, len(blob)),
+        *range(len(blob) - 144 - 33, len(blob)),
     ]
     aggregator = bench.aggregator(1)
     for place in (*range(head), *frames):
@@ -559,7 +637,7 @@ def test_after_the_end(bench):
     aggregate = aggregator.finish()
     blob = aggregate.to_bytes()
     third = Update.from_bytes(bench.bad())
-    for attempt in (lambda: aggregator.add(third), lambda: aggregator.admit(next(third.chunks())), aggregator.finish):
+    for attempt in (lambda: aggregator.add(third), lambda: aggregator.admit(third.header), aggregator.finish):
         with pytest.raises(StateError, match="round 5 is finished"):
             attempt()
     assert aggregate.to_bytes() == blob
@@ -573,7 +651,7 @@ def test_more_sites_than_planned(bench):
     for site, state in zip(federation.sites(4), states, strict=True):
         aggregator.add(site.encrypt(state, round=ROUND))
     fifth = federation.site("site-5").encrypt(bench.state, round=ROUND)
-    for attempt in (lambda: aggregator.add(fifth), lambda: aggregator.admit(next(fifth.chunks()))):
+    for attempt in (lambda: aggregator.add(fifth), lambda: aggregator.admit(fifth.header)):
         with pytest.raises(CapacityError, match="max_clients 4 updates are in the sum already"):
             attempt()
     assert len(aggregator.sites) == 4
@@ -596,15 +674,16 @@ def test_a_round_that_cannot_be(bench, round):
         bench.federation.site().encrypt(bench.state, round=round)
 
 
-def test_admit_takes_the_head_alone(bench):
+def test_admit_takes_the_header_alone(bench):
     aggregator = bench.aggregator(1)
     head = next(bench.good[1].chunks())
-    header = aggregator.admit(head)
+    header = Header.from_head(head)
+    aggregator.admit(header)
     assert (header.site, header.nbytes) == ("site-2", bench.good[1].nbytes)
     assert aggregator.sites == ("site-1",)  # admitted is not added
     for wrong in (head[:-1], head + b"\0", bench.good[1].to_bytes(), b"", head[:16]):
         with pytest.raises(FormatError):
-            aggregator.admit(wrong)
+            Header.from_head(wrong)
     bench.finish(aggregator)
 
 
@@ -612,7 +691,7 @@ def test_admit_takes_the_head_alone(bench):
 
 
 class Failing(FileBody):
-    """A file that does something at its n-th read."""
+    """A file that does something at its n-th read: tail and frames are read, and then the frames again."""
 
     def __init__(self, update_file, head, reads, act):
         super().__init__(update_file, head)
@@ -639,7 +718,7 @@ def cut(path):
 def rot(path):
     def act():
         with open(path, "r+b") as file:
-            file.seek(-100, os.SEEK_END)
+            file.seek(-144 - 100, os.SEEK_END)  # in the last frame
             file.write(b"rot")
 
     return act
@@ -655,7 +734,7 @@ def failing_update(bench, path, reads, act):
 
 
 @pytest.mark.parametrize(("act", "error"), ACTS.values(), ids=ACTS)
-@pytest.mark.parametrize("reads", [0, 1])
+@pytest.mark.parametrize("reads", [0, 1, 2])
 def test_a_failure_while_verifying(bench, tmp_path, act, error, reads):
     """Nothing was added: the round goes on."""
     aggregator = bench.aggregator(1)
@@ -665,7 +744,7 @@ def test_a_failure_while_verifying(bench, tmp_path, act, error, reads):
 
 
 @pytest.mark.parametrize(("act", "error"), ACTS.values(), ids=ACTS)
-@pytest.mark.parametrize("reads", [2, 3])
+@pytest.mark.parametrize("reads", [3, 4])
 def test_a_failure_while_adding(bench, tmp_path, act, error, reads):
     """Half of a verified update may be in the sum: the aggregator closes rather than give a wrong sum."""
     aggregator = bench.aggregator(2)
@@ -675,7 +754,7 @@ def test_a_failure_while_adding(bench, tmp_path, act, error, reads):
     for attempt in (
         aggregator.finish,
         lambda: aggregator.add(Update.from_bytes(bench.bad())),
-        lambda: aggregator.admit(next(bench.good[0].chunks())),
+        lambda: aggregator.admit(bench.good[0].header),
     ):
         with pytest.raises(StateError, match="failed half-way; the sum is lost, run the round again"):
             attempt()

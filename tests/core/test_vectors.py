@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from container import fraction_bits
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import secagg
 from secagg import errors
 from secagg.codec import codec_for
+from secagg.key import KeyPair
 
 FOLDER = Path(__file__).resolve().parent.parent / "vectors"
 INDEX = json.loads((FOLDER / "index.json").read_text())
@@ -23,6 +25,20 @@ GOOD = INDEX["good"]
 CONFIGS = list(INDEX["configs"])
 READERS = [(which, lib) for which in CONFIGS for lib in GOOD[which]["libs"]]
 EXACT = [(which, lib) for which, lib in READERS if "sums" in GOOD[which]]
+#: Sums that are wrong, and could be those of other updates.
+TAG_ALONE = [
+    f"bad-{name}.secagg"
+    for name in (
+        "signed-sum-tag",
+        "signed-sum-tag-zero",
+        "bgv-whole-sum-doubled",
+        "flashe-sum-value",
+        "flashe-sum-weight",
+        "bgv-partly-sum-clear",
+        "bgv-partly-sum-clear-unsigned",
+        "bgv-partly-sum-clear-padding",
+    )
+]
 #: Half a unit of the last place, relative; float16 is rounded to float32 on the way.
 ROUNDING = {"float16": 2.0**-11 + 2.0**-24, "float32": 2.0**-24, "float64": 2.0**-53}
 
@@ -35,19 +51,68 @@ def config_of(which, lib=None):
 
 @cache
 def keys_of(which):
-    return secagg.KeyPair(*(secagg.load_key(FOLDER / name) for name in GOOD[which]["keys"]))
+    return KeyPair(*(secagg.load_key(FOLDER / name) for name in GOOD[which]["keys"]))
 
 
-def site_of(which, lib=None):
-    return secagg.Client(config_of(which, lib), keys_of(which).client, "reader")
+@cache
+def project_of(which):
+    return secagg.Project.load(FOLDER / GOOD[which]["project"]) if "project" in GOOD[which] else None
+
+
+def identity_of(name):
+    return secagg.Identity(Ed25519PrivateKey.from_private_bytes(bytes.fromhex(INDEX["identities"][name])))
+
+
+def site_of(which, lib=None, project=None):
+    project = project or project_of(which)
+    signs = {"identity": identity_of("site-1"), "project": project} if project else {}
+    return secagg.Client(config_of(which, lib), keys_of(which).client, "site-1", **signs)
 
 
 def aggregator_of(which):
-    return secagg.Aggregator(config_of(which), keys_of(which).server, INDEX["round"])
+    config, key = config_of(which), keys_of(which).server
+    return secagg.Aggregator(config, key, INDEX["round"], base=base_of(which), project=project_of(which))
+
+
+def base_of(which):
+    return bytes.fromhex(GOOD[which]["base"]) if "base" in GOOD[which] else None
 
 
 def read(name):
     return secagg.Update.from_bytes((FOLDER / name).read_bytes())
+
+
+def decrypt(which, name, lib=None):
+    """All that a site knows is held against the aggregate."""
+    receipt = GOOD[which].get("receipt")
+    return site_of(which, lib).decrypt(
+        read(name),
+        round=INDEX["round"] if receipt else None,
+        base=base_of(which),
+        receipt=secagg.Receipt.from_bytes((FOLDER / receipt).read_bytes()) if receipt else None,
+    )
+
+
+def open_project(path, which):
+    """What a site does that is given another manifest than the one that it has."""
+    project = project_of(which).successor(path.read_bytes())
+    project.check_time()
+    return site_of(which, project=project)
+
+
+def check_receipt(path, which):
+    receipt = secagg.Receipt.from_bytes(path.read_bytes())
+    receipt.check(read(GOOD[which]["updates"][0]), project_of(which))
+
+
+#: What reads a file, other than what adds it.
+READS = {
+    "load_key": lambda path, which: secagg.load_key(path),
+    "decrypt": lambda path, which, lib=None: decrypt(which, path.name, lib),
+    "decrypt_model": lambda path, which, lib=None: site_of(which, lib).decrypt_model(read(path.name)),
+    "project": open_project,
+    "receipt": check_receipt,
+}
 
 
 def test_the_configs_are_written_in_full():
@@ -80,7 +145,7 @@ def test_the_sum_of_the_updates_is_the_aggregate(which):
 def test_the_aggregate_decrypts_to_the_mean(which, lib):
     """Within what noise, or rounding to integers, and the dtype explain."""
     good, aggregation = GOOD[which], config_of(which).aggregation
-    mean = site_of(which, lib).decrypt(read(good["aggregate"]))
+    mean = decrypt(which, good["aggregate"], lib)
     assert {name: str(value.dtype) for name, value in mean.items()} == good["dtypes"]
     sites, weight_sum = len(good["weights"]), sum(good["weights"]) / aggregation.max_weight
     allowed = codec_for(config_of(which).params, aggregation).mean_error(sites, weight_sum)
@@ -100,7 +165,7 @@ def test_the_aggregate_decrypts_to_the_mean(which, lib):
 @pytest.mark.parametrize(("which", "lib"), [item for item in READERS if "decoded" in GOOD[item[0]]])
 def test_ckks_decodes_as_by_hand(which, lib):
     """The noise is in the file: what is left is the rounding of the transforms, and of the index to nine places."""
-    ramp = site_of(which, lib).decrypt(read(GOOD[which]["aggregate"]))["ramp"]
+    ramp = decrypt(which, GOOD[which]["aggregate"], lib)["ramp"]
     for place, value in GOOD[which]["decoded"]:
         assert abs(ramp[place] - value) < 1e-8
 
@@ -110,11 +175,60 @@ def test_ckks_decodes_as_by_hand(which, lib):
 def test_an_exact_scheme_decodes_to_these_integers(which, lib):
     """Sums of q and of the weight are those of the index; only the last division rounds."""
     good, params = GOOD[which], config_of(which).params
-    ramp = site_of(which, lib).decrypt(read(good["aggregate"]))["ramp"]
+    ramp = decrypt(which, good["aggregate"], lib)["ramp"]
     weight_sum = Fraction(*good["weight_sum"])
     for place, total in good["sums"]:
         expected = Fraction(total, params.limit) / weight_sum  # max_abs is 1
         assert abs(Fraction(float(ramp[place])) - expected) <= abs(expected) * Fraction(1, 2**50)
+
+
+@pytest.mark.parametrize("which", CONFIGS)
+def test_tails(which):
+    """Tags are those of the index, which were computed by hand; nobody has signed but in a project."""
+    good = GOOD[which]
+    updates = [read(name) for name in (*good["updates"], good["aggregate"])]
+    assert [update.tail.tag for update in updates] == [int(tag, 16) for tag in good.get("tags", ["0"] * 3)]
+    assert ("tags" in good) == site_of(which).verified
+    proofs = {update.header.contributions[0]: update.tail.proofs[0] for update in updates[:2]}
+    assert updates[2].tail.proofs == tuple(proofs[item] for item in updates[2].header.contributions)
+    assert all(any(proof.signature) == ("project" in good) for proof in proofs.values())
+
+
+@pytest.mark.parametrize("which", [which for which in CONFIGS if "base" in GOOD[which]])
+def test_bases(which):
+    """Of the first model, which is the state of the first site, and of the round after the aggregate."""
+    good = GOOD[which]
+    state = {name: np.array(value, good["dtypes"][name]) for name, value in good["first_model"].items()}
+    assert site_of(which).base(state) == base_of(which)
+    for update in (*map(read, good["updates"]), read(good["aggregate"])):
+        assert update.header.base == base_of(which)
+    assert read(good["aggregate"]).next_base.hex() == good["next_base"]
+    with secagg.Update.open(FOLDER / good["aggregate"]) as aggregate:
+        assert aggregate.next_base.hex() == good["next_base"]
+
+
+@pytest.mark.parametrize("which", [which for which in CONFIGS if "project" in GOOD[which]])
+def test_a_project(which):
+    """Manifest, receipt and models, each read by whom it is meant for."""
+    good, project = GOOD[which], project_of(which)
+    assert project.authority == identity_of("authority").public
+    assert project.server.public == identity_of("server").public
+    assert [member.public for member in project.sites] == [identity_of(member.name).public for member in project.sites]
+    assert [member.name for member in project.sites if member.revoked] == ["site-3"]
+    assert project.sign(identity_of("authority")) == (FOLDER / good["project"]).read_bytes()
+    assert project.successor((FOLDER / good["project"]).read_bytes()) == project
+    project.check_time()
+    update = read(good["updates"][0])
+    receipt = secagg.Receipt.of(update, identity_of("server"))
+    assert receipt.to_bytes() == (FOLDER / good["receipt"]).read_bytes()
+    receipt.check(update, project)
+    model, empty = map(read, good["models"])
+    assert model.header.base.hex() == empty.header.base.hex() == good["next_base"]
+    assert model.header.round == empty.header.round == INDEX["round"] + 1
+    values = site_of(which).decrypt_model(model)
+    assert {name: value.tolist() for name, value in values.items()} == good["first_model"]
+    assert {name: value.dtype for name, value in values.items()} == good["dtypes"]
+    assert {name: value.shape for name, value in site_of(which).decrypt_model(empty).items()} == {"empty": (0,)}
 
 
 def test_values_are_rounded_to_the_nearest_integer():
@@ -132,12 +246,9 @@ def test_a_fault(vector):
     """The error of the index, from a file and from memory, and the sum without it."""
     which, path = vector["config"], FOLDER / vector["file"]
     error = getattr(errors, vector["error"])
-    if vector["reads"] == "load_key":
+    if vector["reads"] != "add":
         with pytest.raises(error) as caught:
-            secagg.load_key(path)
-    elif vector["reads"] == "decrypt":
-        with pytest.raises(error) as caught:
-            site_of(which).decrypt(read(path))
+            READS[vector["reads"]](path, which)
     else:
         names = GOOD[which]
         aggregator = aggregator_of(which)
@@ -160,15 +271,24 @@ def test_a_failed_decryption_says_nothing(vector):
     """With every library the same words, and no cause that would tell more."""
     for lib in GOOD[vector["config"]]["libs"]:
         with pytest.raises(errors.DecryptionError) as caught:
-            site_of(vector["config"], lib).decrypt(read(vector["file"]))
+            READS[vector["reads"]](FOLDER / vector["file"], vector["config"], lib)
         assert caught.value.args == errors.DecryptionError().args
         assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("name", TAG_ALONE)
+def test_where_only_the_tag_tells(name, monkeypatch):
+    """These sums are plausible: a reader that computes no tags takes them for good."""
+    (which,) = {vector["config"] for vector in INDEX["bad"] if vector["file"] == name}
+    monkeypatch.setattr("secagg.mac.Authenticator.tag", lambda self: read(name).tail.tag)
+    decrypt(which, name)
 
 
 def test_the_index_lists_every_file():
     listed = {vector["file"] for vector in INDEX["bad"]}
     for good in GOOD.values():
-        listed |= {*good["keys"], *good["updates"], good["aggregate"]}
+        listed |= {*good["keys"], *good["updates"], good["aggregate"], *good.get("models", ())}
+        listed |= {good[name] for name in ("project", "receipt") if name in good}
     assert listed == {path.name for path in FOLDER.glob("*.secagg")}
     assert len({(vector["file"], vector["fault"]) for vector in INDEX["bad"]}) == len(INDEX["bad"])
 
@@ -177,7 +297,7 @@ def test_the_generator_makes_these_files(tmp_path):
     runpy.run_path(str(FOLDER / "make.py"))["write"](tmp_path)
     made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert made == {path.name: path.read_bytes() for path in FOLDER.iterdir() if path.name in made}
-    assert len(made) == len(INDEX["bad"]) + 3
+    assert len(made) == len(INDEX["bad"]) + 4
 
 
 def test_fresh_good_files_would_do(tmp_path):
@@ -195,4 +315,5 @@ def test_fresh_good_files_would_do(tmp_path):
         assert key.fingerprint == good["fingerprint"] != GOOD[which]["fingerprint"]
         aggregate = secagg.Update.from_bytes((copy / good["aggregate"]).read_bytes())
         mean = secagg.Client(config_of(which), key, "site").decrypt(aggregate)
+        assert ("tags" in good) == (aggregate.tail.tag != 0)
         assert abs(float(mean["scale"]) - good["mean"]["scale"]) < 0.01

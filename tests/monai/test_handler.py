@@ -15,7 +15,18 @@ from monai.engines import SupervisedTrainer
 
 import secagg
 from secagg.codec import RealCodec
-from secagg.errors import ConfigError, KeyMismatchError, LayoutError, RangeError, RoundMismatchError, StateError
+from secagg.errors import (
+    ConfigError,
+    DigestError,
+    KeyMismatchError,
+    LayoutError,
+    MismatchError,
+    RangeError,
+    RoundMismatchError,
+    SecAggError,
+    StateError,
+    VerificationError,
+)
 from secagg.integrations.monai import SecAggHandler
 
 CONFIG = secagg.Config.from_dict(
@@ -70,6 +81,14 @@ def make_trainer(network: torch.nn.Module, seed: int = 0, examples: int = 4, **o
 
 def make_handler(name: str = "site-1", **options: Any) -> SecAggHandler:
     return SecAggHandler(secagg.Client(CONFIG, KEYS.client, name), weight=WEIGHTS[name], **options)
+
+
+def trained(*names: str) -> list[SecAggHandler]:
+    """Handlers of sites that have trained one round from the same network, each on data of its own."""
+    handlers = [make_handler(name) for name in names]
+    for seed, handler in enumerate(handlers):
+        make_trainer(make_network(), seed, train_handlers=[handler]).run()
+    return handlers
 
 
 def aggregate(*updates: secagg.Update | None, round: int = 0) -> secagg.Update:
@@ -171,7 +190,7 @@ def test_a_new_trainer_each_round_and_a_late_site() -> None:
     floats = [name for name, value in one.global_state.items() if value.is_floating_point()]
     assert_equal({n: one.global_state[n] for n in floats}, {n: late.global_state[n] for n in floats})
 
-    restarted = make_handler("site-2", global_state=one.global_state, round=1)
+    restarted = make_handler("site-2", global_state=one.global_state, round=1, base=one.base)
     for handler in (one, restarted, late):
         make_trainer(make_network(9), 3, train_handlers=[handler]).run()  # its own weights do not matter
     aggregate(one.update, restarted.update, late.update, round=1)
@@ -184,10 +203,158 @@ def test_wrong_round_leaves_model_and_round() -> None:
     result = aggregate(one.update, two.update)
     one.receive(result)
     before = snapshot(one.global_state)
-    with pytest.raises(RoundMismatchError, match="of round 0, expected round 1"):
+    with pytest.raises(RoundMismatchError, match="of round 0, not of round 1"):
         one.receive(result)
     assert_equal(one.global_state, before)
     assert one.round == 1
+
+
+def test_each_update_says_which_global_model_it_began_from() -> None:
+    one, two = trained("site-1", "site-2")
+    initial = one.site.base(make_network().state_dict())
+    for round, expected in enumerate((initial, None)):
+        assert one.update is not None
+        assert one.update.header.base == one.base
+        assert expected in (one.base, None)
+        result = aggregate(one.update, two.update, round=round)
+        for handler in (one, two):
+            handler.receive(result)
+            assert handler.base == result.next_base
+            make_trainer(make_network(9), 3, train_handlers=[handler]).run()
+    assert make_handler().base is None
+    assert make_handler(global_state=make_network().state_dict()).base == initial
+    assert make_handler(global_state=make_network(1).state_dict()).base != initial
+
+
+def test_a_sum_of_updates_from_another_global_model_is_refused() -> None:
+    handlers = [make_handler(name) for name in ("site-1", "site-2")]
+    for seed, handler in enumerate(handlers):
+        make_trainer(make_network(5), seed, train_handlers=[handler]).run()
+    result = aggregate(*(handler.update for handler in handlers))
+    [other] = trained("site-3")
+    before, base = snapshot(other.global_state), other.base
+    with pytest.raises(VerificationError, match="another global model"):
+        other.receive(result)
+    assert_equal(other.global_state, before)
+    assert (other.round, other.base) == (0, base)
+    with pytest.raises(MismatchError, match="began from the global model"):  # nor is it added to theirs
+        aggregate(*(handler.update for handler in (*handlers, other)))
+
+
+def test_an_aggregate_without_the_update_that_a_receipt_is_for_is_refused() -> None:
+    server = secagg.Identity.generate()
+    one, two, three = trained("site-1", "site-2", "site-3")
+    assert three.update is not None
+    receipt = secagg.Receipt.of(three.update, server)
+    before = snapshot(three.global_state)
+    with pytest.raises(VerificationError, match="has left it out"):
+        three.receive(aggregate(one.update, two.update), receipt)
+    assert_equal(three.global_state, before)
+    assert three.round == 0
+    three.receive(aggregate(one.update, two.update, three.update), receipt)
+    assert three.round == 1
+
+
+def test_a_site_goes_on_from_the_stored_model_and_the_aggregates_since(tmp_path: Path) -> None:
+    one, two = trained("site-1", "site-2")
+    results = []
+    for round in range(2):
+        if round == 1:
+            one.save_model(tmp_path / "model-1.secagg")
+        results.append(aggregate(one.update, two.update, round=round))
+        for handler in (one, two):
+            handler.receive(results[-1])
+            make_trainer(make_network(9), round, train_handlers=[handler]).run()
+    late = make_handler("site-3", global_state=make_network(7).state_dict())
+    own = make_network(7).state_dict()["1.num_batches_tracked"]
+    with secagg.Update.open(tmp_path / "model-1.secagg") as model:
+        assert (model.header.kind, model.header.site, model.header.round) == ("model", "site-1", 1)
+        late.load_model(model)
+    assert (late.round, late.base) == (1, results[0].next_base)
+    assert late.global_state is not None
+    assert late.global_state["1.num_batches_tracked"] == own
+    with pytest.raises(RoundMismatchError):
+        late.receive(results[0])
+    late.receive(results[1])
+    assert (late.round, late.base) == (one.round, one.base)
+    expected, found = snapshot(one.global_state), snapshot(late.global_state)
+    del expected["1.num_batches_tracked"], found["1.num_batches_tracked"]
+    assert_equal(found, expected)
+    make_trainer(make_network(8), 3, train_handlers=[late]).run()
+    aggregate(one.update, two.update, late.update, round=2)  # their bases agree
+
+
+def test_a_stored_model_keeps_what_16_bits_would_lose(tmp_path: Path) -> None:
+    network = torch.nn.Conv3d(1, 2, 1).to(torch.bfloat16)
+    exact = {name: value + 2.0**-20 for name, value in _wide(network.state_dict()).items()}
+    make_handler(global_state=exact).save_model(tmp_path / "model.secagg")
+    other = make_handler("site-2", global_state=network.state_dict())
+    with secagg.Update.open(tmp_path / "model.secagg") as model:
+        other.load_model(model)
+    assert_equal(other.global_state, exact)
+
+
+def _wide(state: Mapping[str, torch.Tensor]) -> State:
+    return {name: value.to(torch.float32) for name, value in state.items()}
+
+
+def _of_another_key(path: Path) -> secagg.Update:
+    other = secagg.Client(CONFIG, secagg.generate_keys(CONFIG).client, "site-1")
+    other.encrypt_model(path, make_network().state_dict(), round=1, base=bytes(32))
+    return secagg.Update.open(path)
+
+
+def _without_a_base(path: Path) -> secagg.Update:
+    secagg.Client(CONFIG, KEYS.client, "site-1").encrypt_model(path, make_network().state_dict(), round=1)
+    return secagg.Update.open(path)
+
+
+def _of_another_network(path: Path) -> secagg.Update:
+    make_handler(global_state=torch.nn.Linear(2, 3).state_dict()).save_model(path)
+    return secagg.Update.open(path)
+
+
+def _an_aggregate(path: Path) -> secagg.Update:
+    return aggregate(*(handler.update for handler in trained("site-1", "site-2")))
+
+
+def _damaged(path: Path) -> secagg.Update:
+    make_handler(global_state=make_network().state_dict()).save_model(path)
+    blob = bytearray(path.read_bytes())
+    blob[-1000] ^= 1
+    return secagg.Update.from_bytes(bytes(blob))
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (_of_another_key, KeyMismatchError),
+        (_without_a_base, VerificationError),
+        (_of_another_network, LayoutError),
+        (_an_aggregate, MismatchError),
+        (_damaged, DigestError),
+    ],
+)
+def test_a_stored_model_that_does_not_fit_leaves_all_as_it_was(
+    tmp_path: Path, make: Callable[[Path], secagg.Update], error: type[SecAggError]
+) -> None:
+    handler = make_handler(global_state=make_network(3).state_dict())
+    before, base = snapshot(handler.global_state), handler.base
+    with make(tmp_path / "model.secagg") as model, pytest.raises(error) as caught:
+        handler.load_model(model)
+    assert type(caught.value) is error
+    assert_equal(handler.global_state, before)
+    assert (handler.round, handler.base) == (0, base)
+
+
+def test_a_global_model_is_needed_first(tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="global_state"):
+        make_handler().save_model(tmp_path / "model.secagg")
+    make_handler(global_state=make_network().state_dict()).save_model(tmp_path / "model.secagg")
+    with secagg.Update.open(tmp_path / "model.secagg") as model, pytest.raises(StateError, match="global_state"):
+        make_handler("site-2").load_model(model)
+    with pytest.raises(StateError, match="round 3 needs its base"):
+        make_handler(round=3, global_state=make_network().state_dict())
 
 
 def test_another_key_leaves_model_and_round() -> None:

@@ -16,21 +16,38 @@ from typing import Any, NamedTuple
 from blake3 import blake3
 
 MAGIC = b"SECAGG\r\n"
-UPDATE, AGGREGATE, CLIENT_KEY, SERVER_KEY = 1, 2, 3, 4
-PREAMBLE_NBYTES, DIGEST_NBYTES = 16, 32
+UPDATE, AGGREGATE, CLIENT_KEY, SERVER_KEY, MODEL, PROJECT = 1, 2, 3, 4, 5, 6
+#: Kinds with a tail.
+WITH_TAIL = (UPDATE, AGGREGATE, MODEL)
+PREAMBLE_NBYTES, DIGEST_NBYTES, SIGNATURE_NBYTES, TAG_NBYTES = 16, 32, 64, 16
+PROOF_NBYTES = DIGEST_NBYTES + SIGNATURE_NBYTES
 FRAME_NBYTES = 1 << 20
 CLEAR_WORDS = FLASHE_WORDS = 4096
+#: Bytes of a block of a model, as they are and encrypted.
+MODEL_PLAIN, MODEL_BLOCK = (1 << 16) - 16, 1 << 16
+#: Modulus of tags.
+PRIME = 2**127 - 1
+#: Bytes of a value of a float tensor.
+FLOATS = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
 
 @dataclass
 class Container:
-    """A container taken apart. `header` is the object, or the bytes themselves where a test wants other bytes."""
+    """A container taken apart. `header` is the object, or the bytes themselves where a test wants other bytes.
+
+    Updates, aggregates and models have a tag and `proofs`, each a body digest and a signature; `tail` stands in place
+    of both where a test wants other bytes. A project manifest has a signature.
+    """
 
     kind: int
     header: Any
     payloads: list[bytes] = field(default_factory=list)
+    tag: int = 0
+    proofs: list[tuple[bytes, bytes]] = field(default_factory=list)
+    tail: bytes | None = None
+    signature: bytes = bytes(SIGNATURE_NBYTES)
     magic: bytes = MAGIC
-    version: int = 2
+    version: int = 3
     reserved: int = 0
     header_nbytes: int | None = None
 
@@ -42,14 +59,30 @@ class Container:
         header = json.loads(blob[PREAMBLE_NBYTES:end])
         head_digest = blob[end : end + DIGEST_NBYTES]
         assert head_digest == blake3(blob[:end]).digest()
-        place, payloads = end + DIGEST_NBYTES, []
+        place = end + DIGEST_NBYTES
+        container = cls(kind, header, magic=magic, version=version, reserved=reserved)
+        if kind == PROJECT:
+            container.signature = blob[place:]
+            assert len(container.signature) == SIGNATURE_NBYTES
+            return container
+        digests = []
         for index, nbytes in enumerate(frame_sizes(kind, header, len(blob) - place)):
-            payload, place = blob[place : place + nbytes], place + nbytes
-            assert blob[place : place + DIGEST_NBYTES] == _frame_digest(head_digest, index, payload)
-            payloads.append(payload)
-            place += DIGEST_NBYTES
+            container.payloads.append(blob[place : place + nbytes])
+            place += nbytes + DIGEST_NBYTES
+            digests.append(blob[place - DIGEST_NBYTES : place])
+            assert digests[-1] == frame_digest(head_digest, index, container.payloads[-1])
+        if kind in WITH_TAIL:
+            tail = blob[place : place + TAG_NBYTES + PROOF_NBYTES * len(header["contributions"])]
+            place += len(tail) + DIGEST_NBYTES
+            assert blob[place - DIGEST_NBYTES : place] == frame_digest(head_digest, len(digests), tail)
+            container.tag = int.from_bytes(tail[:TAG_NBYTES], "little")
+            for start in range(TAG_NBYTES, len(tail), PROOF_NBYTES):
+                proof = tail[start : start + PROOF_NBYTES]
+                container.proofs.append((proof[:DIGEST_NBYTES], proof[DIGEST_NBYTES:]))
+            if kind != AGGREGATE:
+                assert container.proofs[0][0] == body_digest(head_digest, digests, container.tag)
         assert place == len(blob)
-        return cls(kind, header, payloads, magic, version, reserved)
+        return container
 
     def copy(self) -> Container:
         return copy.deepcopy(self)
@@ -61,14 +94,37 @@ class Container:
         head = struct.pack("<8sHBBI", self.magic, self.version, self.kind, self.reserved, length) + text
         return head + blake3(head).digest()
 
+    @property
+    def frame_digests(self) -> list[bytes]:
+        head_digest = self.head[-DIGEST_NBYTES:]
+        return [frame_digest(head_digest, index, payload) for index, payload in enumerate(self.payloads)]
+
+    @property
+    def body(self) -> bytes:
+        """The body digest of an update or model."""
+        return body_digest(self.head[-DIGEST_NBYTES:], self.frame_digests, self.tag)
+
+    def make_tail(self) -> bytes:
+        """The tail without its digest: that of an update names its body, that of an aggregate has a proof a site."""
+        if self.kind == AGGREGATE:
+            listed = self.header["contributions"] if isinstance(self.header, dict) else self.proofs
+            count = len(listed) if isinstance(listed, list) else 0
+            proofs = [*self.proofs, *[(bytes(DIGEST_NBYTES), bytes(SIGNATURE_NBYTES))] * count][:count]
+        else:
+            proofs = [(self.body, self.proofs[0][1] if self.proofs else bytes(SIGNATURE_NBYTES))]
+        return self.tag.to_bytes(TAG_NBYTES, "little") + b"".join(body + signature for body, signature in proofs)
+
     def to_bytes(self) -> bytes:
         """Put it together, every digest made anew."""
-        head = self.head
-        frames = (
-            payload + _frame_digest(head[-DIGEST_NBYTES:], index, payload)
-            for index, payload in enumerate(self.payloads)
-        )
-        return head + b"".join(frames)
+        head, parts = self.head, []
+        if self.kind == PROJECT:
+            return head + self.signature
+        for payload, digest in zip(self.payloads, self.frame_digests, strict=True):
+            parts += [payload, digest]
+        if self.kind not in (CLIENT_KEY, SERVER_KEY):
+            tail = self.make_tail() if self.tail is None else self.tail
+            parts += [tail, frame_digest(head[-DIGEST_NBYTES:], len(self.payloads), tail)]
+        return head + b"".join(parts)
 
 
 def canonical(value: Any) -> bytes:
@@ -81,6 +137,11 @@ def frame_sizes(kind: int, header: dict[str, Any], nbytes: int) -> Iterator[int]
         while nbytes > 0:
             yield min(FRAME_NBYTES, nbytes - DIGEST_NBYTES)
             nbytes -= FRAME_NBYTES + DIGEST_NBYTES
+        return
+    if kind == MODEL:
+        nbytes = sum(FLOATS.get(dtype, 0) * prod(shape) for _, dtype, shape, _ in header["layout"])
+        blocks, most = ceil(nbytes / MODEL_PLAIN), FRAME_NBYTES // MODEL_BLOCK
+        yield from [most * MODEL_BLOCK] * (blocks // most) + [blocks % most * MODEL_BLOCK] * (blocks % most > 0)
         return
     values = {
         role: sum(prod(shape) for _, _, shape, its in header["layout"] if its == role)
@@ -175,8 +236,12 @@ def pack_rows(words: list[list[int]], params: dict[str, Any]) -> bytes:
 
 def unpack(row: bytes, bits: int) -> list[int]:
     """Whole words, each of so many bits, least significant first."""
-    number = int.from_bytes(row, "little")
-    return [number >> place & (1 << bits) - 1 for place in range(0, 8 * len(row) - bits + 1, bits)]
+    words = []
+    for start in range(0, len(row), bits):  # eight words take `bits` bytes
+        part = row[start : start + bits]
+        number = int.from_bytes(part, "little")
+        words += [number >> place & (1 << bits) - 1 for place in range(0, 8 * len(part) - bits + 1, bits)]
+    return words
 
 
 def pack(words: list[int], bits: int) -> bytes:
@@ -208,5 +273,9 @@ def fingerprint(header: dict[str, Any], payload: bytes) -> str:
     return blake3(f"secagg key v2\0{numbers}".encode() + payload).hexdigest()
 
 
-def _frame_digest(head_digest: bytes, index: int, payload: bytes) -> bytes:
+def frame_digest(head_digest: bytes, index: int, payload: bytes) -> bytes:
     return blake3(head_digest + index.to_bytes(8, "little") + payload).digest()
+
+
+def body_digest(head_digest: bytes, frame_digests: list[bytes], tag: int) -> bytes:
+    return blake3(head_digest + b"".join(frame_digests) + tag.to_bytes(TAG_NBYTES, "little")).digest()

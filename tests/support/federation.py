@@ -17,6 +17,8 @@ from secagg.aggregation import Aggregation
 from secagg.backends.base import Backend
 from secagg.backends.registry import load_backend
 from secagg.codec import Codec, codec_for
+from secagg.key import KeyPair
+from secagg.params import Params
 
 State = Mapping[str, Any]
 
@@ -55,7 +57,7 @@ class Federation:
     """A config and the keys that were made under it."""
 
     config: secagg.Config
-    keys: secagg.KeyPair
+    keys: KeyPair
 
     def site(self, name: str = "site-1") -> secagg.Client:
         return secagg.Client(self.config, self.keys.client, name)
@@ -164,7 +166,7 @@ def read_config(text: str) -> secagg.Config:
 
 
 @cache
-def make_keys(lib: str, params: secagg.Params, number: int = 0) -> secagg.KeyPair:
+def make_keys(lib: str, params: Params, number: int = 0) -> KeyPair:
     """Keys, with room for two sites or more; another `number` gives others."""
     return secagg.generate_keys(secagg.Config(lib, params, aggregation=Aggregation(max_clients=2, max_abs=1.0)))
 

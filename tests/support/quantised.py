@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import secagg
+from secagg.tail import Proof, Tail
 from secagg.update import UpdateWriter
 
 #: The weight has at least so many bits.
@@ -75,10 +76,15 @@ def renamed(site: secagg.Client, name: str) -> secagg.Client:
 
 
 def rebuilt(update: secagg.Update, **changes: Any) -> secagg.Update:
-    """An update or aggregate with the same frames behind a changed header, every digest made anew."""
-    header = replace(update.header, **changes)
+    """An update or aggregate with the same frames and tag behind a changed header, every digest made anew, unsigned."""
+    header, tag = replace(update.header, **changes), update.tail.tag
     stream = BytesIO()
     writer = UpdateWriter(stream, header)
     for frame, payload in update.frames():
         writer.write(frame, payload)
+    if header.kind == "update" and len(header.contributions) == 1:
+        writer.finish(tag, None)
+    else:
+        proofs = tuple(Proof(bytes(32)) for _ in header.contributions)
+        stream.write(Tail(tag, proofs).pack(header.head, header.frame_count))
     return secagg.Update.from_bytes(stream.getvalue())

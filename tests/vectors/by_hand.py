@@ -1,4 +1,4 @@
-"""Seeds, pads and decoding once more, written from docs/wire-format.md: Python's integers, and AES block by block.
+"""Seeds, derived keys and decoding once more, from docs/wire-format.md: Python's integers, and AES block by block.
 
 It shares no code with secagg, whose kernels and backends are held against what it computes.
 """
@@ -52,23 +52,34 @@ def mask(nonce: bytes, primes: list[int], degree: int, block: int) -> list[list[
     return result
 
 
-# FLASHE.
+# Keys that derive from that of the federation.
 
 
-def pad_info(fingerprint: str, epoch: int, round: int, site: str, nonce: bytes) -> bytes:
+def info_of(purpose: str, fingerprint: str, epoch: int, round: int, *fields: bytes) -> bytes:
     """HKDF's info: fields, each behind its length."""
-    fields = (
-        b"secagg flashe pad v1",
+    first = (
+        purpose.encode("ascii"),
         bytes.fromhex(fingerprint),
         epoch.to_bytes(8, "little"),
         round.to_bytes(8, "little"),
-        site.encode("ascii"),
-        nonce,
     )
-    return b"".join(len(field).to_bytes(4, "little") + field for field in fields)
+    return b"".join(len(field).to_bytes(4, "little") + field for field in (*first, *fields))
 
 
-def pad_key(secret: bytes, info: bytes) -> bytes:
+def pad_info(fingerprint: str, epoch: int, round: int, site: str, nonce: bytes) -> bytes:
+    """That of FLASHE's pads."""
+    return info_of("secagg flashe pad v1", fingerprint, epoch, round, site.encode("ascii"), nonce)
+
+
+def secret_of(key: Container) -> bytes:
+    """The secret words of a client key, which come first."""
+    params, payload = key.header["params"], b"".join(key.payloads)
+    if params["scheme"] == "FLASHE":
+        return payload
+    return payload[: 8 * params["poly_modulus_degree"] * len(key.header["primes"])]
+
+
+def derive(secret: bytes, info: bytes) -> bytes:
     """HKDF-SHA256 without salt, 32 bytes (RFC 5869): extract, then the first block of expand."""
     extracted = hmac.new(bytes(32), secret, hashlib.sha256).digest()
     return hmac.new(extracted, info + b"\x01", hashlib.sha256).digest()
@@ -109,7 +120,7 @@ def plain_words(aggregate: Container, key: Container, block: int) -> list[int]:
     words = np.array(rows(packed_block(aggregate, block), header["params"])[0], dtype=np.uint64)
     for site, nonce in header["contributions"]:
         info = pad_info(header["key"], header["epoch"], header["round"], site, bytes.fromhex(nonce))
-        stream = keystream(pad_key(b"".join(key.payloads), info), 8 * block * words.size, 8 * words.size)
+        stream = keystream(derive(secret_of(key), info), 8 * block * words.size, 8 * words.size)
         words -= np.frombuffer(stream, "<u8")
     return words.tolist()
 
@@ -126,7 +137,7 @@ def phases(aggregate: Container, key: Container, block: int) -> list[int]:
             [sum(column) % prime for column in zip(*parts, strict=True)]
             for prime, *parts in zip(primes, *masks, strict=True)
         ]
-    secret = np.frombuffer(b"".join(key.payloads), "<u8")[: len(primes) * degree].reshape(len(primes), degree)
+    secret = np.frombuffer(secret_of(key), "<u8").reshape(len(chain), degree)[: len(primes)]
     return phase(np.array(words, dtype=np.uint64), secret, primes).tolist()
 
 
@@ -136,11 +147,14 @@ def bgv_slots(message: list[int], plain: int) -> list[int]:
     base = next(g for g in itertools.count(2) if pow(g, (plain - 1) // 2, plain) == plain - 1)
     root = pow(base, (plain - 1) // (2 * degree), plain)
     least = min(pow(root, power, plain) for power in range(1, 2 * degree, 2))
-    powers = np.array([pow(least, power, plain) for power in range(2 * degree)], dtype=object)
-    coefficients, places = np.array(message, dtype=object), np.arange(degree)
+    assert plain < 2**31  # products are below 2**62, sums of remainders below 2**43
+    powers = np.array([pow(least, power, plain) for power in range(2 * degree)])
+    coefficients, places = np.array(message), np.arange(degree)
     exponents = [pow(3, i, 2 * degree) for i in range(degree // 2)]
     exponents += [-exponent % (2 * degree) for exponent in exponents]
-    return [int((coefficients * powers[places * exponent % (2 * degree)]).sum() % plain) for exponent in exponents]
+    return [
+        int((coefficients * powers[places * exponent % (2 * degree)] % plain).sum() % plain) for exponent in exponents
+    ]
 
 
 def ckks_slots(message: list[int], scale_bits: int) -> list[complex]:

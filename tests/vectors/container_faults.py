@@ -14,15 +14,14 @@ from container import (
     put_word,
     row_offsets,
 )
-from maker import Maker
+from maker import TAIL_NBYTES, Maker
 
 
 def container_faults(maker: Maker) -> None:
     """Add them all."""
     good, add, edit, header, text, flip = maker.good, maker.add, maker.edit, maker.header, maker.text, maker.flip
-    params = good["update"].header["params"]
     blob, update = good.blob("update"), good["update"]
-    head = len(update.head)
+    head, tail = len(update.head), len(blob) - TAIL_NBYTES
 
     # Preamble.
     edit("magic", "FormatError", "the first byte is not S", lambda c: setattr(c, "magic", b"TECAGG\r\n"))
@@ -34,7 +33,8 @@ def container_faults(maker: Maker) -> None:
     )
     edit("version-0", "FormatError", "version 0", lambda c: setattr(c, "version", 0))
     edit("version-1", "FormatError", "version 1, which had no epoch", lambda c: setattr(c, "version", 1))
-    edit("version-3", "FormatError", "version 3", lambda c: setattr(c, "version", 3))
+    edit("version-2", "FormatError", "version 2, which had no tail", lambda c: setattr(c, "version", 2))
+    edit("version-4", "FormatError", "version 4", lambda c: setattr(c, "version", 4))
     edit("kind-9", "FormatError", "a kind that there is not", lambda c: setattr(c, "kind", 9))
     edit("reserved", "FormatError", "the byte after the kind is not 0", lambda c: setattr(c, "reserved", 1))
     edit(
@@ -56,8 +56,8 @@ def container_faults(maker: Maker) -> None:
     add("cut-header", "FormatError", "cut within the header", blob[:200])
     add("cut-head", "FormatError", "cut before the last byte of the head", blob[: head - 1])
     add("cut-frames", "FormatError", "cut after the head", blob[:head])
-    add("cut-payload", "FormatError", "cut within the payload", blob[: head + 5000])
-    add("cut-digest", "FormatError", "cut before the last byte", blob[:-1])
+    add("cut-payload", "FormatError", "cut within the payload", blob[: head + 2000])
+    add("cut-digest", "FormatError", "cut before the last byte of the frame's digest", blob[: tail - 1])
     add("trailing-byte", "FormatError", "a byte too many", blob + b"\0")
     edit(
         "payload-short",
@@ -70,14 +70,14 @@ def container_faults(maker: Maker) -> None:
     # Digests.
     flip("flip-header", "one bit of the header", 60)
     flip("flip-head-digest", "one bit of the head's digest", head - 1)
-    flip("flip-payload", "one bit of the payload", head + 7000)
-    flip("flip-frame-digest", "one bit of the frame's digest", len(blob) - 1)
+    flip("flip-payload", "one bit of the payload", head + 2500)
+    flip("flip-frame-digest", "one bit of the frame's digest", tail - 1)
     other = good.blob("update-2")
     add(
         "foreign-frame",
         "DigestError",
         "the frame of another good update",
-        blob[:head] + other[len(good["update-2"].head) :],
+        blob[:head] + other[len(good["update-2"].head) : -TAIL_NBYTES] + blob[tail:],
     )
 
     # Header: its form.
@@ -152,8 +152,8 @@ def container_faults(maker: Maker) -> None:
     header("name-twice", "FormatError", "two tensors of one name", lambda h: h["layout"][0].__setitem__(0, "scale"))
 
     # Words.
-    prime = good["server-key"].header["primes"][0]
-    words = update.payloads[0]
+    whole = good["whole-update"]
+    params, prime, words = whole.header["params"], good["whole-server-key"].header["primes"][0], whole.payloads[0]
     for name, row, index, word, fault in (
         ("word-first", 0, 0, prime, "the first word is the prime itself"),
         ("word-middle", 1, 0, prime + 1, "the first word of c1 is above the prime"),
@@ -161,13 +161,23 @@ def container_faults(maker: Maker) -> None:
     ):
         start, bits = row_offsets(params)[row]
         large = put_word(words, start, bits, index, word)
-        edit(name, "FormatError", fault, lambda c, large=large: c.payloads.__setitem__(0, large))
+        change = lambda c, large=large: c.payloads.__setitem__(0, large)  # noqa: E731
+        edit(name, "FormatError", fault, change, "whole-update", config="whole")
+    half = block_nbytes(params) // 2
+    edit(
+        "transparent",
+        "FormatError",
+        "the second polynomial is zero",
+        lambda c: c.payloads.__setitem__(0, words[:half] + bytes(half)),
+        "whole-update",
+        config="whole",
+    )
 
     # Another federation, round or model. `good-update-2` is in the sum already.
     header("other-key", "KeyMismatchError", "another key's fingerprint", lambda h: h.update(key="ab" * 32))
     header("other-round", "RoundMismatchError", "round 8", lambda h: h.update(round=8))
-    header("other-scale", "MismatchError", "another scale", lambda h: h["params"].update(scale_bits=19))
-    header("other-max-abs", "MismatchError", "another max_abs", lambda h: h["aggregation"].update(max_abs=2.0))
+    header("other-scale", "MismatchError", "another scale", lambda h: h["params"].update(scale_bits=17))
+    header("other-max-abs", "MismatchError", "another max_abs", lambda h: h["aggregation"].update(max_abs=0.5))
     header(
         "other-max-clients", "MismatchError", "another max_clients", lambda h: h["aggregation"].update(max_clients=5)
     )
@@ -223,7 +233,7 @@ def container_faults(maker: Maker) -> None:
         "partly-update",
         config="partly",
     )
-    flip("partly-flip", "one bit of the clear frame", -100, "partly-update", config="partly")
+    flip("partly-flip", "one bit of the clear frame", -100 - TAIL_NBYTES, "partly-update", config="partly")
 
     # Another kind of container.
     add("aggregate", "MismatchError", "an aggregate where an update belongs", good.blob("aggregate"))
@@ -266,20 +276,24 @@ def container_faults(maker: Maker) -> None:
         "aggregate",
         reads="decrypt",
     )
-    flip("aggregate-flip", "one bit of the payload", 5000, "aggregate", reads="decrypt")
+    flip("aggregate-flip", "one bit of the payload", 3000, "aggregate", reads="decrypt")
     edit(
         "aggregate-zeros",
         "DecryptionError",
         "all words zero",
-        lambda c: c.payloads.__setitem__(0, bytes(len(words))),
+        lambda c: c.payloads.__setitem__(0, bytes(len(c.payloads[0]))),
         "aggregate",
         reads="decrypt",
     )
-    half = block_nbytes(params) // 2
     edit(
-        "aggregate-noise", "DecryptionError", "the two polynomials in each other's place",
-        lambda c: c.payloads.__setitem__(0, c.payloads[0][half:] + c.payloads[0][:half]), "aggregate", reads="decrypt",
-    )  # fmt: skip
+        "aggregate-noise",
+        "DecryptionError",
+        "the two polynomials in each other's place",
+        lambda c: c.payloads.__setitem__(0, c.payloads[0][half:] + c.payloads[0][:half]),
+        "whole-aggregate",
+        reads="decrypt",
+        config="whole",
+    )
 
     # Key files.
     key = good.blob("client-key")

@@ -16,11 +16,17 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
 
 import by_hand  # noqa: E402
+import model_by_hand  # noqa: E402
 import pinned  # noqa: E402
+import tail_by_hand  # noqa: E402
 from container import Container, weight_values  # noqa: E402
 from container_faults import container_faults  # noqa: E402
 from maker import Good, Maker, Vector  # noqa: E402
+from project_by_hand import PARTIES, project, receipt  # noqa: E402
+from project_faults import project_faults  # noqa: E402
 from scheme_faults import scheme_faults  # noqa: E402
+from tail_by_hand import identity_seed  # noqa: E402
+from tail_faults import tail_faults  # noqa: E402
 
 CKKS = {
     "scheme": "CKKS",
@@ -30,6 +36,8 @@ CKKS = {
     "complex_slots": False,
     "seeded": False,
 }
+#: A ciphertext of few bytes: what most faults are in.
+SMALL_CKKS = CKKS | {"poly_modulus_degree": 1024, "coeff_mod_bit_sizes": [23], "scale_bits": 18, "seeded": True}
 BGV = {
     "scheme": "BGV",
     "poly_modulus_degree": 2048,
@@ -40,6 +48,12 @@ BGV = {
     "overflow": "error",
     "error_feedback": False,
     "seeded": True,
+}
+SMALL_BGV = BGV | {
+    "poly_modulus_degree": 1024,
+    "coeff_mod_bit_sizes": [23],
+    "plain_modulus_bits": 14,
+    "value_bits": 10,
 }
 FLASHE = {
     "scheme": "FLASHE",
@@ -57,24 +71,34 @@ def settings(lib: str, params: dict[str, Any], encrypt: Any = "all") -> dict[str
 
 
 CONFIGS = {
-    "all": settings("tenseal", CKKS),
-    "partly": settings("tenseal", CKKS, {"exclude": ["head.bias"]}),
+    "all": settings("tenseal", SMALL_CKKS),
+    "partly": settings("tenseal", SMALL_CKKS, {"exclude": ["head.bias"]}),
+    "whole": settings("tenseal", CKKS),
     "seeded": settings("tenseal", CKKS | {"seeded": True}),
     "complex": settings("seal", CKKS | {"complex_slots": True, "seeded": True}),
     "bgv": settings("seal", BGV),
     "bgv-whole": settings("pyfhel", BGV | {"seeded": False}),
+    "bgv-partly": settings("seal", SMALL_BGV, {"exclude": ["head.bias", "scale"]}),
+    "signed": settings("seal", SMALL_BGV),
     "flashe": settings("flashe", FLASHE),
 }
 #: Who can decrypt: all that know the scheme and, of seeded updates, encrypt symmetrically.
 LIBS = {
-    "all": ["tenseal", "pyfhel", "seal"],
-    "partly": ["tenseal", "pyfhel", "seal"],
+    "all": ["tenseal", "seal"],
+    "partly": ["tenseal", "seal"],
+    "whole": ["tenseal", "pyfhel", "seal"],
     "seeded": ["tenseal", "seal"],
     "complex": ["seal"],
     "bgv": ["seal"],
     "bgv-whole": ["pyfhel", "seal"],
+    "bgv-partly": ["seal"],
+    "signed": ["seal"],
     "flashe": ["flashe"],
 }
+#: Whose keys a configuration has, where they are not its own.
+KEYS = {"partly": "all", "seeded": "whole", "complex": "whole", "bgv-whole": "bgv", "bgv-partly": "signed"}
+#: Those with a base, and the one with a project, a receipt and models besides.
+BASED, PROJECT = ("bgv-partly", "signed"), "signed"
 #: Values of a tensor that reaches the second block or the second lane.
 RAMPS = {"seeded": 1100, "complex": 2100, "bgv": 2200, "bgv-whole": 2200, "flashe": 4200}
 ROUND, EPOCH = 7, 2
@@ -98,10 +122,8 @@ def prefix_of(config: str) -> str:
 
 
 def keys_of(config: str) -> list[str]:
-    """Names of the files of client key and server key; keys depend on the scheme alone."""
-    scheme = CONFIGS[config]["he"]["config"]["scheme"]
-    middle = "" if scheme == "CKKS" else f"{scheme.lower()}-"
-    return [f"good-{middle}{role}-key.secagg" for role in ("client", "server")]
+    """Names of the files of client key and server key."""
+    return [f"good-{prefix_of(KEYS.get(config, config))}{role}-key.secagg" for role in ("client", "server")]
 
 
 def index(good: Good, vectors: list[Vector]) -> dict[str, Any]:
@@ -111,6 +133,7 @@ def index(good: Good, vectors: list[Vector]) -> dict[str, Any]:
         "configs": CONFIGS,
         "round": ROUND,
         "epoch": EPOCH,
+        "identities": {name: identity_seed(name).hex() for name in PARTIES},
         "good": {config: good_entry(good, config) for config in CONFIGS},
         "bad": [
             {"file": v.file, "reads": v.reads, "config": v.config, "error": v.error, "fault": v.fault} for v in vectors
@@ -133,6 +156,7 @@ def good_entry(good: Good, config: str) -> dict[str, Any]:
         "dtypes": {name: DTYPES[name] for name in states["site-1"]},
         "mean": {name: mix([state[name] for state in states.values()]) for name in STATES["site-1"]},
     }
+    entry |= tail_entry(good, config, key)
     size = RAMPS.get(config)
     if size is None:
         return entry
@@ -149,6 +173,36 @@ def good_entry(good: Good, config: str) -> dict[str, Any]:
         weight = by_hand.weight_sum(sums, aggregate.header["params"])
         entry["weight_sum"] = [weight.numerator, weight.denominator]
         entry["sums"] = [[place, sums[digits + before + place]] for place in places]
+    return entry
+
+
+def tail_entry(good: Good, config: str, key: Container) -> dict[str, Any]:
+    """What the tails of a configuration's files say, held against what is computed by hand."""
+    prefix, entry = prefix_of(config), {}
+    *updates, aggregate = (good[f"{prefix}{name}"] for name in ("update", "update-2", "aggregate"))
+    if aggregate.header["params"]["scheme"] != "CKKS":
+        entry["tags"] = [f"{tail_by_hand.tag_of(container, key):032x}" for container in (*updates, aggregate)]
+    for container, tag in zip((*updates, aggregate), entry.get("tags", ["0"] * 3), strict=True):
+        assert container.tag == int(tag, 16)
+    proofs = {json.dumps(update.header["contributions"]): update.proofs for update in updates}
+    assert aggregate.proofs == [
+        pair for item in aggregate.header["contributions"] for pair in proofs[json.dumps([item])]
+    ]
+    if config in BASED:
+        base = tail_by_hand.first_base(aggregate.header["layout"], state_of(config, "site-1"))
+        assert aggregate.header["base"] == base.hex()
+        entry |= {"base": base.hex(), "next_base": tail_by_hand.next_base(aggregate).hex()}
+        entry["first_model"] = state_of(config, "site-1")
+    if config == PROJECT:
+        for container in (*updates, aggregate):
+            tail_by_hand.verify(container)
+        entry |= {name: f"good-{prefix}{name}.secagg" for name in ("project", "receipt")}
+        entry["models"] = [f"good-{prefix}{name}.secagg" for name in ("model", "model-empty")]
+        for name in ("model", "model-empty"):
+            model = good[f"{prefix}{name}"]
+            tail_by_hand.verify(model)
+            layout = model.header["layout"]
+            assert model_by_hand.decrypt(model, key) == model_by_hand.plain_of(layout, state_of(config, "site-1"))
     return entry
 
 
@@ -170,7 +224,7 @@ def make_good() -> None:
 
     import secagg
 
-    keys: dict[str, secagg.KeyPair] = {}
+    keys = {}
     for name, block in CONFIGS.items():
         config, (client, server) = secagg.Config.from_dict(block), keys_of(name)
         if client not in keys:
@@ -179,12 +233,24 @@ def make_good() -> None:
             keys[client].server.save(HERE / server)
             (HERE / client).chmod(0o644)  # it keeps no secret, and a checkout would widen it anyway
         aggregator = secagg.Aggregator(config, keys[client].server, round=ROUND)
+        model = {tensor: np.array(value, DTYPES[tensor]) for tensor, value in state_of(name, "site-1").items()}
         for site, suffix in (("site-2", "-2"), ("site-1", "")):
             state = {tensor: np.array(value, DTYPES[tensor]) for tensor, value in state_of(name, site).items()}
-            update = secagg.Client(config, keys[client].client, site).encrypt(state, WEIGHTS[site], ROUND)
+            identity = secagg.Identity(tail_by_hand.identity(site)) if name == PROJECT else None
+            party = secagg.Client(config, keys[client].client, site, identity=identity)
+            base = party.base(model) if name in BASED else None
+            update = party.encrypt(state, WEIGHTS[site], ROUND, base=base)
             update.save(HERE / f"good-{prefix_of(name)}update{suffix}.secagg")
             aggregator.add(update)
-        aggregator.finish().save(HERE / f"good-{prefix_of(name)}aggregate.secagg")
+        aggregate = aggregator.finish()
+        aggregate.save(HERE / f"good-{prefix_of(name)}aggregate.secagg")
+        if name == PROJECT:
+            for part, tensors in (("model", model), ("model-empty", {"empty": model["empty"]})):
+                path = HERE / f"good-{name}-{part}.secagg"
+                party.encrypt_model(path, tensors, round=ROUND + 1, base=aggregate.next_base)
+            made = Container.read(update.to_bytes())
+            (HERE / f"good-{name}-project.secagg").write_bytes(project(block, made.header).to_bytes())
+            (HERE / f"good-{name}-receipt.secagg").write_bytes(receipt(made))
 
 
 def write(folder: Path) -> None:
@@ -193,12 +259,15 @@ def write(folder: Path) -> None:
     maker = Maker(good)
     container_faults(maker)
     scheme_faults(maker)
+    tail_faults(maker)
+    project_faults(maker)
     for vector in maker.vectors:
         (folder / vector.file).write_bytes(vector.blob)
     for name, content in (
         ("index", index(good, maker.vectors)),
         ("expansion", pinned.expansions()),
         ("pads", pinned.pads()),
+        ("tags", pinned.tags()),
     ):
         (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
 

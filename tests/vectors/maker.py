@@ -11,6 +11,9 @@ from container import Container, canonical
 
 Change = Callable[[Any], Any]
 
+#: Size of the tail of an update: tag, one proof, digest.
+TAIL_NBYTES = 16 + 96 + 32
+
 
 @dataclass
 class Vector:

@@ -7,6 +7,7 @@ import struct
 from typing import Any
 
 import by_hand
+import tail_by_hand
 from blake3 import blake3
 from container import fingerprint
 
@@ -80,7 +81,7 @@ def _pad(epoch: int, round: int, site: str, key: int, nonce: int) -> dict[str, A
     secret, nonce_bytes = _bytes32("key", key), _bytes32("pad nonce", nonce)
     name = fingerprint({"params": {"scheme": "FLASHE"}, "primes": [], "plain_modulus": 0, "epoch": epoch}, secret)
     info = by_hand.pad_info(name, epoch, round, site, nonce_bytes)
-    pad_key = by_hand.pad_key(secret, info)
+    pad_key = by_hand.derive(secret, info)
     blocks = []
     for block in PAD_BLOCKS:
         stream = by_hand.keystream(pad_key, 8 * PAD_WORDS * block, 8 * PAD_WORDS)
@@ -102,3 +103,67 @@ def _pad(epoch: int, round: int, site: str, key: int, nonce: int) -> dict[str, A
 def _bytes32(name: str, number: int) -> bytes:
     """Bytes that are nobody's secret."""
     return hashlib.sha256(f"secagg vectors {name} {number}".encode()).digest()
+
+
+#: Epoch, round, number of the key, layout, sites with the number of their nonce, encrypted words, clear words.
+ONE, TWO = [["w", "float32", [2, 3], "encrypted"]], [["w", "float32", [], "encrypted"], ["n", "int64", [4], "local"]]
+TAGS: list[tuple[int, int, int, list[Any], list[tuple[str, int]], list[int], list[int]]] = [
+    (0, 0, 0, ONE, [("site-1", 0)], [], []),
+    (0, 0, 0, ONE, [("site-1", 0)], [1], []),
+    (0, 0, 0, ONE, [("site-1", 1)], [1], []),
+    (0, 0, 1, ONE, [("site-1", 0)], [1], []),
+    (0, 0, 0, ONE, [("site-2", 0)], [1], []),
+    (0, 1, 0, ONE, [("site-1", 0)], [1], []),
+    (1, 0, 0, ONE, [("site-1", 0)], [1], []),
+    (0, 0, 0, TWO, [("site-1", 0)], [1], []),
+    (0, 0, 0, ONE, [("site-1", 0)], [1, 0], []),
+    (0, 0, 0, ONE, [("site-1", 0)], [2**64 - 1, 2**63, 5], []),
+    (0, 0, 0, ONE, [("site-1", 0)], [2**64 - 1, 7], [-1, 2**62, -(2**63), 3]),
+    (0, 0, 0, ONE, [("site-1", 0), ("site-2", 1), ("site-3", 2)], [3 * index for index in range(5000)], [-9] * 4096),
+    (2**32 - 1, 2**32 - 1, 2, TWO, [("a.B-9_" + "z" * 58, 2)], [2**64 - 1] * 3000, []),
+]
+
+
+def tags() -> dict[str, Any]:
+    """The content of tags.json."""
+    about = "tags of words: α and r in hexadecimal; encrypted words are unsigned, clear ones signed"
+    return {"about": about, "cases": [_tag(*case) for case in TAGS]}
+
+
+def _tag(
+    epoch: int,
+    round: int,
+    key: int,
+    layout: list[Any],
+    sites: list[tuple[str, int]],
+    encrypted: list[int],
+    clear: list[int],
+) -> dict[str, Any]:
+    secret, fields = _bytes32("key", key), {"params": {"scheme": "FLASHE"}, "primes": [], "plain_modulus": 0}
+    name, fingerprint_ = fingerprint(fields | {"epoch": epoch}, secret), tail_by_hand.layout_fingerprint(layout)
+    place = (secret, name, epoch, round, fingerprint_)
+    contributions = [(site, _bytes32("tag nonce", nonce)) for site, nonce in sites]
+    alpha, pads = tail_by_hand.point(*place), [tail_by_hand.pad(*place, *item) for item in contributions]
+    return {
+        "key": secret.hex(),
+        "fingerprint": name,
+        "epoch": epoch,
+        "round": round,
+        "layout": layout,
+        "layout_fingerprint": fingerprint_.hex(),
+        "contributions": [[site, nonce.hex()] for site, nonce in contributions],
+        "alpha": f"{alpha:032x}",
+        "pads": [f"{pad:032x}" for pad in pads],
+        "encrypted": _runs(encrypted),
+        "clear": _runs(clear),
+        "tag": f"{tail_by_hand.tag(alpha, encrypted + clear, pads):032x}",
+    }
+
+
+def _runs(words: list[int]) -> list[list[int]]:
+    """Words as [first, step, count]."""
+    if len(words) > 100:
+        step = words[1] - words[0]
+        assert words == [words[0] + step * index for index in range(len(words))]
+        return [[words[0], step, len(words)]]
+    return [[word, 0, 1] for word in words]

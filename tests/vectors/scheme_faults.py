@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import by_hand
+import tail_by_hand
 from blake3 import blake3
 from container import Container, block_nbytes, fingerprint, lanes, pack_rows, put_word, row_offsets, rows, weight_digits
 from maker import Maker
@@ -66,7 +67,7 @@ def _epochs(maker: Maker) -> None:
 def _seeds(maker: Maker) -> None:
     """Half a ciphertext where a whole one belongs, and the other way round."""
     good, params = maker.good, maker.good["seeded-update"].header["params"]
-    nbytes, prime = block_nbytes(params), maker.good["server-key"].header["primes"][0]
+    nbytes, prime = block_nbytes(params), maker.good["whole-server-key"].header["primes"][0]
 
     def twice(container: Container) -> None:
         container.payloads[0] *= 2
@@ -84,23 +85,21 @@ def _seeds(maker: Maker) -> None:
             f"{config}-update",
             config=config,
         )
-    maker.edit("body-seeded", "FormatError", "c0 alone under a header that is not seeded", half)
-    maker.edit(
-        "bgv-whole-body-seeded",
-        "FormatError",
-        "c0 alone under a header that is not seeded",
-        half,
-        "bgv-whole-update",
-        config="bgv-whole",
-    )
+    fault = "c0 alone under a header that is not seeded"
+    maker.edit("body-seeded", "FormatError", fault, half, "whole-update", config="whole")
+    maker.edit("bgv-whole-body-seeded", "FormatError", fault, half, "bgv-whole-update", config="bgv-whole")
     maker.add(
-        "seeded-for-whole", "MismatchError", "a seeded update where whole ones are added", good.blob("seeded-update")
+        "seeded-for-whole",
+        "MismatchError",
+        "a seeded update where whole ones are added",
+        good.blob("seeded-update"),
+        config="whole",
     )
     maker.add(
         "whole-for-seeded",
         "MismatchError",
         "a whole update where seeded ones are added",
-        good.blob("update"),
+        good.blob("whole-update"),
         config="seeded",
     )
 
@@ -194,11 +193,16 @@ def _flashe(maker: Maker) -> None:
 
 
 def _sums(maker: Maker) -> None:
-    """Aggregates that decrypt to what no sites can have sent. Nothing but the plaintext is wrong with them."""
+    """Aggregates that decrypt to what no sites can have sent. Nothing but the plaintext is wrong: tags fit."""
 
     def bad(config: str, name: str, fault: str, change: Change) -> None:
+        def fitted(container: Container) -> None:
+            change(container)
+            if config != "seeded":
+                container.tag = tail_by_hand.tag_of(container, maker.good[f"{config}-client-key"])
+
         source = f"{config}-aggregate"
-        maker.edit(f"{config}-sum-{name}", "DecryptionError", fault, change, source, reads="decrypt", config=config)
+        maker.edit(f"{config}-sum-{name}", "DecryptionError", fault, fitted, source, reads="decrypt", config=config)
 
     shape = shape_of(maker.good["bgv-aggregate"])
     bad("bgv", "above", "a bit above all lanes", shifted(maker, "bgv", 1 << shape.bits * shape.per_word))
@@ -286,7 +290,7 @@ def shape_of(container: Container) -> Any:
 
 def shifted(maker: Maker, config: str, amount: int) -> Change:
     """Add a constant polynomial, that is, the same number to every slot of every block: to every word of c0."""
-    key = maker.good["bgv-server-key" if config == "bgv" else "server-key"]
+    key = maker.good["bgv-server-key" if config == "bgv" else "whole-server-key"]
     primes = key.header["primes"][:-1] or key.header["primes"]
 
     def change(container: Container) -> None:

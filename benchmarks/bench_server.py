@@ -1,0 +1,162 @@
+"""The gRPC server under many sites, beside one that only stores what it is sent: throughput and memory."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+import secagg
+from secagg.integrations.grpc import Authority, SiteSession, Tls
+from secagg.integrations.grpc import secagg_pb2 as pb
+from secagg.integrations.grpc import secagg_pb2_grpc as pb_grpc
+from secagg.project import Member
+
+SCRIPT = Path(__file__).parent / "support" / "upload_servers.py"
+SENDERS = 8
+TURNS = 3
+
+
+@dataclass
+class Federation:
+    """Kits and updates of many sites, in a folder."""
+
+    folder: Path
+    sites: tuple[str, ...]
+
+    def update(self, site: str) -> Path:
+        return self.folder / f"{site}.update"
+
+    @property
+    def nbytes(self) -> int:
+        return sum(self.update(site).stat().st_size for site in self.sites)
+
+
+@dataclass
+class Side:
+    """Seconds of all uploads, and what the server's memory did meanwhile."""
+
+    seconds: list[float] = field(default_factory=list)
+    growth: list[float] = field(default_factory=list)  # resident bytes above start, at the peak
+    late: list[float] = field(default_factory=list)  # of the second half of the sites above the first
+
+
+def make_federation(folder: Path, config: secagg.Config, states: Any, count: int) -> Federation:
+    keys = secagg.generate_keys(config)
+    authority, signer = Authority.create(folder), secagg.Identity.generate()
+    sites = tuple(f"site-{number:03}" for number in range(count))
+    members = []
+    for name in ("server", *sites):
+        tls = authority.issue_server() if name == "server" else authority.issue_site(name)
+        identity = secagg.Identity.generate()
+        identity.save(folder / name / "signing.key")
+        certificate = x509.load_pem_x509_certificate(tls.cert.read_bytes())
+        digest = hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
+        members.append(Member(name, identity.public, digest))
+    now = int(time.time())
+    key = keys.client.fingerprint
+    project = secagg.Project(
+        "bench", 0, now, now + 86_400, config, 0, key, signer.public, members[0], tuple(members[1:])
+    )
+    project.save(folder / "project.secagg", signer)
+    keys.server.save(folder / "server.key")
+    made = Federation(folder, sites)
+    for number, site in enumerate(sites):
+        identity = secagg.Identity.load(folder / site / "signing.key")
+        client = secagg.Client(config, keys.client, site, identity=identity, project=project)
+        client.encrypt_to(made.update(site), states(number))
+    return made
+
+
+@contextmanager
+def running(kind: str, federation: Federation) -> Iterator[tuple[str, psutil.Process]]:
+    shutil.rmtree(federation.folder / "run", ignore_errors=True)
+    command = [sys.executable, str(SCRIPT), kind, str(federation.folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().strip()
+            assert address, "the server did not start"
+            yield address, psutil.Process(process.pid)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def send_plain(address: str, federation: Federation, site: str) -> None:
+    credentials = Tls.load(federation.folder / site).channel_credentials()
+    with (
+        secagg.Update.open(federation.update(site)) as update,
+        grpc.secure_channel(address, credentials) as channel,
+    ):
+        stub = pb_grpc.SecureAggregationStub(channel)
+        stub.Upload(pb.Chunk(data=bytes(chunk)) for chunk in update.chunks())
+
+
+def send_secagg(address: str, federation: Federation, site: str) -> None:
+    with SiteSession(address, site, tls=Tls.load(federation.folder / site)) as session:
+        session.upload(federation.update(site))
+
+
+def turn(kind: str, federation: Federation, side: Side) -> None:
+    """All sites upload, `SENDERS` at a time, over a connection of their own each."""
+    send = send_plain if kind == "plain" else send_secagg
+    with running(kind, federation) as (address, process), ThreadPoolExecutor(SENDERS) as pool:
+        resident = [process.memory_info().rss]
+
+        def one(site: str) -> None:
+            send(address, federation, site)
+            resident.append(process.memory_info().rss)
+
+        start = time.perf_counter()
+        list(pool.map(one, federation.sites))
+        side.seconds.append(time.perf_counter() - start)
+        if kind == "secagg":
+            with SiteSession(address, "site-000", tls=Tls.load(federation.folder / "site-000")) as session:
+                assert session.status().round == 1, "every update is in the aggregate of round 0"
+    half = len(resident) // 2
+    side.growth.append(max(resident) - resident[0])
+    side.late.append(max(resident[half:]) - max(resident[:half]))
+
+
+@pytest.mark.parametrize(("name", "count"), [("segresnet", 30), ("million", 200)])
+def test_uploads(name, count, benchmark, report, progress, configure, model, tmp_path_factory):
+    config = configure("flashe-16", min_clients=count, max_clients=count)
+    million = {"weight": np.random.default_rng(0).uniform(-1, 1, 1_000_000).astype(np.float32)}
+    folder = tmp_path_factory.mktemp(name)
+    progress(f"make {count} updates")
+    federation = make_federation(folder, config, lambda number: model if name == "segresnet" else million, count)
+    sides = {"secagg": Side(), "plain": Side()}
+
+    def turns() -> None:
+        for number in range(TURNS):
+            for kind, side in sides.items():
+                progress(f"{number + 1}/{TURNS} {kind}")
+                turn(kind, federation, side)
+
+    benchmark.pedantic(turns)
+    ours, plain = sides["secagg"], sides["plain"]
+    ratio = median(b / a for a, b in zip(ours.seconds, plain.seconds, strict=True))
+    speeds = [federation.nbytes / median(side.seconds) / 1e6 for side in (ours, plain)]
+    update = federation.nbytes / count
+    benchmark.extra_info.update(nbytes=federation.nbytes, ratio=ratio, secagg=vars(ours), plain=vars(plain))
+    report.measure(f"throughput-{name}", ratio, f"{speeds[0]:.0f} of {speeds[1]:.0f} MB/s, {count} sites")
+    detail = f"peak {max(ours.growth) / 1e6:.1f} MB above start, plain {max(plain.growth) / 1e6:.1f} MB"
+    report.measure(f"server-memory-{name}", max(ours.late) / update, detail)
+    shutil.rmtree(folder)

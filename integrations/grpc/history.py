@@ -1,0 +1,70 @@
+"""What happened in the open round so far, and its record when it ends: in the log, in ``rounds.jsonl``, in metrics."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+from .hooks import MetricsHook
+from .records import RoundRecord, UploadRecord
+from .rounds import Snapshot
+
+log = logging.getLogger(__name__)
+
+
+class History:
+    """Writes the records of a server's rounds.
+
+    Parameters
+    ----------
+    path : Path
+        Of ``rounds.jsonl``.
+    metrics : MetricsHook
+        Is told of every end.
+    """
+
+    def __init__(self, path: Path, metrics: MetricsHook) -> None:
+        self._path = path
+        self._metrics = metrics
+        self._uploads: dict[str, UploadRecord] = {}
+        self._began = time.monotonic()
+
+    def added(self, site: str, nbytes: int, receive_seconds: float = 0.0, add_seconds: float = 0.0) -> None:
+        """Note an update that is in the sum; times are 0 if an earlier server received it."""
+        self._uploads[site] = UploadRecord(site, nbytes, receive_seconds, add_seconds)
+
+    def lost(self, site: str) -> None:
+        """Note that the update of a site is in the sum no more."""
+        self._uploads.pop(site, None)
+
+    def completed(self, state: Snapshot, finish_seconds: float, nbytes: int) -> None:
+        """Record the end of a round, whose `state` is given, with an aggregate of `nbytes`."""
+        self._record("completed", state, finish_seconds, nbytes, "")
+        self._uploads = {}
+
+    def failed(self, state: Snapshot, reason: str) -> None:
+        """Record the end of an attempt, whose `state` is given; what was added stays."""
+        self._record("failed", state, 0.0, 0, reason)
+
+    def _record(self, outcome: str, state: Snapshot, finish_seconds: float, nbytes: int, reason: str) -> None:
+        now = time.monotonic()
+        record = RoundRecord(
+            round=state.attempt.round,
+            attempt=state.attempt.number,
+            outcome=outcome,
+            uploads=tuple(self._uploads.values()),
+            missing=state.waiting_for,
+            seconds=now - self._began,
+            finish_seconds=finish_seconds,
+            nbytes=nbytes,
+            reason=reason,
+        )
+        self._began = now
+        level = logging.INFO if outcome == "completed" else logging.WARNING
+        log.log(level, "%s", record.line(), extra={"event": f"round_{outcome}", "round": record.round})
+        self._metrics.round_ended(outcome, record.seconds)
+        try:
+            record.append_to(self._path)
+        except OSError as error:
+            log.warning("cannot write %s: %s", self._path.name, error.strerror, extra={"event": "record_not_stored"})

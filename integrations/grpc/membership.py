@@ -1,0 +1,146 @@
+"""Who may call: what a connection's certificate says, held against the project and the clock at each call."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+
+import secagg
+from secagg.errors import IdentityError, KeyFileError
+
+from .certificates import Certificate
+
+#: Calls of one party at a time. A site needs two: one uploads or waits, another asks for the status.
+MAX_CALLS = 8
+
+_KNOWN_CERTIFICATES = 4096
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A party that was let in. `name` is None if there are no certificates: then it is whoever it says it is."""
+
+    name: str | None
+    is_server: bool = False
+
+
+class Members:
+    """Lets parties in.
+
+    Parameters
+    ----------
+    project : secagg.Project or None
+        Who takes part. Without it, every certificate of the authority is a site's.
+    certified : bool
+        Whether connections have certificates.
+    clock : callable
+        Returns seconds since 1970, UTC.
+    """
+
+    def __init__(
+        self, project: secagg.Project | None, *, certified: bool, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._project = project
+        self._certified = certified
+        self._clock = clock
+        self._calls: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def caller(self, auth_context: Mapping[str, Iterable[bytes]]) -> Caller:
+        """Return who calls.
+
+        A connection may outlive its certificate, and its site's membership: both are checked at each call.
+
+        Parameters
+        ----------
+        auth_context : mapping of str to iterable of bytes
+            As gRPC tells it.
+
+        Raises
+        ------
+        IdentityError
+            If the certificate is not valid now, or not that of a party of the project; if the project has expired.
+        """
+        now = self._clock()
+        if self._project is not None:
+            self._project.check_time(now)
+        if not self._certified:
+            return Caller(None)
+        pems = tuple(auth_context.get("x509_pem_cert", ()))
+        if len(pems) != 1:
+            raise IdentityError(f"the connection has {len(pems)} certificates; a party has one")
+        certificate = _read(pems[0])
+        if not certificate.begins <= now < certificate.expires:
+            raise IdentityError(
+                f"the certificate of {certificate.name!r} is valid from {_date(certificate.begins)} to "
+                f"{_date(certificate.expires)}, and now it is {_date(now)}: get a new kit, or set the clock"
+            )
+        return self._party(certificate)
+
+    def check_site(self, caller: Caller, site: str, what: str) -> None:
+        """Refuse what bears another name than the caller's, and sites that do not take part.
+
+        Parameters
+        ----------
+        caller : Caller
+            Who calls.
+        site : str
+            The name under which it speaks.
+        what : str
+            What it does, for the message: ``"an update of site 'site-1' came"``.
+
+        Raises
+        ------
+        IdentityError
+            As said.
+        """
+        if caller.is_server or (caller.name is not None and caller.name != site):
+            raise IdentityError(f"{what} under the certificate of {caller.name!r}")
+        if self._project is not None:
+            self._project.member(site)
+
+    @contextmanager
+    def counted(self, caller: Caller) -> Iterator[bool]:
+        """Count a call while it lasts; the block gets whether the caller may have one more."""
+        if caller.name is None:  # on the loopback, without certificates: nobody to tell from others
+            yield True
+            return
+        with self._lock:
+            self._calls[caller.name] += 1
+            allowed = self._calls[caller.name] <= MAX_CALLS
+        try:
+            yield allowed
+        finally:
+            with self._lock:
+                self._calls[caller.name] -= 1
+                self._calls += Counter()  # forgets those at zero
+
+    def _party(self, certificate: Certificate) -> Caller:
+        project = self._project
+        if project is None:
+            return Caller(certificate.name)
+        if certificate.name == project.server.name and certificate.fingerprint == project.server.certificate:
+            return Caller(certificate.name, is_server=True)
+        if certificate.fingerprint != project.member(certificate.name).certificate:
+            raise IdentityError(
+                f"the certificate of {certificate.name!r} is not the one in project {project.name} (serial "
+                f"{project.serial}): use the newest kit"
+            )
+        return Caller(certificate.name)
+
+
+@lru_cache(maxsize=_KNOWN_CERTIFICATES)
+def _read(pem: bytes) -> Certificate:
+    try:
+        return Certificate.from_pem(pem)
+    except KeyFileError as error:
+        raise IdentityError(str(error)) from None
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))

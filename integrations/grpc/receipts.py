@@ -1,0 +1,59 @@
+"""Receipts for updates, and again for those whose first receipt was lost on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import secagg
+from secagg.errors import SecAggError
+
+from .run_folder import RunFolder
+
+
+class Receipts:
+    """Signs for what is stored.
+
+    Parameters
+    ----------
+    folder : RunFolder
+        Where updates and aggregates lie.
+    identity : secagg.Identity or None
+        The server's; without one there are no receipts, only empty bytes.
+    """
+
+    def __init__(self, folder: RunFolder, identity: secagg.Identity | None) -> None:
+        self._folder = folder
+        self._identity = identity
+
+    def sign(self, update: secagg.Update) -> bytes:
+        """Return the receipt for an update that is stored and added."""
+        return b"" if self._identity is None else secagg.Receipt.of(update, self._identity).to_bytes()
+
+    def again(self, header: secagg.Header) -> bytes:
+        """Return the receipt for an update that was added before: from its file, or from the aggregate of its round."""
+        if self._identity is None:
+            return b""
+        try:
+            with secagg.Update.open(self._folder.update_of(header.round, header.site)) as update:
+                if update.header.head == header.head:
+                    return self.sign(update)
+        except SecAggError:  # its round has ended
+            pass
+        with secagg.Update.open(self._folder.path_of("aggregate", header.round)) as aggregate:
+            return self.sign(cast(secagg.Update, _listed(aggregate, header)))
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """What is left of an update in the aggregate: enough to sign for it."""
+
+    header: secagg.Header
+    tail: Any
+
+
+def _listed(aggregate: secagg.Update, header: secagg.Header) -> _Listed:
+    for contribution, proof in zip(aggregate.header.contributions, aggregate.tail.proofs, strict=True):
+        if contribution == header.contributions[0]:
+            return _Listed(aggregate.header.of(contribution), replace(aggregate.tail, proofs=(proof,)))
+    raise AssertionError("an update of a completed round is listed in its aggregate")

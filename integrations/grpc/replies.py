@@ -1,0 +1,149 @@
+"""What a server answers to a site, and what the site checks in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import secagg
+from secagg.errors import FormatError, IdentityError, KeyMismatchError, SignatureError
+
+from . import secagg_pb2 as pb
+from .rounds import MAX_TIMEOUT_SECONDS
+from .server_status import ServerStatus
+
+_DIGEST_NBYTES = 32
+
+
+@dataclass(frozen=True)
+class Membership:
+    """What the server answers to a site that joins.
+
+    Parameters
+    ----------
+    round : int
+        The open round: updates must be of this round.
+    min_clients, max_clients : int
+        Of the server's configuration.
+    round_timeout : float
+        Seconds after which a round ends without the missing sites.
+    key : str
+        Fingerprint of the server key, to be held against the site's own.
+    epoch : int
+        Epoch of the server key.
+    base : bytes or None
+        Digest of the global model that updates of the open round must begin from, 32 bytes; None if it is not known
+        yet: then the first update fixes it.
+    project : secagg.Project or None
+        The server's project manifest, verified as the session's own or a later one; None if the session has none.
+    manifest : bytes
+        The same, signed, as the server sent it: what a site stores. Empty if `project` is None.
+    """
+
+    round: int
+    min_clients: int
+    max_clients: int
+    round_timeout: float
+    key: str
+    epoch: int = 0
+    base: bytes | None = None
+    project: secagg.Project | None = None
+    manifest: bytes = b""
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """What the server answers to an update: it is on the server's disk and in the sum of its round.
+
+    Parameters
+    ----------
+    already_added : bool
+        Whether this very update had been added before, by an upload whose answer was lost.
+    receipt : secagg.Receipt or None
+        The server's signed promise, verified; None if the session has no project manifest to verify it with.
+    """
+
+    already_added: bool
+    receipt: secagg.Receipt | None = None
+
+
+@dataclass(frozen=True)
+class RoundStatus(ServerStatus):
+    """How the open round and the server stand; `time` is the server's clock, in seconds since 1970, UTC."""
+
+    time: float = 0.0
+
+
+def read_membership(reply: pb.JoinReply, own: secagg.Project | None, site: str) -> Membership:
+    """Return what a server answers to `site`, whose manifest is `own`; errors as of `SiteSession.join`."""
+    if not 0 < reply.round_timeout <= MAX_TIMEOUT_SECONDS:  # gRPC's deadlines do not take every float
+        raise FormatError(f"the server names a round timeout of {reply.round_timeout} s; that is none")
+    return Membership(
+        round=reply.round,
+        min_clients=reply.min_clients,
+        max_clients=reply.max_clients,
+        round_timeout=reply.round_timeout,
+        key=reply.key,
+        epoch=reply.epoch,
+        base=_base(reply.base),
+        project=None if own is None else _successor(reply, own, site),
+        manifest=b"" if own is None else reply.project,
+    )
+
+
+def read_status(reply: pb.StatusReply) -> RoundStatus:
+    """Return what a server answers to whoever asks how it stands."""
+    return RoundStatus(
+        round=reply.round,
+        attempt=reply.attempt,
+        state=reply.state,
+        added=tuple(reply.added),
+        waiting_for=tuple(reply.waiting_for),
+        seconds_left=reply.seconds_left if reply.HasField("seconds_left") else None,
+        uploads_in_flight=reply.uploads_in_flight,
+        disk_used=reply.disk_used,
+        disk_quota=reply.disk_quota,
+        epoch=reply.epoch,
+        models=tuple(reply.models),
+        aggregates=tuple(reply.aggregates),
+        base=_base(reply.base),
+        project_serial=reply.project_serial,
+        time=reply.time,
+    )
+
+
+def read_receipt(blob: bytes, update: secagg.Update, project: secagg.Project) -> secagg.Receipt:
+    """Return the receipt for `update`.
+
+    Raises
+    ------
+    SignatureError
+        If there is none, or the server of the project has not signed it.
+    VerificationError, FormatError
+        If it is for another update, or is none.
+    """
+    if not blob:
+        raise SignatureError(f"the server of project {project.name} took the update and gave no receipt: has it a kit?")
+    receipt = secagg.Receipt.from_bytes(blob)
+    receipt.check(update, project)
+    return receipt
+
+
+def _successor(reply: pb.JoinReply, own: secagg.Project, site: str) -> secagg.Project:
+    """Return the server's manifest, held against the site's own, the clock and the server's key."""
+    if not reply.project:
+        raise IdentityError(f"the server shows no manifest of project {own.name}; start it with the server's kit")
+    project = own.successor(reply.project)
+    project.check_time()
+    project.member(site)
+    if (reply.epoch, reply.key) != (project.epoch, project.key):
+        raise KeyMismatchError(
+            f"the server adds under key {reply.key[:16]}… of epoch {reply.epoch}, its manifest says "
+            f"{project.key[:16]}… of epoch {project.epoch}: unpack the server's newest kit"
+        )
+    return project
+
+
+def _base(digest: bytes) -> bytes | None:
+    if len(digest) not in (0, _DIGEST_NBYTES):
+        raise FormatError(f"the server names a global model by {len(digest)} bytes; a digest has {_DIGEST_NBYTES}")
+    return digest or None

@@ -1,0 +1,186 @@
+"""The sum of the open round: an aggregator that is made again from the stored updates, should it break."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import secagg
+from secagg.errors import ConfigError, FormatError, SecAggError, StorageError
+
+from .run_folder import UPDATE_SUFFIX, RunFolder
+
+#: Of files that are no part of the sum any more; they go with the folder of their round.
+REFUSED_SUFFIX = ".refused"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is the same in all rounds of a server: configuration, key, project, and where the files lie."""
+
+    config: secagg.Config
+    key: secagg.ServerKey
+    project: secagg.Project | None
+    folder: RunFolder
+
+
+class RoundSum:
+    """Adds the updates of one round. Serialise the calls, except `admit`. Call `restore` before anything is added.
+
+    Parameters
+    ----------
+    terms : Terms
+        Configuration, key, project, folder.
+    round : int
+        Which round.
+    layout, base
+        As of `secagg.Aggregator`.
+
+    Attributes
+    ----------
+    base : bytes or None
+        What updates must begin from; None while it is not known.
+    layout_known : bool
+        Whether the layout of updates is known, and with it their size.
+    """
+
+    def __init__(self, terms: Terms, round: int, layout: secagg.Layout | None, base: bytes | None) -> None:
+        self._terms = terms
+        self._round = round
+        self._known = layout, base
+        self._gate = self._aggregate(layout, base)  # adds nothing: it judges heads while the other one adds
+        self._aggregator: secagg.Aggregator | None = None
+        self.base = base
+        self.layout_known = self._gate.layout is not None
+
+    @classmethod
+    def after(cls, terms: Terms, aggregate: secagg.Update) -> RoundSum:
+        """Return the sum of the round that follows an aggregate."""
+        return cls(terms, aggregate.header.round + 1, aggregate.header.layout, aggregate.next_base)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every stored update of the round is in the sum; if not, call `restore`."""
+        return self._aggregator is not None and not self._aggregator.closed
+
+    def admit(self, header: secagg.Header) -> None:
+        """Check an update by its header; the errors are those of `secagg.Aggregator.admit`."""
+        self._gate.admit(header)
+
+    def add(self, update: secagg.Update, commit: Callable[[], None]) -> None:
+        """Verify an update, call `commit`, which stores it, and add it.
+
+        Raises
+        ------
+        SecAggError
+            If it is unfit or could not be stored: then the sum is as before.
+        SecAggError, OSError
+            If it could not be read a second time: then the sum is not `whole` any more.
+        """
+        assert self._aggregator is not None
+        self._aggregator.add(update, commit)
+        self._settle(update.header)
+
+    def restore(self) -> dict[str, bytes]:
+        """Make the sum anew from the stored updates; return their nonces by site.
+
+        What cannot be added, because it is damaged, of an old epoch or of a site that takes part no more, is put aside.
+
+        Raises
+        ------
+        StorageError
+            If no file can be read at present: there are too many open ones, say.
+        """
+        self._aggregator = None
+        aggregator, added = self._aggregate(*self._known), {}
+        for path in self._terms.folder.updates(self._round):
+            site = path.name.removesuffix(UPDATE_SUFFIX)
+            try:
+                path.open("rb").close()
+            except OSError as error:
+                raise StorageError(f"the server cannot read its updates: {error.strerror}") from error
+            try:
+                with secagg.Update.open(path) as update:
+                    header = update.header
+                    if header.site != site:
+                        raise FormatError(f"it is of site {header.site!r}")
+                    aggregator.add(update)
+            except (SecAggError, OSError) as error:
+                self._leave_out(site, error)
+                path.rename(path.with_suffix(REFUSED_SUFFIX))
+                if aggregator.closed:
+                    return self.restore()
+                continue
+            added[site] = header.contributions[0].nonce
+            self._settle(header)
+        self._aggregator = aggregator
+        return added
+
+    def conclude(self) -> tuple[secagg.Header, RoundSum]:
+        """Store the aggregate; return its header and the sum of the next round, ready for updates.
+
+        After an error go on with `restore`, to add more or to conclude again: nothing was stored.
+
+        Raises
+        ------
+        SecAggError, OSError
+            If the aggregate, or what the next round needs, could not be stored.
+        """
+        assert self._aggregator is not None
+        aggregate = self._aggregator.finish()
+        following = RoundSum.after(self._terms, aggregate)
+        self._terms.folder.open_round(self._round + 1)
+        following.restore()
+        self._terms.folder.save_aggregate(aggregate)  # last: from here on the round is over, whatever happens
+        return aggregate.header, following
+
+    def _aggregate(self, layout: secagg.Layout | None, base: bytes | None) -> secagg.Aggregator:
+        terms = self._terms
+        return secagg.Aggregator(terms.config, terms.key, self._round, layout, base=base, project=terms.project)
+
+    def _settle(self, header: secagg.Header) -> None:
+        """Let the first update settle what the others must have."""
+        if not self.layout_known or self.base != header.base:
+            self._gate = self._aggregate(header.layout, header.base)
+            self.base, self.layout_known = header.base, True
+
+    def _leave_out(self, site: str, error: Exception) -> None:
+        kind = type(error).__name__
+        log.error(
+            "round %d: the stored update of %s is left out: %s: %s",
+            self._round,
+            site,
+            kind,
+            error,
+            extra={"event": "update_left_out", "site": site, "round": self._round, "error": kind},
+        )
+
+
+def read_aggregates(terms: Terms) -> tuple[dict[int, secagg.Header], RoundSum]:
+    """Return the headers of the stored aggregates by their rounds, and the sum of the round after the last of them.
+
+    Raises
+    ------
+    ConfigError
+        If one was made under another key of this epoch, or under a later one: aggregates of earlier epochs are those
+        of the same federation before its key was rotated.
+    FormatError
+        If one is damaged.
+    """
+    headers, following = {}, None
+    for round, path in sorted(terms.folder.stored("aggregate").items()):
+        with secagg.Update.open(path) as aggregate:
+            header = headers[round] = aggregate.header
+            if header.kind != "aggregate" or header.round != round:
+                raise ConfigError(f"{path} is not the aggregate of round {round}; use another run folder")
+            if header.epoch > terms.key.epoch:
+                raise ConfigError(
+                    f"{path} is of epoch {header.epoch}, this key of epoch {terms.key.epoch}: use the newest kit"
+                )
+            if header.epoch == terms.key.epoch and header.key != terms.key.fingerprint:
+                raise ConfigError(f"{path} was made under another key; use another run folder")
+            following = RoundSum.after(terms, aggregate)
+    return headers, following or RoundSum(terms, 0, None, None)

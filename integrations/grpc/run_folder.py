@@ -1,0 +1,223 @@
+"""The files of a server's run folder, and what makes them last.
+
+==============================  =======================================================================
+``lock``                        held by the server that works here
+``aggregate-<r>.secagg``        aggregates of the last two rounds
+``model-<r>.secagg``            the last two stored models; round r begins from it
+``round-<r>/<site>.update``     what was acknowledged of the open round, one file a site
+``spool/``                      uploads on their way
+``roster.json``                 the sites that the open round waits for
+``rounds.jsonl``                one line an attempt: `secagg.integrations.grpc.records`
+==============================  =======================================================================
+
+What is acknowledged survives a crash of the process and of the machine: a file's bytes are synchronised (fsync) before
+it gets its name, and then the folder that holds the name. A rename puts the file under its new name at once or not at
+all; should the old name come back after a power failure, it is a leftover of the spool, which is never added. All
+this rests on a file system and a disk that keep what they have synchronised.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+import secagg
+from secagg.errors import ConfigError, QuotaError, StorageError
+
+_STORED = {kind: re.compile(rf"{kind}-(\d+)\.secagg") for kind in ("aggregate", "model")}
+_ROUND = re.compile(r"round-(\d+)")
+_TEMPORARY = re.compile(r"\.(aggregate|model)-\d+\.secagg\..*|\.roster\.json")
+
+UPDATE_SUFFIX = ".update"
+
+
+class RunFolder:
+    """A folder that one server at a time works in, from the construction to `close`.
+
+    Parameters
+    ----------
+    path : path
+        Made if it does not exist.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be used, or another server works there.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.spool = self.path / "spool"
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.spool.mkdir(mode=0o700, exist_ok=True)
+            self._lock = (self.path / "lock").open("ab")
+        except OSError as error:
+            raise ConfigError(f"cannot use the run folder {self.path}: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for leftover in self.path.iterdir():
+                if _TEMPORARY.fullmatch(leftover.name):
+                    leftover.unlink()
+        except OSError as error:
+            self._lock.close()
+            if isinstance(error, BlockingIOError):
+                raise ConfigError(f"another server works in the run folder {self.path}; give each its own") from error
+            raise ConfigError(f"cannot use the run folder {self.path}: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Let another server in."""
+        self._lock.close()
+
+    def stored(self, kind: str) -> dict[int, Path]:
+        """Return the files of the stored aggregates or models (`kind`), by their rounds."""
+        matches = ((_STORED[kind].fullmatch(path.name), path) for path in self.path.iterdir())
+        return {int(match[1]): path for match, path in matches if match}
+
+    def path_of(self, kind: str, round: int) -> Path:
+        """Return where the aggregate or model of a round lies."""
+        return self.path / f"{kind}-{round}.secagg"
+
+    def update_of(self, round: int, site: str) -> Path:
+        """Return where the update of a site lies once it is acknowledged."""
+        return self._round_folder(round) / f"{site}{UPDATE_SUFFIX}"
+
+    def updates(self, round: int) -> list[Path]:
+        """Return the files of the updates of a round, in the order of their sites' names."""
+        return sorted(self._round_folder(round).glob(f"*{UPDATE_SUFFIX}"))
+
+    def open_round(self, round: int) -> None:
+        """Make the folder of a round's updates.
+
+        Raises
+        ------
+        StorageError
+            If it cannot be made.
+        """
+        try:
+            self._round_folder(round).mkdir(mode=0o700, exist_ok=True)
+            synchronise_folder(self.path)
+        except OSError as error:
+            refuse(f"the folder of round {round}", error)
+
+    def drop_rounds(self, but: int) -> None:
+        """Remove the updates of all rounds but one: they are in their aggregates."""
+        for path in self.path.iterdir():
+            match = _ROUND.fullmatch(path.name)
+            if match and int(match[1]) != but:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def keep_update(self, part: Path, round: int, site: str) -> None:
+        """Give a received update, already synchronised, its name in the folder of the round; it survives from here on.
+
+        Raises
+        ------
+        StorageError
+            If that failed.
+        """
+        _rename(part, self.update_of(round, site), f"the update of {site!r}")
+
+    def keep_model(self, part: Path, round: int) -> None:
+        """Give a received model, already synchronised, its name; errors as of `keep_update`."""
+        _rename(part, self.path_of("model", round), f"the model of round {round}")
+
+    def save_aggregate(self, aggregate: secagg.Update) -> None:
+        """Write an aggregate; it survives from here on. Errors as of `keep_update`."""
+        target = self.path_of("aggregate", aggregate.header.round)
+        aggregate.save(target)
+        _synchronise_name(target, f"the aggregate of round {aggregate.header.round}")
+
+    def prune(self, kind: str, kept: Iterable[int]) -> None:
+        """Remove the aggregates or models of other rounds than those to be kept."""
+        stored = self.stored(kind)
+        for round in stored.keys() - set(kept):
+            stored[round].unlink(missing_ok=True)
+
+    def save_roster(self, round: int, attempt: int, sites: Iterable[str]) -> None:
+        """Write down whom the open round waits for; errors as of `keep_update`."""
+        temporary = self.path / ".roster.json"
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                json.dump({"round": round, "attempt": attempt, "sites": sorted(sites)}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path / "roster.json")
+            synchronise_folder(self.path)
+        except OSError as error:
+            refuse("roster.json", error)
+
+    def load_roster(self, round: int) -> tuple[int, list[str]] | None:
+        """Return attempt and roster as they were written down; None if they are not there, or of another round."""
+        try:
+            data = json.loads((self.path / "roster.json").read_text(encoding="utf-8"))
+            if data["round"] == round:
+                return int(data["attempt"]), [str(site) for site in data["sites"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        return None
+
+    def used(self) -> int:
+        """Return the bytes of all files, those of uploads on their way in the size that they will have."""
+        folders = [self.path, self.spool, *(path for path in self.path.iterdir() if _ROUND.fullmatch(path.name))]
+        return sum(map(_files_nbytes, folders))
+
+    def free(self) -> int:
+        """Return the bytes that the file system has left for us."""
+        state = os.statvfs(self.path)
+        return state.f_bavail * state.f_frsize
+
+    def _round_folder(self, round: int) -> Path:
+        return self.path / f"round-{round}"
+
+
+def _files_nbytes(folder: Path) -> int:
+    nbytes = 0
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:  # a round may end in this moment
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                state = entry.stat(follow_symlinks=False)
+                nbytes += state.st_size if stat.S_ISREG(state.st_mode) else 0
+    return nbytes
+
+
+def _rename(source: Path, target: Path, what: str) -> None:
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        refuse(what, error)
+    _synchronise_name(target, what)
+
+
+def _synchronise_name(path: Path, what: str) -> None:
+    """Make the name of a file last; a file whose name may not last is removed, as if it had never been stored."""
+    try:
+        synchronise_folder(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            path.unlink()
+        refuse(what, error)
+
+
+def synchronise_folder(path: Path) -> None:
+    """Make the names in a folder last."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def refuse(what: str, error: OSError) -> NoReturn:
+    """Raise what a failure to store something is: `QuotaError` if the disk is full, else `StorageError`."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    kind = QuotaError if full else StorageError
+    raise kind(f"the server could not store {what}: {error.strerror}") from error

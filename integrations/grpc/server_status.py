@@ -1,0 +1,49 @@
+"""How a server stands, at one moment: for ``Status``, for metrics, and for people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ServerStatus:
+    """How the open round and the server's resources stand.
+
+    Parameters
+    ----------
+    round, attempt : int
+        The open round; attempts count from 1.
+    state : str
+        ``"idle"`` while the clock stands still, until a site joins; else ``"open"``.
+    added, waiting_for : tuple of str
+        Sites in the sum; sites of the roster not yet in it. Both sorted by name.
+    seconds_left : float or None
+        Until the round timeout; None when idle.
+    uploads_in_flight : int
+        Uploads that are being received.
+    disk_used, disk_quota : int
+        Bytes that the run folder takes, with what uploads under way have announced; bytes that it may take.
+    epoch : int
+        Of the server key.
+    models, aggregates : tuple of int
+        Rounds whose models and aggregates can be downloaded.
+    base : bytes or None
+        Digest of the global model that updates of the open round must begin from; None if it is not known.
+    project_serial : int
+        Of the project manifest; 0 if there is none.
+    """
+
+    round: int
+    attempt: int
+    state: str
+    added: tuple[str, ...]
+    waiting_for: tuple[str, ...]
+    seconds_left: float | None
+    uploads_in_flight: int
+    disk_used: int
+    disk_quota: int
+    epoch: int
+    models: tuple[int, ...]
+    aggregates: tuple[int, ...]
+    base: bytes | None = None
+    project_serial: int = 0

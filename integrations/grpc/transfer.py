@@ -1,0 +1,147 @@
+"""Sending an update or model to the server, and fetching an aggregate or model: one try of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import grpc
+
+import secagg
+from secagg.errors import FormatError, RoundMismatchError
+
+from . import secagg_pb2 as pb
+from . import secagg_pb2_grpc as pb_grpc
+from .chunks import Outgoing, Progress, receive, replacing
+
+#: Called with the header of what is downloaded.
+Check = Callable[[secagg.Header], None]
+
+
+class Sender:
+    """Sends an update or model; each call is one try, and goes on where the one before broke off.
+
+    Parameters
+    ----------
+    stub : SecureAggregationStub
+        The server.
+    update : secagg.Update
+        Update or model.
+    progress : callable, optional
+        Called with the bytes that the server has and in all, in another thread.
+
+    Attributes
+    ----------
+    frame : int
+        First frame that the server did not have when the latest try began.
+    """
+
+    def __init__(
+        self, stub: pb_grpc.SecureAggregationStub, update: secagg.Update, progress: Progress | None = None
+    ) -> None:
+        self.frame = 0
+        self._stub = stub
+        self._update = update
+        self._progress = progress
+
+    def __call__(self, seconds: float) -> tuple[bool, bytes]:
+        """Send what the server does not have yet.
+
+        Parameters
+        ----------
+        seconds : float
+            How long it may take.
+
+        Returns
+        -------
+        bool
+            Whether the server had it all, added or stored.
+        bytes
+            The server's receipt; empty if it gave none.
+
+        Raises
+        ------
+        grpc.RpcError
+            If the server refuses it, or a call breaks off.
+        FormatError
+            If the server asks for a frame that there is not.
+        Exception
+            What `progress` raised, or reading the update.
+        """
+        deadline = time.monotonic() + seconds
+        header = self._update.header
+        stored = self._stub.Resume(pb.Chunk(data=header.head), timeout=seconds)
+        if stored.already_added:
+            return True, stored.receipt
+        if stored.frame > header.frame_count:
+            raise FormatError(f"the server asks for frame {stored.frame} of an {header.kind} of {header.frame_count}")
+        self.frame = stored.frame
+        with closing(Outgoing(self._update, self.frame, self._progress)) as outgoing:
+            call = self._stub.Upload.future(_messages(outgoing, self.frame), timeout=deadline - time.monotonic())
+            try:
+                reply = call.result()
+            except grpc.RpcError:
+                if outgoing.error is not None:
+                    raise outgoing.error from None
+                raise
+            finally:
+                call.cancel()
+        return reply.already_added, reply.receipt
+
+
+def fetch(
+    stub: pb_grpc.SecureAggregationStub,
+    request: pb.DownloadRequest,
+    target: Path,
+    seconds: float,
+    progress: Progress | None = None,
+    check: Check | None = None,
+) -> None:
+    """Fetch the aggregate or model that `request` names to the file `target`; it appears whole or not at all.
+
+    Parameters
+    ----------
+    stub : SecureAggregationStub
+        The server.
+    request : DownloadRequest
+        Its kind is filled in.
+    target : Path
+        File to write.
+    seconds : float
+        How long it may take.
+    progress : callable, optional
+        Called with the bytes received and in all.
+    check : callable, optional
+        Called with the header; what it raises ends the download before its frames.
+
+    Raises
+    ------
+    grpc.RpcError
+        If the server refuses it, or the call breaks off.
+    FormatError, RoundMismatchError
+        If the server sends something else.
+    StorageError
+        If the file cannot be written.
+    """
+    call = stub.Download(request, timeout=seconds)
+    try:
+        chunks = (message.data for message in call)
+        head = next(chunks, b"")
+        header = secagg.Header.from_head(head)
+        if header.kind != request.kind:
+            raise FormatError(f"the server sent kind {header.kind!r} where {request.kind!r} was asked for")
+        if request.HasField("round") and header.round != request.round:
+            raise RoundMismatchError(f"the server sent the {header.kind} of round {header.round}, not {request.round}")
+        if check is not None:
+            check(header)
+        with replacing(target) as file:
+            receive(file, head, chunks, header.nbytes, progress)
+    finally:
+        call.cancel()
+
+
+def _messages(outgoing: Outgoing, frame: int) -> Iterator[pb.Chunk]:
+    for index, chunk in enumerate(outgoing):
+        yield pb.Chunk(data=chunk, frame=0 if index else frame)

@@ -1,0 +1,227 @@
+"""What ``secagg doctor`` looks at without a network: the files of a kit, the clock, the backend, the disk."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ..aggregator import Aggregator
+from ..backends.registry import available_backends
+from ..client import Client
+from ..codec import codec_for
+from ..config import Config, Encrypt
+from ..errors import BackendError, BackendUnavailableError, KeyFileError, PrivacyWarning, StorageError
+from ..identity import Identity
+from ..integrations.grpc import Tls
+from ..integrations.grpc.certificates import Certificate
+from ..key import ClientKey
+from ..project import Member, Project
+from ..ring import KERNELS
+from .findings import Doubt, Finding, examine
+from .kit import (
+    CLIENT_KEY_FILE,
+    CONFIG_FILE,
+    IDENTITY_FILE,
+    PROJECT_FILE,
+    SERVER_FILES,
+    SERVER_KEY_FILE,
+    SITE_FILES,
+    active_sites,
+    find_owner,
+    is_secret,
+    is_server_kit,
+    load_client_key,
+    load_server_key,
+)
+from .plan_choices import header
+from .staging import is_committed
+from .units import show_size
+from .words import date
+
+_EXPIRY_SECONDS = 30 * 86_400
+_LEAST_FREE_NBYTES = 1 << 30
+#: Values of the update with which the backend is tried.
+_TRIAL_VALUES = 64
+
+
+def check_kit(folder: Path, now: float | None = None) -> Iterator[Finding]:
+    """Yield what is found in a kit's folder, in the order in which one thing rests on another.
+
+    Parameters
+    ----------
+    folder : Path
+        Kit of a site or of the server.
+    now : float, optional
+        Seconds since 1970, in place of the clock.
+    """
+    now = time.time() if now is None else now
+    yield examine("files", lambda: _files(folder))
+    yield examine("permissions", lambda: _permissions(folder))
+    manifest = examine("manifest", lambda: _manifest(folder))
+    yield manifest
+    if manifest.level == "FAIL":
+        return  # everything else is held against it
+    project = Project.load(folder / PROJECT_FILE)
+    yield examine("validity", lambda: _validity(project, now))
+    identity = examine("signing key", lambda: _identity(folder, project))
+    yield identity
+    if identity.level != "FAIL":
+        member = _member(folder, project)
+        yield examine("certificate", lambda: _certificate(folder, member, now))
+    yield examine("HE key", lambda: _key(folder, project))
+    yield examine("configuration", lambda: _config(folder, project))
+    yield examine("min_clients", lambda: _quorum(project))
+    yield examine("backend", lambda: _backend(folder, project))
+
+
+def check_disk(folder: Path, project: Project, server: bool) -> str:
+    """Say whether the disk of a folder has room for what a round takes; `folder` may not exist yet."""
+    place = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    least = _LEAST_FREE_NBYTES
+    if project.layout is not None:
+        count = len(active_sites(project))
+        update = header("update", 1, project.config, project.layout).nbytes
+        aggregate = header("aggregate", count, project.config, project.layout).nbytes
+        model = 8 * sum(project.layout.size(role) for role in ("encrypted", "clear", "local"))
+        least = (count + 1) * update + 3 * aggregate + 3 * model if server else update + aggregate + 2 * model
+    if free < least:
+        raise StorageError(f"{show_size(free)} free at {place}, rounds take {show_size(least)}: make room")
+    return f"{show_size(free)} free at {place}, rounds take about {show_size(least)}"
+
+
+def _files(folder: Path) -> str:
+    server = is_server_kit(folder)
+    if is_committed(folder):
+        raise KeyFileError(f"an unpacking of {folder} was interrupted; carry it out again")
+    if server and any(folder.glob("client*.key")):
+        raise KeyFileError(
+            f"{folder} has {CLIENT_KEY_FILE} beside {SERVER_KEY_FILE}: the server must never hold the HE key; remove "
+            "it, and have the key rotated"
+        )
+    missing = sorted(name for name in (SERVER_FILES if server else SITE_FILES) if not (folder / name).is_file())
+    if missing:
+        raise KeyFileError(f"{folder} lacks {', '.join(missing)}; unpack the kit again")
+    return f"kit of {'the server' if server else 'a site'}, complete"
+
+
+def _permissions(folder: Path) -> str:
+    for path in folder.iterdir():
+        mode = stat.S_IMODE(path.lstat().st_mode)
+        if path.name in SITE_FILES | SERVER_FILES or is_secret(path.name):
+            if is_secret(path.name) and mode & 0o077:
+                raise KeyFileError(f"{path} has mode {mode:04o}, others can read it: chmod 600 {path}")
+            if mode & 0o022:
+                raise KeyFileError(f"{path} has mode {mode:04o}, others can change it: chmod 644 {path}")
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if mode & 0o022:
+        raise KeyFileError(f"{folder} has mode {mode:04o}, others can replace its files: chmod 700 {folder}")
+    if mode & 0o077:
+        raise Doubt(f"{folder} has mode {mode:04o}: chmod 700 {folder}")
+    return "secret files are for their owner alone"
+
+
+def _manifest(folder: Path) -> str:
+    project = Project.load(folder / PROJECT_FILE)
+    active = len(active_sites(project))
+    removed = f" and {len(project.sites) - active} removed" if active < len(project.sites) else ""
+    return f"project {project.name}, serial {project.serial}, {active} sites{removed}; its signature fits"
+
+
+def _validity(project: Project, now: float) -> str:
+    project.check_time(now)
+    if project.expires - now < _EXPIRY_SECONDS:
+        raise Doubt(f"until {date(project.expires)} only; have it renewed by `secagg rotate`")
+    return f"until {date(project.expires)}"
+
+
+def _member(folder: Path, project: Project) -> Member:
+    members = (project.server,) if is_server_kit(folder) else project.sites
+    return find_owner(folder / IDENTITY_FILE, members, Identity.load(folder / IDENTITY_FILE))
+
+
+def _identity(folder: Path, project: Project) -> str:
+    member = _member(folder, project)
+    if member != project.server:
+        project.member(member.name)
+    return f"that of {member.name} in the manifest"
+
+
+def _certificate(folder: Path, member: Member, now: float) -> str:
+    certificate = Certificate.load(Tls.load(folder))
+    if certificate.fingerprint != member.certificate:
+        raise KeyFileError(
+            f"the certificate of {certificate.name} ({certificate.fingerprint[:16]}…) is not that which the manifest "
+            f"gives {member.name} ({member.certificate[:16]}…); unpack the newest kit"
+        )
+    if now < certificate.begins:
+        raise KeyFileError(f"not valid before {date(certificate.begins)}; set the clock of this machine by NTP")
+    if now >= certificate.expires:
+        raise KeyFileError(f"expired on {date(certificate.expires)}; have it renewed by `secagg rotate`")
+    if certificate.expires - now < _EXPIRY_SECONDS:
+        raise Doubt(f"until {date(certificate.expires)} only; have it renewed by `secagg rotate`")
+    hosts = f", for {', '.join(certificate.hosts)}" if certificate.for_server else ""
+    return f"of {certificate.name}{hosts}, until {date(certificate.expires)}; issued by the authority, its key fits"
+
+
+def _key(folder: Path, project: Project) -> str:
+    if is_server_kit(folder):
+        load_server_key(folder / SERVER_KEY_FILE, project)
+        return f"ring and fingerprint of epoch {project.epoch}, that of the manifest; no secret"
+    load_client_key(folder / CLIENT_KEY_FILE, project)
+    return f"of epoch {project.epoch}, that of the manifest"
+
+
+def _config(folder: Path, project: Project) -> str:
+    if Config.load(folder / CONFIG_FILE) != project.config:
+        raise KeyFileError(
+            f"{folder / CONFIG_FILE} is not the manifest's: unpack the kit again, the sites have another"
+        )
+    return f"that of the manifest: {project.config.lib} {project.config.params.scheme}"
+
+
+def _quorum(project: Project) -> str:
+    aggregation = project.config.aggregation
+    count = len(active_sites(project))
+    if count < aggregation.min_clients:
+        raise Doubt(f"{count} sites take part, {aggregation.min_clients} are needed: have sites added")
+    if aggregation.weakness:
+        raise Doubt(aggregation.weakness)
+    return f"{aggregation.min_clients} of {count} sites are needed for a round"
+
+
+def _backend(folder: Path, project: Project) -> str:
+    if is_server_kit(folder):
+        if KERNELS != "cython":
+            raise Doubt(f"the kernels are {KERNELS}: right, but slow; install a wheel, or with a C compiler")
+        return f"none is needed; kernels: {KERNELS}"
+    info = available_backends()[project.config.lib]
+    if not info.available:
+        raise BackendUnavailableError(info.problem or f"{project.config.lib} is not available")
+    _try_backend(project.config, load_client_key(folder / CLIENT_KEY_FILE, project))
+    return f"{project.config.lib} {info.version or ''} encrypts, adds and decrypts; kernels: {KERNELS}"
+
+
+def _try_backend(config: Config, key: ClientKey) -> None:
+    """Hold the mean of two small updates, encrypted and decrypted, against the exact one."""
+    aggregation = replace(config.aggregation, min_clients=2, max_abs=min(config.aggregation.bounds))
+    config = replace(config, encrypt=Encrypt(), aggregation=aggregation)
+    bound, weight = aggregation.bound("trial"), aggregation.max_weight
+    states = [{"trial": np.linspace(low, bound, _TRIAL_VALUES)} for low in (-bound, 0.0)]
+    aggregator = Aggregator(config, key.server)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PrivacyWarning)
+        sites = [Client(config, key, name) for name in ("trial-1", "trial-2")]
+    for site, state in zip(sites, states, strict=True):
+        aggregator.add(site.encrypt(state, weight=weight))
+    mean = sites[0].decrypt(aggregator.finish(), like=states[0])["trial"]
+    error = np.abs(mean - (states[0]["trial"] + states[1]["trial"]) / 2).max()
+    if not error <= codec_for(config.params, aggregation).mean_error(2, 2.0):
+        raise BackendError(f"{config.lib} returns sums that are {error:.2g} off: install another version of it")

@@ -1,0 +1,151 @@
+"""``project.yaml``: what a federation is to be, before it has keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import Config
+from ..errors import ConfigError, SecAggError, show
+from ..header import check_site
+from ..layout import Layout
+from ..params import is_int
+from ..yaml_file import read_yaml
+from .kit import SERVER
+from .plan_model import read_layout
+
+MAX_DAYS = 36_500
+
+_OWN_KEYS = ("project", "hosts", "sites", "days", "model")
+
+
+@dataclass(frozen=True)
+class ProjectFile:
+    """A federation to be provisioned.
+
+    Parameters
+    ----------
+    name : str
+        Name of the federation.
+    config : Config
+        Its configuration.
+    sites : tuple of str
+        Names of the sites.
+    hosts : tuple of str
+        Host names and addresses under which sites reach the server, beside those of the loopback.
+    days : int
+        How long manifest and certificates are valid.
+    layout : Layout, optional
+        The model, if it is known: the server then knows the size of an upload before the first one.
+
+    Raises
+    ------
+    ConfigError
+        If a name is invalid or stands twice, or a number is out of range.
+    """
+
+    name: str
+    config: Config
+    sites: tuple[str, ...]
+    hosts: tuple[str, ...] = ()
+    days: int = 365
+    layout: Layout | None = None
+
+    def __post_init__(self) -> None:
+        check_site(self.name)
+        check_names(self.sites, ())
+        check_days(self.days)
+        check_count(len(self.sites), self.config)
+        least = self.config.aggregation.min_clients
+        if len(self.sites) < least:
+            raise ConfigError(
+                f"{len(self.sites)} sites can never be the {least} of aggregation.min_clients; name more sites, or "
+                "lower min_clients"
+            )
+
+    @classmethod
+    def load(cls, path: Path) -> ProjectFile:
+        """Read a file: that of a `Config`, with the keys ``project``, ``hosts``, ``sites`` and what goes with them.
+
+        Raises
+        ------
+        ConfigError
+            If it cannot be read, or a value cannot be.
+        FormatError, LayoutError
+            If the file that ``model`` names cannot be read as a model.
+        """
+        data = read_yaml(path)
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"{path} holds {show(data)}; write a block of keys: project, hosts, sites, he …")
+        for key in ("project", "hosts", "sites"):
+            if key not in data:
+                raise ConfigError(f"{path} lacks the key {key!r}; `secagg provision --help` shows an example")
+        known = ("he", "encrypt", "aggregation")
+        for key in data:
+            if key not in (*_OWN_KEYS, *known):
+                raise ConfigError(f"{path} has an unknown key {key!r}; it knows {', '.join((*_OWN_KEYS, *known))}")
+        config = Config.from_dict({key: data[key] for key in known if key in data})
+        return cls(
+            name=_text(data["project"], "project"),
+            config=config,
+            sites=_texts(data["sites"], "sites"),
+            hosts=_texts(data["hosts"], "hosts"),
+            days=data.get("days", cls.days),
+            layout=_layout(path.parent / _text(data["model"], "model"), config) if "model" in data else None,
+        )
+
+
+def check_names(names: tuple[str, ...], taken: tuple[str, ...]) -> None:
+    """Raise `ConfigError` unless sites can have these names, beside those that are `taken`."""
+    seen = {SERVER, *taken}
+    for name in names:
+        check_site(name)
+        if name == SERVER:
+            raise ConfigError(f"a site cannot be called {SERVER!r}, which names the server; choose another name")
+        if name in taken:
+            raise ConfigError(f"site {name!r} is in the project already, or was; choose another name")
+        if name in seen:
+            raise ConfigError(f"site {name!r} stands twice; each site has a name of its own")
+        seen.add(name)
+
+
+def check_days(days: object) -> int:
+    """Return a number of days, or raise `ConfigError`."""
+    if not is_int(days) or not 1 <= days <= MAX_DAYS:
+        raise ConfigError(f"days is {show(days)}; kits are valid for 1 to {MAX_DAYS} days")
+    return days
+
+
+def check_count(count: int, config: Config) -> None:
+    """Raise `ConfigError` if there are more sites than the sum is planned for."""
+    if count > config.aggregation.max_clients:
+        raise ConfigError(
+            f"{count} sites are more than aggregation.max_clients {config.aggregation.max_clients}, for which the sum "
+            "is planned; raise max_clients in a new project"
+        )
+
+
+def _layout(path: Path, config: Config) -> Layout:
+    layout = read_layout(path)
+    try:
+        layout = layout.with_encrypt(config.encrypt)
+        config.aggregation.check_patterns(layout.names)
+        for name in layout.names:
+            config.aggregation.bound(name)
+    except SecAggError as error:
+        raise ConfigError(f"the configuration does not fit the model {path}: {error}") from error
+    return layout
+
+
+def _texts(value: Any, key: str) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ConfigError(f"{key} is {show(value)}; give a list such as [{key}-1, {key}-2]")
+    return tuple(_text(item, key) for item in value)
+
+
+def _text(value: Any, key: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{key}: {show(value)} is not text; put it in quotes")
+    return value

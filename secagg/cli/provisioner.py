@@ -1,0 +1,263 @@
+"""The provisioner's folder, kept off the server and the sites, and the kits that are made from it.
+
+=====================  ================================================================
+``project.secagg``     the newest manifest: members, public keys, configuration, serial
+``signing.key``        what manifests are signed with
+``ca.crt, ca.key``     the authority of the certificates
+``client-<e>.key``     the HE key of each epoch `e`
+``server/``            certificate and signing key of the server
+=====================  ================================================================
+
+The private keys of sites are in their kits only. Here kits are folders; `secagg.cli.packing` encrypts them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import yaml
+
+from ..config import Config
+from ..errors import ConfigError, KeyFileError
+from ..identity import Identity
+from ..integrations.grpc import Authority, Tls
+from ..integrations.grpc.certificates import Certificate
+from ..key import ClientKey
+from ..keygen import generate_keys
+from ..project import Member, Project
+from .kit import (
+    CA_FILE,
+    CLIENT_KEY_FILE,
+    CONFIG_FILE,
+    IDENTITY_FILE,
+    PROJECT_FILE,
+    SERVER,
+    SERVER_KEY_FILE,
+    TLS_FILE,
+    TLS_KEY_FILE,
+    active_sites,
+    load_client_key,
+    of_epoch,
+)
+from .project_file import ProjectFile, check_count, check_names
+from .words import date
+
+CA_KEY_FILE = "ca.key"
+
+#: The authority outlives the first certificates by so much, so that they can be renewed under it.
+_AUTHORITY_DAYS = 3650
+_DAY_SECONDS = 86_400
+
+
+@dataclass(frozen=True)
+class Provisioner:
+    """The provisioner of one federation. `create` makes a new one, `load` reads its folder.
+
+    Parameters
+    ----------
+    project : Project
+        The newest manifest.
+    identity : Identity
+        Signs manifests.
+    key : ClientKey
+        The HE key of the manifest's epoch.
+    folder : Path
+        Where its files lie.
+    """
+
+    project: Project
+    identity: Identity
+    key: ClientKey
+    folder: Path
+
+    @classmethod
+    def create(cls, file: ProjectFile, folder: Path, kits: Path) -> Provisioner:
+        """Make keys, certificates and manifest of a new federation.
+
+        Parameters
+        ----------
+        file : ProjectFile
+            What it is to be.
+        folder : Path
+            New or empty folder for what the provisioner keeps.
+        kits : Path
+            Existing folder; the kits are folders in it, named after their parties.
+        """
+        identity, key = Identity.generate(), generate_keys(file.config, 0).client
+        folder.mkdir(0o700, exist_ok=True)
+        identity.save(folder / IDENTITY_FILE)
+        key.save(folder / of_epoch(CLIENT_KEY_FILE, 0))
+        authority = Authority.create(folder, days=file.days + _AUTHORITY_DAYS)
+        now = int(time.time())
+        project = Project(
+            name=file.name,
+            serial=1,
+            issued=now,
+            expires=now + file.days * _DAY_SECONDS,
+            config=file.config,
+            epoch=0,
+            key=key.fingerprint,
+            authority=identity.public,
+            server=_make_server(authority, file.hosts, file.days, folder / SERVER, kits),
+            sites=tuple(_make_site(authority, name, file.days, kits) for name in file.sites),
+            layout=file.layout,
+        )
+        provisioner = cls(project, identity, key, folder)
+        provisioner._finish(folder, kits)
+        return provisioner
+
+    @classmethod
+    def load(cls, folder: Path) -> Provisioner:
+        """Read a provisioner's folder.
+
+        Raises
+        ------
+        KeyFileError
+            If a file is missing, damaged, or does not belong to the others.
+        """
+        project, identity = Project.load(folder / PROJECT_FILE), Identity.load(folder / IDENTITY_FILE)
+        if project.authority != identity.public:
+            raise KeyFileError(f"{folder / IDENTITY_FILE} is not the key that signed {PROJECT_FILE}; restore a backup")
+        return cls(
+            project, identity, load_client_key(folder / of_epoch(CLIENT_KEY_FILE, project.epoch), project), folder
+        )
+
+    def add(self, names: tuple[str, ...], changed: Path, kits: Path) -> Project:
+        """Make kits of new sites, and a kit of the server whose manifest lists them.
+
+        Parameters
+        ----------
+        names : tuple of str
+            Names that no site of the project has or had.
+        changed : Path
+            Existing folder for the files of the provisioner's folder that change.
+        kits : Path
+            Existing folder for the kits.
+
+        Returns
+        -------
+        Project
+            The new manifest. It is valid as long as the one before.
+
+        Raises
+        ------
+        ConfigError
+            If a name cannot be given, or there would be more sites than ``max_clients``.
+        """
+        project, authority = self.project, Authority.load(self.folder)
+        check_names(names, tuple(site.name for site in project.sites))
+        check_count(len(names) + len(active_sites(project)), project.config)
+        now = int(time.time())
+        if now >= project.expires:
+            raise ConfigError(f"project {project.name} has expired; `secagg rotate` makes kits that are valid again")
+        days = -(-(project.expires - now) // _DAY_SECONDS)
+        made = tuple(_make_site(authority, name, days, kits) for name in names)
+        _copy_server(self.folder / SERVER, kits)
+        return self._reissue(changed, kits, sites=(*project.sites, *made), issued=now)
+
+    def remove(self, names: tuple[str, ...], changed: Path, kits: Path) -> Project:
+        """Revoke sites, and make a kit of the server that refuses them; the rest is as `add`.
+
+        Raises
+        ------
+        ConfigError
+            If a name is not that of a site that takes part.
+        """
+        project = self.project
+        taking_part = {site.name for site in active_sites(project)}
+        for name in names:
+            if name not in taking_part:
+                raise ConfigError(f"site {name!r} does not take part; these do: {', '.join(sorted(taking_part))}")
+        sites = tuple(replace(site, revoked=site.revoked or site.name in names) for site in project.sites)
+        _copy_server(self.folder / SERVER, kits)
+        return self._reissue(changed, kits, sites=sites, issued=int(time.time()))
+
+    def rotate(self, days: int | None, changed: Path, kits: Path) -> Project:
+        """Make a new HE key of the next epoch, new certificates and signing keys, and with them kits for all.
+
+        Parameters
+        ----------
+        days : int or None
+            How long they are valid; None: as long as the ones before were.
+        changed, kits : Path
+            As of `add`.
+
+        Raises
+        ------
+        ConfigError
+            If they would be valid for longer than the authority of the certificates.
+        """
+        project, authority = self.project, Authority.load(self.folder)
+        now = int(time.time())
+        if days is None:
+            days = max(1, (project.expires - project.issued) // _DAY_SECONDS)
+        if now + days * _DAY_SECONDS > authority.expires:
+            raise ConfigError(
+                f"kits of {days} days would outlive the authority of project {project.name}, which expires on "
+                f"{date(authority.expires)}: use fewer days, or provision a new project"
+            )
+        hosts = Certificate.load(Tls.load(self.folder / SERVER)).hosts
+        key = generate_keys(project.config, project.epoch + 1).client
+        key.save(changed / of_epoch(CLIENT_KEY_FILE, key.server.epoch))
+        server = _make_server(authority, hosts, days, changed / SERVER, kits)
+        sites = tuple(site if site.revoked else _make_site(authority, site.name, days, kits) for site in project.sites)
+        return replace(self, key=key)._reissue(
+            changed,
+            kits,
+            epoch=key.server.epoch,
+            key=key.fingerprint,
+            server=server,
+            sites=sites,
+            issued=now,
+            expires=now + days * _DAY_SECONDS,
+        )
+
+    def _reissue(self, changed: Path, kits: Path, **changes: object) -> Project:
+        project = replace(self.project, serial=self.project.serial + 1, **changes)  # type: ignore[arg-type]
+        replace(self, project=project)._finish(changed, kits)
+        return project
+
+    def _finish(self, changed: Path, kits: Path) -> None:
+        """Put into the provisioner's folder, and into the kits that were made, what goes with the manifest."""
+        self.project.save(changed / PROJECT_FILE, self.identity)
+        for kit in kits.iterdir():
+            shutil.copyfile(changed / PROJECT_FILE, kit / PROJECT_FILE)
+            (kit / CONFIG_FILE).write_text(_yaml(self.project.config), encoding="utf-8")
+            if kit.name == SERVER:
+                self.key.server.save(kit / SERVER_KEY_FILE)
+            else:
+                self.key.save(kit / CLIENT_KEY_FILE)
+
+
+def _make_server(authority: Authority, hosts: tuple[str, ...], days: int, folder: Path, kits: Path) -> Member:
+    """Make the server's certificate and signing key, in the provisioner's folder and in the server's kit."""
+    folder.mkdir(0o700)
+    tls = authority.issue_server(hosts, name=SERVER, days=days, folder=folder)
+    member = _make_identity(SERVER, tls, folder)
+    _copy_server(folder, kits)
+    return member
+
+
+def _make_site(authority: Authority, name: str, days: int, kits: Path) -> Member:
+    kit = kits / name
+    kit.mkdir(0o700)
+    return _make_identity(name, authority.issue_site(name, days=days, folder=kit), kit)
+
+
+def _make_identity(name: str, tls: Tls, folder: Path) -> Member:
+    identity = Identity.generate()
+    identity.save(folder / IDENTITY_FILE)
+    return Member(name, identity.public, Certificate.load(tls).fingerprint)
+
+
+def _copy_server(folder: Path, kits: Path) -> None:
+    (kits / SERVER).mkdir(0o700)
+    for name in (IDENTITY_FILE, CA_FILE, TLS_FILE, TLS_KEY_FILE):
+        shutil.copy(folder / name, kits / SERVER / name)  # with its permissions
+
+
+def _yaml(config: Config) -> str:
+    return yaml.safe_dump(config.to_dict(), sort_keys=False, default_flow_style=None)

@@ -1,0 +1,172 @@
+"""Changes of a folder that happen whole or not at all, also if the machine stops in the middle.
+
+New files are collected in a folder inside it. One rename commits them: until then nothing has changed, from then on
+they move to their places, and what interrupts that is made up for by the next change.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+
+from ..errors import KeyFileError, StorageError
+
+#: Folders with this prefix are what interrupted commands left; the next one removes them.
+PREFIX = ".secagg-staging-"
+_COMMITTED = ".secagg-staged"
+_FILES = "files"
+_REMOVED = "removed"
+
+
+class Stage:
+    """The change that `change_folder` collects; files for ``<folder>/a/b`` are written to ``stage.folder / "a/b"``."""
+
+    def __init__(self, room: Path) -> None:
+        self._room = room
+        self.folder = room / _FILES
+        self.folder.mkdir()
+
+    def remove(self, name: str) -> None:
+        """Note a file directly in the folder that goes; it may be missing."""
+        with (self._room / _REMOVED).open("a", encoding="utf-8") as file:
+            file.write(f"{name}\n")
+
+
+@contextmanager
+def change_folder(folder: Path) -> Iterator[Stage]:
+    """Collect changes of an existing folder; they happen when the block ends without an error.
+
+    Raises
+    ------
+    StorageError
+        If the folder cannot be written, or another command is changing it.
+    """
+    try:
+        with _locked(folder):
+            finish(folder)
+            for leftover in folder.glob(f"{PREFIX}*"):
+                shutil.rmtree(leftover)
+            room = Path(mkdtemp(prefix=PREFIX, dir=folder))  # made with 0o700
+            try:
+                yield Stage(room)
+                _sync(room)
+                with _undisturbed():
+                    room.rename(folder / _COMMITTED)
+                    finish(folder)
+            except BaseException:
+                shutil.rmtree(room, ignore_errors=True)
+                raise
+    except OSError as error:
+        raise StorageError(f"cannot change {folder}: {error.strerror or error}") from error
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder, readable by its owner alone, that appears when the block ends without an error.
+
+    Yields
+    ------
+    Path
+        Where to write its files.
+
+    Raises
+    ------
+    KeyFileError
+        If there is such a file or folder already: nothing is overwritten.
+    StorageError
+        If it cannot be written.
+    """
+    if os.path.lexists(folder):
+        raise KeyFileError(f"{folder} exists; name a new folder, nothing is overwritten")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as room:  # made with 0o700
+            made = Path(room, "new")
+            made.mkdir(0o700)
+            yield made
+            _sync(made)
+            made.rename(folder)
+        _sync_folder(folder.parent)
+    except OSError as error:
+        raise StorageError(f"cannot make {folder}: {error.strerror or error}") from error
+
+
+def is_committed(folder: Path) -> bool:
+    """Return whether a change of the folder was interrupted after it had begun to happen."""
+    return (folder / _COMMITTED).exists()
+
+
+def is_empty(folder: Path) -> bool:
+    """Return whether a folder holds nothing, or only what an interrupted change left before it began to happen."""
+    return all(path.name.startswith(PREFIX) for path in folder.iterdir())
+
+
+def finish(folder: Path) -> None:
+    """Carry out the change that was committed but interrupted, if there is one. The caller holds the folder's lock."""
+    committed = folder / _COMMITTED
+    if not committed.exists():
+        return
+    with suppress(FileNotFoundError):
+        for name in (committed / _REMOVED).read_text(encoding="utf-8").splitlines():
+            (folder / name).unlink(missing_ok=True)
+    files = committed / _FILES
+    # What has been moved is not found here again: doing it twice is as good as once.
+    for path in sorted(path for path in files.rglob("*") if not path.is_dir()):
+        target = folder / path.relative_to(files)
+        target.parent.mkdir(0o700, parents=True, exist_ok=True)
+        path.replace(target)
+        _sync_folder(target.parent)
+    shutil.rmtree(committed)
+    _sync_folder(folder)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StorageError(f"another command is changing {folder}; wait for its end") from error
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Put off Ctrl-C and SIGTERM. Masks would not do: libraries have threads that a signal can reach."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # handlers run in the main thread, and interrupt that
+        return
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, _: came.append(number)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+        for late in came:
+            signal.raise_signal(late)
+
+
+def _sync(folder: Path) -> None:
+    """Bring the folder, and all that is in it, to the disk."""
+    for path in (*folder.rglob("*"), folder):
+        _sync_folder(path)
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

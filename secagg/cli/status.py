@@ -1,0 +1,237 @@
+"""``secagg status``: how a server and its open round stand."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError, IdentityError, QuorumError, SecAggError, TransportError
+from ..project import CLOCK_SKEW_SECONDS, Project
+from .kit import load_kit
+from .units import show_seconds, show_size
+
+if TYPE_CHECKING:
+    from ..integrations.grpc import RoundStatus, SiteSession
+
+EXAMPLE = """secagg status site-1 --server fl.example.org:8443
+secagg status server --server localhost:8443 --check --json"""
+
+_FULL = 0.9
+_EXPIRY_SECONDS = 14 * 86400
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Show the open round, who is missing, and the server's state; with --check, fail if something needs attention."""
+    parser.add_argument("kit", type=Path, help="folder of a site's or the server's kit, as opened by `secagg unpack`")
+    parser.add_argument("--server", required=True, metavar="HOST:PORT", help="where the server listens")
+    parser.add_argument("--json", action="store_true", help="one line of JSON")
+    parser.add_argument("--watch", type=float, metavar="SECONDS", help="ask again and again, until Ctrl-C")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="exit code 6 if the open round has failed for lack of sites, 1 if anything else needs attention",
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=10.0, metavar="SECONDS", help="longest wait for an answer (default: 10)"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Ask and show, once or until stopped."""
+    if options.watch is not None and not 0 < options.watch <= 86400:
+        raise ConfigError(f"--watch is {options.watch:g} s; use more than 0 and at most 86400")
+    if options.watch is not None and options.check:
+        raise ConfigError("--check judges one answer: leave out --watch")
+    kit = load_kit(options.kit)
+
+    from ..integrations.grpc import SiteSession, Tls
+
+    tls = Tls.load(kit.folder)
+    with SiteSession(options.server, kit.name, tls=tls, timeout=options.timeout, project=kit.project) as session:
+        if options.watch is not None:
+            _watch(session, options, kit.project)
+            return
+        try:
+            report = _ask(session, options, kit.project)
+        except SecAggError as error:
+            if options.json:
+                print(_failure(options.server, error))
+            raise
+        print(report.json() if options.json else report.text(), flush=True)
+    if options.check:
+        report.check()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the server says, held against the own kit and clock.
+
+    Parameters
+    ----------
+    server : str
+        Where it listens.
+    status : RoundStatus
+        Its answer.
+    project : Project
+        The manifest of the own kit.
+    clock_difference : float
+        Seconds by which the server's clock is ahead of this one.
+    now : float
+        Seconds since 1970.
+    """
+
+    server: str
+    status: RoundStatus
+    project: Project
+    clock_difference: float
+    now: float
+
+    @property
+    def not_joined(self) -> list[str]:
+        """Sites of the project that the round neither has nor waits for."""
+        known = {*self.status.added, *self.status.waiting_for}
+        return sorted({site.name for site in self.project.sites if not site.revoked} - known)
+
+    def problems(self) -> Iterable[str]:
+        """What needs attention, each with its remedy."""
+        status, project = self.status, self.project
+        if self._failed:
+            yield self._quorum()
+        if project.serial < status.project_serial:
+            yield (
+                f"this kit is out of date, it has manifest {project.serial}, the server {status.project_serial}: "
+                "unpack the newest kit here"
+            )
+        if project.serial > status.project_serial:
+            yield (
+                f"the server's kit is out of date, it has manifest {status.project_serial}, this kit {project.serial}: "
+                "unpack the newest kit there, and start the server again"
+            )
+        if abs(self.clock_difference) > CLOCK_SKEW_SECONDS:
+            yield f"the clocks are {show_seconds(abs(self.clock_difference))} apart: set both by NTP"
+        if status.disk_used >= _FULL * status.disk_quota:
+            yield f"the run folder takes {self._disk()}: raise --disk-quota, if the disk has room"
+        if self.now > project.expires - _EXPIRY_SECONDS:
+            left = project.expires - self.now
+            when = f"expires in {show_seconds(left)}" if left > 0 else "has expired"
+            yield f"the project {when}: have it provisioned anew"
+
+    def check(self) -> None:
+        """Raise `QuorumError` or `SecAggError` if something needs attention."""
+        if self._failed:
+            raise QuorumError(self._quorum())
+        problems = "; ".join(self.problems())
+        if problems:
+            raise SecAggError(problems)
+
+    def json(self) -> str:
+        """Return all of it as one line."""
+        data = asdict(self.status)
+        data |= {
+            "server": self.server,
+            "base": self.status.base.hex() if self.status.base else None,
+            "not_joined": self.not_joined,
+            "own_project_serial": self.project.serial,
+            "clock_difference": round(self.clock_difference, 3),
+            "problems": list(self.problems()),
+        }
+        return json.dumps(data, sort_keys=True)
+
+    def text(self) -> str:
+        """Return all of it as lines for people."""
+        status, project = self.status, self.project
+        left = "" if status.seconds_left is None else f", {show_seconds(status.seconds_left)} left"
+        ahead = "ahead of" if self.clock_difference >= 0 else "behind"
+        rows = [
+            ("server", f"{self.server}, epoch {status.epoch} of the key"),
+            ("project", f"{project.name}, manifest {status.project_serial} (this kit: {project.serial})"),
+            ("round", f"{status.round}, attempt {status.attempt}, {status.state}{left}"),
+            ("added", f"{_names(status.added)} (at least {project.config.aggregation.min_clients} are needed)"),
+            ("waiting for", _names(status.waiting_for)),
+            ("not joined", _names(self.not_joined)),
+            ("aggregates", _rounds(status.aggregates)),
+            ("models", _rounds(status.models)),
+            ("uploads", f"{status.uploads_in_flight} in flight"),
+            ("disk", self._disk()),
+            ("clock", f"{abs(self.clock_difference):.1f} s {ahead} this one"),
+        ]
+        lines = [f"{name:<12} {text}" for name, text in rows]
+        return "\n".join([*lines, *(f"ATTENTION    {problem}" for problem in self.problems())])
+
+    @property
+    def _failed(self) -> bool:
+        # While the clock stands still, nobody waits: the federation has ended, say.
+        return self.status.attempt > 1 and self.status.state == "open"
+
+    def _quorum(self) -> str:
+        missing = ", ".join([*self.status.waiting_for, *self.not_joined]) or "nobody"
+        return (
+            f"round {self.status.round} has ended {self.status.attempt - 1} times with too few sites and is open "
+            f"again; missing: {missing}"
+        )
+
+    def _disk(self) -> str:
+        return f"{show_size(self.status.disk_used)} of {show_size(self.status.disk_quota)}"
+
+
+def _ask(session: SiteSession, options: argparse.Namespace, project: Project) -> Report:
+    try:
+        session.status()  # connects: the answer to the next call is quick, and says what time it is
+        before = time.time()
+        status = session.status()
+        after = time.time()
+    except IdentityError:
+        raise
+    except TransportError as error:
+        raise TransportError(
+            f"no answer from the server at {options.server} within {options.timeout:g} s: is it up, and does the "
+            f"firewall let port and host through? ({error})"
+        ) from error
+    return Report(options.server, status, project, status.time - (before + after) / 2, after)
+
+
+def _watch(session: SiteSession, options: argparse.Namespace, project: Project) -> None:
+    with ExitStack() as stack:
+        show = _screen(stack) if sys.stdout.isatty() and not options.json else _print
+        while True:
+            try:
+                report = _ask(session, options, project)
+                text = report.json() if options.json else report.text()
+            except TransportError as error:
+                text = _failure(options.server, error) if options.json else f"ATTENTION    {error}"
+            show(text if options.json else f"{time.strftime('%H:%M:%S')}\n{text}\n")
+            time.sleep(options.watch)
+
+
+def _screen(stack: ExitStack) -> Callable[[str], None]:
+    """Return what shows a text in the place of the one before."""
+    from rich.live import Live
+    from rich.text import Text
+
+    live = stack.enter_context(Live(auto_refresh=False))
+    return lambda text: live.update(Text(text), refresh=True)
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)
+
+
+def _failure(server: str, error: SecAggError) -> str:
+    data: dict[str, Any] = {"server": server, "error": type(error).__name__, "message": str(error)}
+    return json.dumps(data, sort_keys=True)
+
+
+def _names(names: Iterable[str]) -> str:
+    names = list(names)
+    return f"{len(names)}: {', '.join(names)}" if names else "nobody"
+
+
+def _rounds(rounds: Iterable[int]) -> str:
+    return ", ".join(f"round {round}" for round in rounds) or "none"

@@ -1,0 +1,88 @@
+"""The manifest of an aggregate, its list of contributions, and what a site checks in it before it uses a sum."""
+
+from __future__ import annotations
+
+from .config import Config
+from .errors import MismatchError, QuorumError, RoundMismatchError, VerificationError, show
+from .header import Header, check_round
+from .identity import check_signature
+from .key import ServerKey
+from .project import Project
+from .receipt import Receipt
+from .tail import Proof, signed_message
+from .update import Update
+
+
+def check_project(config: Config, key: ServerKey, project: Project) -> None:
+    """Hold configuration and key against the project.
+
+    Raises
+    ------
+    KeyFileError
+        If the project has another HE key.
+    MismatchError
+        If it has another configuration; the library of ``he.lib`` is each party's own choice.
+    """
+    project.check_key(key.epoch, key.fingerprint)
+    mine, theirs = config.to_dict(), project.config.to_dict()
+    for he in (mine["he"], theirs["he"]):
+        del he["lib"]
+    for block in mine:
+        if mine[block] != theirs[block]:
+            raise MismatchError(
+                f"the configuration has {block} {show(mine[block])}, project {project.name} (serial {project.serial}) "
+                f"has {show(theirs[block])}"
+            )
+
+
+def check_contribution(project: Project, header: Header, proof: Proof) -> None:
+    """Hold the only contribution of a header against the project.
+
+    Raises
+    ------
+    IdentityError
+        If its site does not take part, or no more.
+    SignatureError
+        If its site has not signed this very head and body.
+    """
+    member = project.member(header.site)
+    check_signature(
+        member.public, proof.signature, signed_message(header.head, proof.body), f"site {header.site!r} for this update"
+    )
+
+
+def check_manifest(
+    aggregate: Update,
+    min_clients: int,
+    project: Project | None,
+    *,
+    round: int | None,
+    base: bytes | None,
+    receipt: Receipt | None,
+) -> None:
+    """Check which updates an aggregate says that it is the sum of; see `secagg.Client.decrypt`.
+
+    A header lists no site and no nonce twice: so many contributions are so many sites.
+    """
+    header = aggregate.header
+    if len(header.contributions) < min_clients:
+        raise QuorumError(f"the aggregate has {len(header.contributions)} contributions, min_clients is {min_clients}")
+    if round is not None and header.round != check_round(round):
+        raise RoundMismatchError(f"the aggregate is of round {header.round}, not of round {round}")
+    if base is not None and header.base != base:
+        raise VerificationError(
+            f"the aggregate of round {header.round} began from another global model than this site: the server shows "
+            "sites different models, or this site has missed a round"
+        )
+    updates = [
+        (header.of(item), proof) for item, proof in zip(header.contributions, aggregate.tail.proofs, strict=True)
+    ]
+    if receipt is not None and not any(receipt.covers(update.head, proof) for update, proof in updates):
+        raise VerificationError(
+            f"the server has given a receipt for this site's update, and has left it out of the aggregate of round "
+            f"{header.round}: keep both as evidence"
+        )
+    if project is not None:
+        project.check_time()
+        for update, proof in updates:
+            check_contribution(project, update, proof)

@@ -1,0 +1,296 @@
+"""The project manifest: who takes part in a federation, and under which configuration and key; signed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .config import Config
+from .errors import (
+    ConfigError,
+    FormatError,
+    IdentityError,
+    KeyFileError,
+    SecAggError,
+    SignatureError,
+    VerificationError,
+    show,
+)
+from .files import open_regular, replace_file
+from .header import check_site
+from .identity import PUBLIC_NBYTES, SIGNATURE_NBYTES, Identity, check_signature
+from .key import check_epoch
+from .layout import Layout
+from .params import is_int
+from .wire import MAX_HEADER_NBYTES, head_nbytes, pack_head, read_hex, unpack_head
+
+_FIELDS = frozenset(
+    ["authority", "config", "epoch", "expires", "issued", "key", "layout", "name", "serial", "server", "sites"]
+)
+_MEMBER_FIELDS = frozenset(["certificate", "name", "public", "revoked"])
+
+#: Largest number in a manifest: seconds and serials.
+_MAX_NUMBER = 1 << 53
+
+#: Manifests of two machines whose clocks differ by less are not refused.
+CLOCK_SKEW_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Member:
+    """A party of the federation.
+
+    Parameters
+    ----------
+    name : str
+        Name of the site, or of the server.
+    public : bytes
+        Its Ed25519 public key, 32 bytes.
+    certificate : str
+        SHA-256 of its TLS certificate (DER), 64 hexadecimal digits.
+    revoked : bool
+        Whether it takes part no more.
+    """
+
+    name: str
+    public: bytes
+    certificate: str
+    revoked: bool = False
+
+
+@dataclass(frozen=True)
+class Project:
+    """A federation as its provisioner has signed it.
+
+    Parameters
+    ----------
+    name : str
+        Name of the federation: 1 to 64 letters, digits, dots, hyphens or underscores.
+    serial : int
+        Counts the manifests of the federation, from 0; a higher one replaces all before it.
+    issued, expires : int
+        From when to when it is valid, in seconds since 1970, UTC.
+    config : Config
+        The configuration that all parties share.
+    epoch : int
+        Epoch of the HE key.
+    key : str
+        Fingerprint of the HE key, 64 hexadecimal digits.
+    authority : bytes
+        The provisioner's Ed25519 public key, 32 bytes.
+    server : Member
+        The server.
+    sites : tuple of Member
+        The sites, revoked ones too.
+    layout : Layout, optional
+        The model, where it is known beforehand.
+    """
+
+    name: str
+    serial: int
+    issued: int
+    expires: int
+    config: Config
+    epoch: int
+    key: str
+    authority: bytes
+    server: Member
+    sites: tuple[Member, ...]
+    layout: Layout | None = None
+
+    def __post_init__(self) -> None:
+        names = [member.name for member in (self.server, *self.sites)]
+        for what, values in (
+            ("name", names),
+            ("public key", [member.public.hex() for member in (self.server, *self.sites)]),
+            ("certificate", [member.certificate for member in (self.server, *self.sites)]),
+        ):
+            if len(set(values)) != len(values):
+                twice = next(value for value in values if values.count(value) > 1)
+                raise ConfigError(f"the {what} {twice} stands twice in the project; each party has its own")
+        if not 0 <= self.issued < self.expires <= _MAX_NUMBER:
+            raise ConfigError(f"the project is issued at {self.issued} and expires at {self.expires}; give it time")
+
+    def sign(self, authority: Identity) -> bytes:
+        """Return the signed manifest, a container of kind ``"project"`` (docs/wire-format.md).
+
+        Raises
+        ------
+        SignatureError
+            If `authority` is not the one that the manifest names.
+        """
+        if authority.public != self.authority:
+            raise SignatureError(f"the project {self.name} names another authority than {authority!r}")
+        head = self._head()
+        return head + authority.sign(head)
+
+    @classmethod
+    def from_bytes(cls, blob: bytes) -> Project:
+        """Read a signed manifest. It vouches for itself: hold its `authority` against one that you know.
+
+        Raises
+        ------
+        FormatError
+            If it is not as docs/wire-format.md says.
+        SignatureError
+            If the signature is not that of the authority that it names.
+        """
+        length = head_nbytes(blob)
+        if len(blob) != length + SIGNATURE_NBYTES:
+            raise FormatError(
+                f"truncated or trailing bytes: {len(blob)} bytes, a manifest of this head has {length + 64}"
+            )
+        kind, data = unpack_head(blob[:length])
+        if kind != "project":
+            raise FormatError(f"this is a {kind}, not a project manifest")
+        try:
+            project = _parse(data)
+        except (ConfigError, FormatError) as error:
+            raise FormatError(f"the project manifest is invalid: {error}") from error
+        if project._head() != blob[:length]:
+            raise FormatError("the project manifest is not in canonical form")
+        check_signature(project.authority, blob[length:], blob[:length], f"the authority of project {project.name}")
+        return project
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Project:
+        """Read a manifest file.
+
+        Raises
+        ------
+        KeyFileError
+            If it is missing, unreadable, damaged or signed by somebody else.
+        """
+        name = os.fspath(path)
+        try:
+            with open_regular(path) as file:
+                blob = file.read(2 * MAX_HEADER_NBYTES)
+        except OSError as error:
+            raise KeyFileError(f"cannot read the project manifest {name!r}: {error.strerror}") from error
+        try:
+            return cls.from_bytes(blob)
+        except SecAggError as error:
+            raise KeyFileError(f"{name!r} is not a usable project manifest: {error}") from error
+
+    def successor(self, blob: bytes) -> Project:
+        """Return the manifest in `blob`, which must be this one or a later one of the same authority.
+
+        Raises
+        ------
+        FormatError, SignatureError
+            As `from_bytes`; an authority or a name that is not this one's is a `SignatureError`, too.
+        VerificationError
+            If it is older than this one: somebody plays back what has been replaced.
+        """
+        other = Project.from_bytes(blob)
+        if (other.authority, other.name) != (self.authority, self.name):
+            raise SignatureError(f"the manifest of project {other.name} is not of the authority of {self.name}")
+        if other.serial < self.serial or (other.serial == self.serial and other != self):
+            raise VerificationError(
+                f"the manifest has serial {other.serial}, an earlier one had {self.serial}: the server's kit is out of "
+                "date, or somebody plays back an old one"
+            )
+        return other
+
+    def member(self, name: str) -> Member:
+        """Return a site that takes part; `IdentityError` if it does not, or no more."""
+        for site in self.sites:
+            if site.name == name:
+                if site.revoked:
+                    raise IdentityError(f"site {name!r} has been revoked in project {self.name}")
+                return site
+        raise IdentityError(f"site {name!r} is not in project {self.name} (serial {self.serial})")
+
+    def check_time(self, now: float | None = None) -> None:
+        """Raise `IdentityError` unless the manifest is valid at `now`, in seconds since 1970 (default: the clock)."""
+        now = time.time() if now is None else now
+        if now < self.issued - CLOCK_SKEW_SECONDS:
+            raise IdentityError(f"project {self.name} is not valid before {_date(self.issued)}; is this clock right?")
+        if now >= self.expires:
+            raise IdentityError(f"project {self.name} has expired on {_date(self.expires)}; have it provisioned anew")
+
+    def check_key(self, epoch: int, fingerprint: str) -> None:
+        """Raise `KeyFileError` unless epoch and fingerprint are those of the project's HE key."""
+        if (epoch, fingerprint) != (self.epoch, self.key):
+            raise KeyFileError(
+                f"the key {fingerprint[:16]}… of epoch {epoch} is not that of project {self.name}, "
+                f"{self.key[:16]}… of epoch {self.epoch}: use the kit of serial {self.serial}"
+            )
+
+    def save(self, path: str | os.PathLike[str], authority: Identity) -> None:
+        """Sign the manifest and write it to a file."""
+        blob = self.sign(authority)
+        with replace_file(path) as file:
+            file.write(blob)
+
+    def _head(self) -> bytes:
+        return pack_head(
+            "project",
+            {
+                "authority": self.authority.hex(),
+                "config": self.config.to_dict(),
+                "epoch": self.epoch,
+                "expires": self.expires,
+                "issued": self.issued,
+                "key": self.key,
+                "layout": None if self.layout is None else self.layout.to_json(),
+                "name": self.name,
+                "serial": self.serial,
+                "server": _member_dict(self.server),
+                "sites": [_member_dict(member) for member in self.sites],
+            },
+        )
+
+
+def _parse(data: Mapping[str, Any]) -> Project:
+    if data.keys() != _FIELDS:
+        raise FormatError(f"it has the keys {show(sorted(data))}, expected {sorted(_FIELDS)}")
+    if not isinstance(data["sites"], list):
+        raise FormatError("its sites are no list")
+    return Project(
+        name=check_site(data["name"]),
+        serial=_number(data["serial"], "serial"),
+        issued=_number(data["issued"], "issued"),
+        expires=_number(data["expires"], "expires"),
+        config=Config.from_dict(data["config"]),
+        epoch=check_epoch(data["epoch"]),
+        key=read_hex(data["key"], 32, "key").hex(),
+        authority=read_hex(data["authority"], PUBLIC_NBYTES, "authority"),
+        server=_member(data["server"]),
+        sites=tuple(map(_member, data["sites"])),
+        layout=None if data["layout"] is None else Layout.from_json(data["layout"]),
+    )
+
+
+def _member(data: Any) -> Member:
+    if not isinstance(data, dict) or data.keys() != _MEMBER_FIELDS:
+        raise FormatError(f"a member has other keys than {', '.join(sorted(_MEMBER_FIELDS))}")
+    if not isinstance(data["revoked"], bool):
+        raise FormatError(f"revoked is {show(data['revoked'])}, not true or false")
+    public, certificate = (
+        read_hex(data["public"], PUBLIC_NBYTES, "public"),
+        read_hex(data["certificate"], 32, "certificate"),
+    )
+    return Member(check_site(data["name"]), public, certificate.hex(), data["revoked"])
+
+
+def _member_dict(member: Member) -> dict[str, Any]:
+    return {
+        "certificate": member.certificate,
+        "name": member.name,
+        "public": member.public.hex(),
+        "revoked": member.revoked,
+    }
+
+
+def _number(value: object, name: str) -> int:
+    if not is_int(value) or not 0 <= value <= _MAX_NUMBER:
+        raise FormatError(f"{name} is {show(value)}, not a whole number from 0 to 2**53")
+    return value
+
+
+def _date(seconds: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))

@@ -1,0 +1,68 @@
+"""Receipts: the server's signed word that an update will be in the aggregate of its round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import FormatError, VerificationError
+from .identity import SIGNATURE_NBYTES, Identity, check_signature
+from .project import Project
+from .tail import Proof
+from .update import Update
+from .wire import DIGEST_NBYTES
+
+_PURPOSE = b"secagg receipt v1"
+_NBYTES = 2 * DIGEST_NBYTES + SIGNATURE_NBYTES
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """Says that the server has taken an update.
+
+    Parameters
+    ----------
+    head, body : bytes
+        Digests of the update's head, which holds round, site and nonce, and of its body; 32 bytes each.
+    signature : bytes
+        The server's, over both.
+    """
+
+    head: bytes
+    body: bytes
+    signature: bytes
+
+    @classmethod
+    def of(cls, update: Update, server: Identity) -> Receipt:
+        """Sign for an update that was verified and is stored."""
+        head, body = update.header.head[-DIGEST_NBYTES:], update.tail.proofs[0].body
+        return cls(head, body, server.sign(_PURPOSE + head + body))
+
+    def to_bytes(self) -> bytes:
+        """Return the receipt as it is sent, 128 bytes."""
+        return self.head + self.body + self.signature
+
+    @classmethod
+    def from_bytes(cls, blob: bytes) -> Receipt:
+        """Read the inverse of `to_bytes`; `FormatError` if the length is another."""
+        if len(blob) != _NBYTES:
+            raise FormatError(f"a receipt has {_NBYTES} bytes, not {len(blob)}")
+        return cls(blob[:DIGEST_NBYTES], blob[DIGEST_NBYTES : 2 * DIGEST_NBYTES], blob[2 * DIGEST_NBYTES :])
+
+    def check(self, update: Update, project: Project) -> None:
+        """Hold the receipt against the update that was sent.
+
+        Raises
+        ------
+        SignatureError
+            If it is not signed by the server of the project.
+        VerificationError
+            If it is for something else.
+        """
+        member = project.server
+        check_signature(member.public, self.signature, _PURPOSE + self.head + self.body, f"the server {member.name!r}")
+        if (self.head, self.body) != (update.header.head[-DIGEST_NBYTES:], update.tail.proofs[0].body):
+            raise VerificationError("the server's receipt is for another update than the one that was sent")
+
+    def covers(self, head: bytes, proof: Proof) -> bool:
+        """Return whether it is for the update of this head and this proof."""
+        return (self.head, self.body) == (head[-DIGEST_NBYTES:], proof.body)

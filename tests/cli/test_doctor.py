@@ -1,0 +1,404 @@
+"""`secagg doctor`: each thing that can be wrong is found, named, and told how to mend."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from served import Kits, Served
+from served import federation as four_sites
+
+from secagg.cli.checks import check_disk, check_kit
+from secagg.cli.kit import load_server_kit, load_site_kit
+from secagg.cli.network_checks import check_port, check_server
+from secagg.cli.packing import pack
+from secagg.errors import StorageError, TransportError
+from secagg.layout import Layout
+
+from .conftest import Federation, Secagg
+
+DAY = 86_400.0
+
+
+def findings(folder: Path, now: float | None = None) -> dict[str, tuple[str, str]]:
+    """Level and text of each check."""
+    return {finding.what: (finding.level, finding.text) for finding in check_kit(folder, now)}
+
+
+def levels(found: dict[str, tuple[str, str]]) -> dict[str, str]:
+    return {what: level for what, (level, _) in found.items() if level != "ok"}
+
+
+@pytest.mark.parametrize("party", ["a", "server"])
+def test_nothing_is_wrong(made: Federation, party: str) -> None:
+    found = findings(made[party])
+    assert levels(found) == {}
+    assert list(found) == [
+        "files",
+        "permissions",
+        "manifest",
+        "validity",
+        "signing key",
+        "certificate",
+        "HE key",
+        "configuration",
+        "min_clients",
+        "backend",
+    ]
+
+
+@pytest.mark.parametrize(
+    "he", [{"preset": "exact"}, {"preset": "clara"}, {"lib": "pyfhel", "config": {"scheme": "BGV", "value_bits": 12}}]
+)
+def test_each_backend_is_tried(tmp_path: Path, he: dict[str, Any]) -> None:
+    aggregation = {"min_clients": 3, "max_clients": 3, "max_abs": {"default": 0.5, "x.*": 4.0}, "max_weight": 1000}
+    federation = Federation.make(tmp_path, he=he, aggregation=aggregation, encrypt={"include": ["x.*"]})
+    level, text = findings(federation["a"])["backend"]
+    assert (level, "encrypts, adds and decrypts; kernels: cython" in text) == ("ok", True)
+
+
+def spoil(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path, Federation], None]:
+    def damage(kit: Path, other: Federation) -> None:
+        (kit / name).write_bytes(change((kit / name).read_bytes()))
+
+    return damage
+
+
+def of_another(name: str, party: str | None = None) -> Callable[[Path, Federation], None]:
+    def damage(kit: Path, other: Federation) -> None:
+        (kit / name).write_bytes((other[party or kit.name] / name).read_bytes())
+
+    return damage
+
+
+def mode(name: str, bits: int) -> Callable[[Path, Federation], None]:
+    def damage(kit: Path, other: Federation) -> None:
+        (kit / name).chmod(bits)
+
+    return damage
+
+
+def remove(name: str) -> Callable[[Path, Federation], None]:
+    def damage(kit: Path, other: Federation) -> None:
+        (kit / name).unlink()
+
+    return damage
+
+
+def add(name: str) -> Callable[[Path, Federation], None]:
+    def damage(kit: Path, other: Federation) -> None:
+        (kit / name).write_bytes((other["a"] / "client.key").read_bytes())
+        (kit / name).chmod(0o600)
+
+    return damage
+
+
+def half(blob: bytes) -> bytes:
+    return blob[: len(blob) // 2]
+
+
+FAULTS: dict[str, tuple[str, Callable[[Path, Federation], None], str, str]] = {
+    "file missing": ("a", remove("tls.key"), "files", "lacks tls.key; unpack the kit again"),
+    "HE secret at the server": ("server", add("client.key"), "files", "the server must never hold the HE key"),
+    "old HE secret at the server": ("server", add("client-0.key"), "files", "the server must never hold the HE key"),
+    "interrupted": ("a", lambda kit, other: (kit / ".secagg-staged").mkdir(), "files", "was interrupted"),
+    "key that others read": ("a", mode("client.key", 0o640), "permissions", "mode 0640, others can read it: chmod 600"),
+    "signing key that all read": ("server", mode("signing.key", 0o604), "permissions", "mode 0604"),
+    "authority that others write": ("a", mode("ca.crt", 0o664), "permissions", "others can change it: chmod 644"),
+    "folder that others write": ("a", mode(".", 0o777), "permissions", "others can replace its files: chmod 700"),
+    "manifest cut": ("a", spoil("project.secagg", half), "manifest", "is not a usable project manifest: truncated"),
+    "manifest changed": (
+        "a",
+        spoil("project.secagg", lambda blob: blob.replace(b"brain", b"train")),
+        "manifest",
+        "project.secagg' is not a usable project manifest",
+    ),
+    "manifest with another signature": (
+        "a",
+        spoil("project.secagg", lambda blob: blob[:-1] + bytes([blob[-1] ^ 1])),
+        "manifest",
+        "the signature is not that of the authority",
+    ),
+    "signing key of another": ("a", of_another("signing.key"), "signing key", "which the manifest gives to none of"),
+    "signing key damaged": ("a", spoil("signing.key", half), "signing key", "is not a private key in PEM"),
+    "certificate of another": ("a", of_another("tls.crt"), "certificate", "was not issued by the authority"),
+    "TLS key of another": ("a", of_another("tls.key"), "certificate", "is not the key of"),
+    "certificate damaged": ("a", spoil("tls.crt", half), "certificate", "is not a certificate"),
+    "TLS key damaged": ("a", spoil("tls.key", half), "certificate", "is not a private key in PEM"),
+    "HE key of another": ("a", of_another("client.key"), "HE key", "is not that of project brain"),
+    "HE key damaged": ("a", spoil("client.key", half), "HE key", "client.key' is not a usable key file"),
+    "server key of another": ("server", of_another("server.key"), "HE key", "is not that of project brain"),
+    "configuration changed": (
+        "a",
+        spoil("federation.yaml", lambda text: text.replace(b"max_weight: 64", b"max_weight: 65")),
+        "configuration",
+        "is not the manifest's",
+    ),
+    "configuration damaged": (
+        "server",
+        spoil("federation.yaml", lambda text: b"he: [" + text),
+        "configuration",
+        "is not YAML",
+    ),
+}
+
+
+@pytest.mark.parametrize(("party", "damage", "what", "message"), FAULTS.values(), ids=FAULTS)
+def test_faults(
+    federation: Federation,
+    tmp_path_factory: pytest.TempPathFactory,
+    party: str,
+    damage: Callable[[Path, Federation], None],
+    what: str,
+    message: str,
+) -> None:
+    damage(federation[party], Federation.make(tmp_path_factory.mktemp("other")))
+    found = findings(federation[party])
+    assert found[what][0] == "FAIL"
+    assert message in found[what][1]
+
+
+def test_a_certificate_of_the_same_authority_and_another_party(federation: Federation) -> None:
+    for name in ("tls.crt", "tls.key"):
+        shutil.copy(federation["b"] / name, federation["a"])
+    level, text = findings(federation["a"])["certificate"]
+    assert level == "FAIL"
+    assert "the certificate of b" in text
+    assert "is not that which the manifest gives a" in text
+
+
+def test_a_whole_kit_of_another_project_is_seen_by_its_manifest(
+    federation: Federation, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    of_another("project.secagg")(federation["a"], Federation.make(tmp_path_factory.mktemp("other")))
+    found = findings(federation["a"])
+    assert {"signing key", "HE key"} <= levels(found).keys()
+
+
+def test_the_clock(made: Federation) -> None:
+    project = made.provisioner.project
+    before = findings(made["a"], project.issued - 2 * DAY)
+    assert "is not valid before" in before["validity"][1]
+    assert "set the clock of this machine" in before["certificate"][1]
+    after = findings(made["a"], project.expires + 2 * DAY)
+    assert "has expired on" in after["validity"][1]
+    assert "expired on" in after["certificate"][1]
+    for found in (before, after):
+        assert levels(found) == {"validity": "FAIL", "certificate": "FAIL"}
+    soon = findings(made["a"], project.expires - 20 * DAY)
+    assert levels(soon) == {"validity": "warning", "certificate": "warning"}
+    assert "have it renewed by `secagg rotate`" in soon["validity"][1]
+
+
+def test_a_revoked_site(made: Federation, federation: Federation, tmp_path: Path) -> None:
+    fewer = made.change(tmp_path / "fewer", lambda provisioner, *folders: provisioner.remove(("a",), *folders))
+    shutil.copy(fewer["server"] / "project.secagg", federation["a"])
+    found = findings(federation["a"])
+    assert found["signing key"] == ("FAIL", "site 'a' has been revoked in project brain")
+    # The server is told that a round cannot succeed any more.
+    level, text = findings(fewer["server"])["min_clients"]
+    assert (level, "2 sites take part, 3 are needed" in text) == ("warning", True)
+    assert "2 sites and 1 removed" in findings(fewer["server"])["manifest"][1]
+
+
+def test_two_sites_and_an_open_folder_are_doubts(tmp_path: Path) -> None:
+    aggregation = {"min_clients": 2, "max_clients": 5}
+    federation = Federation.make(tmp_path, sites=["a", "b"], aggregation=aggregation)
+    federation["a"].chmod(0o755)
+    found = findings(federation["a"])
+    assert levels(found) == {"min_clients": "warning", "permissions": "warning"}
+    assert "each can compute the other's update" in found["min_clients"][1]
+
+
+def test_a_backend_that_is_missing(secagg: Secagg, tmp_path: Path) -> None:
+    federation = Federation.make(tmp_path, he={"preset": "exact"})
+    command = ["doctor", str(federation["a"])]
+    code = f"import sys; sys.modules['seal'] = None; from secagg.cli import main; sys.exit(main({command!r}))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 1
+    (line,) = (line for line in result.stdout.splitlines() if line.startswith("FAIL"))
+    assert line.startswith("FAIL     backend ")
+    assert "secagg[seal]" in line
+    assert result.stdout.endswith("1 of these failed\n")
+
+
+def test_the_disk(made: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = made.provisioner.project
+    assert "free at" in check_disk(tmp_path / "not" / "yet", project, server=True)
+    large = Layout.from_json([["w", "float32", [1 << 20, 1 << 12], "encrypted"]])
+    for server in (False, True):
+        with pytest.raises(StorageError, match="make room"):
+            check_disk(tmp_path, replace(project, layout=large), server=server)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1 << 40, 1 << 40, 1 << 20))
+    with pytest.raises(StorageError, match=r"1.0 MB free at .*, rounds take 1.1 GB: make room"):
+        check_disk(tmp_path, project, server=False)
+
+
+def test_the_command_on_a_folder(secagg: Secagg, federation: Federation) -> None:
+    fine = secagg("doctor", federation["a"])
+    assert fine.returncode == 0, fine.stdout
+    assert "ok       manifest       project brain, serial 1, 3 sites" in fine.stdout
+    assert "warning  server         not tried; give --server HOST:PORT" in fine.stdout
+    assert fine.stdout.endswith("nothing failed\n")
+    (federation["a"] / "client.key").chmod(0o644)
+    wrong = secagg("doctor", federation["a"])
+    assert wrong.returncode == 1
+    assert "FAIL     permissions    " in wrong.stdout
+    assert secagg("doctor", federation["server"], "--server", "localhost:1").returncode == 2
+    assert secagg("doctor", federation["a"], "--server", "localhost").returncode == 2
+    nobody = secagg("doctor", federation.kits)
+    assert nobody.returncode == 1
+    assert "is no kit" in nobody.stdout
+
+
+def test_the_command_on_a_file(
+    secagg: Secagg, made: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = set(os.listdir("/dev/shm"))
+    pack(made["a"], tmp_path / "a.kit", "correct horse battery staple")
+    monkeypatch.setenv("SECAGG_PASSPHRASE", "correct horse battery staple")
+    fine = secagg("doctor", "a.kit")
+    assert fine.returncode == 0, fine.stdout
+    assert "ok       file           a.kit opens" in fine.stdout
+    assert "ok       backend        flashe" in fine.stdout
+    monkeypatch.setenv("SECAGG_PASSPHRASE", "another passphrase")
+    wrong = secagg("doctor", "a.kit")
+    assert wrong.returncode == 1
+    assert "FAIL     file           a.kit does not open" in wrong.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["a.kit"]
+    left = {name for name in set(os.listdir("/dev/shm")) - before if name.startswith("secagg-")}
+    assert not left
+
+
+def test_the_port(made: Federation) -> None:
+    kit = load_server_kit(made["server"])
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(TransportError, match=f"{address}: another program listens there: stop it, or choose"):
+            check_port(kit, address)
+    assert check_port(kit, address) == f"{address} is free"
+    with pytest.raises(TransportError, match="this machine has no such address"):
+        check_port(kit, "192.0.2.1:8443")
+    with pytest.raises(TransportError, match="name an address of this machine"):
+        check_port(kit, "no-such-host.invalid:8443")
+
+
+def checked(kits: Kits | Federation, site: str, address: str) -> dict[str, tuple[str, str]]:
+    return {f.what: (f.level, f.text) for f in check_server(load_site_kit(kits[site]), address)}
+
+
+def test_a_server_that_is_not_there(made: Federation) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        found = checked(made, "a", address)
+    assert found == {"server": ("FAIL", f"nothing listens on {address}: is `secagg serve` running, on that port?")}
+    assert "cannot be resolved" in checked(made, "a", "no-such-host.invalid:1")["server"][1]
+
+
+@pytest.fixture(scope="module")
+def kits(tmp_path_factory: pytest.TempPathFactory) -> Kits:
+    return Kits.make(tmp_path_factory.mktemp("federation"), four_sites())
+
+
+@pytest.fixture(scope="module")
+def served(kits: Kits, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with Served(kits["server"], tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+def test_the_way_to_the_server(secagg: Secagg, kits: Kits, served: Served) -> None:
+    result = secagg("doctor", kits["site-1"], "--server", served.address)
+    assert result.returncode == 0, result.stdout
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert f"ok server {served.address} can be reached" in lines
+    assert "ok TLS site-1 and the server accept each other's certificates" in lines
+    assert "ok service answers: round 0, idle" in lines
+    assert "ok clock agrees with the server's" in lines
+    assert "ok epoch 0, as the server's; manifest 1, this kit's is 1" in lines
+    own = secagg("doctor", kits["server"], "--address", served.address)
+    assert own.returncode == 0, own.stdout
+    assert f"this federation's server listens on {served.address}" in own.stdout
+
+
+def test_the_server_of_another_federation(made: Federation, served: Served) -> None:
+    found = checked(made, "a", served.address)
+    assert found["server"][0] == "ok"
+    assert found["TLS"][0] == "FAIL"
+    assert "the certificate of the server" in found["TLS"][1]
+    assert "service" not in found
+    with pytest.raises(TransportError, match="another program listens there"):
+        check_port(load_server_kit(made["server"]), served.address)
+
+
+def test_a_name_that_the_certificate_lacks(kits: Kits, tmp_path: Path) -> None:
+    with Served(kits["server"], tmp_path / "server", ("--address", "127.0.0.2:0")) as server:
+        found = checked(kits, "site-1", server.address)
+        server.stop()
+    assert found["server"][0] == "ok"
+    assert found["TLS"][0] == "FAIL"
+    assert "127.0.0.2" in found["TLS"][1]
+
+
+@pytest.fixture
+def changed(kits: Kits, tmp_path: Path) -> Callable[..., Federation]:
+    """Change a copy of the provisioner's folder; the kits that the change makes."""
+
+    def change(name: str, *arguments: object) -> Federation:
+        federation = Federation(kits.provisioner, kits.folder)
+        return federation.change(tmp_path / name, lambda it, *folders: getattr(it, name)(*arguments, *folders))
+
+    return change
+
+
+def test_one_side_has_rotated(kits: Kits, served: Served, changed: Callable[..., Federation], tmp_path: Path) -> None:
+    new = changed("rotate", None)
+    found = checked(new, "site-1", served.address)
+    assert found["service"][0] == "FAIL"
+    with Served(new["server"], tmp_path / "server") as server:
+        found = checked(kits, "site-1", server.address)
+        server.stop()
+    assert found["service"][0] == "FAIL"
+
+
+def test_a_manifest_that_one_side_has_not(
+    kits: Kits, served: Served, changed: Callable[..., Federation], tmp_path: Path
+) -> None:
+    new = changed("add", ("site-5",))
+    with Served(new["server"], tmp_path / "server") as server:
+        found = checked(kits, "site-1", server.address)
+        server.stop()
+    assert found["epoch"] == ("ok", "0, as the server's; manifest 2, this kit's is 1")
+    shutil.copytree(kits["site-1"], tmp_path / "site-1")
+    shutil.copy(new["server"] / "project.secagg", tmp_path / "site-1")
+    found = checked(Federation(kits.provisioner, tmp_path), "site-1", served.address)
+    assert found["epoch"][0] == "warning"
+    assert "the server has manifest 1, this kit 2: unpack the newest kit of the server" in found["epoch"][1]
+
+
+@pytest.mark.parametrize(
+    ("ahead", "level"),
+    [(0.5, "ok"), (-0.5, "ok"), (60.0, "warning"), (-60.0, "warning"), (4000.0, "FAIL"), (-4000.0, "FAIL")],
+)
+def test_a_clock_that_differs(
+    kits: Kits, served: Served, monkeypatch: pytest.MonkeyPatch, ahead: float, level: str
+) -> None:
+    # Only the doctor's own clock: gRPC counts its deadlines by `time.time`, too.
+    monkeypatch.setattr("secagg.cli.network_checks.time", SimpleNamespace(time=lambda: time.time() - ahead))
+    found = checked(kits, "site-1", served.address)["clock"]
+    assert found[0] == level
+    if level != "ok":
+        assert "set both by NTP" in found[1]
+        assert ("ahead of" if ahead > 0 else "behind") in found[1]

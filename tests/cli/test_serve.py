@@ -1,0 +1,191 @@
+"""`secagg serve`: how it starts, what it says, how it ends."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+from served import Kits, Served, federation
+
+from secagg.errors import IdentityError
+
+from .conftest import Secagg
+
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+
+
+@pytest.fixture(scope="module")
+def kits(tmp_path_factory: pytest.TempPathFactory) -> Kits:
+    return Kits.make(tmp_path_factory.mktemp("federation"), federation())
+
+
+@pytest.fixture
+def served(kits: Kits, tmp_path: Path) -> Iterator[Served]:
+    with Served(kits["server"], tmp_path / "server") as server:
+        yield server
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_stops_in_order(served: Served, number: signal.Signals) -> None:
+    assert served.stop(number) == 0
+    assert f"{number.name}: stopping" in served.log
+    assert served.log.rstrip().endswith("stopped; the open round goes on at the next start")
+    assert served.process.stdout is not None
+    assert served.process.stdout.read() == f"serving on {served.address}\n"
+    assert "Traceback" not in served.log
+    assert "min_clients" not in served.log
+
+
+def test_a_second_signal_stops_at_once(served: Served) -> None:
+    served.process.send_signal(signal.SIGSTOP)  # so that both signals are there before it can stop
+    served.process.send_signal(signal.SIGINT)
+    served.process.send_signal(signal.SIGTERM)
+    served.process.send_signal(signal.SIGCONT)
+    assert served.process.wait(30) in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+    assert served.log.endswith("secagg: stopped at once\n")
+
+
+def test_two_sites_are_warned_of(tmp_path: Path) -> None:
+    kits = Kits.make(tmp_path, federation(min_clients=2))
+    with Served(kits["server"], tmp_path / "server") as server:
+        assert "each can compute the other's update" in server.log
+        server.stop()
+
+
+def test_the_log_in_json(kits: Kits, tmp_path: Path) -> None:
+    with Served(kits["server"], tmp_path / "server", ("--log-format", "json", "--metrics", "0")) as server:
+        with kits.session("site-1", server.address) as session:
+            session.join()
+            session.upload(kits.update("site-1"))
+        assert server.stop() == 0
+        assert server.process.stdout is not None
+        assert server.process.stdout.read() == ""
+        lines = [json.loads(line) for line in server.log.splitlines()]
+    for line in lines:
+        assert TIME.fullmatch(line["time"])
+        assert line["level"] in ("info", "warning")
+        assert line["event"]
+        assert line["message"]
+        assert line.keys() <= {"time", "level", "event", "message", "site", "round", "error"}
+    assert {"metrics", "stopping", "stopped"} <= {line["event"] for line in lines}
+    secrets = [(kits["server"] / name).read_text().splitlines()[1] for name in ("tls.key", "signing.key")]
+    assert not [secret for secret in secrets if secret in server.log]
+
+
+def test_metrics_live_as_long_as_the_server(kits: Kits, tmp_path: Path) -> None:
+    with Served(kits["server"], tmp_path / "server", ("--metrics", "0", "--disk-quota", "2G")) as server:
+        url = server.wait_for(r"metrics on (http://127.0.0.1:\d+/metrics)\n")
+        with kits.session("site-1", server.address) as one, kits.session("site-2", server.address) as two:
+            one.join()
+            two.join()
+            one.upload(kits.update("site-1"))
+        text = urlopen(url, timeout=10).read().decode()
+        assert server.stop() == 0
+        with pytest.raises(URLError):
+            urlopen(url, timeout=5)
+    lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert lines['secagg_uploads_total{result="added"}'] == "1.0"
+    assert lines['secagg_round_site_added{site="site-1"}'] == "1.0"
+    assert lines['secagg_round_site_added{site="site-2"}'] == "0.0"
+    assert 0 < float(lines["secagg_round_seconds_left"]) <= 3600
+    assert float(lines["secagg_disk_quota_bytes"]) == 2 << 30
+    assert float(lines["secagg_disk_used_bytes"]) > 0
+    year = time.time() + 365 * 86400
+    for what in ("certificate", "project"):
+        assert abs(float(lines[f'secagg_expiry_timestamp_seconds{{what="{what}"}}']) - year) < 86400
+
+
+def test_metrics_beyond_the_loopback_are_warned_of(kits: Kits, tmp_path: Path, secagg: Secagg) -> None:
+    with Served(kits["server"], tmp_path / "server", ("--metrics", "0.0.0.0:0")) as server:
+        assert "let only the monitoring through" in server.log
+        # A second one cannot have the same port, and says so before it serves anything.
+        port = server.wait_for(r"metrics on http://0.0.0.0:(\d+)/")
+        second = secagg("serve", kits["server"], "--metrics", port, "--run-dir", tmp_path / "other")
+        assert second.returncode == 5
+        assert f"cannot serve metrics on 127.0.0.1:{port}" in second.stderr
+        assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--disk-quota", "lots", "write a size as 20G"),
+        ("--disk-quota", "20 miles", "write a size as 20G"),
+        ("--disk-quota", "0", "disk_quota is 0"),
+        ("--max-uploads", "0", "uploads_in_flight is 0"),
+        ("--idle-timeout", "-1", "idle_seconds is -1"),
+        ("--upload-timeout", "inf", "upload_seconds is inf"),
+        ("--round-timeout", "0", "the round timeout is 0"),
+        ("--metrics", "nonsense", "use host:port"),
+        ("--address", "8443", "use host:port"),
+        ("--log-format", "xml", "invalid choice"),
+    ],
+)
+def test_wrong_options_are_explained(secagg: Secagg, kits: Kits, option: str, value: str, message: str) -> None:
+    result = secagg("serve", kits["server"], option, value)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_expired_project_is_not_served(kits: Kits, tmp_path: Path, secagg: Secagg) -> None:
+    def expire(provisioner: object, _: Path, made: Path) -> None:
+        (made / "server").mkdir()
+        for file in kits["server"].iterdir():
+            (made / "server" / file.name).write_bytes(file.read_bytes())
+        now = int(time.time())
+        old = replace(kits.provisioner.project, issued=now - 1000, expires=now - 1)
+        old.save(made / "server" / "project.secagg", kits.provisioner.identity)
+
+    expired = kits.change(tmp_path, expire)
+    result = secagg("serve", expired["server"], "--address", "127.0.0.1:0")
+    assert result.returncode == 5
+    assert "project brain has expired" in result.stderr
+
+
+def test_a_run_folder_in_use_is_refused(served: Served, kits: Kits, secagg: Secagg) -> None:
+    result = secagg("serve", kits["server"], "--address", "127.0.0.1:0", "--run-dir", served.folder / "run")
+    assert result.returncode == 2
+    assert "another server works in the run folder" in result.stderr
+
+
+def test_a_taken_port_is_explained(served: Served, kits: Kits, secagg: Secagg) -> None:
+    result = secagg("serve", kits["server"], "--address", served.address)
+    assert result.returncode == 5
+    assert "cannot listen on" in result.stderr
+
+
+def test_it_goes_on_under_another_manifest(tmp_path: Path) -> None:
+    """Sites are added and removed, and the key is rotated, on one run folder in the middle of a round."""
+
+    def added(kits: Kits, *uploads: str) -> tuple[int, tuple[str, ...]]:
+        with Served(kits["server"], tmp_path / "server") as server:
+            for name in uploads:
+                with kits.session(name, server.address) as session:
+                    session.join()
+                    session.upload(kits.update(name))
+            with kits.session("site-1", server.address) as session:
+                status = session.status()
+            assert server.stop() == 0
+        return status.epoch, status.added
+
+    kits = Kits.make(tmp_path / "0", federation())
+    assert added(kits, "site-1", "site-2") == (0, ("site-1", "site-2"))
+    kits = kits.change(tmp_path / "1", lambda made, changed, folder: made.add(("site-5",), changed, folder))
+    assert added(kits) == (0, ("site-1", "site-2"))
+    kits = kits.change(tmp_path / "2", lambda made, changed, folder: made.remove(("site-2",), changed, folder))
+    assert added(kits) == (0, ("site-1",))
+    assert "site-2" in (tmp_path / "server" / "log").read_text()
+    with pytest.raises(IdentityError, match="has been revoked"):
+        added(kits, "site-2")
+    kits = kits.change(tmp_path / "3", lambda made, changed, folder: made.rotate(None, changed, folder))
+    assert added(kits) == (1, ())
+    assert added(kits, "site-1", "site-5") == (1, ("site-1", "site-5"))

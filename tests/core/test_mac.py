@@ -1,0 +1,304 @@
+"""Tags, against Python's integers and HMAC alone: what they cover, that they add up, and what they hang on."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import importlib
+import pickle
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from federation import VARIANTS, federate, libs_of, make_keys, random_states
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+import secagg
+import secagg_ext
+from secagg.backends.registry import load_backend
+from secagg.failures import MAX_FAILURES
+from secagg.header import Contribution, Header
+from secagg.layout import Layout
+from secagg.mac import Authenticator
+from secagg.ring import CLEAR_RING, Ring
+from secagg.tail import TAG_MODULUS, TAG_NBYTES, add_tags, tail_nbytes
+
+P = 2**127 - 1
+EXACT = [variant for variant, (_, scheme) in VARIANTS.items() if scheme != "CKKS"]
+TOP = 2**64 - 1
+
+words = st.integers(0, TOP) | st.sampled_from([0, 1, 2**32, 2**63 - 1, 2**63, TOP])
+#: What a stream is cut into; kernels reduce every 128 or 1024 words.
+streams = st.lists(st.lists(words, max_size=5) | st.integers(0, 1100).map(lambda n: [TOP] * n), max_size=4)
+
+
+def hkdf(secret: bytes, *fields: bytes) -> bytes:
+    """RFC 5869 with SHA-256, no salt, 32 bytes."""
+    key = hmac.digest(bytes(32), secret, hashlib.sha256)
+    info = b"".join(len(field).to_bytes(4, "little") + field for field in fields)
+    return hmac.digest(key, info + b"\1", hashlib.sha256)
+
+
+def numbers_of(key: secagg.ClientKey, header: Header) -> tuple[int, int]:
+    """α, and the sum of the pads r of all contributions."""
+    secret = key.secret_material().secret.astype("<u8").tobytes()
+    place = (
+        bytes.fromhex(key.fingerprint),
+        key.server.epoch.to_bytes(8, "little"),
+        header.round.to_bytes(8, "little"),
+        bytes.fromhex(header.layout.fingerprint),
+    )
+
+    def number(purpose: bytes, *fields: bytes) -> int:
+        return int.from_bytes(hkdf(secret, purpose, *place, *fields), "little") % P
+
+    alpha = number(b"secagg mac point v1")
+    pads = [number(b"secagg mac pad v1", item.site.encode(), item.nonce) for item in header.contributions]
+    return alpha, sum(pads) % P
+
+
+def tag_by_hand(key: secagg.ClientKey, header: Header, numbers: list[int]) -> int:
+    """Σ αʲ·Mⱼ + r over signed integers, j counted from the last, which has 1."""
+    alpha, pads = numbers_of(key, header)
+    return (sum(pow(alpha, j, P) * number for j, number in enumerate(reversed(numbers), 1)) + pads) % P
+
+
+def signed(word: int) -> int:
+    return word - (word >> 63 << 64)
+
+
+def header_of(federation, *contributions: tuple[str, bytes], **changes) -> Header:
+    key = federation.keys.server
+    fields = {
+        "kind": "update" if len(contributions) == 1 else "aggregate",
+        "round": 3,
+        "epoch": key.epoch,
+        "key": key.fingerprint,
+        "params": federation.config.params,
+        "aggregation": federation.config.aggregation,
+        "layout": Layout.of({"w": np.zeros(5, np.float32)}, federation.config.encrypt),
+        "contributions": tuple(Contribution(*item) for item in contributions),
+    }
+    return Header(**fields | changes)
+
+
+def tag_of(federation, header: Header, unsigned: list[list[int]], clear: list[list[int]] = ()) -> int:
+    authenticator = Authenticator(federation.keys.client, header)
+    for pieces, is_signed in ((unsigned, False), (clear, True)):
+        for piece in pieces:
+            authenticator.add(np.array(piece, np.uint64), signed=is_signed)
+    return authenticator.tag()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(streams, streams)
+@example([], [])
+@example([[0]], [])
+@example([[TOP] * 1025], [[2**63]])
+@pytest.mark.usefixtures("kernels")
+def test_any_words(encrypted, clear):
+    federation = federate("flashe")
+    header = header_of(federation, ("site-1", bytes(range(32))))
+    numbers = [word for piece in encrypted for word in piece] + [signed(word) for piece in clear for word in piece]
+    assert tag_of(federation, header, encrypted, clear) == tag_by_hand(federation.keys.client, header, numbers)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(st.data(), st.integers(2, 5), st.integers(0, 20), st.integers(0, 20))
+@pytest.mark.usefixtures("kernels")
+def test_tags_of_words_add_up_to_that_of_their_sum(data, sites, encrypted, clear):
+    """As long as sums do not wrap, which the codecs prove of theirs."""
+    federation = federate("flashe")
+    items = [(f"site-{number}", bytes([number]) * 32) for number in range(sites)]
+    rows = st.lists(st.integers(0, TOP // sites), min_size=encrypted, max_size=encrypted)
+    signed_rows = st.lists(st.integers(-(2**63) // sites + 1, 2**63 // sites - 1), min_size=clear, max_size=clear)
+    above, below = (data.draw(st.lists(one, min_size=sites, max_size=sites)) for one in (rows, signed_rows))
+    tags = [
+        tag_of(federation, header_of(federation, item), [row], [[number & TOP for number in signed_row]])
+        for item, row, signed_row in zip(items, above, below, strict=True)
+    ]
+    total = [sum(column) for column in zip(*above, strict=True)]
+    signed_total = [sum(column) & TOP for column in zip(*below, strict=True)]
+    assert add_tags(tags) == tag_of(federation, header_of(federation, *items), [total], [signed_total])
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 127, 128, 129, 1023, 1024, 1025, 4096, 4097])
+@pytest.mark.parametrize("fill", [0, 1, TOP, 2**63], ids=["zeros", "ones", "largest", "smallest"])
+@pytest.mark.usefixtures("kernels")
+def test_sizes(size, fill):
+    federation = federate("flashe")
+    header = header_of(federation, ("site-1", bytes(32)))
+    key = federation.keys.client
+    assert tag_of(federation, header, [[fill] * size]) == tag_by_hand(key, header, [fill] * size)
+    assert tag_of(federation, header, [], [[fill] * size]) == tag_by_hand(key, header, [signed(fill)] * size)
+
+
+def test_zeros_count():
+    """Words have places: zeros before others change nothing but the length, which header and layout fix."""
+    federation = federate("flashe")
+    header = header_of(federation, ("site-1", bytes(32)))
+    assert tag_of(federation, header, [[0, 5]]) == tag_of(federation, header, [[5]])
+    assert tag_of(federation, header, [[5, 0]]) != tag_of(federation, header, [[5]])
+
+
+# Of real updates.
+
+STATES = [
+    {"w": np.float32([0.5, -0.5, 1.0]), "c": np.float32([-1.0, -0.25, 0.0, 1.0, -(2.0**-20)])},
+    {"w": np.float32([-1.0, -1.0, 0.0]), "c": np.float32([-1.0, -0.25, 0.0, 1.0, -(2.0**-20)])},
+    {"w": np.float32([1.0, -1.0, 0.25]), "c": np.float32([-1.0, 0.75, 0.0, -1.0, 2.0**-20])},
+]
+WEIGHTS = [1.0, 0.5, 0.125]
+
+
+def plain_numbers(federation, update) -> list[int]:
+    """All plaintext words of an update or aggregate, in order, as integers; clear ones have a sign."""
+    header = update.header
+    cipher = load_backend(federation.config.lib)(federation.config.params, federation.keys.client).cipher(
+        header.round, header.contributions
+    )
+    ring = Ring.of_update(federation.config.params, federation.keys.server.primes)
+    numbers = []
+    for frame, payload in update.frames():
+        if frame.section == "encrypted":
+            numbers += cipher.decrypt(frame.first_block, ring.from_bytes(payload)).tolist()
+        else:
+            numbers += map(signed, CLEAR_RING.from_bytes(payload).tolist())
+    return numbers
+
+
+@pytest.mark.parametrize("variant", EXACT)
+@pytest.mark.parametrize("encrypt", ["all", {"exclude": ["c"]}], ids=["all", "partly"])
+@pytest.mark.usefixtures("kernels")
+def test_tags_of_updates(variant, encrypt):
+    federation = federate(variant, encrypt=encrypt)
+    key, sites = federation.keys.client, federation.sites(3)
+    updates = [site.encrypt(state, weight, 7) for site, state, weight in zip(sites, STATES, WEIGHTS, strict=True)]
+    aggregator = federation.aggregator(7)
+    for update in updates:
+        aggregator.add(update)
+    aggregate = aggregator.finish()
+    numbers = [plain_numbers(federation, update) for update in updates]
+    if encrypt != "all":
+        assert min(numbers[0]) < 0  # clear words have signs
+        assert len(numbers[0]) % 4096 == 0
+    for update, its in zip(updates, numbers, strict=True):
+        assert update.tail.tag == tag_by_hand(key, update.header, its)
+    total = [sum(column) for column in zip(*numbers, strict=True)]
+    assert plain_numbers(federation, aggregate) == total  # nothing has wrapped
+    assert aggregate.tail.tag == tag_by_hand(key, aggregate.header, total)
+    assert aggregate.tail.tag == sum(update.tail.tag for update in updates) % P
+    federation.assert_mean(sites[0].decrypt(aggregate), STATES, WEIGHTS)
+
+
+@pytest.mark.parametrize("variant", EXACT)
+def test_one_kernel_verifies_what_the_other_made(variant, monkeypatch):
+    """A site without a compiler reads the same sums."""
+    federation = federate(variant, encrypt={"exclude": ["c"]})
+    aggregate = federation.sum(STATES, WEIGHTS)
+    for implementation in ("_cython", "_numpy"):
+        kernel = importlib.import_module(f"secagg_ext.{implementation}").poly_mac
+        monkeypatch.setattr(secagg_ext, "poly_mac", kernel)
+        federation.site().decrypt(aggregate)
+
+
+@pytest.mark.parametrize("variant", EXACT)
+@pytest.mark.parametrize("shapes", [{"w": (0,)}, {"w": ()}, {"w": (1,), "c": (0,)}, {"w": (3,), "c": ()}])
+def test_models_of_next_to_nothing(variant, shapes):
+    federation = federate(variant, encrypt={"exclude": ["c"]} if "c" in shapes else "all")
+    states = random_states(2, shapes)
+    federation.assert_mean(federation.site().decrypt(federation.sum(states)), states)
+
+
+@pytest.mark.parametrize("lib", libs_of("CKKS"))
+def test_ckks_has_no_tag(lib):
+    federation = federate(lib)
+    aggregate = federation.sum([{"w": np.ones(3, np.float32)}] * 2)
+    assert aggregate.tail.tag == 0
+    assert not federation.site().verified
+
+
+@pytest.mark.parametrize("variant", EXACT)
+def test_an_update_has_its_tag_in_few_bytes(variant):
+    """Sixteen: the digest and the signature beside it are the list's."""
+    federation = federate(variant)
+    update = federation.site().encrypt({"w": np.ones(3, np.float32)})
+    assert federation.site().verified
+    assert TAG_NBYTES == 16
+    assert update.nbytes - update.header.tail_offset - len(update.header.head) == tail_nbytes(1) == 16 + 96 + 32
+    assert 0 < update.tail.tag < TAG_MODULUS == P
+
+
+# What tags hang on.
+
+OTHERS = {
+    "another round": lambda header: replace(header, round=4),
+    "another layout": lambda header: replace(
+        header, layout=Layout.of({"v": np.zeros(5, np.float32)}, federate("flashe").config.encrypt)
+    ),
+    "another site": lambda header: replace(header, contributions=(Contribution("site-2", bytes(32)),)),
+    "another nonce": lambda header: replace(header, contributions=(Contribution("site-1", bytes(31) + b"\1"),)),
+}
+
+
+@pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS)
+def test_what_a_tag_hangs_on(change):
+    federation = federate("flashe")
+    header = header_of(federation, ("site-1", bytes(32)))
+    other = change(header)
+    key = federation.keys.client
+    tags = {tag_of(federation, one, [[1, 2, 3]]) for one in (header, other)}
+    assert len(tags) == 2
+    alphas = {numbers_of(key, one)[0] for one in (header, other)}
+    pads = {numbers_of(key, one)[1] for one in (header, other)}
+    assert len(pads) == 2  # no pad serves twice
+    assert (len(alphas) == 1) == (other.layout == header.layout and other.round == header.round)  # or tags do not add
+
+
+def test_a_tag_hangs_on_the_key_and_its_epoch():
+    federation = federate("flashe")
+    header = header_of(federation, ("site-1", bytes(32)))
+    key, other = federation.keys.client, make_keys("flashe", federation.config.params, 1).client
+    rotated = secagg.ClientKey(key.params, key.secret_material(), epoch=1)
+    tags = []
+    for one in (key, other, rotated):
+        authenticator = Authenticator(one, header)
+        authenticator.add(np.arange(5, dtype=np.uint64))
+        tags.append(authenticator.tag())
+    assert len(set(tags)) == 3
+
+
+def test_a_tag_hangs_on_neither_base_nor_kind():
+    """The signature covers both; an aggregate's tag is that of its updates."""
+    federation = federate("flashe")
+    header = header_of(federation, ("site-1", bytes(32)))
+    assert len({tag_of(federation, one, [[7]]) for one in (header, replace(header, base=bytes(32), kind="model"))}) == 1
+
+
+def test_a_state_that_is_encrypted_again_has_another_tag():
+    """A new nonce, and so a new pad: two tags of one content tell nothing."""
+    federation = federate("flashe")
+    site = federation.site()
+    tags = {site.encrypt({"w": np.zeros(3, np.float32)}).tail.tag for _ in range(20)}
+    assert len(tags) == 20
+
+
+def test_the_bound_on_forgeries():
+    """Of a billion values, one a word, half as many again of padding, and in all attempts that an epoch allows."""
+    roots = MAX_FAILURES * 15 * 10**8
+    assert Fraction(roots, P) < Fraction(1, 2**90) < Fraction(1, 2**64)
+
+
+def test_it_shows_no_secret():
+    federation = federate("flashe")
+    header = header_of(federation, ("site-1", bytes(32)))
+    authenticator = Authenticator(federation.keys.client, header)
+    authenticator.add(np.arange(5, dtype=np.uint64))
+    alpha, pads = numbers_of(federation.keys.client, header)
+    for number in (alpha, pads):
+        assert str(number) not in repr(authenticator)
+        assert f"{number:x}" not in repr(authenticator)
+    with pytest.raises(TypeError, match="is secret and is not pickled"):
+        pickle.dumps(authenticator)

@@ -1,0 +1,103 @@
+"""Tags, held against tags.json, which is computed without secagg."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import secagg_ext
+from secagg import ClientKey, Header, Layout
+from secagg.aggregation import Aggregation
+from secagg.header import Contribution
+from secagg.key import KeyMaterial
+from secagg.mac import Authenticator
+from secagg.params import FLASHEParams
+
+FOLDER = Path(__file__).resolve().parent.parent / "vectors"
+CASES = json.loads((FOLDER / "tags.json").read_text())["cases"]
+PARAMS = FLASHEParams(value_bits=11)
+PRIME = 2**127 - 1
+
+cases = pytest.mark.parametrize("case", CASES, ids=range(len(CASES)))
+
+
+def authenticator_of(case):
+    secret = np.frombuffer(bytes.fromhex(case["key"]), "<u8").astype(np.uint64)
+    key = ClientKey(PARAMS, KeyMaterial((), secret, np.empty(0, np.uint64)), case["epoch"])
+    assert key.fingerprint == case["fingerprint"]
+    layout = Layout.from_json(case["layout"])
+    assert layout.fingerprint == case["layout_fingerprint"]
+    contributions = tuple(Contribution(site, bytes.fromhex(nonce)) for site, nonce in case["contributions"])
+    kind = "update" if len(contributions) == 1 else "aggregate"
+    header = Header(
+        kind, case["round"], case["epoch"], key.fingerprint, PARAMS, Aggregation(), layout, contributions, bytes(32)
+    )
+    return Authenticator(key, header)
+
+
+def words_of(case):
+    """Encrypted words and clear ones, as two's complement."""
+    for name in ("encrypted", "clear"):
+        numbers = [first + step * index for first, step, count in case[name] for index in range(count)]
+        yield np.array([number % 2**64 for number in numbers], np.uint64)
+
+
+@pytest.mark.usefixtures("kernels")
+@cases
+def test_words_have_this_tag(case):
+    authenticator = authenticator_of(case)
+    encrypted, clear = words_of(case)
+    authenticator.add(encrypted)
+    authenticator.add(clear, signed=True)
+    assert f"{authenticator.tag():032x}" == case["tag"]
+
+
+@pytest.mark.usefixtures("kernels")
+@cases
+def test_a_word_at_a_time(case):
+    """Wherever a stream of words is cut; a part of it may be empty."""
+    authenticator = authenticator_of(case)
+    encrypted, clear = words_of(case)
+    for words, signed in ((encrypted, False), (clear, True)):
+        for start in (*range(0, min(words.size, 3)), 3):
+            end = start + 1 if start < 3 else None
+            authenticator.add(words[start:end], signed=signed)
+    assert f"{authenticator.tag():032x}" == case["tag"]
+
+
+@pytest.mark.usefixtures("kernels")
+@cases
+def test_the_point_and_the_pads(case):
+    """No words have the sum of the pads, and one word more the point times it."""
+    authenticator = authenticator_of(case)
+    pads = sum(int(pad, 16) for pad in case["pads"])
+    assert authenticator.tag() == pads % PRIME
+    authenticator.add(np.array([1], np.uint64))
+    assert authenticator.tag() == (int(case["alpha"], 16) + pads) % PRIME
+    state = np.zeros(2, np.uint64)
+    secagg_ext.poly_mac(np.array([1, 0], np.uint64), int(case["alpha"], 16), state)
+    authenticator.add(np.array([0], np.uint64))
+    assert authenticator.tag() == ((int(state[1]) << 64 | int(state[0])) + pads) % PRIME
+
+
+def test_what_changes_what():
+    """Key, epoch, round and layout change α; these, site and nonce change r; the sites of a round share α."""
+    first, same, *_ = CASES
+    assert (same["alpha"], same["pads"]) == (first["alpha"], first["pads"])
+    by_place = {}
+    for case in CASES:
+        place = (case["key"], case["epoch"], case["round"], case["layout_fingerprint"])
+        assert by_place.setdefault(place, case["alpha"]) == case["alpha"]
+    assert len(set(by_place.values())) == len(by_place) > 4
+    pads = {
+        (*[case[name] for name in ("key", "epoch", "round", "layout_fingerprint")], *contribution): pad
+        for case in CASES
+        for contribution, pad in zip(map(tuple, case["contributions"]), case["pads"], strict=True)
+    }
+    assert len(set(pads.values())) == len(pads) > 8
+    numbers = {int(text, 16) for text in (*by_place.values(), *pads.values())}
+    assert all(0 < number < PRIME for number in numbers)
+    assert len(numbers) == len(by_place) + len(pads)

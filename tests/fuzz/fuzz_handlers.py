@@ -1,0 +1,367 @@
+"""The calls of a server, as one function of any bytes: a script of calls by parties that mean harm.
+
+The server is a real one but for the network: its servicer, with contexts that say who calls. Each call ends with
+a reply or a typed error; what was acknowledged stays, also when the server starts again; the disk stays below its quota.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import shutil
+import struct
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from fuzz_worlds import AUTHORITY, BASE, NAMES, SERVER, World, scratch
+from google.protobuf.message import DecodeError, Message
+
+import secagg
+from secagg.errors import ConfigError, SecAggError
+from secagg.integrations.grpc import federation, secagg_pb2
+from secagg.integrations.grpc.federation import Federation
+from secagg.integrations.grpc.hooks import NoMetrics
+from secagg.integrations.grpc.limits import Limits
+from secagg.integrations.grpc.membership import Members
+from secagg.integrations.grpc.servicer import Servicer
+from secagg.integrations.grpc.status import ERROR_KEY
+from secagg.integrations.grpc.streams import Streams
+
+#: Operations of a script. Those of templates refer to updates and models that are made when the process starts.
+JOIN, RESUME, UPLOAD, CHUNK, DOWNLOAD, STATUS, RESTART, SEND, ASK, FETCH, WAIT = range(11)
+OPERATIONS = 11
+
+#: One record of a script: operation, caller, and the length of what follows.
+_RECORD = struct.Struct("<BBH")
+MAX_RECORDS = 48
+MAX_PAYLOAD = (1 << 16) - 1
+
+ROUND_TIMEOUT = 100.0
+LIMITS = Limits(uploads_in_flight=2, slot_seconds=0.01, disk_quota=400_000, max_upload_nbytes=150_000)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One call, or a chunk of the upload before it."""
+
+    operation: int
+    caller: int
+    payload: bytes
+
+    def to_bytes(self) -> bytes:
+        return _RECORD.pack(self.operation, self.caller, len(self.payload)) + self.payload
+
+
+def read_script(data: bytes) -> list[Record]:
+    """The records of any bytes; what is cut at the end is shorter."""
+    records, place = [], 0
+    while place + _RECORD.size <= len(data) and len(records) < MAX_RECORDS:
+        operation, caller, length = _RECORD.unpack_from(data, place)
+        place += _RECORD.size
+        records.append(Record(operation % OPERATIONS, caller, data[place : place + length]))
+        place += length
+    return records
+
+
+def certificate(name: str, days: int = 10_000) -> bytes:
+    """A certificate such as `secagg provision` makes, but signed by itself: who issued it, TLS has checked."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    begin = datetime.datetime(2020, 1, 1)
+    purposes = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(begin)
+        .not_valid_after(begin + datetime.timedelta(days=days))
+        .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+    )
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+_PEMS = {name: certificate(name) for name in (*NAMES, "server")}
+
+WORLD = World.of(
+    "seeded",
+    clear=True,
+    certificates={
+        name: x509.load_pem_x509_certificate(pem).fingerprint(hashes.SHA256()).hex() for name, pem in _PEMS.items()
+    },
+)
+
+#: Who may call, by number: the parties; one who is no party; a site's other certificate, an expired one; no certificate,
+#: two of them, and none at all.
+CALLERS: tuple[dict[str, list[bytes]], ...] = (
+    *({"x509_pem_cert": [pem]} for pem in _PEMS.values()),
+    {"x509_pem_cert": [certificate("site-9")]},
+    {"x509_pem_cert": [certificate("site-1")]},
+    {"x509_pem_cert": [certificate("site-1", days=1)]},
+    {},
+    {"x509_pem_cert": list(_PEMS.values())[:2]},
+    {"x509_pem_cert": [b"-----BEGIN CERTIFICATE-----\n"]},
+)
+
+
+def make_templates() -> list[bytes]:
+    """Updates and models that a federation of `WORLD` could have sent, of three rounds and with and without bases."""
+    templates = []
+    with scratch() as folder:
+        path = f"{folder}/model"
+        for round, base in ((0, None), (0, BASE), (1, None), (2, None)):
+            for name in NAMES:
+                site = WORLD.site(name)
+                templates.append(site.encrypt(WORLD.state, round=round, base=base).to_bytes())
+            WORLD.site("site-2").encrypt_model(
+                path, {"w": WORLD.state["w"], "c": WORLD.state["c"]}, round=round, base=base
+            )
+            templates.append(Path(path).read_bytes())
+    return templates
+
+
+TEMPLATES = make_templates()
+
+
+def chunks_of(container: bytes) -> list[bytes]:
+    """A container as it is sent."""
+    return [bytes(chunk) for chunk in secagg.Update.from_bytes(container).chunks()]
+
+
+class Aborted(Exception):
+    """What gRPC's `abort` raises."""
+
+
+class Broken(grpc.RpcError):
+    """What a stream raises whose other side is gone."""
+
+
+class Context:
+    """The part of a gRPC context that handlers use; nobody waits on the other side."""
+
+    def __init__(self, caller: int) -> None:
+        self._caller = CALLERS[caller % len(CALLERS)]
+        self.code: grpc.StatusCode | None = None
+        self.metadata: dict[str, str] = {}
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        return self._caller
+
+    def peer(self) -> str:
+        return "ipv4:192.0.2.1:1"
+
+    def is_active(self) -> bool:
+        return False
+
+    def cancel(self) -> None:
+        return
+
+    def set_trailing_metadata(self, metadata: tuple[tuple[str, str], ...]) -> None:
+        self.metadata = dict(metadata)
+
+    def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
+        assert isinstance(code, grpc.StatusCode)
+        assert code is not grpc.StatusCode.OK
+        details.encode()  # what cannot be sent would end the call otherwise
+        self.code = code
+        raise Aborted
+
+
+class Failed(logging.Handler):
+    """Keeps what a handler did not expect: the site is told nothing of it, so that it must be found here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.error: BaseException | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        record.getMessage()
+        if getattr(record, "event", None) == "failed" and record.exc_info:
+            self.error = record.exc_info[1]
+
+
+class Clock:
+    """In place of the module `time` in the federation: rounds time out when a script says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Server:
+    """A server on a folder of its own, which can start again."""
+
+    def __init__(self, folder: str, failed: Failed) -> None:
+        self._folder, self._failed = folder, failed
+        self._clock = federation.time = Clock()  # type: ignore[assignment]
+        self._acknowledged: dict[tuple[int, str], bytes] = {}
+        self._start()
+
+    def _start(self) -> None:
+        self._federation = Federation(
+            WORLD.config,
+            WORLD.key.server,
+            self._folder,
+            round_timeout=ROUND_TIMEOUT,
+            project=WORLD.project,
+            identity=SERVER,
+            limits=LIMITS,
+        )
+        manifest = WORLD.project.sign(AUTHORITY)
+        members = Members(WORLD.project, certified=True)
+        self._servicer = Servicer(self._federation, members, Streams(LIMITS), NoMetrics(), manifest)
+
+    def restart(self) -> None:
+        self.close()
+        self._start()
+        self.check()
+
+    def close(self) -> None:
+        self._federation.close()
+
+    def wait(self) -> None:
+        """Let the open round time out."""
+        self._clock.now += ROUND_TIMEOUT
+        with self._federation._adding:
+            self._federation._settle()
+
+    def call(self, name: str, request: Any, caller: int) -> Message | list[Message] | None:
+        """Make a call; return its reply, or None if it was refused, by a typed error or for want of a turn."""
+        context = Context(caller)
+        reply = None
+        with suppress(Aborted, Broken):
+            reply = getattr(self._servicer, name)(request, context)
+            if name == "Download":
+                reply = list(reply)
+        if self._failed.error is not None:
+            raise self._failed.error
+        if reply is None and context.code is not None:
+            kind = context.metadata.get(ERROR_KEY)
+            assert kind or context.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert kind is None or issubclass(getattr(secagg.errors, kind), SecAggError)
+        for message in reply if isinstance(reply, list) else [reply]:
+            assert message is None or message.SerializeToString() is not None
+        return reply
+
+    def upload(self, messages: list[secagg_pb2.Chunk], caller: int, *, broken: bool) -> None:
+        def stream() -> Iterator[secagg_pb2.Chunk]:
+            yield from messages
+            if broken:
+                raise Broken
+
+        reply = self.call("Upload", stream(), caller)
+        if reply is None:
+            return
+        header = secagg.Header.from_head(messages[0].data)
+        if header.kind == "update":
+            receipt = secagg.Receipt.from_bytes(reply.receipt)
+            assert receipt.head == header.head[-32:]
+            self._acknowledged[header.round, header.site] = header.contributions[0].nonce
+        else:
+            assert reply.receipt == b""
+
+    def check(self) -> None:
+        """What was acknowledged is in the sum of its round, once, and nobody else is; the disk has room."""
+        status = self._federation.status()
+        assert status.disk_used <= LIMITS.disk_quota, status.disk_used
+        open_round = sorted(site for round, site in self._acknowledged if round == status.round)
+        assert list(status.added) == open_round, (status.added, open_round)
+        for round in status.aggregates:
+            with secagg.Update.open(Path(self._folder) / f"aggregate-{round}.secagg") as aggregate:
+                listed = {item.site: item.nonce for item in aggregate.header.contributions}
+                assert listed == {site: nonce for (at, site), nonce in self._acknowledged.items() if at == round}
+                for _ in aggregate.frames():
+                    pass
+                WORLD.project.member(aggregate.header.sites[0])
+                with suppress(SecAggError):
+                    _SITE.decrypt(aggregate)
+
+
+_SITE = WORLD.site()
+
+
+class Script:
+    """Runs scripts, each on a new server."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._root = Path(self._stack.enter_context(scratch()))
+        self._failed = Failed()
+        log = logging.getLogger("secagg")
+        log.propagate = False
+        log.setLevel(logging.INFO)
+        log.addHandler(self._failed)
+
+    def __call__(self, data: bytes) -> None:
+        self._failed.error = None
+        folder = self._root / "run"
+        server = Server(str(folder), self._failed)
+        try:
+            self._run(server, read_script(data))
+            server.check()
+            server.restart()
+        finally:
+            server.close()
+            shutil.rmtree(folder)
+
+    def _run(self, server: Server, records: list[Record]) -> None:
+        place = 0
+        while place < len(records):
+            record = records[place]
+            place += 1
+            follow = place
+            while record.operation == UPLOAD and follow < len(records) and records[follow].operation == CHUNK:
+                follow += 1
+            with suppress(DecodeError):  # gRPC answers what is no message
+                self._make(server, record, records[place:follow])
+            place = follow
+
+    def _make(self, server: Server, record: Record, following: list[Record]) -> None:
+        payload, caller = record.payload, record.caller
+        template = TEMPLATES[payload[0] % len(TEMPLATES)] if payload else TEMPLATES[0]
+        options = [*payload[1:4], 0, 0, 0][:3]
+        if record.operation == JOIN:
+            named = secagg_pb2.JoinRequest(site=NAMES[caller % len(NAMES)])
+            server.call("Join", secagg_pb2.JoinRequest.FromString(payload) if payload else named, caller)
+        elif record.operation == RESUME:
+            server.call("Resume", secagg_pb2.Chunk.FromString(payload), caller)
+        elif record.operation == UPLOAD:
+            messages = [secagg_pb2.Chunk.FromString(item.payload) for item in (record, *following)]
+            server.upload(messages, caller, broken=bool(following and following[-1].caller % 2))
+        elif record.operation == DOWNLOAD:
+            server.call("Download", secagg_pb2.DownloadRequest.FromString(payload), caller)
+        elif record.operation == STATUS:
+            server.call("Status", secagg_pb2.StatusRequest(), caller)
+        elif record.operation == RESTART:
+            with suppress(ConfigError):
+                server.restart()
+        elif record.operation == SEND:
+            frame, less, broken = options
+            head, *chunks = chunks_of(template)
+            chunks = chunks[frame % 4 :][: len(chunks) - less % 4]
+            messages = [secagg_pb2.Chunk(data=head, frame=frame), *(secagg_pb2.Chunk(data=chunk) for chunk in chunks)]
+            server.upload(messages, caller, broken=bool(broken % 2))
+        elif record.operation == ASK:
+            server.call("Resume", secagg_pb2.Chunk(data=chunks_of(template)[0]), caller)
+        elif record.operation == FETCH:
+            header = secagg.Update.from_bytes(template).header
+            nonce = header.contributions[0].nonce if options[0] % 2 else b""
+            kind = ("", "aggregate", "model", "update")[options[1] % 4]
+            request = secagg_pb2.DownloadRequest(nonce=nonce, kind=kind)
+            if options[2] % 2:
+                request.round = header.round
+            server.call("Download", request, caller)
+        elif record.operation == WAIT:
+            server.wait()

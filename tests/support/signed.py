@@ -1,0 +1,203 @@
+"""A federation whose parties sign: identities, a project that lists them, and aggregates of a server that lies.
+
+The server here knows the wire format, the server key, every update and its own signing key. It makes every digest
+right, and has no secret of the sites.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from federation import Federation, State
+
+import secagg
+from secagg.header import Header
+from secagg.project import Member
+from secagg.ring import CLEAR_RING, Ring
+from secagg.tail import Proof, Tail, add_tags, body_digest
+from secagg.update import UpdateWriter
+from secagg.wire import frame_digest
+
+ROUND = 4
+DAY = 86_400
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A federation, who takes part in it, and what each of them signs with."""
+
+    federation: Federation
+    authority: secagg.Identity
+    server: secagg.Identity
+    identities: Mapping[str, secagg.Identity]
+    project: secagg.Project
+
+    @property
+    def config(self) -> secagg.Config:
+        return self.federation.config
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.identities)
+
+    def site(self, name: str = "site-1", **changes: Any) -> secagg.Client:
+        """A site with its identity and the project; `changes` go to the constructor."""
+        arguments = {"identity": self.identities[name], "project": self.project} | changes
+        return secagg.Client(self.config, self.federation.keys.client, name, **arguments)
+
+    def aggregator(self, round: int = ROUND, **changes: Any) -> secagg.Aggregator:
+        arguments = {"project": self.project} | changes
+        return secagg.Aggregator(self.config, self.federation.keys.server, round, **arguments)
+
+    def encrypt(
+        self,
+        states: Sequence[State],
+        weights: Sequence[float] | None = None,
+        round: int = ROUND,
+        base: bytes | None = None,
+    ) -> list[secagg.Update]:
+        """The update of each site, as the server reads it."""
+        weights = weights or [1.0] * len(states)
+        return [
+            self.site(name).encrypt(state, weight, round, base=base)
+            for name, state, weight in zip(self.names, states, weights, strict=False)
+        ]
+
+    def add(self, updates: Sequence[secagg.Update], **changes: Any) -> secagg.Update:
+        """The aggregate of updates of one round."""
+        aggregator = self.aggregator(updates[0].header.round, **changes)
+        for update in updates:
+            aggregator.add(update)
+        return secagg.Update.from_bytes(aggregator.finish().to_bytes())
+
+    def reissue(self, **changes: Any) -> secagg.Project:
+        """The next manifest of the project, read from its signed form."""
+        project = replace(self.project, serial=self.project.serial + 1, **changes)
+        return secagg.Project.from_bytes(project.sign(self.authority))
+
+    def without(self, *names: str) -> secagg.Project:
+        """The next manifest, with sites revoked."""
+        sites = [replace(member, revoked=member.revoked or member.name in names) for member in self.project.sites]
+        return self.reissue(sites=tuple(sites))
+
+
+def sign_federation(federation: Federation, count: int = 3, **fields: Any) -> Signed:
+    """Give a server and `count` sites identities, and sign a project of them; `fields` are other fields of it."""
+    authority, server, *others = identities(count + 2)
+    sites = {f"site-{number}": identity for number, identity in enumerate(others, 1)}
+    now, key = int(time.time()), federation.keys.server
+    project = secagg.Project(
+        **{
+            "name": "project",
+            "serial": 0,
+            "issued": now - DAY,
+            "expires": now + DAY,
+            "config": federation.config,
+            "epoch": key.epoch,
+            "key": key.fingerprint,
+            "authority": authority.public,
+            "server": member("server", server),
+            "sites": tuple(itertools.starmap(member, sites.items())),
+            **fields,
+        }
+    )
+    return Signed(federation, authority, server, sites, secagg.Project.from_bytes(project.sign(authority)))
+
+
+@cache
+def identities(count: int) -> tuple[secagg.Identity, ...]:
+    return tuple(secagg.Identity.generate() for _ in range(count))
+
+
+def member(name: str, identity: secagg.Identity) -> Member:
+    return Member(name, identity.public, identity.public[::-1].hex())  # no certificate, but one of its own
+
+
+# The server's craft: updates taken apart, and put together as it likes.
+
+
+@dataclass
+class Parts:
+    """An update or aggregate taken apart: change anything, and `build` makes all digests right."""
+
+    header: Header
+    payloads: list[bytes]
+    tag: int
+    proofs: tuple[Proof, ...] = field(default_factory=tuple)
+
+    @classmethod
+    def of(cls, update: secagg.Update) -> Parts:
+        payloads = [bytes(payload) for _, payload in update.frames()]
+        return cls(update.header, payloads, update.tail.tag, update.tail.proofs)
+
+    def under(self, *updates: secagg.Update) -> Parts:
+        """The same sum under the list of other updates."""
+        contributions = tuple(update.header.contributions[0] for update in updates)
+        header = replace(self.header, kind="aggregate", contributions=contributions)
+        return replace(self, header=header, proofs=tuple(update.tail.proofs[0] for update in updates))
+
+    def but(self, **fields: Any) -> Parts:
+        """The same under another header."""
+        return replace(self, header=replace(self.header, **fields))
+
+    def to_bytes(self) -> bytes:
+        stream = BytesIO()
+        writer = UpdateWriter(stream, self.header)
+        for frame, payload in zip(self.header.frames, self.payloads, strict=True):
+            writer.write(frame, memoryview(payload))
+        stream.write(Tail(self.tag, self.proofs).pack(self.header.head, len(self.payloads)))
+        return stream.getvalue()
+
+    def build(self) -> secagg.Update:
+        return secagg.Update.from_bytes(self.to_bytes())
+
+    def body(self) -> bytes:
+        """The digest of the body, as an update or model must have it."""
+        head = self.header.head
+        digests = [frame_digest(head, index, payload) for index, payload in enumerate(self.payloads)]
+        return body_digest(head, digests, self.tag)
+
+    def sealed(self, signature: bytes | None = None) -> secagg.Update:
+        """An update or model whose body digest is right, too; with the signature that it had, or another."""
+        proof = Proof(self.body(), self.proofs[0].signature if signature is None else signature)
+        return replace(self, proofs=(proof,)).build()
+
+
+def combine(federation: Federation, terms: Sequence[tuple[int, secagg.Update]]) -> Parts:
+    """Each update so many times, words and tags; it lists all of them once. A factor of 0 lists, and does not add."""
+    listed = [update for _, update in terms]
+    parts = Parts.of(listed[0]).under(*listed)
+    totals = [np.zeros(len(payload), np.uint8) for payload in parts.payloads]
+    for factor, update in terms:
+        for frame, payload in update.frames():
+            for _ in range(factor):
+                ring_of(federation, frame.section).add(totals[frame.index], np.frombuffer(payload, np.uint8))
+    tag = add_tags(factor * update.tail.tag for factor, update in terms)
+    return replace(parts, payloads=[total.tobytes() for total in totals], tag=tag)
+
+
+def ring_of(federation: Federation, section: str) -> Ring:
+    if section == "clear":
+        return CLEAR_RING
+    return Ring.of_update(federation.config.params, federation.keys.server.primes)
+
+
+def add_constant(federation: Federation, payload: bytes, section: str, block: int, number: int) -> bytes:
+    """Add a number to every value of a block without a key.
+
+    Of a lattice that is a constant polynomial, every word of which is the number, on c0 alone.
+    """
+    ring = ring_of(federation, section)
+    words = ring.from_bytes(memoryview(payload)).reshape(-1, len(ring.moduli), ring.degree)
+    seeded = getattr(federation.config.params, "seeded", True) or section == "clear"
+    for row, modulus in enumerate(ring.moduli[: None if seeded else len(ring.moduli) // 2]):
+        total = words[block, row].astype(object) + number
+        words[block, row] = (total % modulus).astype(np.uint64)
+    return ring.to_bytes(words.reshape(-1)).tobytes()

@@ -1,0 +1,49 @@
+"""Project manifests and receipts, put together from docs/wire-format.md, and the parties of the vectors."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from container import DIGEST_NBYTES, PROJECT, Container
+from tail_by_hand import identity, public, receipt_message
+
+#: Who has a signing key: all but the stranger are in the project.
+PARTIES = ("authority", "server", "site-1", "site-2", "site-3", "site-4", "stranger")
+REVOKED = "site-3"
+SERIAL, ISSUED, EXPIRES = 3, 1_700_000_000, 4_000_000_000
+
+
+def member(name: str) -> dict[str, Any]:
+    certificate = hashlib.sha256(f"secagg vectors certificate {name}".encode()).hexdigest()
+    return {"certificate": certificate, "name": name, "public": public(name), "revoked": name == REVOKED}
+
+
+def project(config: dict[str, Any], update: dict[str, Any], **changes: Any) -> Container:
+    """The signed manifest of a federation with the key, epoch and layout of an update's header."""
+    header = {
+        "authority": public("authority"),
+        "config": config,
+        "epoch": update["epoch"],
+        "expires": EXPIRES,
+        "issued": ISSUED,
+        "key": update["key"],
+        "layout": update["layout"],
+        "name": "vectors",
+        "serial": SERIAL,
+        "server": member("server"),
+        "sites": [member(name) for name in PARTIES if name.startswith("site")],
+    }
+    return seal(Container(PROJECT, header | changes))
+
+
+def seal(container: Container, name: str = "authority") -> Container:
+    """Sign a manifest."""
+    container.signature = identity(name).sign(container.head)
+    return container
+
+
+def receipt(update: Container, name: str = "server") -> bytes:
+    """What the server answers to an update."""
+    signature = identity(name).sign(receipt_message(update.head, update.body))
+    return update.head[-DIGEST_NBYTES:] + update.body + signature
