@@ -1,6 +1,6 @@
 # Commands for working on secagg. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup pyfhel demo test lint format bench proto clean
+.PHONY: help setup pyfhel demo test lint format bench fuzz proto clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -36,6 +36,14 @@ format: setup ## format the code, mend what can be mended
 bench: setup ## measure sizes, times and memory
 	$(BIN)/python -m pytest benchmarks -v --benchmark-columns=median,iqr,rounds
 
+# What breaks it is kept in .fuzz; to keep what it has reached: libFuzzer's -merge=1, see tests/fuzz/fuzzing.py.
+FUZZ_SECONDS ?= 600
+fuzz: setup ## fuzz the parsers and the server's calls, ten minutes each
+	@$(PIP) install -r requirements/fuzz.txt
+	@mkdir -p .fuzz/parsers .fuzz/handlers
+	$(BIN)/python tests/fuzz/fuzz_update.py -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=.fuzz/ .fuzz/parsers tests/fuzz/corpus/parsers
+	$(BIN)/python tests/fuzz/fuzz_server.py -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=.fuzz/ .fuzz/handlers tests/fuzz/corpus/handlers
+
 proto: setup ## generate the gRPC stubs anew
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. $(PROTO)
 
@@ -43,7 +51,7 @@ pyfhel: $(VENV)/packages ## build and install Pyfhel again, if set-up could not
 	@$(BIN)/python tools/install_pyfhel.py
 
 clean: ## remove what builds and tests leave, .venv excepted
-	rm -rf build dist *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache $(VENV)/installed
+	rm -rf build dist *.egg-info .benchmarks .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache $(VENV)/installed
 	find secagg_ext \( -name '*.so' -o -name '*.c' \) -delete
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 

@@ -101,12 +101,13 @@ class StateError(SecAggError):
 
 
 class DecryptionError(SecAggError):
-    """The sum could not be decrypted. The message is always the same and says nothing about key or noise."""
+    """A sum or a stored model did not decrypt. The message is always the same and says nothing about key or noise."""
 
     def __init__(self) -> None:
         super().__init__(
-            "the aggregate does not decrypt to the sum of the updates that it lists; discard it and run the round "
-            "again (if no round succeeds, max_weight is far above the weights that sites give)"
+            "the aggregate does not decrypt to the sum of the updates that it lists, or the model to what was stored; "
+            "discard it and run the round again (if no round succeeds, max_weight is far above the weights that sites "
+            "give)"
         )
 
 

@@ -98,7 +98,7 @@ def check_signature(public: bytes, signature: bytes, message: bytes, who: str) -
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     if signature == UNSIGNED:
-        raise SignatureError(f"the signature of {who} is missing; give its client the identity that the project lists")
+        raise SignatureError(f"the signature of {who} is missing")
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
     except (InvalidSignature, ValueError):

@@ -21,12 +21,18 @@ def check_project(config: Config, key: ServerKey, project: Project) -> None:
     KeyFileError
         If the project has another HE key.
     MismatchError
-        If it has another configuration; the library of ``he.lib`` is each party's own choice.
+        If it has another configuration; the library of ``he.lib``, and to ask for more sites, is each party's choice.
     """
     project.check_key(key.epoch, key.fingerprint)
+    fewest = project.config.aggregation.min_clients
+    if config.aggregation.min_clients < fewest:
+        raise MismatchError(
+            f"the configuration has aggregation.min_clients {config.aggregation.min_clients}, project {project.name} "
+            f"(serial {project.serial}) demands {fewest} or more"
+        )
     mine, theirs = config.to_dict(), project.config.to_dict()
-    for he in (mine["he"], theirs["he"]):
-        del he["lib"]
+    for party in (mine, theirs):
+        del party["he"]["lib"], party["aggregation"]["min_clients"]
     for block in mine:
         if mine[block] != theirs[block]:
             raise MismatchError(
@@ -46,9 +52,7 @@ def check_contribution(project: Project, header: Header, proof: Proof) -> None:
         If its site has not signed this very head and body.
     """
     member = project.member(header.site)
-    check_signature(
-        member.public, proof.signature, signed_message(header.head, proof.body), f"site {header.site!r} for this update"
-    )
+    check_signature(member.public, proof.signature, signed_message(header.head, proof.body), f"site {header.site!r}")
 
 
 def check_manifest(

@@ -111,6 +111,11 @@ class Project:
             if len(set(values)) != len(values):
                 twice = next(value for value in values if values.count(value) > 1)
                 raise ConfigError(f"the {what} {twice} stands twice in the project; each party has its own")
+        if self.layout is not None:
+            fault = self.layout.with_encrypt(self.config.encrypt).difference(self.layout)
+            if fault:
+                raise ConfigError(f"the project's layout is not what its configuration encrypts: {fault}")
+            self.config.aggregation.check_patterns(self.layout.names)
         if not 0 <= self.issued < self.expires <= _MAX_NUMBER:
             raise ConfigError(f"the project is issued at {self.issued} and expires at {self.expires}; give it time")
 
@@ -145,7 +150,7 @@ class Project:
             )
         kind, data = unpack_head(blob[:length])
         if kind != "project":
-            raise FormatError(f"this is a {kind}, not a project manifest")
+            raise FormatError(f"this is of kind {kind!r}, not a project manifest")
         try:
             project = _parse(data)
         except (ConfigError, FormatError) as error:

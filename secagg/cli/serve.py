@@ -33,7 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="updates, aggregates and models; a server that is started on it again goes on (default: run)",
     )
     parser.add_argument(
-        "--round-timeout", type=float, default=3600.0, metavar="SECONDS", help="longest round (default: 3600)"
+        "--round-timeout",
+        type=float,
+        default=3600.0,
+        metavar="SECONDS",
+        help="longest round, training included (default: 3600)",
     )
     parser.add_argument(
         "--disk-quota",
@@ -107,7 +111,7 @@ def run(options: argparse.Namespace) -> None:
             from ..integrations.grpc.certificates import Certificate
             from ..integrations.grpc.metrics import Metrics, MetricsEndpoint
 
-            disable_created_metrics()  # when a series began: it would double their number
+            disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double the number of series
             metrics = Metrics()
             metrics.expires("project", kit.project.expires)
             metrics.expires("certificate", Certificate.load(tls).expires)

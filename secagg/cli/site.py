@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import RoundMismatchError, SecAggError
 from ..params import QuantisedParams
-from .kit import load_site_kit
+from .kit import SiteKit, load_site_kit
 from .participant import UPDATE_FILE, Participant, locked, make_client
 from .progress import progress
 from .task import LocalTask, Part, SiteRecord, check_least
@@ -46,6 +46,11 @@ def run(options: argparse.Namespace) -> None:
     check_least("--seed", options.seed, 0)
     kit = load_site_kit(options.kit)
     kit.project.check_time()
+    with locked(kit.folder):
+        _run(options, rounds, kit)
+
+
+def _run(options: argparse.Namespace, rounds: int, kit: SiteKit) -> None:
     site = make_client(kit)
 
     import torch  # these take seconds: after all that can be wrong with the kit
@@ -65,10 +70,7 @@ def run(options: argparse.Namespace) -> None:
         upload_path=kit.folder / UPDATE_FILE,
     )
     tls = Tls.load(kit.tls)
-    with (
-        locked(kit.folder),
-        SiteSession(options.server, kit.name, tls=tls, timeout=options.timeout, project=kit.project) as session,
-    ):
+    with SiteSession(options.server, kit.name, tls=tls, timeout=options.timeout, project=kit.project) as session:
         participant = Participant(kit, session, handler)
         with progress(f"join the federation at {options.server}, for {options.timeout:g} s at most"):
             participant.join()

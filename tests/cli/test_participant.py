@@ -34,6 +34,7 @@ from secagg.errors import (
     EpochError,
     KeyMismatchError,
     MismatchError,
+    QuorumError,
     RoundMismatchError,
     SecAggError,
     StateError,
@@ -285,6 +286,26 @@ def test_another_encryption_is_in_the_sum(world: World) -> None:
         headers = [site.finish() for site in sites]
         assert headers[0].contributions[0] == secagg.Update.from_bytes(first).header.contributions[0]
         assert sites[0].floats == sites[1].floats
+
+
+def test_too_few_sites_and_then_enough(world: World) -> None:
+    world.kill()
+    world.options = ("--round-timeout", 2)
+    world.start()
+    with world.site("a") as site:
+        site.train()
+        site.upload()
+        with pytest.raises(QuorumError, match="1 of at least 3 updates"):
+            site.finish()
+        update = site.update
+    with world.sites() as sites:
+        assert sites[0].participant.has_update()
+        for site in sites[1:]:
+            site.train()
+        for site in sites:
+            site.upload()
+        assert [site.finish().sites for site in sites] == [("a", "b", "c")] * 3
+        assert sites[0].update == update
 
 
 def _flip(path: Path) -> None:

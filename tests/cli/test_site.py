@@ -19,7 +19,7 @@ from served import Served
 
 import secagg as library
 from secagg.cli.kit import PROJECT_FILE
-from secagg.cli.participant import MODEL_FILE, RECEIPT_FILE, UPDATE_FILE
+from secagg.cli.participant import MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, locked
 
 from .conftest import Federation, Secagg
 
@@ -162,6 +162,13 @@ def test_options_that_cannot_be(secagg: Secagg, federation: Federation, argument
     result = secagg("site", federation["a"], "--server", "127.0.0.1:1", *arguments)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
+
+
+def test_another_process_of_the_site(secagg: Secagg, federation: Federation) -> None:
+    with locked(federation["a"]):
+        result = secagg("site", federation["a"], "--server", "127.0.0.1:1")
+    assert result.returncode == 2
+    assert "another `secagg site` is at work" in result.stderr
 
 
 def test_nobody_there(secagg: Secagg, federation: Federation) -> None:

@@ -44,7 +44,11 @@ def blob(federation, states):
 
 OTHERS = {
     "another key": (lambda f, s: other_keys(f).sum(s), KeyMismatchError, "is under key"),
-    "an update": (lambda f, s: f.site().encrypt(s[0]), MismatchError, "is an update; an aggregate is needed here"),
+    "an update": (
+        lambda f, s: f.site().encrypt(s[0]),
+        MismatchError,
+        "is of kind 'update'; kind 'aggregate' is needed here",
+    ),
     "other params": (lambda f, s: federate(f.variant, LARGE, encrypt=ENCRYPT).sum(s), MismatchError, "has params"),
     "another max_abs": (lambda f, s: f.but(max_abs=1.5).sum(s), MismatchError, "max_abs 1.5"),
     "another max_weight": (lambda f, s: f.but(max_weight=9).sum(s), MismatchError, "max_weight 9"),

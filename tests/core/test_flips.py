@@ -143,8 +143,9 @@ def forgiving(signed: Signed) -> Callable[[], secagg.Client]:
 
 
 def target(variant: str, kind: str, tmp_path) -> Target:
-    signed = sign_federation(federate(variant, encrypt={"exclude": ["c"]}))
-    states = random_states(3, {"w": (300,), "c": (5,)})
+    federation = federate(variant, encrypt={"exclude": ["c"]})
+    signed = sign_federation(federation)
+    states = random_states(3, {"w": (federation.codec.block_values - 50,), "c": (4000,)}, largest=0.5)
     updates = signed.encrypt(states, base=bytes(32))
     aggregate, site = signed.add(updates), forgiving(signed)
     if kind == "update":

@@ -169,7 +169,7 @@ def test_another_key():
 
 
 def test_no_signature():
-    with pytest.raises(SignatureError, match=r"the signature of somebody is missing; give .* the identity"):
+    with pytest.raises(SignatureError, match="the signature of somebody is missing"):
         check_signature(IDENTITY.public, UNSIGNED, b"m", "somebody")
 
 

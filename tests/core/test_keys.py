@@ -365,7 +365,7 @@ FAULTS = {
     "not canonical": (spaced, "canonical"),
     "header is a list": (no_change_but(header=[]), "not a JSON object"),
     "header is no JSON": (no_change_but(header=b"{"), "not strict JSON"),
-    "an update": (no_change_but(kind=UPDATE), "holds an update"),
+    "an update": (no_change_but(kind=UPDATE), "is of kind 'update'"),
     "kind unknown": (no_change_but(kind=9), "unknown kind"),
     "version 1": (no_change_but(version=1), "format version 1; this release reads version 3"),
     "reserved byte": (no_change_but(reserved=1), "reserved byte"),
@@ -459,7 +459,7 @@ def test_a_key_of_flashe_has_32_bytes(path, nbytes):
 
 def test_an_update_is_no_key(lib, path):
     federation = federate(lib)
-    refused(path, federation.site().encrypt({"w": np.ones(2)}).to_bytes(), "holds an update")
+    refused(path, federation.site().encrypt({"w": np.ones(2)}).to_bytes(), "is of kind 'update'")
 
 
 def test_a_key_is_saved_whole_or_not_at_all(keys, path, monkeypatch):

@@ -190,11 +190,11 @@ def test_a_site_whose_epoch_is_over(path, tmp_path):
 
 def test_it_is_no_update(signed, blob):
     model = Update.from_bytes(blob)
-    with pytest.raises(MismatchError, match="an update is needed here"):
+    with pytest.raises(MismatchError, match="kind 'update' is needed here"):
         signed.aggregator().add(model)
     with pytest.raises(MismatchError):
         signed.aggregator().admit(model.header)
-    with pytest.raises(MismatchError, match="an aggregate is needed here"):
+    with pytest.raises(MismatchError, match="kind 'aggregate' is needed here"):
         signed.site().decrypt(model)
 
 
@@ -202,7 +202,7 @@ def test_it_is_no_update(signed, blob):
 def test_something_else_is_no_model(signed, kind):
     updates = signed.encrypt(random_states(2, {"w": (3,)}))
     other = updates[0] if kind == "update" else signed.add(updates)
-    with pytest.raises(MismatchError, match=f"is an {kind}"):
+    with pytest.raises(MismatchError, match=f"is of kind '{kind}'"):
         signed.site().decrypt_model(other)
 
 

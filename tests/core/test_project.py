@@ -31,6 +31,7 @@ from secagg.errors import (
     VerificationError,
 )
 from secagg.identity import SIGNATURE_NBYTES
+from secagg.manifest import check_project
 from secagg.project import CLOCK_SKEW_SECONDS
 from secagg.wire import PREAMBLE_NBYTES, digest, pack_head
 
@@ -162,7 +163,7 @@ def test_any_bytes(blob):
 
 def test_another_kind():
     for kind in ("update", "aggregate", "model", "server-key", "client-key"):
-        with pytest.raises(FormatError, match=f"this is a {kind}, not a project manifest"):
+        with pytest.raises(FormatError, match=f"this is of kind '{kind}', not a project manifest"):
             Project.from_bytes(sign(HEADER, kind))
 
 
@@ -435,8 +436,16 @@ def test_the_key_must_be_the_projects():
         SIGNED.site(project=rotated)
 
 
+def test_a_party_may_ask_for_more_sites():
+    demanding = SIGNED.federation.but(min_clients=3)
+    check_project(demanding.config, demanding.keys.server, SIGNED.project)
+    strict = replace(SIGNED.project, config=demanding.config)
+    with pytest.raises(MismatchError, match=r"min_clients 2, project project \(serial 0\) demands 3 or more"):
+        check_project(SIGNED.federation.config, SIGNED.federation.keys.server, strict)
+
+
 def test_the_config_must_be_the_projects():
-    for changes in ({"max_clients": 3}, {"min_clients": 3}, {"max_abs": 0.5}, {"encrypt": {"include": ["w"]}}):
+    for changes in ({"max_clients": 3}, {"max_abs": 0.5}, {"encrypt": {"include": ["w"]}}):
         other = SIGNED.federation.but(**changes)
         with pytest.raises(MismatchError, match=r"the configuration has .*project project \(serial 0\) has"):
             replace(SIGNED, federation=other).site()

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 import yaml
-from container import Container, canonical, fraction_bits
+from container import UPDATE, Container, canonical, fraction_bits, frame_digest, frame_sizes
 from federation import ROUNDING, VARIANTS, federate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from secagg import Config, Header, Layout, Update
 from secagg.aggregation import Aggregation
 from secagg.clear_codec import FixedPointCodec
+from secagg.errors import DigestError
 from secagg.header import Contribution
 from secagg.layout import TensorSpec
 from secagg.params import MAX_COEFF_MOD_BITS, OVERFLOW_CHOICES, ROUNDING_CHOICES, BGVParams, CKKSParams, FLASHEParams
 from secagg.plan import plan_params
+from secagg.tail import Proof, Tail
 from secagg.tensors import LOCAL_DTYPES
 
 names = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=12).filter(str.isprintable)
@@ -169,12 +171,12 @@ possible = st.builds(
 
 @st.composite
 def headers(draw):
-    kind = draw(st.sampled_from(["update", "aggregate"]))
+    kind = draw(st.sampled_from(["update", "aggregate", "model"]))
     contributions = draw(
         st.lists(
             st.builds(Contribution, sites, nonces),
             min_size=1,
-            max_size=1 if kind == "update" else 5,
+            max_size=5 if kind == "aggregate" else 1,
             unique_by=(lambda item: item.site, lambda item: item.nonce),
         )
     )
@@ -195,6 +197,7 @@ def headers(draw):
         aggregation=aggregation,
         layout=draw(layouts),
         contributions=tuple(contributions),
+        base=draw(st.none() | nonces),
     )
 
 
@@ -219,8 +222,34 @@ def test_frames_lie_one_behind_the_other(header):
     assert header.tail_offset == offset
     assert header.tail_nbytes == 16 + 96 * len(header.contributions) + 32
     assert header.nbytes == len(header.head) + offset + header.tail_nbytes
-    assert blocks == header.blocks("encrypted") + header.blocks("clear")
+    assert blocks == sum(map(header.blocks, ("encrypted", "clear", "model")))
     assert header.frame_count == sum(1 for _ in header.frames)
+    container = Container(header.head[10], json.loads(header.head[16:-32]))
+    sizes = list(frame_sizes(container.kind, container.header, header.tail_offset))
+    assert sizes == [frame.nbytes for frame in header.frames]
+
+
+@given(headers(), st.integers(0, 2**127 - 2), st.data())
+def test_tails_are_read_back(header, tag, data):
+    signatures = st.binary(min_size=64, max_size=64)
+    proofs = tuple(Proof(data.draw(nonces), data.draw(signatures)) for _ in header.contributions)
+    packed = Tail(tag, proofs).pack(header.head, header.frame_count)
+    assert len(packed) == header.tail_nbytes
+    assert Tail.unpack(packed, header.head, header.frame_count) == Tail(tag, proofs)
+    assert packed[-32:] == frame_digest(header.head[-32:], header.frame_count, packed[:-32])
+    place = data.draw(st.integers(0, len(packed) - 1))
+    damaged = packed[:place] + bytes([packed[place] ^ 1]) + packed[place + 1 :]
+    with pytest.raises(DigestError):
+        Tail.unpack(damaged, header.head, header.frame_count)
+
+
+@given(headers())
+def test_heads_follow_from_that_of_an_aggregate(header):
+    """What each site signed: kind 1, and its contribution alone."""
+    container = Container(header.head[10], json.loads(header.head[16:-32]))
+    for item, listed in zip(header.contributions, container.header["contributions"], strict=True):
+        expected = Container(UPDATE, container.header | {"contributions": [listed]})
+        assert header.of(item).head == expected.head
 
 
 @given(

@@ -32,7 +32,7 @@ def test_the_library_example_prints_the_weighted_mean(tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     values = [float(number) for number in re.findall(r"\d+\.\d*", result.stdout)]
-    assert values == pytest.approx([3.0] * 9, abs=1e-6)
+    assert values == pytest.approx([3.0] * 9, abs=2e-3)  # rounded to 16 bits of max_abs 8
 
 
 def test_names_in_the_training_example_exist() -> None:
@@ -63,7 +63,7 @@ def test_commands_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"^make (\w+)", text, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
-    for command in set(re.findall(r"^secagg (\w+)", text, re.MULTILINE)):
+    for command in set(re.findall(r"^secagg ([\w-]+)", text, re.MULTILINE)):
         result = subprocess.run(
             [sys.executable, "-m", "secagg.cli", command, "--help"], capture_output=True, timeout=60, check=False
         )

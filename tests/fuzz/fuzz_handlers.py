@@ -1,7 +1,7 @@
 """The calls of a server, as one function of any bytes: a script of calls by parties that mean harm.
 
 The server is a real one but for the network: its servicer, with contexts that say who calls. Each call ends with
-a reply or a typed error; what was acknowledged stays, also when the server starts again; the disk stays below its quota.
+a reply or a typed error. What was acknowledged stays, also when the server starts again. The disk stays below quota.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import logging
 import shutil
 import struct
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 from cryptography import x509
@@ -34,6 +34,8 @@ from secagg.integrations.grpc.membership import Members
 from secagg.integrations.grpc.servicer import Servicer
 from secagg.integrations.grpc.status import ERROR_KEY
 from secagg.integrations.grpc.streams import Streams
+
+T = TypeVar("T")
 
 #: Operations of a script. Those of templates refer to updates and models that are made when the process starts.
 JOIN, RESUME, UPLOAD, CHUNK, DOWNLOAD, STATUS, RESTART, SEND, ASK, FETCH, WAIT = range(11)
@@ -101,8 +103,8 @@ WORLD = World.of(
     },
 )
 
-#: Who may call, by number: the parties; one who is no party; a site's other certificate, an expired one; no certificate,
-#: two of them, and none at all.
+#: Who may call, by number: the parties; one who is no party; a site's other certificate, and an expired one; nobody,
+#: two at once, and rubbish.
 CALLERS: tuple[dict[str, list[bytes]], ...] = (
     *({"x509_pem_cert": [pem]} for pem in _PEMS.values()),
     {"x509_pem_cert": [certificate("site-9")]},
@@ -203,9 +205,8 @@ class Clock:
 class Server:
     """A server on a folder of its own, which can start again."""
 
-    def __init__(self, folder: str, failed: Failed) -> None:
-        self._folder, self._failed = folder, failed
-        self._clock = federation.time = Clock()  # type: ignore[assignment]
+    def __init__(self, folder: str, failed: Failed, clock: Clock) -> None:
+        self._folder, self._failed, self._clock = folder, failed, clock
         self._acknowledged: dict[tuple[int, str], bytes] = {}
         self._start()
 
@@ -242,9 +243,8 @@ class Server:
         context = Context(caller)
         reply = None
         with suppress(Aborted, Broken):
-            reply = getattr(self._servicer, name)(request, context)
-            if name == "Download":
-                reply = list(reply)
+            answer = getattr(self._servicer, name)(request, context)
+            reply = list(answer) if name == "Download" else answer  # only reading a stream makes the call
         if self._failed.error is not None:
             raise self._failed.error
         if reply is None and context.code is not None:
@@ -292,29 +292,48 @@ class Server:
 _SITE = WORLD.site()
 
 
-class Script:
-    """Runs scripts, each on a new server."""
+@contextmanager
+def _instead(module: Any, name: str, value: T) -> Iterator[T]:
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield value
+    finally:
+        setattr(module, name, before)
 
-    def __init__(self) -> None:
-        self._stack = ExitStack()
-        self._root = Path(self._stack.enter_context(scratch()))
-        self._failed = Failed()
-        log = logging.getLogger("secagg")
-        log.propagate = False
-        log.setLevel(logging.INFO)
-        log.addHandler(self._failed)
+
+@contextmanager
+def _heard() -> Iterator[Failed]:
+    """Listen to what the package logs; nobody else does meanwhile."""
+    log, failed = logging.getLogger("secagg"), Failed()
+    before = log.level, log.propagate
+    log.addHandler(failed)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield failed
+    finally:
+        log.removeHandler(failed)
+        log.setLevel(before[0])
+        log.propagate = before[1]
+
+
+class Script:
+    """Runs scripts, each on a new server that works in `folder`."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = Path(folder) / "run"
 
     def __call__(self, data: bytes) -> None:
-        self._failed.error = None
-        folder = self._root / "run"
-        server = Server(str(folder), self._failed)
-        try:
-            self._run(server, read_script(data))
-            server.check()
-            server.restart()
-        finally:
-            server.close()
-            shutil.rmtree(folder)
+        with _instead(federation, "time", Clock()) as clock, _heard() as failed:
+            server = Server(str(self._folder), failed, clock)
+            try:
+                self._run(server, read_script(data))
+                server.check()
+                server.restart()
+            finally:
+                server.close()
+                shutil.rmtree(self._folder)
 
     def _run(self, server: Server, records: list[Record]) -> None:
         place = 0

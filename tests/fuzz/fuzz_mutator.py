@@ -49,14 +49,15 @@ class Mutator:
         rng = random.Random(seed)
         if rng.random() < 0.8:
             try:
-                mutant = self._apart(data, rng)
+                mutant = self.change(data, rng)
             except Exception:  # noqa: BLE001 - it is damaged where taking it apart needs it whole, in any way
                 mutant = b""
             if 0 < len(mutant) <= max_size:
                 return mutant
         return self._mutate(data, max_size)
 
-    def _apart(self, data: bytes, rng: random.Random) -> bytes:
+    def change(self, data: bytes, rng: random.Random) -> bytes:
+        """Change a whole container; anything may be raised where it is not."""
         if data[10:11] in (b"\1", b"\2", b"\5"):
             Update.from_bytes(data)  # raises where the header alone would keep `Container` busy
         container = Container.read(data)

@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from fuzz_worlds import AUTHORITY, BASE, NAMES, ROUND, WORLDS, attempt, scratch
+from fuzz_worlds import AUTHORITY, BASE, NAMES, ROUND, WORLDS, attempt
 
 import secagg
 from secagg import Project, Receipt, Update
@@ -16,11 +16,10 @@ from secagg.failures import Failures
 
 
 class Reader:
-    """All parsers, and what comes behind them."""
+    """All parsers, and what comes behind them; files are made in `folder`."""
 
-    def __init__(self) -> None:
-        self._scratch = scratch()
-        self._folder = self._scratch.name
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
         self._sites = {
             (scheme, project): world.site(project=project)
             for scheme, world in WORLDS.items()

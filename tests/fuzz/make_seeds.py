@@ -1,19 +1,36 @@
-"""Write the inputs that fuzzing begins from: one of each kind, all valid. Run it after a change of the wire format."""
+"""Write the inputs that fuzzing begins from, all valid but for one. Run it after a change of the wire format."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import fuzzing_paths  # noqa: F401
 import numpy as np
+from fuzz_handlers import (
+    ASK,
+    CHUNK,
+    DOWNLOAD,
+    FETCH,
+    JOIN,
+    RESTART,
+    SEND,
+    STATUS,
+    TEMPLATES,
+    UPLOAD,
+    WAIT,
+    Record,
+    chunks_of,
+)
 from fuzz_worlds import AUTHORITY, BASE, CORPUS, NAMES, ROUND, SERVER, WORLDS
+from signed import Parts
 
 import secagg
+from secagg.integrations.grpc import secagg_pb2 as pb
 
 
-def main() -> None:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else CORPUS / "parsers"
-    folder.mkdir(parents=True, exist_ok=True)
+def parsers(folder: Path) -> None:
     for scheme, world in WORLDS.items():
         updates = [world.site(name).encrypt(world.state, round=ROUND, base=BASE) for name in NAMES]
         aggregator = world.aggregator()
@@ -30,6 +47,47 @@ def main() -> None:
     world.site().encrypt_model(folder / "seed-empty-model", {"n": np.zeros(2, int)}, round=ROUND)
     update = world.site().encrypt(world.state, round=ROUND, base=BASE)
     (folder / "seed-receipt").write_bytes(secagg.Receipt.of(update, SERVER).to_bytes())
+    # BGV has more params than the others, and no small blocks: its words are zeros here, under no key.
+    he = {"lib": "seal", "config": {"scheme": "BGV", "value_bits": 8}}
+    numbers = {"min_clients": 2, "max_clients": 4, "max_abs": {"default": 1.0, "w": 0.5}}
+    bgv = secagg.Config.from_dict({"he": he, "encrypt": "conv", "aggregation": numbers})
+    state = {"a.w": np.zeros((1, 1, 2), np.float16), "w": np.zeros(3), "n": np.zeros(2, int)}
+    layout = secagg.Layout.of(state, bgv.encrypt)
+    project = replace(world.project, config=bgv, layout=layout)
+    (folder / "seed-bgv-project").write_bytes(project.sign(AUTHORITY))
+    header = replace(update.header, params=bgv.params, aggregation=bgv.aggregation, layout=layout)
+    empty = [bytes(frame.nbytes) for frame in header.frames]
+    (folder / "seed-bgv-update").write_bytes(Parts(header, empty, 0, update.tail.proofs).sealed().to_bytes())
+
+
+def handlers(folder: Path) -> None:
+    def send(template: int, caller: int, *options: int) -> Record:
+        return Record(SEND, caller, bytes([template, *options]))
+
+    head, *others = (pb.Chunk(data=chunk).SerializeToString() for chunk in chunks_of(TEMPLATES[0]))
+    joins = [Record(JOIN, caller, b"") for caller in range(3)]
+    first = [send(0, 0), send(1, 1), send(2, 2)]
+    again = [send(8, 0), send(9, 1), Record(WAIT, 0, b"")]
+    scripts = {
+        "round": [*joins, *first, Record(FETCH, 0, bytes([0, 1, 1, 1]))],
+        "rounds": [*joins, *first, *again, send(12, 0), send(13, 1), send(14, 2)],
+        "resumed": [*joins, send(0, 0, 0, 1, 1), Record(ASK, 0, b"\0"), Record(RESTART, 0, b""), send(0, 0, 1)],
+        "quorum": [joins[0], first[0], Record(WAIT, 0, b""), Record(FETCH, 0, bytes([0, 1, 1, 1])), first[1]],
+        "models": [*joins, send(3, 1), Record(FETCH, 0, bytes([3, 0, 2, 1])), Record(FETCH, 2, bytes([3, 0, 2, 0]))],
+        "strangers": [Record(JOIN, caller, b"") for caller in range(10)] + [send(0, caller) for caller in range(10)],
+        "status": [Record(STATUS, 0, b""), *first[:2], Record(STATUS, 3, b""), Record(DOWNLOAD, 3, b"")],
+        "bytes": [Record(UPLOAD, 0, head), *(Record(CHUNK, 0, chunk) for chunk in others)],
+    }
+    for name, records in scripts.items():
+        (folder / f"seed-{name}").write_bytes(b"".join(record.to_bytes() for record in records))
+
+
+def main() -> None:
+    root = Path(sys.argv[1]) if len(sys.argv) > 1 else CORPUS
+    for make in (parsers, handlers):
+        folder = root / make.__name__
+        folder.mkdir(parents=True, exist_ok=True)
+        make(folder)
 
 
 if __name__ == "__main__":

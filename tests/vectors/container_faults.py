@@ -277,14 +277,16 @@ def container_faults(maker: Maker) -> None:
         reads="decrypt",
     )
     flip("aggregate-flip", "one bit of the payload", 3000, "aggregate", reads="decrypt")
-    edit(
-        "aggregate-zeros",
-        "DecryptionError",
-        "all words zero",
-        lambda c: c.payloads.__setitem__(0, bytes(len(c.payloads[0]))),
-        "aggregate",
-        reads="decrypt",
-    )
+    for config, prefix in (("all", ""), ("whole", "whole-")):
+        edit(
+            f"{prefix}aggregate-zeros",
+            "DecryptionError",
+            "all words zero",
+            lambda c: c.payloads.__setitem__(0, bytes(len(c.payloads[0]))),
+            f"{prefix}aggregate",
+            reads="decrypt",
+            config=config,
+        )
     edit(
         "aggregate-noise",
         "DecryptionError",

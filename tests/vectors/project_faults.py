@@ -172,10 +172,9 @@ def _manifests(maker: Maker) -> None:
         "signed-project",
         **where,
     )
+    head = Container(UPDATE, good.header).head
     fault = "a manifest that says it is an update"
-    maker.edit(
-        "project-as-update", "FormatError", fault, lambda c: setattr(c, "kind", UPDATE), "signed-project", **where
-    )
+    maker.add("project-as-update", "FormatError", fault, head + identity("authority").sign(head), **where)
     fault = "an update where a manifest belongs"
     maker.add("project-update", "FormatError", fault, maker.good.blob("signed-update"), **where)
     bad("other-signer", "SignatureError", "signed by a site, in the authority's name", "site-1")

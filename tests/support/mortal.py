@@ -1,0 +1,117 @@
+"""A server process that dies, and is started again on the same folder and port."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+#: Runs a command that dies at a chosen call; see there.
+CRASHING = Path(__file__).parent.parent / "chaos" / "crashing.py"
+
+
+def free_port() -> int:
+    """A port below those that connections get: none of a site takes it while no server listens there."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+@dataclass
+class MortalServer:
+    """`secagg serve`, from `start` to the end of the block, with deaths in between.
+
+    `folder` has the run folder ``run`` and the ``log`` of all lives.
+    """
+
+    kit: Path
+    folder: Path
+    options: tuple[object, ...] = ()
+    port: int = field(default_factory=free_port)
+    lives: int = 0
+    process: subprocess.Popen[str] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "run"
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def start(self, crash: Mapping[str, Any] | None = None) -> None:
+        """Start it; with `crash`, it dies by itself."""
+        self.folder.mkdir(exist_ok=True)
+        command = [sys.executable, "-W", "error"]
+        command += ["-m", "secagg.cli"] if crash is None else [str(CRASHING), json.dumps(crash)]
+        command += ["serve", str(self.kit), "--address", self.address, "--run-dir", str(self.run)]
+        command += map(str, self.options)
+        with (self.folder / "log").open("a") as log:
+            self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, text=True)
+        self.lives += 1
+
+    @property
+    def listens(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 1).close()
+        except OSError:
+            return False
+        return True
+
+    def wait_until_it_listens(self) -> None:
+        """Return once it takes connections, or is dead."""
+        while not self.dead and not self.listens:
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        assert self.dead_by_kill(wait=True)
+
+    @property
+    def dead(self) -> bool:
+        assert self.process is not None
+        return self.process.poll() is not None
+
+    def dead_by_kill(self, wait: bool = False) -> bool:
+        """Whether it is dead; if it has ended in another way than by SIGKILL, that is a fault."""
+        assert self.process is not None
+        code = self.process.wait(60) if wait else self.process.poll()
+        assert code in (None, -signal.SIGKILL), f"the server ended by itself: {code}\n{self.log[-4000:]}"
+        return code is not None
+
+    def stop(self) -> None:
+        """Stop it in order: nothing hangs in it, and no life of it has met what it did not expect."""
+        assert self.process is not None
+        assert not self.dead_by_kill()
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(60) == 0, self.log[-4000:]
+        assert "Traceback" not in self.log, self.log[-8000:]
+
+    def __enter__(self) -> MortalServer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
