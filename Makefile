@@ -1,6 +1,6 @@
 # Commands for working on secagg. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup pyfhel demo test lint format bench fuzz proto clean
+.PHONY: help setup pyfhel demo test lint format bench fuzz chaos proto clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -36,13 +36,16 @@ format: setup ## format the code, mend what can be mended
 bench: setup ## measure sizes, times and memory
 	$(BIN)/python -m pytest benchmarks -v --benchmark-columns=median,iqr,rounds
 
-# What breaks it is kept in .fuzz; to keep what it has reached: libFuzzer's -merge=1, see tests/fuzz/fuzzing.py.
+# What breaks it is kept in .fuzz; what it has reached is kept by tests/fuzz/fuzz_keep.py.
 FUZZ_SECONDS ?= 600
 fuzz: setup ## fuzz the parsers and the server's calls, ten minutes each
 	@$(PIP) install -r requirements/fuzz.txt
 	@mkdir -p .fuzz/parsers .fuzz/handlers
 	$(BIN)/python tests/fuzz/fuzz_update.py -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=.fuzz/ .fuzz/parsers tests/fuzz/corpus/parsers
 	$(BIN)/python tests/fuzz/fuzz_server.py -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=.fuzz/ .fuzz/handlers tests/fuzz/corpus/handlers
+
+chaos: setup ## kill servers and sites, spoil connections, look for secrets: an hour; CHAOS_SEED=... repeats one
+	$(BIN)/python -m pytest tests/chaos -m long -v
 
 proto: setup ## generate the gRPC stubs anew
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. $(PROTO)

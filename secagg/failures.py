@@ -6,6 +6,7 @@ the key (ePrint 2024/116, 2024/127). So the reactions that one key can give away
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import threading
@@ -47,7 +48,7 @@ class Failures:
         self._here = 0
         if self._path is not None:
             try:
-                os.close(self._open())
+                os.close(self._open(os.O_CREAT))
             except OSError as error:
                 raise KeyFileError(f"cannot write {self._path!r}, the count of failures: {error.strerror}") from error
         self._count()
@@ -61,7 +62,7 @@ class Failures:
         EpochError
             If the key must decrypt no more.
         """
-        with self._lock:  # else threads could each get an answer before the first is counted
+        with self._lock, self._file_lock():  # else several could each get an answer before the first is counted
             if self._count() >= MAX_FAILURES:
                 raise EpochError(
                     f"{MAX_FAILURES} aggregates under the key of epoch {self._key.epoch} did not decrypt: the server "
@@ -72,6 +73,22 @@ class Failures:
             except DecryptionError:
                 self._record()
                 raise
+
+    @contextmanager
+    def _file_lock(self) -> Iterator[None]:
+        """Let one process after another into the block."""
+        if self._path is None:
+            yield
+            return
+        try:
+            handle = self._open()
+        except OSError as error:
+            raise KeyFileError(f"cannot write {self._path!r}, the count of failures: {error.strerror}") from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
 
     def _record(self) -> None:
         """Count one more, on the disk before anybody hears of it."""
@@ -99,7 +116,7 @@ class Failures:
             raise KeyFileError(f"{self._path!r}, the count of failures, is damaged; have the key rotated")
         return max(self._here, text.splitlines().count(self._key.fingerprint))
 
-    def _open(self) -> int:
+    def _open(self, more: int = 0) -> int:
         assert self._path is not None
         # O_NONBLOCK: opening a pipe must not wait. A line is short enough to be appended whole.
-        return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC | more, 0o600)

@@ -204,7 +204,7 @@ class IntegerDecoder:
         self._head = np.empty(codec.weight_values)
         self._targets = FlatVector([self._head, *targets])
         self._factors = [1.0, *(0.0 for _ in steps)]
-        self.weight_sum = math.nan
+        self.weight_sum = 1.0  # what comes behind an implausible weight is decoded all the same, and dropped
 
     def decode(self, block: int, plain: NDArray[np.uint64]) -> None:
         """Write the mean of whole blocks; see `secagg.codec.Decoder`."""

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 import secagg_ext
 
-from .errors import DecryptionError
 from .header import Contribution, Header
 from .key import ClientKey
 from .tail import TAG_MODULUS, TAG_NBYTES
@@ -57,10 +56,9 @@ class Authenticator:
         pads = sum(map(self._pad, self._contributions))
         return (_value(self._state) - (_value(self._signs) << 64) + pads) % TAG_MODULUS
 
-    def check(self, tag: int) -> None:
-        """Raise `DecryptionError` unless `tag` is that of all words taken."""
-        if not hmac.compare_digest(*(number.to_bytes(TAG_NBYTES, "little") for number in (self.tag(), tag))):
-            raise DecryptionError
+    def fits(self, tag: int) -> bool:
+        """Return whether `tag` is that of all words taken."""
+        return hmac.compare_digest(*(number.to_bytes(TAG_NBYTES, "little") for number in (self.tag(), tag)))
 
     def _pad(self, contribution: Contribution) -> int:
         return self._number(b"secagg mac pad v1", contribution.site.encode(), contribution.nonce)

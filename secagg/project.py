@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .config import Config
@@ -87,6 +87,8 @@ class Project:
         The sites, revoked ones too.
     layout : Layout, optional
         The model, where it is known beforehand.
+    signed : bytes
+        The container that it was read from; empty if it was not read.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Project:
     server: Member
     sites: tuple[Member, ...]
     layout: Layout | None = None
+    signed: bytes = field(default=b"", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         names = [member.name for member in (self.server, *self.sites)]
@@ -158,7 +161,7 @@ class Project:
         if project._head() != blob[:length]:
             raise FormatError("the project manifest is not in canonical form")
         check_signature(project.authority, blob[length:], blob[:length], f"the authority of project {project.name}")
-        return project
+        return replace(project, signed=bytes(blob))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Project:

@@ -141,7 +141,7 @@ class RealDecoder:
 
     def __init__(self, codec: RealCodec, targets: FlatVector, sites: int) -> None:
         self._codec, self._targets, self._sites = codec, targets, sites
-        self.weight_sum = math.nan
+        self.weight_sum = 1.0  # what comes behind an implausible weight is decoded all the same, and dropped
 
     def decode(self, block: int, plain: NDArray[Any]) -> None:
         """Write the mean of whole blocks; see `secagg.codec.Decoder`."""

@@ -39,6 +39,7 @@ _MAX_EXCHANGES = 5
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_NBYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_NBYTES),
+    ("grpc.per_message_decompression", 0),  # a small message could unpack to a large one before its size is looked at
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.max_pings_without_data", 0),

@@ -30,6 +30,7 @@ from .server_status import ServerStatus
 from .spool import Part, Spool
 
 _POLL_SECONDS = 1.0
+_READ_AT_ONCE_NBYTES = 32 << 20
 
 log = logging.getLogger(__name__)
 
@@ -257,17 +258,20 @@ class Federation:
         )
 
     def watch(self) -> None:
-        """End rounds at their timeout, until `release` is called."""
+        """End rounds at their timeout, and tidy up after them, until `release` is called."""
         while True:
             with self._changed:
                 if self._released:
                     return
-                now, wake = time.monotonic(), self._rounds.wake
-                if self._rounds.due(now) is Due.NOTHING:
+                now, wake, untidy = time.monotonic(), self._rounds.wake, self._untidy
+                idle = self._rounds.due(now) is Due.NOTHING
+                if idle and not untidy:
                     self._changed.wait(None if wake is None else max(0.0, wake - now))
-                    continue
-            with self._adding:
-                self._settle()
+            if untidy:
+                self._clear()
+            elif not idle:
+                with self._adding:
+                    self._settle()
 
     def release(self) -> None:
         """Let those go who wait. What is acknowledged stays, and so does the open round."""
@@ -298,7 +302,7 @@ class Federation:
     def _add(self, part: Part, receive_seconds: float) -> bytes:
         header, started = part.header, time.monotonic()
         self._make_whole()
-        with secagg.Update.open(part.path) as update:
+        with _open(part) as update:
             try:
                 self._sum.add(update, lambda: self._folder.keep_update(part.path, header.round, header.site))
             except (SecAggError, OSError):
@@ -366,8 +370,8 @@ class Federation:
             self._history.completed(self._rounds.snapshot(), now - started, header.nbytes)
             self._rounds.complete(now)
             self._sum, self._bases = following, {header.round: header.base}
+            self._untidy = True  # who uploads need not wait until their files are deleted
             self._changed.notify_all()
-        self._clear()
 
     def _postpone(self, error: Exception) -> None:
         """Keep the round open, whose aggregate could not be stored: the disk may be mended, or freed."""
@@ -434,9 +438,17 @@ class Federation:
 
     def _clear(self) -> None:
         """Remove what nobody needs any more."""
+        self._untidy = False
         try:
             self._folder.prune("aggregate", self._rounds.snapshot().completed)
             self._folder.drop_rounds(but=self._rounds.round)
             self._spool.sweep("update", since=self._rounds.round)
         except OSError as error:
             log.warning("cannot clear the run folder: %s", error.strerror, extra={"event": "not_cleared"})
+
+
+def _open(part: Part) -> secagg.Update:
+    """Open a received update. One that is not large is read once, although verifying and adding takes it twice."""
+    if part.header.nbytes > _READ_AT_ONCE_NBYTES:
+        return secagg.Update.open(part.path)
+    return secagg.Update.from_bytes(part.path.read_bytes())

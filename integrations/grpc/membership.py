@@ -15,8 +15,9 @@ from secagg.errors import IdentityError, KeyFileError
 
 from .certificates import Certificate
 
-#: Calls of one party at a time. A site needs two: one uploads or waits, another asks for the status.
-MAX_CALLS = 8
+#: Calls of one party at a time. A site needs two: one uploads or waits, another asks for the status; and as many again,
+#: while what was broken off has not ended yet.
+MAX_CALLS = 4
 
 _KNOWN_CERTIFICATES = 4096
 

@@ -19,6 +19,7 @@ from . import secagg_pb2_grpc as pb_grpc
 from .address import is_loopback, parse_address
 from .chunks import MAX_MESSAGE_NBYTES
 from .federation import Federation
+from .gate import Gate
 from .hooks import MetricsHook, NoMetrics
 from .limits import Limits
 from .membership import MAX_CALLS, Members
@@ -40,13 +41,14 @@ OPTIONS = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    # A small message could unpack to a large one before its size is looked at.
+    ("grpc.per_message_decompression", 0),
     # Whoever has no certificate costs a connection, for a moment.
-    ("grpc.server_handshake_timeout_ms", 20_000),
+    ("grpc.server_handshake_timeout_ms", 5_000),
+    ("grpc.max_allowed_incoming_connections", 8192),
     ("grpc.max_connection_idle_ms", 600_000),
     ("grpc.max_concurrent_streams", 2 * MAX_CALLS),
 )
-
-_HANDSHAKES = 256
 
 log = logging.getLogger(__name__)
 
@@ -133,16 +135,17 @@ class Server:
             limits=limits,
             metrics=metrics,
         )
-        # A site takes two threads at most: one uploads or waits, one does what an earlier call has not given up yet.
-        threads = 2 * config.aggregation.max_clients + 8
+        # Two parties more than the sites: the server itself, which asks for its status, and whoever is refused.
+        threads = MAX_CALLS * (config.aggregation.max_clients + 2)
         self._pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="secagg")
-        self._server = grpc.server(
-            self._pool,
-            options=(*OPTIONS, ("grpc.max_allowed_incoming_connections", 2 * threads + _HANDSHAKES)),
-            maximum_concurrent_rpcs=threads,
-        )
         members = Members(project, certified=tls is not None)
         servicer = Servicer(self._federation, members, self._streams, metrics, manifest)
+        self._server = grpc.server(
+            self._pool,
+            interceptors=[Gate(servicer, self._streams)],
+            options=OPTIONS,
+            maximum_concurrent_rpcs=threads,
+        )
         pb_grpc.add_SecureAggregationServicer_to_server(servicer, self._server)  # type: ignore[no-untyped-call]
         self._health = health.HealthServicer(experimental_non_blocking=True)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

@@ -59,7 +59,7 @@ class Servicer(pb_grpc.SecureAggregationServicer):
 
     def Join(self, request: pb.JoinRequest, context: grpc.ServicerContext) -> pb.JoinReply:
         """Take the site into the roster."""
-        with self._call(context) as caller:
+        with self.call(context) as caller:
             site = check_name(request.site)
             self._members.check_site(caller, site, f"site {site!r} joined")
             aggregation, key = self._federation.config.aggregation, self._federation.key
@@ -77,7 +77,7 @@ class Servicer(pb_grpc.SecureAggregationServicer):
 
     def Resume(self, request: pb.Chunk, context: grpc.ServicerContext) -> pb.ResumeReply:
         """Say which frame of an update or model is wanted next."""
-        with self._call(context) as caller, self._streams.watched(context) as stream:
+        with self.call(context) as caller, self._streams.watched(context) as stream:
             header, receipt = self._admit(request.data, caller)
             if receipt is not None:
                 return pb.ResumeReply(already_added=True, receipt=receipt)
@@ -90,7 +90,7 @@ class Servicer(pb_grpc.SecureAggregationServicer):
 
     def Upload(self, request_iterator: Iterator[pb.Chunk], context: grpc.ServicerContext) -> pb.UploadReply:
         """Receive an update or model, and add or store it."""
-        with self._call(context) as caller, self._streams.watched(context) as stream:
+        with self.call(context) as caller, self._streams.watched(context) as stream:
             messages = stream.incoming(request_iterator)
             first = next(messages, pb.Chunk())
             header, receipt = self._admit(first.data, caller)
@@ -103,7 +103,7 @@ class Servicer(pb_grpc.SecureAggregationServicer):
 
     def Download(self, request: pb.DownloadRequest, context: grpc.ServicerContext) -> Iterator[pb.Chunk]:
         """Wait for the end of a round and send its aggregate, or send a stored model."""
-        with self._call(context):
+        with self.call(context):
             container = self._find(request, context)
             with container, self._streams.watched(context) as stream:
                 yield from stream.outgoing(pb.Chunk(data=bytes(chunk)) for chunk in container.chunks())
@@ -111,7 +111,7 @@ class Servicer(pb_grpc.SecureAggregationServicer):
 
     def Status(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusReply:
         """Say how the round and the server stand."""
-        with self._call(context):
+        with self.call(context):
             status = self._federation.status(self._streams.uploads)
             return pb.StatusReply(
                 round=status.round,
@@ -161,7 +161,7 @@ class Servicer(pb_grpc.SecureAggregationServicer):
         return aggregate
 
     @contextmanager
-    def _call(self, context: grpc.ServicerContext) -> Iterator[Caller]:
+    def call(self, context: grpc.ServicerContext) -> Iterator[Caller]:
         """Let a call in if its caller may make it; end it with a typed error whatever goes wrong inside.
 
         Nothing of a native exception gets out. What says nothing about the request, because there is no turn for it

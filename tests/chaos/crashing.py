@@ -5,7 +5,8 @@
 The first argument is a JSON object. Counted are the calls that change what is in ``folder``, in any thread: the
 process kills itself at the one of number ``call``, from 1, ``how``: "before" it, "after" it, or with "half" of a write
 done. Without ``call`` it lives, and leaves the number of calls in the file ``count`` when it ends. With ``shadow``, an
-empty folder, it notes what lasts if the power fails with the kill.
+empty folder, it notes what lasts if the power fails with the kill. SIGUSR1 kills it at once. With ``"fsync": false``
+nothing is synchronised.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Crash:
         self._folder = options["folder"]
         self._call, self._how = options.get("call"), options.get("how", "before")
         self._count, self._calls = options.get("count"), 0
+        self._fsync = options.get("fsync", True)
         # One call at a time: what is counted, done and noted is one step, and nothing happens after the last.
         self._lock = threading.RLock()
         shadow = options.get("shadow")
@@ -44,6 +46,7 @@ class Crash:
     def install(self) -> None:
         for name in (*BY_PATH, *BY_HANDLE):
             setattr(os, name, self._wrapped(name, getattr(os, name)))
+        signal.signal(signal.SIGUSR1, lambda number, frame: self._die())
         if self._count:
             atexit.register(lambda: Path(self._count).write_text(str(self._calls)))
 
@@ -52,6 +55,8 @@ class Crash:
             with self._lock:
                 if not self._concerns(name, arguments, options):
                     return call(*arguments, **options)
+                if name == "fsync" and not self._fsync:
+                    return None
                 self._calls += 1
                 now = self._calls == self._call
                 if now and self._how == "half" and name == "pwrite":
@@ -59,12 +64,14 @@ class Crash:
                     call(handle, data[: len(data) // 2], offset)
                 if now and self._how != "after":
                     self._die()
-                result = call(*arguments, **options)
-                if name == "fsync" and self._recorder:
-                    self._recorder.synchronised(arguments[0])
-                if now:
-                    self._die()
-                return result
+                try:
+                    result = call(*arguments, **options)
+                    if name == "fsync" and self._recorder:
+                        self._recorder.synchronised(arguments[0])
+                    return result
+                finally:  # a call that fails is one, too
+                    if now:
+                        self._die()
 
         return wrapper
 
@@ -80,10 +87,11 @@ class Crash:
         return f"{path}/".startswith(f"{self._folder}/")
 
     def _die(self) -> None:
-        if self._recorder:
-            self._recorder.save()
-        os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(60)
+        with self._lock:
+            if self._recorder:
+                self._recorder.save()
+            os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(60)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from google.protobuf.message import DecodeError, Message
 
 import secagg
 from secagg.errors import ConfigError, SecAggError
+from secagg.identity import check_signature
 from secagg.integrations.grpc import federation, secagg_pb2
 from secagg.integrations.grpc.federation import Federation
 from secagg.integrations.grpc.hooks import NoMetrics
@@ -40,6 +41,9 @@ T = TypeVar("T")
 #: Operations of a script. Those of templates refer to updates and models that are made when the process starts.
 JOIN, RESUME, UPLOAD, CHUNK, DOWNLOAD, STATUS, RESTART, SEND, ASK, FETCH, WAIT = range(11)
 OPERATIONS = 11
+
+#: What a server signs begins with it.
+RECEIPT = b"secagg receipt v1"
 
 #: One record of a script: operation, caller, and the length of what follows.
 _RECORD = struct.Struct("<BBH")
@@ -267,7 +271,9 @@ class Server:
         header = secagg.Header.from_head(messages[0].data)
         if header.kind == "update":
             receipt = secagg.Receipt.from_bytes(reply.receipt)
-            assert receipt.head == header.head[-32:]
+            check_signature(SERVER.public, receipt.signature, RECEIPT + receipt.head + receipt.body, "the server")
+            # The same is what has the same nonce: the receipt is for what was added, whatever came now.
+            assert reply.already_added or receipt.head == header.head[-32:]
             self._acknowledged[header.round, header.site] = header.contributions[0].nonce
         else:
             assert reply.receipt == b""

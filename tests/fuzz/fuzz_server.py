@@ -8,13 +8,13 @@ twice, on a disk beyond its quota, on a script that takes ten seconds, and on me
 
 from __future__ import annotations
 
-import fuzzing
+import fuzz_run
 
-with fuzzing.instrumented():
+with fuzz_run.instrumented():
     from fuzz_handlers import Script
     from fuzz_script_mutator import ScriptMutator
     from fuzz_worlds import scratch
 
 if __name__ == "__main__":
     with scratch() as folder:
-        fuzzing.run(Script(folder), ScriptMutator)
+        fuzz_run.run(Script(folder), ScriptMutator)

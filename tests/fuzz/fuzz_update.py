@@ -7,13 +7,13 @@ It fails on any error that is no `SecAggError`, on an input that takes ten secon
 
 from __future__ import annotations
 
-import fuzzing
+import fuzz_run
 
-with fuzzing.instrumented():
+with fuzz_run.instrumented():
     from fuzz_mutator import Mutator
     from fuzz_parsers import Reader
     from fuzz_worlds import scratch
 
 if __name__ == "__main__":
     with scratch() as folder:
-        fuzzing.run(Reader(folder), Mutator)
+        fuzz_run.run(Reader(folder), Mutator)

@@ -62,11 +62,11 @@ def weight_of(site: str) -> float:
 class Ledger:
     """What was encrypted, acknowledged and decrypted, by rounds. Threads may share it."""
 
-    def __init__(self, kits: Kits) -> None:
+    def __init__(self, kits: Kits, values: int | None = None) -> None:
         server = load_server_kit(kits["server"])
         self.config, self.key, self.project = server.config, server.key, server.project
-        assert self.project.layout is not None
-        self.values = self.project.layout.size("encrypted")
+        layout = self.project.layout
+        self.values = values or (0 if layout is None else layout.size("encrypted"))
         self.client = make_client(kits, SITES[0])
         self.bases = {0: self.client.base({"w": np.zeros(self.values, np.float32)})}
         self.acknowledged = 0
@@ -223,8 +223,8 @@ class Site:
 class FiveSites:
     """All sites, each in a thread of its own while it plays."""
 
-    def __init__(self, kits: Kits, folder: Path, address: str, **options: Any) -> None:
-        self.ledger = Ledger(kits)
+    def __init__(self, kits: Kits, folder: Path, address: str, *, values: int | None = None, **options: Any) -> None:
+        self.ledger = Ledger(kits, values)
         self.sites = [Site(kits, name, self.ledger, folder / name, address, **options) for name in SITES]
         self._pool = ThreadPoolExecutor(len(SITES), thread_name_prefix="site")
 
@@ -276,4 +276,3 @@ class FiveSites:
     ) -> None:
         self.disconnect()  # ends the calls under way
         self._pool.shutdown(cancel_futures=True)
-

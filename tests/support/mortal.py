@@ -15,8 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from secagg.cli.kit import CONFIG_FILE, IDENTITY_FILE, PROJECT_FILE, SERVER_KEY_FILE
+
 #: Runs a command that dies at a chosen call; see there.
-CRASHING = Path(__file__).parent.parent / "chaos" / "crashing.py"
+CRASHING = Path(__file__).parents[1] / "chaos" / "crashing.py"
+#: Runs a server without certificates; see there.
+INSECURE = Path(__file__).parents[1] / "grpc" / "serve.py"
 
 
 def free_port() -> int:
@@ -35,11 +39,14 @@ def free_port() -> int:
 class MortalServer:
     """`secagg serve`, from `start` to the end of the block, with deaths in between.
 
-    `folder` has the run folder ``run`` and the ``log`` of all lives.
+    `folder` has the run folder ``run``, and of all lives the ``log`` and the ``output``.
     """
 
     kit: Path
     folder: Path
+    round_timeout: float = 3600.0
+    idle_seconds: float = 60.0
+    insecure: bool = False
     options: tuple[object, ...] = ()
     port: int = field(default_factory=free_port)
     lives: int = 0
@@ -61,12 +68,30 @@ class MortalServer:
         """Start it; with `crash`, it dies by itself."""
         self.folder.mkdir(exist_ok=True)
         command = [sys.executable, "-W", "error"]
-        command += ["-m", "secagg.cli"] if crash is None else [str(CRASHING), json.dumps(crash)]
-        command += ["serve", str(self.kit), "--address", self.address, "--run-dir", str(self.run)]
-        command += map(str, self.options)
-        with (self.folder / "log").open("a") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, text=True)
+        if self.insecure:
+            command += [str(INSECURE), json.dumps(self._settings)]
+        else:
+            command += ["-m", "secagg.cli"] if crash is None else [str(CRASHING), json.dumps(crash)]
+            command += ["serve", str(self.kit), "--address", self.address, "--run-dir", str(self.run)]
+            command += ["--round-timeout", str(self.round_timeout), "--idle-timeout", str(self.idle_seconds)]
+            command += map(str, self.options)
+        with (self.folder / "log").open("a") as log, (self.folder / "output").open("a") as output:
+            self.process = subprocess.Popen(command, stdout=output, stderr=log, text=True)
         self.lives += 1
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """Of a server without certificates."""
+        return {
+            "config": str(self.kit / CONFIG_FILE),
+            "key": str(self.kit / SERVER_KEY_FILE),
+            "project": str(self.kit / PROJECT_FILE),
+            "identity": str(self.kit / IDENTITY_FILE),
+            "folder": str(self.run),
+            "address": self.address,
+            "round_timeout": self.round_timeout,
+            "limits": {"idle_seconds": self.idle_seconds},
+        }
 
     @property
     def listens(self) -> bool:

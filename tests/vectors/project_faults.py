@@ -188,7 +188,14 @@ def _manifests(maker: Maker) -> None:
     bad("other-key", "KeyFileError", "the fingerprint of another key", key="ab" * 32)
     bad("other-epoch", "KeyFileError", "another epoch", epoch=3)
     config = maker.good["signed-project"].header["config"]
-    bad("other-config", "MismatchError", "another configuration", config=config | {"encrypt": "conv"})
+    other = {"aggregation": config["aggregation"] | {"max_abs": 0.5}}
+    bad("other-config", "MismatchError", "another configuration", config=config | other)
+    bad(
+        "layout-role",
+        "FormatError",
+        "a layout that the configuration encrypts otherwise",
+        config=config | {"encrypt": "conv"},
+    )
     bad("reader-revoked", "IdentityError", "the reader was revoked", sites=revoked)
     bad("reader-missing", "IdentityError", "the reader is not in the list", sites=sites[1:])
     other = [sites[0] | {"public": public("stranger")}, *sites[1:]]

@@ -6,7 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import fuzzing_paths  # noqa: F401
+import fuzz_paths  # noqa: F401
 import numpy as np
 from fuzz_handlers import (
     ASK,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import atheris
-import fuzzing_paths  # noqa: F401
+import fuzz_paths  # noqa: F401
 
 DEFAULTS = ["-timeout=10", "-rss_limit_mb=2048", "-max_len=300000", "-len_control=0"]
 #: Bytes of addresses beyond those at the start.

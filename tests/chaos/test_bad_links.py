@@ -1,0 +1,71 @@
+"""Connections that are cut in the middle of frames, stall and crawl; segments that come twice, late or never.
+
+Every site ends right, or with a typed error, in bounded time; whatever sum there is, is the right one. Under TLS a
+spoilt segment breaks the connection. Without it, it reaches HTTP/2, protobuf and the container.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from five_sites import FiveSites, make_kits
+from mortal import MortalServer
+from proxy import BREAKS, DISORDER, Fault, Proxy
+
+from secagg.errors import SecAggError
+
+from .conftest import Report, Watch
+
+# CPython drops an SSL socket unclosed if the connection is reset before the handshake.
+pytestmark = pytest.mark.filterwarnings(r"ignore:unclosed <ssl\.SSLSocket:ResourceWarning")
+
+MAX_FAULTS = 8
+
+
+@pytest.mark.parametrize("secure", [True, False], ids=["tls", "plain"])
+@pytest.mark.parametrize("runs", [4, pytest.param(200, marks=pytest.mark.long)])
+def test_bad_links(runs: int, secure: bool, tmp_path: Path, seed: int, watch: Watch, report: Report) -> None:
+    rng, began = random.Random(seed), time.monotonic()
+    kits = make_kits(tmp_path, "flashe")
+    ends: Counter[str] = Counter()
+    struck: Counter[str] = Counter()
+    server = MortalServer(kits["server"], tmp_path / "server", round_timeout=4, idle_seconds=2, insecure=not secure)
+    with (
+        server,
+        Proxy(server.port) as proxy,
+        FiveSites(kits, tmp_path / "sites", proxy.address, secure=secure, timeout=8) as five,
+    ):
+        server.start()
+        five.join()
+        five.play()
+        five.ledger.check_new(server.run)
+        nbytes = five.sites[0].update_of(0, five.ledger.bases[0]).nbytes
+        for _ in range(runs):
+            watch()
+            five.disconnect()
+            count = rng.randrange(1, MAX_FAULTS + 1)
+            proxy.spoil(Fault.draw(rng, BREAKS + DISORDER, int(1.1 * nbytes)) for _ in range(count))
+            for future in five.begin():
+                try:
+                    future.result()
+                    ends["right"] += 1
+                except SecAggError as error:
+                    ends[type(error).__name__] += 1
+            five.ledger.check_new(server.run)
+            struck.update(fault.kind for fault in proxy.struck)
+            proxy.struck.clear()
+        watch()
+        proxy.spoil(())
+        five.disconnect()
+        five.play()  # nothing is left of what happened
+        five.ledger.check_new(server.run)
+        server.stop()
+    report(
+        f"seed {seed}: {runs} runs, {proxy.connections} connections, struck by {dict(struck)}; sites ended "
+        f"{dict(ends)}; {five.ledger.checked} rounds right, {five.ledger.acknowledged} updates acknowledged; "
+        f"{time.monotonic() - began:.0f} s"
+    )
