@@ -21,7 +21,7 @@ from .errors import (
 from .header import Contribution, Header, check_round, refuse_duplicates
 from .key import ServerKey, check_role
 from .layout import Layout
-from .manifest import check_contribution, check_project
+from .manifest import check_project
 from .params import LatticeParams
 from .project import Project
 from .ring import CLEAR_RING, Ring
@@ -153,7 +153,7 @@ class Aggregator:
         self._check(header)
         (proof,), tag = update.tail.proofs, update.tail.tag
         if self._project is not None:
-            check_contribution(self._project, header, proof)
+            self._project.check_contribution(header, proof)
         whole = isinstance(header.params, LatticeParams) and not header.params.seeded  # both polynomials are there
         for frame, payload in update.frames():
             packed = np.frombuffer(payload, np.uint8)

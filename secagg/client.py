@@ -36,7 +36,7 @@ from .identity import Identity
 from .key import ClientKey, check_role
 from .layout import Layout
 from .mac import Authenticator
-from .manifest import check_contribution, check_manifest, check_project
+from .manifest import check_manifest, check_project
 from .model import read_model, write_model
 from .params import QuantisedParams
 from .project import Project
@@ -352,7 +352,7 @@ class Client:
         check_header(header, "model", self._config, self._key)
         if self._project is not None:
             self._project.check_time()
-            check_contribution(self._project, header, model.tail.proofs[0])
+            self._project.check_signature(model)
         if like is not None:
             fault = self.layout(like).difference(header.layout)
             if fault:

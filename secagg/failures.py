@@ -6,19 +6,23 @@ the key (ePrint 2024/116, 2024/127). So the reactions that one key can give away
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from .errors import DecryptionError, EpochError, KeyFileError
-from .files import open_regular
 from .key import ServerKey
 
 #: So many failures, and an epoch is over.
 MAX_FAILURES = 8
+
+#: The place of a failure to come. It is on the disk before a decryption, so that a full disk cannot lose the failure.
+_FREE = b"-" * 64 + b"\n"
 
 #: No such file is larger: a line a failure.
 _MAX_FILE_NBYTES = 1 << 20
@@ -32,7 +36,7 @@ class Failures:
     key : ServerKey
         Counted is by its fingerprint: the key of another epoch begins at 0.
     path : path, optional
-        Where the count survives a restart: each failure adds a line with the fingerprint. Without it, the count ends
+        Where the count survives a restart: a line with the fingerprint for each failure. Without it, the count ends
         with the process.
 
     Raises
@@ -47,11 +51,8 @@ class Failures:
         self._lock = threading.Lock()
         self._here = 0
         if self._path is not None:
-            try:
-                os.close(self._open(os.O_CREAT))
-            except OSError as error:
-                raise KeyFileError(f"cannot write {self._path!r}, the count of failures: {error.strerror}") from error
-        self._count()
+            with self._file(os.O_CREAT) as handle:
+                self._read(handle)
 
     @contextmanager
     def guard(self) -> Iterator[None]:
@@ -61,62 +62,69 @@ class Failures:
         ------
         EpochError
             If the key must decrypt no more.
+        KeyFileError
+            If a failure could not be counted; then nothing is decrypted.
         """
-        with self._lock, self._file_lock():  # else several could each get an answer before the first is counted
-            if self._count() >= MAX_FAILURES:
-                raise EpochError(
-                    f"{MAX_FAILURES} aggregates under the key of epoch {self._key.epoch} did not decrypt: the server "
-                    "is at fault, or wants to learn the key from such failures; find out, and have the key rotated"
-                )
-            try:
-                yield
-            except DecryptionError:
-                self._record()
-                raise
+        with self._lock:  # else several could each get an answer before the first is counted
+            if self._path is None:
+                with self._counted(self._here):
+                    yield
+                return
+            with self._file() as handle:
+                lines = self._read(handle)
+                free = self._reserve(handle, lines)
+                with self._counted(lines.count(self._key.fingerprint)):
+                    try:
+                        yield
+                    except DecryptionError:  # on the disk before anybody hears of it
+                        os.pwrite(handle, self._key.fingerprint.encode(), free)
+                        os.fsync(handle)
+                        raise
 
     @contextmanager
-    def _file_lock(self) -> Iterator[None]:
-        """Let one process after another into the block."""
-        if self._path is None:
+    def _counted(self, on_disk: int) -> Iterator[None]:
+        if max(self._here, on_disk) >= MAX_FAILURES:
+            raise EpochError(
+                f"{MAX_FAILURES} aggregates under the key of epoch {self._key.epoch} did not decrypt: the server is at "
+                "fault, or wants to learn the key from such failures; find out, and have the key rotated"
+            )
+        try:
             yield
-            return
-        try:
-            handle = self._open()
-        except OSError as error:
-            raise KeyFileError(f"cannot write {self._path!r}, the count of failures: {error.strerror}") from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
+        except DecryptionError:
+            self._here += 1
+            raise
 
-    def _record(self) -> None:
-        """Count one more, on the disk before anybody hears of it."""
-        self._here += 1
-        if self._path is not None:
-            try:
-                handle = self._open()
-                try:
-                    os.write(handle, f"{self._key.fingerprint}\n".encode())
-                    os.fsync(handle)
-                finally:
-                    os.close(handle)
-            except OSError as error:
-                raise KeyFileError(f"cannot write {self._path!r}, the count of failures: {error.strerror}") from error
-
-    def _count(self) -> int:
-        if self._path is None:
-            return self._here
-        try:
-            with open_regular(self._path) as file:
-                text = file.read(_MAX_FILE_NBYTES).decode("ascii", "replace")
-        except OSError as error:
-            raise KeyFileError(f"cannot read {self._path!r}, the count of failures: {error.strerror}") from error
-        if not re.fullmatch(r"(?:[0-9a-f]{64}\n)*", text):
-            raise KeyFileError(f"{self._path!r}, the count of failures, is damaged; have the key rotated")
-        return max(self._here, text.splitlines().count(self._key.fingerprint))
-
-    def _open(self, more: int = 0) -> int:
+    @contextmanager
+    def _file(self, more: int = 0) -> Iterator[int]:
+        """Open the file and let one process after another into the block."""
         assert self._path is not None
-        # O_NONBLOCK: opening a pipe must not wait. A line is short enough to be appended whole.
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC | more, 0o600)
+        try:
+            # O_NONBLOCK: opening a pipe must not wait.
+            handle = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | more, 0o600)
+            try:
+                if not stat.S_ISREG(os.fstat(handle).st_mode):
+                    raise OSError(errno.EINVAL, "not a regular file")
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                yield handle
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise KeyFileError(f"cannot use {self._path!r}, the count of failures: {error.strerror}") from error
+
+    def _read(self, handle: int) -> list[str]:
+        text = os.pread(handle, _MAX_FILE_NBYTES, 0).decode("ascii", "replace")
+        if not re.fullmatch(r"(?:[0-9a-f]{64}\n)*(?:-{64}\n)?", text):
+            raise KeyFileError(f"{self._path!r}, the count of failures, is damaged; have the key rotated")
+        return text.splitlines()
+
+    @staticmethod
+    def _reserve(handle: int, lines: list[str]) -> int:
+        """Return where the next failure is written, on a disk that has the room already."""
+        if lines and lines[-1].startswith("-"):
+            return len(_FREE) * (len(lines) - 1)
+        end = len(_FREE) * len(lines)
+        if os.pwrite(handle, _FREE, end) != len(_FREE):
+            os.ftruncate(handle, end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(handle)
+        return end

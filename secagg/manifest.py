@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from .config import Config
 from .errors import MismatchError, QuorumError, RoundMismatchError, VerificationError, show
-from .header import Header, check_round
-from .identity import check_signature
+from .header import check_round
 from .key import ServerKey
 from .project import Project
 from .receipt import Receipt
-from .tail import Proof, signed_message
 from .update import Update
 
 
@@ -39,20 +37,6 @@ def check_project(config: Config, key: ServerKey, project: Project) -> None:
                 f"the configuration has {block} {show(mine[block])}, project {project.name} (serial {project.serial}) "
                 f"has {show(theirs[block])}"
             )
-
-
-def check_contribution(project: Project, header: Header, proof: Proof) -> None:
-    """Hold the only contribution of a header against the project.
-
-    Raises
-    ------
-    IdentityError
-        If its site does not take part, or no more.
-    SignatureError
-        If its site has not signed this very head and body.
-    """
-    member = project.member(header.site)
-    check_signature(member.public, proof.signature, signed_message(header.head, proof.body), f"site {header.site!r}")
 
 
 def check_manifest(
@@ -89,4 +73,4 @@ def check_manifest(
     if project is not None:
         project.check_time()
         for update, proof in updates:
-            check_contribution(project, update, proof)
+            project.check_contribution(update, proof)

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .config import Config
 from .errors import (
@@ -20,15 +20,19 @@ from .errors import (
     show,
 )
 from .files import open_regular, replace_file
-from .header import check_site
+from .header import Header, check_site
 from .identity import PUBLIC_NBYTES, SIGNATURE_NBYTES, Identity, check_signature
 from .key import check_epoch
 from .layout import Layout
 from .params import is_int
-from .wire import MAX_HEADER_NBYTES, head_nbytes, pack_head, read_hex, unpack_head
+from .tail import Proof, signed_message
+from .wire import DIGEST_NBYTES, MAX_HEADER_NBYTES, head_nbytes, pack_head, read_hex, unpack_head
+
+if TYPE_CHECKING:
+    from .update import Update
 
 _FIELDS = frozenset(
-    ["authority", "config", "epoch", "expires", "issued", "key", "layout", "name", "serial", "server", "sites"]
+    ["authority", "base", "config", "epoch", "expires", "issued", "key", "layout", "name", "serial", "server", "sites"]
 )
 _MEMBER_FIELDS = frozenset(["certificate", "name", "public", "revoked"])
 
@@ -87,6 +91,9 @@ class Project:
         The sites, revoked ones too.
     layout : Layout, optional
         The model, where it is known beforehand.
+    base : bytes, optional
+        Digest of the global model that round 0 begins from, `secagg.Client.base`, where it is known beforehand. Without
+        it the first update fixes it.
     signed : bytes
         The container that it was read from; empty if it was not read.
     """
@@ -102,6 +109,7 @@ class Project:
     server: Member
     sites: tuple[Member, ...]
     layout: Layout | None = None
+    base: bytes | None = None
     signed: bytes = field(default=b"", compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -212,6 +220,24 @@ class Project:
                 return site
         raise IdentityError(f"site {name!r} is not in project {self.name} (serial {self.serial})")
 
+    def check_signature(self, update: Update) -> None:
+        """Hold an update or model against its site.
+
+        Raises
+        ------
+        IdentityError
+            If the site does not take part, or no more.
+        SignatureError
+            If it has not signed this very head and body; whether the body is there as its digest says, `Update.frames`
+            checks.
+        """
+        self.check_contribution(update.header, update.tail.proofs[0])
+
+    def check_contribution(self, header: Header, proof: Proof) -> None:
+        """Hold the only contribution of a header against its site; errors as of `check_signature`."""
+        member, message = self.member(header.site), signed_message(header.head, proof.body)
+        check_signature(member.public, proof.signature, message, f"site {header.site!r}")
+
     def check_time(self, now: float | None = None) -> None:
         """Raise `IdentityError` unless the manifest is valid at `now`, in seconds since 1970 (default: the clock)."""
         now = time.time() if now is None else now
@@ -239,6 +265,7 @@ class Project:
             "project",
             {
                 "authority": self.authority.hex(),
+                "base": None if self.base is None else self.base.hex(),
                 "config": self.config.to_dict(),
                 "epoch": self.epoch,
                 "expires": self.expires,
@@ -270,6 +297,7 @@ def _parse(data: Mapping[str, Any]) -> Project:
         server=_member(data["server"]),
         sites=tuple(map(_member, data["sites"])),
         layout=None if data["layout"] is None else Layout.from_json(data["layout"]),
+        base=None if data["base"] is None else read_hex(data["base"], DIGEST_NBYTES, "base"),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .errors import FormatError, VerificationError
+from .header import Header
 from .identity import SIGNATURE_NBYTES, Identity, check_signature
 from .project import Project
 from .tail import Proof
@@ -34,7 +35,12 @@ class Receipt:
     @classmethod
     def of(cls, update: Update, server: Identity) -> Receipt:
         """Sign for an update that was verified and is stored."""
-        head, body = update.header.head[-DIGEST_NBYTES:], update.tail.proofs[0].body
+        return cls.sign(update.header, update.tail.proofs[0].body, server)
+
+    @classmethod
+    def sign(cls, header: Header, body: bytes, server: Identity) -> Receipt:
+        """Sign for an update of this header and body digest, when it is in an aggregate already, say."""
+        head = header.head[-DIGEST_NBYTES:]
         return cls(head, body, server.sign(_PURPOSE + head + body))
 
     def to_bytes(self) -> bytes:

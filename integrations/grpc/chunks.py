@@ -1,18 +1,21 @@
-"""Updates and aggregates as streams of chunks: from a stream into a file, and from an update into a stream."""
+"""Updates and aggregates as streams of chunks: from a stream into a file, and from an update into a stream.
+
+A file that a stream goes into has its final size from the beginning, and holes where nothing was written yet. So it can
+be read as a whole one is: the first frame that was not written, or was lost in a power failure, has a digest that does
+not fit.
+"""
 
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from itertools import islice
-from pathlib import Path
 from typing import IO
 
-from secagg import Update
-from secagg.errors import FormatError, StorageError
+from secagg import Header, Update
+from secagg.errors import FormatError, SecAggError
 
 #: Of a frame's digest, which follows its payload (docs/wire-format.md).
 DIGEST_NBYTES = 32
@@ -28,31 +31,34 @@ Progress = Callable[[int, int], None]
 
 
 def receive(
-    file: IO[bytes], head: bytes, chunks: Iterable[bytes], nbytes: int, progress: Progress | None = None
+    file: IO[bytes], header: Header, frame: int, chunks: Iterable[bytes], progress: Progress | None = None
 ) -> None:
-    """Write a head and the chunks that follow it to `file`; memory holds one chunk.
+    """Write the chunks of a stream to `file`, from a frame to the tail; memory holds one chunk.
 
     Parameters
     ----------
     file : binary file
-        Open for writing.
-    head : bytes
-        The first chunk, already checked.
+        Open for writing, with all that comes before `frame`.
+    header : Header
+        Of what is received.
+    frame : int
+        Index of the first frame among the chunks.
     chunks : iterable of bytes
-        The others.
-    nbytes : int
-        Bytes in all, as the head says.
+        Frames with their digests, then the tail.
     progress : callable, optional
         Called after each chunk with the bytes done and in all.
 
     Raises
     ------
     FormatError
-        If a chunk is empty or larger than a frame, or the stream is shorter or longer than `nbytes`.
+        If a chunk is empty or larger than a frame, or the stream is shorter or longer than the header says.
     OSError
         If the file cannot be written.
     """
-    done = file.write(head)
+    nbytes = header.nbytes
+    done = len(header.head) + skipped_nbytes(header, frame)
+    os.ftruncate(file.fileno(), nbytes)
+    file.seek(done)
     for chunk in chunks:
         if not 0 < len(chunk) <= MAX_FRAME_CHUNK_NBYTES:
             raise FormatError(f"a chunk of {len(chunk)} bytes; a frame has 1 to {MAX_FRAME_CHUNK_NBYTES}")
@@ -67,20 +73,25 @@ def receive(
     file.flush()
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file beside `path` that takes its place if nothing goes wrong; `StorageError` if it cannot be written."""
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                yield file
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise StorageError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+def whole_frames(part: Update) -> int:
+    """Return how many frames, from the first on, are there and whole."""
+    frames = 0
+    with suppress(SecAggError):  # here it ends
+        for _ in part.frames():
+            frames += 1
+    return frames
+
+
+def skipped_nbytes(header: Header, frame: int) -> int:
+    """Return the bytes between the head and a frame; the number of frames stands for the tail."""
+    return sum(skipped.nbytes + DIGEST_NBYTES for skipped in islice(header.frames, frame))
+
+
+def chunks_from(update: Update, frame: int) -> Iterator[bytes | memoryview]:
+    """Yield the head of an update, and then its chunks from a frame on."""
+    chunks = update.chunks()
+    yield next(chunks)
+    yield from islice(chunks, frame, None)
 
 
 class Outgoing:
@@ -100,10 +111,10 @@ class Outgoing:
     """
 
     def __init__(self, update: Update, frame: int = 0, progress: Progress | None = None) -> None:
-        self._chunks = _chunks_from(update, frame)
+        self._chunks = chunks_from(update, frame)
         self._nbytes = update.nbytes
         self._progress = progress
-        self._done = sum(skipped.nbytes + DIGEST_NBYTES for skipped in islice(update.header.frames, frame))
+        self._done = skipped_nbytes(update.header, frame)
         self._begun = False
         self._lock = threading.Lock()
         self._closed = False
@@ -133,9 +144,3 @@ class Outgoing:
         """Stop the stream; returns once nobody reads the update."""
         with self._lock:
             self._closed = True
-
-
-def _chunks_from(update: Update, frame: int) -> Iterator[bytes | memoryview]:
-    chunks = update.chunks()
-    yield next(chunks)
-    yield from islice(chunks, frame, None)

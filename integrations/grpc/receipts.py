@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, cast
-
 import secagg
 from secagg.errors import SecAggError
 
@@ -28,7 +25,7 @@ class Receipts:
 
     def sign(self, update: secagg.Update) -> bytes:
         """Return the receipt for an update that is stored and added."""
-        return b"" if self._identity is None else secagg.Receipt.of(update, self._identity).to_bytes()
+        return self._of(update.header, update.tail.proofs[0].body)
 
     def again(self, header: secagg.Header) -> bytes:
         """Return the receipt for an update that was added before: from its file, or from the aggregate of its round."""
@@ -41,19 +38,10 @@ class Receipts:
         except SecAggError:  # its round has ended
             pass
         with secagg.Update.open(self._folder.path_of("aggregate", header.round)) as aggregate:
-            return self.sign(cast(secagg.Update, _listed(aggregate, header)))
+            for contribution, proof in zip(aggregate.header.contributions, aggregate.tail.proofs, strict=True):
+                if contribution == header.contributions[0]:
+                    return self._of(aggregate.header.of(contribution), proof.body)
+        raise AssertionError("an update of a completed round is listed in its aggregate")
 
-
-@dataclass(frozen=True)
-class _Listed:
-    """What is left of an update in the aggregate: enough to sign for it."""
-
-    header: secagg.Header
-    tail: Any
-
-
-def _listed(aggregate: secagg.Update, header: secagg.Header) -> _Listed:
-    for contribution, proof in zip(aggregate.header.contributions, aggregate.tail.proofs, strict=True):
-        if contribution == header.contributions[0]:
-            return _Listed(aggregate.header.of(contribution), replace(aggregate.tail, proofs=(proof,)))
-    raise AssertionError("an update of a completed round is listed in its aggregate")
+    def _of(self, header: secagg.Header, body: bytes) -> bytes:
+        return b"" if self._identity is None else secagg.Receipt.sign(header, body, self._identity).to_bytes()

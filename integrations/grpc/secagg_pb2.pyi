@@ -59,14 +59,18 @@ class UploadReply(_message.Message):
     def __init__(self, already_added: _Optional[bool] = ..., receipt: _Optional[bytes] = ...) -> None: ...
 
 class DownloadRequest(_message.Message):
-    __slots__ = ("round", "nonce", "kind")
+    __slots__ = ("round", "nonce", "kind", "frame", "head")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
     round: int
     nonce: bytes
     kind: str
-    def __init__(self, round: _Optional[int] = ..., nonce: _Optional[bytes] = ..., kind: _Optional[str] = ...) -> None: ...
+    frame: int
+    head: bytes
+    def __init__(self, round: _Optional[int] = ..., nonce: _Optional[bytes] = ..., kind: _Optional[str] = ..., frame: _Optional[int] = ..., head: _Optional[bytes] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ()

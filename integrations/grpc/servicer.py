@@ -106,7 +106,9 @@ class Servicer(pb_grpc.SecureAggregationServicer):
         with self.call(context):
             container = self._find(request, context)
             with container, self._streams.watched(context) as stream:
-                yield from stream.outgoing(pb.Chunk(data=bytes(chunk)) for chunk in container.chunks())
+                known = request.head == container.header.head[-DIGEST_NBYTES:]
+                frame = min(request.frame, container.header.frame_count) if known else 0
+                yield from stream.outgoing(messages(chunks_from(container, frame), frame))
                 self._metrics.aggregate_downloaded(container.nbytes)
 
     def Status(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusReply:

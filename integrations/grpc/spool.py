@@ -1,8 +1,7 @@
 """Uploads on their way: files that a broken upload leaves behind, and the next one goes on with.
 
-A part has the size of the whole from the beginning, and holes where nothing was written yet. So the folder's size
-holds what is still to come, and the frames of a part can be read as those of a whole: the first that was not written,
-or was not synchronised before a power failure, has a digest that does not fit.
+A part has the size of the whole from the beginning, with holes (`secagg.integrations.grpc.chunks`), so the folder's size
+holds what is still to come.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from types import TracebackType
 import secagg
 from secagg.errors import FormatError, QuotaError, SecAggError
 
-from .chunks import DIGEST_NBYTES
+from .chunks import DIGEST_NBYTES, whole_frames
 from .limits import Limits
 from .run_folder import RunFolder, refuse
 
@@ -250,17 +249,11 @@ def _round_of(path: Path) -> int:
 
 def _whole_frames(path: Path, header: secagg.Header) -> int | None:
     """Return how many frames, from the first on, a file holds of this very upload; None if it is of another one."""
-    frames = 0
     try:
         with secagg.Update.open(path) as part:
-            if part.header.head != header.head:
-                return None
-            with suppress(SecAggError):  # here it ends
-                for _ in part.frames():
-                    frames += 1
+            return whole_frames(part) if part.header.head == header.head else None
     except SecAggError:
         return None
-    return frames
 
 
 def _write(handle: int, data: bytes, offset: int) -> None:

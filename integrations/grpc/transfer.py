@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -10,11 +11,12 @@ from pathlib import Path
 import grpc
 
 import secagg
-from secagg.errors import FormatError, RoundMismatchError
+from secagg.errors import FormatError, RoundMismatchError, SecAggError, StorageError
 
 from . import secagg_pb2 as pb
 from . import secagg_pb2_grpc as pb_grpc
-from .chunks import Outgoing, Progress, receive, replacing
+from .chunks import DIGEST_NBYTES, Outgoing, Progress, receive, whole_frames
+from .status import error_of
 
 #: Called with the header of what is downloaded.
 Check = Callable[[secagg.Header], None]
@@ -101,6 +103,8 @@ def fetch(
 ) -> None:
     """Fetch the aggregate or model that `request` names to the file `target`; it appears whole or not at all.
 
+    What a try that broke off leaves beside the target, the next one goes on with.
+
     Parameters
     ----------
     stub : SecureAggregationStub
@@ -125,21 +129,54 @@ def fetch(
     StorageError
         If the file cannot be written.
     """
+    part = target.with_name(f".{target.name}.part")
+    try:
+        _fetch(stub, request, part, seconds, progress, check)
+        os.replace(part, target)
+    except (grpc.RpcError, SecAggError, OSError) as error:
+        if not isinstance(error, grpc.RpcError) or error_of(error) is not None:  # it did not just break off
+            part.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise StorageError(f"cannot write {str(target)!r}: {error.strerror or error}") from error
+        raise
+
+
+def _fetch(
+    stub: pb_grpc.SecureAggregationStub,
+    request: pb.DownloadRequest,
+    part: Path,
+    seconds: float,
+    progress: Progress | None,
+    check: Check | None,
+) -> None:
+    request.head, request.frame = _left(part)
     call = stub.Download(request, timeout=seconds)
     try:
-        chunks = (message.data for message in call)
-        head = next(chunks, b"")
-        header = secagg.Header.from_head(head)
+        first = next(call, pb.Chunk())
+        header = secagg.Header.from_head(first.data)
         if header.kind != request.kind:
             raise FormatError(f"the server sent kind {header.kind!r} where {request.kind!r} was asked for")
         if request.HasField("round") and header.round != request.round:
             raise RoundMismatchError(f"the server sent the {header.kind} of round {header.round}, not {request.round}")
         if check is not None:
             check(header)
-        with replacing(target) as file:
-            receive(file, head, chunks, header.nbytes, progress)
+        if first.frame and (first.frame, header.head[-DIGEST_NBYTES:]) != (request.frame, request.head):
+            raise FormatError(f"the server sent frame {first.frame} on, which was not asked for")
+        with part.open("r+b" if first.frame else "wb") as file:
+            if not first.frame:
+                file.write(header.head)
+            receive(file, header, first.frame, (message.data for message in call), progress)
     finally:
         call.cancel()
+
+
+def _left(part: Path) -> tuple[bytes, int]:
+    """Return of what a broken download has left: the digest of its head, and how many frames are whole."""
+    try:
+        with secagg.Update.open(part) as update:
+            return update.header.head[-DIGEST_NBYTES:], whole_frames(update)
+    except SecAggError:  # nothing of use
+        return b"", 0
 
 
 def _messages(outgoing: Outgoing, frame: int) -> Iterator[pb.Chunk]:

@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-from power import Recorder  # noqa: E402
+from power import Recorder
 
 BY_PATH = ("open", "mkdir", "rename", "replace", "rmdir", "unlink")
 BY_HANDLE = ("fsync", "ftruncate", "pwrite")

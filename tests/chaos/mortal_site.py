@@ -2,8 +2,8 @@
 
     python mortal_site.py KIT ADDRESS FOLDER
 
-Its folder has, by rounds, every update that it has ever uploaded, the receipts, and what it decrypted; it ends when
-the round that is written in the file ``last`` is over.
+Its folder has, by rounds, every update that it has ever uploaded, the receipts, the aggregates, and what it decrypted;
+it ends when the round that is written in the file ``last`` is over.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-import numpy as np  # noqa: E402
-from five_sites import state_of, weight_of  # noqa: E402
+import numpy as np
+from five_sites import state_of, weight_of
 
-import secagg  # noqa: E402
-from secagg.cli.kit import load_site_kit  # noqa: E402
-from secagg.errors import SecAggError, StateError  # noqa: E402
-from secagg.files import replace_file  # noqa: E402
-from secagg.integrations.grpc import SiteSession, Tls, Uploaded  # noqa: E402
+import secagg
+from secagg.cli.kit import load_site_kit
+from secagg.errors import SecAggError, StateError
+from secagg.files import replace_file
+from secagg.integrations.grpc import SiteSession, Tls, Uploaded
 
 
 class Session(SiteSession):
@@ -78,14 +78,14 @@ def main(kit_folder: Path, address: str, folder: Path) -> None:
     values = kit.project.layout.size("encrypted")
     client = secagg.Client(kit.config, kit.key, kit.name, identity=kit.identity, project=kit.project)
     first = client.base({"w": np.zeros(values, np.float32)})
-    last, download = folder / "last", folder / "aggregate.secagg"
+    last = folder / "last"
     with Session(address, kit.name, tls=Tls.load(kit.folder), timeout=60, project=kit.project) as session:
         session.folder = folder
         while True:
             membership = session.join()
             round = membership.round
             if round and not (folder / f"mean-{round - 1}").exists():  # an earlier life ended in that round
-                with session.download(round - 1, download) as aggregate:
+                with session.download(round - 1, folder / f"aggregate-{round - 1}") as aggregate:
                     receive(client, folder, aggregate)
             if last.exists() and round > int(last.read_text()):
                 return
@@ -94,7 +94,7 @@ def main(kit_folder: Path, address: str, folder: Path) -> None:
                 kept = folder / f"offer-{round}-{update.header.head[-16:].hex()}"
                 if not kept.exists():
                     os.link(path, kept)
-            with session.exchange(path, download) as aggregate:
+            with session.exchange(path, folder / f"aggregate-{round}") as aggregate:
                 receive(client, folder, aggregate)
 
 

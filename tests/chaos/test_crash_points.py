@@ -1,4 +1,4 @@
-"""The server dies at a chosen call to the file system: before it, after it, in the middle of a write; or the power fails.
+"""The server dies at a chosen call to the file system: before it, after it, in a write; or the power fails.
 
 As in test_killed_server.py: what is acknowledged is in the sum, once, and the sum is that of an `Aggregator` alone.
 """
@@ -76,7 +76,7 @@ def test_a_death_at_every_call(
 
 @pytest.mark.parametrize("fsync", [True, False])
 def test_only_fsync_makes_updates_last(fsync: bool, tmp_path: Path) -> None:
-    """The power failure of these tests takes what was not synchronised: without fsync, what was acknowledged is lost."""
+    """The power failure of these tests takes what was not synchronised: what is acknowledged without fsync is lost."""
     kits = make_kits(tmp_path, "flashe", 500_000)
     shadow = tmp_path / "shadow"
     shadow.mkdir()

@@ -30,7 +30,7 @@ from served import Kits
 from site_secrets import Computed, add_client_key, add_kits, private_scalar
 
 import secagg
-from secagg.cli.kit import CLIENT_KEY_FILE, IDENTITY_FILE, SERVER, TLS_KEY_FILE, load_server_kit, load_site_kit
+from secagg.cli.kit import CLIENT_KEY_FILE, SERVER, TLS_KEY_FILE, load_server_kit, load_site_kit
 from secagg.cli.packing import pack
 from secagg.cli.passphrases import VARIABLE, generate
 
@@ -161,9 +161,8 @@ def test_no_secret_is_at_the_server(
     nbytes = sum(path.stat().st_size for path in traffic.iterdir())
     assert nbytes > 10 * five.sites[0].update_of(0, five.ledger.bases[0]).nbytes
     assert sent == (set() if secure else {"own name of the HE key"})
-    report(
-        f"{len(needles)} needles, {nbytes} bytes of traffic; found: {sorted(found.memory | found.files | kit | sent)}"
-    )
+    places = sorted(found.memory | found.files | kit | sent)
+    report(f"{len(needles)} needles, {nbytes} bytes of traffic; found: {places}")
 
 
 #: Has the HE key, says so, and waits.

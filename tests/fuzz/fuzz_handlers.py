@@ -29,6 +29,7 @@ from secagg.errors import ConfigError, SecAggError
 from secagg.identity import check_signature
 from secagg.integrations.grpc import federation, secagg_pb2
 from secagg.integrations.grpc.federation import Federation
+from secagg.integrations.grpc.gate import Gate
 from secagg.integrations.grpc.hooks import NoMetrics
 from secagg.integrations.grpc.limits import Limits
 from secagg.integrations.grpc.membership import Members
@@ -225,8 +226,17 @@ class Server:
             limits=LIMITS,
         )
         manifest = WORLD.project.sign(AUTHORITY)
-        members = Members(WORLD.project, certified=True)
-        self._servicer = Servicer(self._federation, members, Streams(LIMITS), NoMetrics(), manifest)
+        members, streams = Members(WORLD.project, certified=True), Streams(LIMITS)
+        servicer = Servicer(self._federation, members, streams, NoMetrics(), manifest)
+        gate = Gate(servicer, streams)
+        unary, download = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler(servicer.Download)
+        self._calls = {
+            "Upload": servicer.Upload,
+            "Download": gate.intercept_service(lambda _: download, None).stream_stream,
+        }
+        for name in ("Join", "Resume", "Status"):
+            handler = unary(getattr(servicer, name))
+            self._calls[name] = gate.intercept_service(lambda _, handler=handler: handler, None).stream_unary
 
     def restart(self) -> None:
         self.close()
@@ -242,12 +252,16 @@ class Server:
         with self._federation._adding:
             self._federation._settle()
 
-    def call(self, name: str, request: Any, caller: int) -> Message | list[Message] | None:
-        """Make a call; return its reply, or None if it was refused, by a typed error or for want of a turn."""
+    def call(self, name: str, request: Message | None, caller: int) -> Any:
+        """Make a call of one message, or of none; what it returns is as of `call_with`."""
+        return self.call_with(name, iter(() if request is None else (request,)), caller)
+
+    def call_with(self, name: str, messages: Iterator[Message], caller: int) -> Any:
+        """Make a call; return its reply or replies, or None if it was refused, with a typed error or for its turn."""
         context = Context(caller)
         reply = None
         with suppress(Aborted, Broken):
-            answer = getattr(self._servicer, name)(request, context)
+            answer = self._calls[name](messages, context)
             reply = list(answer) if name == "Download" else answer  # only reading a stream makes the call
         if self._failed.error is not None:
             raise self._failed.error
@@ -265,7 +279,7 @@ class Server:
             if broken:
                 raise Broken
 
-        reply = self.call("Upload", stream(), caller)
+        reply = self.call_with("Upload", stream(), caller)
         if reply is None:
             return
         header = secagg.Header.from_head(messages[0].data)
@@ -368,7 +382,7 @@ class Script:
         elif record.operation == DOWNLOAD:
             server.call("Download", secagg_pb2.DownloadRequest.FromString(payload), caller)
         elif record.operation == STATUS:
-            server.call("Status", secagg_pb2.StatusRequest(), caller)
+            server.call("Status", None if payload else secagg_pb2.StatusRequest(), caller)
         elif record.operation == RESTART:
             with suppress(ConfigError):
                 server.restart()

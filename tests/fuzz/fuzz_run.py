@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import NoReturn
 
 import atheris
 import fuzz_paths  # noqa: F401
@@ -21,8 +23,25 @@ def instrumented() -> AbstractContextManager[object]:
     return atheris.instrument_imports(include=["secagg"])
 
 
-def run(target: Callable[[bytes], None], mutator: Callable[[Mutate], Callable[[bytes, int, int], bytes]]) -> None:
-    """Fuzz with the options of the command line; those that it does not give have defaults."""
+def run(
+    target: Callable[[str], Callable[[bytes], None]], mutator: Callable[[Mutate], Callable[[bytes, int, int], bytes]]
+) -> None:
+    """Fuzz with the options of the command line; those that it does not give have defaults.
+
+    `target` makes what is fuzzed from a folder to work in, which is removed at the end: libFuzzer does not return, so
+    it is another process that waits for it.
+    """
+    from fuzz_worlds import scratch
+
+    with scratch() as folder:
+        child = os.fork()
+        if child == 0:
+            _fuzz(target(folder), mutator)
+        _, status = os.waitpid(child, 0)
+    sys.exit(os.waitstatus_to_exitcode(status))
+
+
+def _fuzz(target: Callable[[bytes], None], mutator: Callable[[Mutate], Callable[[bytes, int, int], bytes]]) -> NoReturn:
     from fuzz_worlds import limit_memory
 
     limit_memory(MEMORY_NBYTES)
@@ -31,3 +50,4 @@ def run(target: Callable[[bytes], None], mutator: Callable[[Mutate], Callable[[b
     mutate = mutator(lambda data, size: atheris.Mutate(data, size))  # Fuzz() gives the name its meaning
     atheris.Setup([sys.argv[0], *options, *sys.argv[1:]], target, custom_mutator=mutate)
     atheris.Fuzz()
+    os._exit(0)

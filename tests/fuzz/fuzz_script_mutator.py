@@ -70,7 +70,7 @@ class ScriptMutator:
             return Record(
                 operation, caller, pb.Chunk(data=head, frame=rng.choice([0, 1, 2**64 - 1])).SerializeToString()
             )
-        return Record(operation, caller, b"")
+        return Record(operation, caller, bytes(operation == STATUS and rng.random() < 0.3))  # of no message
 
     def _order(self, records: list[Record], rng: random.Random) -> None:
         if not records:

@@ -13,8 +13,6 @@ import fuzz_run
 with fuzz_run.instrumented():
     from fuzz_handlers import Script
     from fuzz_script_mutator import ScriptMutator
-    from fuzz_worlds import scratch
 
 if __name__ == "__main__":
-    with scratch() as folder:
-        fuzz_run.run(Script(folder), ScriptMutator)
+    fuzz_run.run(Script, ScriptMutator)

@@ -12,8 +12,6 @@ import fuzz_run
 with fuzz_run.instrumented():
     from fuzz_mutator import Mutator
     from fuzz_parsers import Reader
-    from fuzz_worlds import scratch
 
 if __name__ == "__main__":
-    with scratch() as folder:
-        fuzz_run.run(Reader(folder), Mutator)
+    fuzz_run.run(Reader, Mutator)

@@ -248,7 +248,7 @@ class FiveSites:
             site.update_of(round, self.ledger.bases[round])
 
     def time_rounds(self, run: Path, count: int = 3) -> float:
-        """Play rounds that nothing disturbs; return how many seconds one takes at most, from its beginning to its end."""
+        """Play rounds that nothing disturbs; return how many seconds the longest takes."""
         longest = 0.0
         for _ in range(count):
             self.prepare()

@@ -112,7 +112,7 @@ class Needles:
 
 
 def process_memory(number: int) -> Iterator[bytes]:
-    """Yield all that a process could read itself, as a core image has it, and the text of its arguments and variables."""
+    """Yield all that a process could read itself, as a core image has it, and its arguments and variables."""
     for name in ("cmdline", "environ"):
         yield Path(f"/proc/{number}/{name}").read_bytes()
     with Path(f"/proc/{number}/maps").open() as maps, Path(f"/proc/{number}/mem").open("rb", buffering=0) as memory:

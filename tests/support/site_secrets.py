@@ -1,4 +1,4 @@
-"""Every secret of a federation's sites, as `Needles`: what lies in their kits, and what they compute in their rounds."""
+"""Every secret of a federation's sites, as `Needles`: what lies in their kits, and what they compute."""
 
 from __future__ import annotations
 

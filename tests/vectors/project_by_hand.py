@@ -29,6 +29,7 @@ def project(config: dict[str, Any], update: dict[str, Any], **changes: Any) -> C
         "issued": ISSUED,
         "key": update["key"],
         "layout": update["layout"],
+        "base": None,
         "name": "vectors",
         "serial": SERIAL,
         "server": member("server"),

@@ -125,6 +125,8 @@ def _manifest_fields(maker: Maker) -> None:
     bad("key-short", "a fingerprint of 31 bytes", put("key", to="ab" * 31))
     bad("key-capitals", "a fingerprint in capitals", put("key", to="AB" * 32))
     bad("authority-short", "an authority of 31 bytes", put("authority", to="ab" * 31))
+    bad("base-short", "31 bytes of a base", put("base", to="ab" * 31))
+    bad("base-number", "a number as base", put("base", to=0))
     bad("layout-list", "a tensor of the layout is a text", put("layout", 0, to="w"))
     bad("layout-dtype", "a dtype that there is not", put("layout", 0, 1, to="float8"))
     bad("server-null", "no server", put("server", to=None))
