@@ -77,8 +77,9 @@ class Failures:
                     try:
                         yield
                     except DecryptionError:  # on the disk before anybody hears of it
-                        os.pwrite(handle, self._key.fingerprint.encode(), free)
-                        os.fsync(handle)
+                        with self._typed():
+                            os.pwrite(handle, self._key.fingerprint.encode(), free)
+                            os.fsync(handle)
                         raise
 
     @contextmanager
@@ -98,33 +99,40 @@ class Failures:
     def _file(self, more: int = 0) -> Iterator[int]:
         """Open the file and let one process after another into the block."""
         assert self._path is not None
-        try:
+        with self._typed():
             # O_NONBLOCK: opening a pipe must not wait.
             handle = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | more, 0o600)
-            try:
+        try:
+            with self._typed():
                 if not stat.S_ISREG(os.fstat(handle).st_mode):
                     raise OSError(errno.EINVAL, "not a regular file")
                 fcntl.flock(handle, fcntl.LOCK_EX)
-                yield handle
-            finally:
-                os.close(handle)
+            yield handle
+        finally:
+            os.close(handle)
+
+    @contextmanager
+    def _typed(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise KeyFileError(f"cannot use {self._path!r}, the count of failures: {error.strerror}") from error
 
     def _read(self, handle: int) -> list[str]:
-        text = os.pread(handle, _MAX_FILE_NBYTES, 0).decode("ascii", "replace")
+        with self._typed():
+            text = os.pread(handle, _MAX_FILE_NBYTES, 0).decode("ascii", "replace")
         if not re.fullmatch(r"(?:[0-9a-f]{64}\n)*(?:-{64}\n)?", text):
             raise KeyFileError(f"{self._path!r}, the count of failures, is damaged; have the key rotated")
         return text.splitlines()
 
-    @staticmethod
-    def _reserve(handle: int, lines: list[str]) -> int:
+    def _reserve(self, handle: int, lines: list[str]) -> int:
         """Return where the next failure is written, on a disk that has the room already."""
         if lines and lines[-1].startswith("-"):
             return len(_FREE) * (len(lines) - 1)
         end = len(_FREE) * len(lines)
-        if os.pwrite(handle, _FREE, end) != len(_FREE):
-            os.ftruncate(handle, end)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        os.fsync(handle)
+        with self._typed():
+            if os.pwrite(handle, _FREE, end) != len(_FREE):
+                os.ftruncate(handle, end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(handle)
         return end

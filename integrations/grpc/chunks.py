@@ -17,6 +17,8 @@ from typing import IO
 from secagg import Header, Update
 from secagg.errors import FormatError, SecAggError
 
+from . import secagg_pb2 as pb
+
 #: Of a frame's digest, which follows its payload (docs/wire-format.md).
 DIGEST_NBYTES = 32
 
@@ -92,6 +94,12 @@ def chunks_from(update: Update, frame: int) -> Iterator[bytes | memoryview]:
     chunks = update.chunks()
     yield next(chunks)
     yield from islice(chunks, frame, None)
+
+
+def messages(chunks: Iterable[bytes | memoryview], frame: int) -> Iterator[pb.Chunk]:
+    """Yield the messages of a stream: its head, which says that it goes on from `frame`, and the other chunks."""
+    for index, chunk in enumerate(chunks):
+        yield pb.Chunk(data=bytes(chunk), frame=0 if index else frame)
 
 
 class Outgoing:

@@ -26,6 +26,7 @@ from . import secagg_pb2 as pb
 from . import secagg_pb2_grpc as pb_grpc
 from .address import is_loopback, parse_address
 from .chunks import MAX_MESSAGE_NBYTES, Progress
+from .expected import Expected
 from .replies import Membership, RoundStatus, Uploaded, read_membership, read_receipt, read_status
 from .retry import persist
 from .rounds import MAX_TIMEOUT_SECONDS
@@ -72,6 +73,9 @@ class SiteSession:
     project : secagg.Project, optional
         The site's project manifest. With it, the server must show the same one or a later one of the same authority,
         and sign a receipt for each update.
+    layout : secagg.Layout, optional
+        The model, as of `secagg.Client.layout`: no download that is of another is written to the disk. Without it, that
+        of the project, or of the update that was uploaded last.
 
     Raises
     ------
@@ -89,6 +93,7 @@ class SiteSession:
         tls: Tls | None,
         timeout: float = 600.0,
         project: secagg.Project | None = None,
+        layout: secagg.Layout | None = None,
     ) -> None:
         host, _ = parse_address(address)
         if tls is None and not is_loopback(host):
@@ -100,6 +105,9 @@ class SiteSession:
         self._tls = tls
         self._timeout = timeout
         self._project = project
+        self._expected = Expected(layout, None)
+        if project is not None:
+            self._expected = Expected(layout or project.layout, project.config.params)
         self._round_timeout = 0.0
         self._nonces: dict[int, bytes] = {}
         self._receipts: dict[int, secagg.Receipt] = {}
@@ -179,6 +187,7 @@ class SiteSession:
             with secagg.Update.open(update) as opened:
                 return self.upload(opened, progress)
         header = _check_kind(update, "update")
+        self._expected = Expected(header.layout, header.params)
         already_added, blob = self._send("the upload", update, progress)
         receipt = None if self._project is None else read_receipt(blob, update, self._project)
         if receipt is not None:
@@ -201,9 +210,10 @@ class SiteSession:
         round : int
             Which round. If this session uploaded an update for it, the aggregate waited for is the one with it.
         path : path
-            File to write; it appears whole or not at all.
+            File to write; it appears whole or not at all. What a download that broke off leaves beside it, another one
+            goes on with.
         progress : callable, optional
-            Called with the bytes received and in all.
+            Called with the bytes that are there and in all.
 
         Returns
         -------
@@ -219,6 +229,8 @@ class SiteSession:
             If the update that this session uploaded is not in the sum any more: upload it again.
         RoundMismatchError
             If the round has not begun, or its aggregate is not kept any more.
+        LayoutError, MismatchError
+            If what the server sends is of another model, or of other params.
         TransportError
             If the server cannot be reached, or the round does not end, in time.
         """
@@ -288,11 +300,11 @@ class SiteSession:
         Parameters
         ----------
         path : path
-            File to write; it appears whole or not at all.
+            As in `download`.
         round : int, optional
             The round that begins from the model; without it, the newest one.
         progress : callable, optional
-            Called with the bytes received and in all.
+            As in `download`.
 
         Returns
         -------
@@ -303,6 +315,8 @@ class SiteSession:
         ------
         RoundMismatchError
             If the server has none.
+        LayoutError, MismatchError
+            As in `download`.
         TransportError
             If the server cannot be reached in time.
         """
@@ -357,7 +371,13 @@ class SiteSession:
         check: Check | None = None,
     ) -> secagg.Update:
         target = Path(path)
-        self._call(what, lambda seconds: fetch(self._stub, request, target, seconds, progress, check), extra)
+
+        def check_all(header: secagg.Header) -> None:
+            self._expected.check(header)
+            if check is not None:
+                check(header)
+
+        self._call(what, lambda seconds: fetch(self._stub, request, target, seconds, check_all, progress), extra)
         return secagg.Update.open(target)
 
     def _call(

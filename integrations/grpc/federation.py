@@ -107,7 +107,7 @@ class Federation:
             self._bases = {number: header.base for number, header in aggregates.items()}
             self._history = History(self._folder.path / "rounds.jsonl", metrics or NoMetrics())
             self._receipts = Receipts(self._folder, identity)
-            self._models = ModelStore(self._folder)
+            self._models = ModelStore(self._folder, project)
             self._spool = Spool(self._folder, self._limits)
             last = aggregates.get(self._rounds.round - 1)
             self._go_on([] if last is None else list(last.sites))
@@ -268,7 +268,8 @@ class Federation:
                 if idle and not untidy:
                     self._changed.wait(None if wake is None else max(0.0, wake - now))
             if untidy:
-                self._clear()
+                with self._adding:  # at the end of a round the next one's folder is there before its number is
+                    self._clear()
             elif not idle:
                 with self._adding:
                     self._settle()

@@ -36,7 +36,7 @@ class Members:
     Parameters
     ----------
     project : secagg.Project or None
-        Who takes part. Without it, every certificate of the authority is a site's.
+        Who takes part. Without it, every certificate of the authority that is not a server's is a site's.
     certified : bool
         Whether connections have certificates.
     clock : callable
@@ -124,7 +124,7 @@ class Members:
     def _party(self, certificate: Certificate) -> Caller:
         project = self._project
         if project is None:
-            return Caller(certificate.name)
+            return Caller(certificate.name, is_server=certificate.for_server)
         if certificate.name == project.server.name and certificate.fingerprint == project.server.certificate:
             return Caller(certificate.name, is_server=True)
         if certificate.fingerprint != project.member(certificate.name).certificate:

@@ -26,10 +26,13 @@ class ModelStore:
     ----------
     folder : RunFolder
         Where they lie.
+    project : secagg.Project, optional
+        Whose sites must have signed them.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, project: secagg.Project | None = None) -> None:
         self._folder = folder
+        self._project = project
         self._lock = threading.Lock()
         self._bases: dict[int, bytes | None] = {}
         for round, path in folder.stored("model").items():
@@ -88,10 +91,14 @@ class ModelStore:
         ------
         FormatError
             If it is damaged.
+        SignatureError
+            If its site has not signed it.
         StorageError
             If it could not be stored.
         """
         with secagg.Update.open(part) as model:
+            if self._project is not None:
+                self._project.check_signature(model)
             for _ in model.frames():
                 pass
         with self._lock:

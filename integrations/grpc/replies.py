@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import secagg
-from secagg.errors import FormatError, IdentityError, KeyMismatchError, SignatureError
+from secagg.errors import ConfigError, FormatError, IdentityError, KeyMismatchError, SignatureError
 
 from . import secagg_pb2 as pb
 from .rounds import MAX_TIMEOUT_SECONDS
 from .server_status import ServerStatus
+from .tls import check_name
 
 _DIGEST_NBYTES = 32
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+_STATES = ("idle", "open")
+
+#: Rounds are below this (docs/wire-format.md).
+_MAX_ROUND = 1 << 32
 
 
 @dataclass(frozen=True)
@@ -77,8 +86,10 @@ def read_membership(reply: pb.JoinReply, own: secagg.Project | None, site: str) 
     """Return what a server answers to `site`, whose manifest is `own`; errors as of `SiteSession.join`."""
     if not 0 < reply.round_timeout <= MAX_TIMEOUT_SECONDS:  # gRPC's deadlines do not take every float
         raise FormatError(f"the server names a round timeout of {reply.round_timeout} s; that is none")
+    if not _FINGERPRINT.fullmatch(reply.key):
+        raise FormatError(f"the server names the key {reply.key!r:.80}; a fingerprint has 64 hexadecimal digits")
     return Membership(
-        round=reply.round,
+        round=_round(reply.round),
         min_clients=reply.min_clients,
         max_clients=reply.max_clients,
         round_timeout=reply.round_timeout,
@@ -91,20 +102,24 @@ def read_membership(reply: pb.JoinReply, own: secagg.Project | None, site: str) 
 
 
 def read_status(reply: pb.StatusReply) -> RoundStatus:
-    """Return what a server answers to whoever asks how it stands."""
+    """Return what a server answers to whoever asks how it stands; `FormatError` if it makes no sense."""
+    if reply.state not in _STATES:
+        raise FormatError(f"the server names the state {reply.state!r:.80}; it is one of {', '.join(_STATES)}")
+    if not (math.isfinite(reply.time) and math.isfinite(reply.seconds_left)):
+        raise FormatError(f"the server names the time {reply.time} s, and {reply.seconds_left} s left; that is none")
     return RoundStatus(
-        round=reply.round,
+        round=_round(reply.round),
         attempt=reply.attempt,
         state=reply.state,
-        added=tuple(reply.added),
-        waiting_for=tuple(reply.waiting_for),
+        added=_names(reply.added),
+        waiting_for=_names(reply.waiting_for),
         seconds_left=reply.seconds_left if reply.HasField("seconds_left") else None,
         uploads_in_flight=reply.uploads_in_flight,
         disk_used=reply.disk_used,
         disk_quota=reply.disk_quota,
         epoch=reply.epoch,
-        models=tuple(reply.models),
-        aggregates=tuple(reply.aggregates),
+        models=tuple(map(_round, reply.models)),
+        aggregates=tuple(map(_round, reply.aggregates)),
         base=_base(reply.base),
         project_serial=reply.project_serial,
         time=reply.time,
@@ -141,6 +156,19 @@ def _successor(reply: pb.JoinReply, own: secagg.Project, site: str) -> secagg.Pr
             f"{project.key[:16]}… of epoch {project.epoch}: unpack the server's newest kit"
         )
     return project
+
+
+def _round(number: int) -> int:
+    if number >= _MAX_ROUND:
+        raise FormatError(f"the server names round {number}; rounds are below {_MAX_ROUND}")
+    return number
+
+
+def _names(names: Iterable[str]) -> tuple[str, ...]:
+    try:
+        return tuple(map(check_name, names))
+    except ConfigError as error:
+        raise FormatError(f"the server names a site that is none: {error}") from error
 
 
 def _base(digest: bytes) -> bytes | None:

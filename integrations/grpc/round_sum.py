@@ -183,4 +183,4 @@ def read_aggregates(terms: Terms) -> tuple[dict[int, secagg.Header], RoundSum]:
             if header.epoch == terms.key.epoch and header.key != terms.key.fingerprint:
                 raise ConfigError(f"{path} was made under another key; use another run folder")
             following = RoundSum.after(terms, aggregate)
-    return headers, following or RoundSum(terms, 0, None, None)
+    return headers, following or RoundSum(terms, 0, None, None if terms.project is None else terms.project.base)

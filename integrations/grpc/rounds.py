@@ -215,6 +215,7 @@ class Rounds:
         """Return what is due at `now`: see the table of this module."""
         if self._sealed or (self._retry is not None and now < self._retry):
             return Due.NOTHING
+        self._retry = None  # the pause is over, and wakes nobody again
         late = self._deadline is not None and now >= self._deadline
         if len(self._added) >= self._min_clients and (late or self._roster == self._added.keys()):
             return Due.COMPLETE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import threading
 from concurrent import futures
 from types import TracebackType
@@ -43,12 +44,13 @@ OPTIONS = (
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     # A small message could unpack to a large one before its size is looked at.
     ("grpc.per_message_decompression", 0),
-    # Whoever has no certificate costs a connection, for a moment.
+    # Whoever has no certificate costs a connection, for a moment: see `_most_connections`.
     ("grpc.server_handshake_timeout_ms", 5_000),
-    ("grpc.max_allowed_incoming_connections", 8192),
     ("grpc.max_connection_idle_ms", 600_000),
     ("grpc.max_concurrent_streams", 2 * MAX_CALLS),
 )
+
+_MAX_CONNECTIONS = 8192
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +75,7 @@ class Server:
         Serve without certificates, on a loopback address only. Sites are then who they say they are.
     round_timeout : float
         Seconds after which a round ends without the missing sites.
-    project : secagg.Project or bytes, optional
+    project : secagg.Project, optional
         The signed project manifest, which sites get when they join. With it, only its parties are admitted, under the
         very certificates that it names, and updates must be signed.
     identity : secagg.Identity, optional
@@ -103,7 +105,7 @@ class Server:
         tls: Tls | None = None,
         insecure: bool = False,
         round_timeout: float = 3600.0,
-        project: secagg.Project | bytes | None = None,
+        project: secagg.Project | None = None,
         identity: secagg.Identity | None = None,
         limits: Limits | None = None,
         metrics: MetricsHook | None = None,
@@ -115,11 +117,8 @@ class Server:
             raise ConfigError(
                 f"without certificates a server listens on a loopback address only, not on {self._host!r}"
             )
-        manifest = b""
-        if isinstance(project, bytes):
-            manifest, project = project, secagg.Project.from_bytes(project)
-        elif project is not None:
-            manifest = getattr(project, "signed", b"")
+        if project is not None and not project.signed:
+            raise ConfigError(f"project {project.name} is not signed: read it from the provisioner's file")
         if project is not None and identity is not None and identity.public != project.server.public:
             raise KeyFileError(f"{identity!r} is not the signing key of server {project.server.name!r} of the project")
         credentials = None if tls is None else tls.server_credentials()
@@ -139,11 +138,13 @@ class Server:
         threads = MAX_CALLS * (config.aggregation.max_clients + 2)
         self._pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="secagg")
         members = Members(project, certified=tls is not None)
-        servicer = Servicer(self._federation, members, self._streams, metrics, manifest)
+        servicer = Servicer(
+            self._federation, members, self._streams, metrics, b"" if project is None else project.signed
+        )
         self._server = grpc.server(
             self._pool,
             interceptors=[Gate(servicer, self._streams)],
-            options=OPTIONS,
+            options=(*OPTIONS, ("grpc.max_allowed_incoming_connections", _most_connections())),
             maximum_concurrent_rpcs=threads,
         )
         pb_grpc.add_SecureAggregationServicer_to_server(servicer, self._server)  # type: ignore[no-untyped-call]
@@ -216,3 +217,9 @@ class Server:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _most_connections() -> int:
+    """Return how many connections to take: strangers must not use up the files that the process may have open."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MAX_CONNECTIONS if files == resource.RLIM_INFINITY else min(_MAX_CONNECTIONS, files // 2)

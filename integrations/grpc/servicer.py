@@ -14,6 +14,7 @@ from secagg.errors import FormatError, MismatchError, SecAggError, TransportErro
 
 from . import secagg_pb2 as pb
 from . import secagg_pb2_grpc as pb_grpc
+from .chunks import DIGEST_NBYTES, chunks_from, messages
 from .federation import Federation
 from .hooks import MetricsHook
 from .membership import Caller, Members

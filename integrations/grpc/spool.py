@@ -1,7 +1,7 @@
 """Uploads on their way: files that a broken upload leaves behind, and the next one goes on with.
 
-A part has the size of the whole from the beginning, with holes (`secagg.integrations.grpc.chunks`), so the folder's size
-holds what is still to come.
+A part has the size of the whole from the beginning, with holes (`secagg.integrations.grpc.chunks`), so the folder's
+size holds what is still to come.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from secagg.errors import FormatError, QuotaError, SecAggError
 from .chunks import DIGEST_NBYTES, whole_frames
 from .limits import Limits
 from .run_folder import RunFolder, refuse
+from .streams import BusyError
 
 #: What an aggregate takes beyond the size of an update for each site that it may list: name, nonce, proof.
 _LISTED_NBYTES = 320
@@ -189,7 +190,9 @@ class Part:
         Raises
         ------
         FormatError
-            If a chunk is not as long as the header says, or there are too few or too many.
+            If a chunk is not as long as the header says, or there are too many.
+        BusyError
+            If there are too few: the others may come yet.
         StorageError
             If the file cannot be written.
         """
@@ -198,7 +201,8 @@ class Part:
         for index, what, offset, nbytes in _places(header, first):
             chunk = next(chunks, None)
             if chunk is None:
-                raise FormatError(f"truncated: the head announces {header.nbytes} bytes, {what} was not sent")
+                # A link that breaks looks like an end, too, and is no fault of the frames that are there.
+                raise BusyError(f"the stream ended before {what}: send the rest")
             if len(chunk) != nbytes:
                 raise FormatError(f"a chunk of {len(chunk)} bytes; {what} has {nbytes}")
             try:

@@ -13,6 +13,8 @@ import grpc
 from secagg import errors
 from secagg.errors import SecAggError, TransportError
 
+from .printable import one_line
+
 ERROR_KEY = "secagg-error"
 MAX_MESSAGE_LENGTH = 2000
 
@@ -54,10 +56,14 @@ def error_of(call: grpc.RpcError) -> SecAggError | None:
     for item in call.trailing_metadata() or ():
         kind = _KINDS.get(str(item.value)) if item.key == ERROR_KEY else None
         if kind is not None:
-            return kind(call.details() or "the server refused the call")
+            return kind(_details(call) or "the server refused the call")
     return None
 
 
 def transport_error(call: grpc.RpcError, what: str) -> TransportError:
     """Return the error for a `call` that failed on the way, without a typed error of the server."""
-    return TransportError(f"{what} failed: {call.details() or 'no details'} ({call.code().name})")
+    return TransportError(f"{what} failed: {_details(call) or 'no details'} ({call.code().name})")
+
+
+def _details(call: grpc.RpcError) -> str:
+    return one_line(str(call.details() or ""))[:MAX_MESSAGE_LENGTH]

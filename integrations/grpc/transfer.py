@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from secagg.errors import FormatError, RoundMismatchError, SecAggError, StorageE
 
 from . import secagg_pb2 as pb
 from . import secagg_pb2_grpc as pb_grpc
-from .chunks import DIGEST_NBYTES, Outgoing, Progress, receive, whole_frames
+from .chunks import DIGEST_NBYTES, Outgoing, Progress, messages, receive, whole_frames
 from .status import error_of
 
 #: Called with the header of what is downloaded.
@@ -81,7 +81,7 @@ class Sender:
             raise FormatError(f"the server asks for frame {stored.frame} of an {header.kind} of {header.frame_count}")
         self.frame = stored.frame
         with closing(Outgoing(self._update, self.frame, self._progress)) as outgoing:
-            call = self._stub.Upload.future(_messages(outgoing, self.frame), timeout=deadline - time.monotonic())
+            call = self._stub.Upload.future(messages(outgoing, self.frame), timeout=deadline - time.monotonic())
             try:
                 reply = call.result()
             except grpc.RpcError:
@@ -98,8 +98,8 @@ def fetch(
     request: pb.DownloadRequest,
     target: Path,
     seconds: float,
+    check: Check,
     progress: Progress | None = None,
-    check: Check | None = None,
 ) -> None:
     """Fetch the aggregate or model that `request` names to the file `target`; it appears whole or not at all.
 
@@ -115,10 +115,10 @@ def fetch(
         File to write.
     seconds : float
         How long it may take.
-    progress : callable, optional
-        Called with the bytes received and in all.
-    check : callable, optional
+    check : callable
         Called with the header; what it raises ends the download before its frames.
+    progress : callable, optional
+        Called with the bytes that are there and in all.
 
     Raises
     ------
@@ -131,7 +131,7 @@ def fetch(
     """
     part = target.with_name(f".{target.name}.part")
     try:
-        _fetch(stub, request, part, seconds, progress, check)
+        _fetch(stub, request, part, seconds, check, progress)
         os.replace(part, target)
     except (grpc.RpcError, SecAggError, OSError) as error:
         if not isinstance(error, grpc.RpcError) or error_of(error) is not None:  # it did not just break off
@@ -146,8 +146,8 @@ def _fetch(
     request: pb.DownloadRequest,
     part: Path,
     seconds: float,
+    check: Check,
     progress: Progress | None,
-    check: Check | None,
 ) -> None:
     request.head, request.frame = _left(part)
     call = stub.Download(request, timeout=seconds)
@@ -158,11 +158,10 @@ def _fetch(
             raise FormatError(f"the server sent kind {header.kind!r} where {request.kind!r} was asked for")
         if request.HasField("round") and header.round != request.round:
             raise RoundMismatchError(f"the server sent the {header.kind} of round {header.round}, not {request.round}")
-        if check is not None:
-            check(header)
+        check(header)
         if first.frame and (first.frame, header.head[-DIGEST_NBYTES:]) != (request.frame, request.head):
             raise FormatError(f"the server sent frame {first.frame} on, which was not asked for")
-        with part.open("r+b" if first.frame else "wb") as file:
+        with open(part, "r+b" if first.frame else "wb", opener=_private) as file:
             if not first.frame:
                 file.write(header.head)
             receive(file, header, first.frame, (message.data for message in call), progress)
@@ -179,6 +178,5 @@ def _left(part: Path) -> tuple[bytes, int]:
         return b"", 0
 
 
-def _messages(outgoing: Outgoing, frame: int) -> Iterator[pb.Chunk]:
-    for index, chunk in enumerate(outgoing):
-        yield pb.Chunk(data=chunk, frame=0 if index else frame)
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

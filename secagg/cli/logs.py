@@ -12,6 +12,8 @@ import sys
 import time
 from typing import TextIO
 
+from ..integrations.grpc.printable import one_line
+
 #: Formats of the log.
 FORMATS = ("text", "json")
 
@@ -42,7 +44,7 @@ class _TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        return f"{record.asctime} {level}{_one_line(record.message)}"
+        return f"{record.asctime} {level}{one_line(record.message)}"
 
 
 def _json_formatter() -> logging.Formatter:
@@ -72,7 +74,3 @@ _JSON_FIELDS = {
     "error": "error",
     "exc_info": "traceback",
 }
-
-
-def _one_line(text: str) -> str:
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

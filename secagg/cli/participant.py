@@ -1,66 +1,51 @@
-"""A site's part in a federation, which goes on after whatever has interrupted it. Its state lies in the kit's folder.
-
-=====================  ============================================================================
-``model.secagg``       the global model that its current round begins from, encrypted and signed
-``update.secagg``      its update of the round, from the end of training on
-``receipt.secagg``     the server's receipt for that update
-``download.secagg``    the aggregate or model that was downloaded last
-``failures``           which key did not decrypt an aggregate, as often as that happened
-``lock``               held by the process that works here
-=====================  ============================================================================
-"""
+"""A site's part in a federation, which goes on after whatever has interrupted it."""
 
 from __future__ import annotations
 
-import fcntl
-import time
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..client import Client
 from ..config import Config
-from ..errors import ConfigError, DuplicateError, MismatchError, RoundMismatchError, SecAggError, StateError
+from ..errors import (
+    DuplicateError,
+    MismatchError,
+    RoundMismatchError,
+    SecAggError,
+    StateError,
+    StorageError,
+    TransportError,
+    VerificationError,
+)
 from ..files import replace_file
 from ..header import Header
-from ..receipt import Receipt
+from ..integrations.grpc.rounds import KEPT_ROUNDS
 from ..update import Update
 from .kit import SiteKit
 from .progress import Report, progress
+from .site_folder import (
+    DOWNLOAD_FILE,
+    MODEL_FILE,
+    RECEIPT_FILE,
+    UPDATE_FILE,
+    make_client,
+    make_old_client,
+    read_receipt,
+)
 
 if TYPE_CHECKING:
     from ..integrations.grpc import RoundStatus, SiteSession
     from ..integrations.monai import SecAggHandler
 
-MODEL_FILE = "model.secagg"
-UPDATE_FILE = "update.secagg"
-RECEIPT_FILE = "receipt.secagg"
-DOWNLOAD_FILE = "download.secagg"
-FAILURES_FILE = "failures"
-LOCK_FILE = "lock"
-
 #: How often a server may say that it has a model or an aggregate, and then that it has not.
 _MAX_MISSES = 5
-_DAY_SECONDS = 86_400
 
-
-def make_client(kit: SiteKit) -> Client:
-    """Return the client of a site's kit; its failures are counted in the kit's folder."""
-    failures = kit.folder / FAILURES_FILE
-    return Client(kit.config, kit.key, kit.name, identity=kit.identity, project=kit.project, failures=failures)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes of the same site away from its files; `ConfigError` if one is at work."""
-    with (folder / LOCK_FILE).open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(f"another `secagg site` is at work in {folder}; one kit, one process") from error
-        yield
+#: What a server is that knows less than its sites; the name of the own model's file is filled in.
+_BEHIND = (
+    "was restored from a backup, or plays back what has been. If its operators say the former, move {} away and start "
+    "again: this site goes on from the server's model then"
+)
 
 
 class Participant:
@@ -82,6 +67,7 @@ class Participant:
         self._handler = handler
         self._update = kit.folder / UPDATE_FILE
         self._begun = False  # whether the handler has more than the initial global model
+        self._unusable: dict[int, SecAggError] = {}  # models on the server by their rounds, and why
 
     @property
     def config(self) -> Config:
@@ -105,6 +91,8 @@ class Participant:
             If the federation has a new HE key.
         StateError
             If the server is behind this site, or keeps too little to catch up with it.
+        VerificationError
+            If the server has acknowledged an update, and shows no aggregate of its round.
         MismatchError
             If the others train from another global model.
         SecAggError
@@ -115,7 +103,7 @@ class Participant:
             self._kit, self._handler.site = kit, make_client(kit)
         status = self._session.status()
         if not self._begun:
-            self._load_own(status)
+            self._load_own()
         misses = 0
         while self._handler.round != status.round:
             try:
@@ -129,7 +117,7 @@ class Participant:
         if status.base not in (None, self._handler.base):
             raise MismatchError(
                 f"round {status.round} begins from another global model than this site has: give all sites the same "
-                f"--seed; if the server was restored from a backup, remove {self._kit.folder / MODEL_FILE}"
+                f"--seed; or the server {_BEHIND.format(self._kit.folder / MODEL_FILE)}"
             )
 
     def has_update(self) -> bool:
@@ -168,9 +156,13 @@ class Participant:
     def receive(self, aggregate: Update) -> None:
         """Let the handler take an aggregate, held against the own receipt, and keep the new global model."""
         header = aggregate.header
+        round, receipt = read_receipt(self._kit) or (None, None)
+        held = round == header.round
         with self._reader(header):
-            self._handler.receive(aggregate, self._receipt(header.round))
+            self._handler.receive(aggregate, receipt if held else None)
         self._handler.save_model(self._kit.folder / MODEL_FILE)
+        if held:
+            (self._kit.folder / RECEIPT_FILE).unlink(missing_ok=True)  # the server has kept its word
 
     def store_model(self, aggregate: Header) -> bool:
         """Store the global model on the server if that is this site's turn, and return whether it did.
@@ -196,40 +188,68 @@ class Participant:
         here = self._handler.round
         if here > status.round:
             raise StateError(
-                f"the server is at round {status.round}, this site at round {here}: if the server was restored from a "
-                "backup, start this site again; it goes on from the server's model then"
+                f"the server is at round {status.round}, this site at round {here}: it "
+                + _BEHIND.format(self._kit.folder / MODEL_FILE)
             )
-        models = [number for number in status.models if here < number <= status.round]
-        missing = set(range(here, status.round)) - set(status.aggregates)
-        if models and (missing or not self._begun):
+        aggregates, models = set(status.aggregates), set(status.models) - self._unusable.keys()
+        promised = self._promised(status)
+        if promised is not None:  # a later model could be one that was made without this site's update
+            models = {number for number in models if number <= promised}
+        models = {number for number in models if here < number <= status.round}
+        until = status.round if promised is None else promised + 1
+        missing = next((number for number in range(here, until) if number not in aggregates), None)
+        if models and (missing is not None or not self._begun):
             self._load_stored(max(models))
-        elif not missing:
+        elif missing is None:
             with (
                 progress(f"round {here + 1}: download the aggregate") as report,
                 self._session.download(here, self._kit.folder / DOWNLOAD_FILE, report) as aggregate,
             ):
                 self.receive(aggregate)
+            self._begun = True
             print(f"round {here + 1}: caught up with the sum of {', '.join(aggregate.header.sites)}", flush=True)
         else:
+            why = "".join(
+                f"; that of round {number} cannot be used: {error}" for number, error in self._unusable.items()
+            )
             raise StateError(
                 f"the federation is at round {status.round}, this site has the model of round {here}; the server keeps "
-                f"no later model, and no aggregate of round {min(missing)}: wait until a site has stored a model"
+                f"no later model, and no aggregate of round {missing}: wait until a site has stored a model{why}"
             )
-        self._begun = True
 
-    def _load_own(self, status: RoundStatus) -> None:
-        """Load the own copy of the global model, if it is of use."""
+    def _promised(self, status: RoundStatus) -> int | None:
+        """Return the round whose aggregate must hold an update of this site, which the server has acknowledged.
+
+        None if there is none to hold against the receipt any more.
+        """
+        round, _ = read_receipt(self._kit) or (None, None)
+        folder = self._kit.folder
+        if round is None or not self._handler.round <= round < status.round:
+            return None
+        if round in status.aggregates:
+            return round
+        what = f"the server has acknowledged this site's update of round {round}, and shows no aggregate of that round"
+        evidence = f"{folder / UPDATE_FILE} and {folder / RECEIPT_FILE} are the evidence"
+        if status.round - round <= KEPT_ROUNDS:
+            raise VerificationError(
+                f"{what}, which it must still have: ask its operators why; {evidence}. This site goes on when "
+                f"{RECEIPT_FILE} has been moved away"
+            )
+        print(
+            f"ATTENTION: {what} any more: whether the update is in it, nobody can tell; {evidence}",
+            file=sys.stderr,
+            flush=True,
+        )
+        return None
+
+    def _load_own(self) -> None:
+        """Load the own copy of the global model, if it can be read."""
         path = self._kit.folder / MODEL_FILE
         if not path.exists():
             return
         try:
             with Update.open(path) as model:
                 header = model.header
-                if header.round > status.round or (
-                    header.round == status.round and status.base not in (None, header.base)
-                ):
-                    print(f"{path} is of another course of the federation (round {header.round}): not used", flush=True)
-                    return
                 with self._reader(header):
                     self._handler.load_model(model)
         except SecAggError as error:
@@ -239,29 +259,26 @@ class Participant:
         print(f"going on from the own global model of round {header.round + 1}", flush=True)
 
     def _load_stored(self, round: int) -> None:
-        """Load a global model that is stored on the server."""
-        with (
-            progress(f"download the global model of round {round + 1}") as report,
-            self._session.load_model(self._kit.folder / DOWNLOAD_FILE, round, report) as model,
-        ):
-            with self._reader(model.header):
-                self._handler.load_model(model)
-            site = model.header.site
+        """Load a global model that is stored on the server, or note that it is of no use."""
+        try:
+            with (
+                progress(f"download the global model of round {round + 1}") as report,
+                self._session.load_model(self._kit.folder / DOWNLOAD_FILE, round, report) as model,
+            ):
+                site = model.header.site
+                with self._reader(model.header):
+                    self._handler.load_model(model)
+        except (RoundMismatchError, StorageError, TransportError):
+            raise
+        except SecAggError as error:
+            if len(self._unusable) == _MAX_MISSES:
+                raise
+            print(f"the global model of round {round + 1} on the server cannot be used: {error}", flush=True)
+            self._unusable[round] = error
+            return
+        self._begun = True
         self._handler.save_model(self._kit.folder / MODEL_FILE)
         print(f"going on from the global model of round {round + 1} that {site} has stored", flush=True)
-
-    def _receipt(self, round: int) -> Receipt | None:
-        """Return the server's receipt for this site's update of a round, also one from before a restart."""
-        receipt = self._session.receipt(round)
-        if receipt is not None:
-            return receipt
-        try:
-            receipt = Receipt.from_bytes((self._kit.folder / RECEIPT_FILE).read_bytes())
-            with Update.open(self._update) as update:
-                receipt.check(update, self._kit.project)
-                return receipt if update.header.round == round else None
-        except (OSError, SecAggError):  # none, or for another update
-            return None
 
     @contextmanager
     def _reader(self, header: Header) -> Iterator[None]:
@@ -274,11 +291,8 @@ class Participant:
                 f"the {header.kind} of round {header.round} is encrypted under the key of epoch {header.epoch}, which "
                 f"{self._kit.folder} does not have: start this site again when the others have finished a round"
             )
-        old = self._kit.old_epoch(header.epoch)
-        # It need not be valid any more: what it is for was made when it was.
-        expires = max(old.project.expires, int(time.time()) + _DAY_SECONDS)
         current = self._handler.site
-        self._handler.site = make_client(replace(old, project=replace(old.project, expires=expires)))
+        self._handler.site = make_old_client(self._kit, header.epoch)
         try:
             yield
         finally:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import resource
 import signal
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
 
 from ..integrations.grpc.limits import Limits
-from .kit import PROJECT_FILE, load_server_kit
+from .kit import load_server_kit
 from .logs import FORMATS, start_log
 from .units import parse_size
 
@@ -97,6 +98,7 @@ def run(options: argparse.Namespace) -> None:
 
     from ..integrations.grpc import Server, Tls
 
+    _raise_open_files()
     start_log(options.log_format)
     weakness = kit.config.aggregation.weakness
     if weakness:
@@ -130,7 +132,7 @@ def run(options: argparse.Namespace) -> None:
             address=options.address,
             tls=tls,
             round_timeout=options.round_timeout,
-            project=(kit.folder / PROJECT_FILE).read_bytes(),  # signed: what sites get when they join
+            project=kit.project,
             identity=kit.identity,
             limits=limits,
             metrics=metrics,
@@ -144,6 +146,13 @@ def run(options: argparse.Namespace) -> None:
         log.info("%s: stopping; a second signal stops at once", name, extra={"event": "stopping"})
         server.stop()
         log.info("stopped; the open round goes on at the next start", extra={"event": "stopped"})
+
+
+def _raise_open_files() -> None:
+    """Let the process have as many files open as the system allows: on that depends how many connections it takes."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # systems that say more than they keep
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class _Stop:

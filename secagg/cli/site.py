@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from ..errors import RoundMismatchError, SecAggError
 from ..params import QuantisedParams
 from .kit import SiteKit, load_site_kit
-from .participant import UPDATE_FILE, Participant, locked, make_client
+from .participant import Participant
 from .progress import progress
+from .site_folder import UPDATE_FILE, locked, make_client
 from .task import LocalTask, Part, SiteRecord, check_least
 
 if TYPE_CHECKING:
@@ -63,20 +64,24 @@ def _run(options: argparse.Namespace, rounds: int, kit: SiteKit) -> None:
         task = LocalTask(options.part, options.seed)
     if options.report is not None:
         options.report.open("ab").close()  # what cannot be written must not be found out after training
-    handler = SecAggHandler(
-        site,
-        weight=len(task.patches),
-        global_state=task.network.state_dict(),
-        upload_path=kit.folder / UPDATE_FILE,
-    )
-    tls = Tls.load(kit.tls)
-    with SiteSession(options.server, kit.name, tls=tls, timeout=options.timeout, project=kit.project) as session:
+    model = task.network.state_dict()
+    handler = SecAggHandler(site, weight=len(task.patches), global_state=model, upload_path=kit.folder / UPDATE_FILE)
+    with SiteSession(
+        options.server,
+        kit.name,
+        tls=Tls.load(kit.tls),
+        timeout=options.timeout,
+        project=kit.project,
+        layout=site.layout(model),
+    ) as session:
         participant = Participant(kit, session, handler)
         with progress(f"join the federation at {options.server}, for {options.timeout:g} s at most"):
             participant.join()
         while handler.round < rounds:
             try:
                 _take_part(rounds, task, handler, participant).append_to(options.report)
+                if handler.round < rounds:
+                    participant.join()  # sites may have been added or removed since: the server shows the manifest
             except RoundMismatchError as error:  # the round ended without this site
                 missed = handler.round
                 participant.join()

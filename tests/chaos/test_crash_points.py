@@ -54,6 +54,7 @@ def test_a_death_at_every_call(
             futures = five.begin()
             while not all(future.done() for future in futures):
                 if server.dead_by_kill():
+                    watch()
                     done += 1
                     if kept is not None:
                         power.fail(server.run, tmp_path / "shadow", rng, kept)

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:unclosed <ssl\.SSLSocket:Resour
 @pytest.mark.parametrize(
     ("scheme", "kills"),
     [
-        pytest.param("flashe", 30, id="flashe"),
+        pytest.param("flashe", 4, id="flashe"),
         pytest.param("bgv", 2, id="bgv"),
         pytest.param("flashe", 200, id="flashe-200", marks=pytest.mark.long),
         pytest.param("bgv", 60, id="bgv-60", marks=pytest.mark.long),

@@ -17,16 +17,9 @@ from signed import Parts
 
 import secagg
 from secagg.cli.kit import PROJECT_FILE, load_server_kit, load_site_kit
-from secagg.cli.participant import (
-    FAILURES_FILE,
-    MODEL_FILE,
-    RECEIPT_FILE,
-    UPDATE_FILE,
-    Participant,
-    locked,
-    make_client,
-)
+from secagg.cli.participant import Participant
 from secagg.cli.provisioner import Provisioner
+from secagg.cli.site_folder import FAILURES_FILE, MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, locked, make_client
 from secagg.cli.unpack import unpack
 from secagg.errors import (
     ConfigError,

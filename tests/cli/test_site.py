@@ -19,7 +19,7 @@ from served import Served
 
 import secagg as library
 from secagg.cli.kit import PROJECT_FILE
-from secagg.cli.participant import MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, locked
+from secagg.cli.site_folder import MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, locked
 
 from .conftest import Federation, Secagg
 

@@ -12,7 +12,6 @@ import logging
 import signal
 import sys
 import threading
-from pathlib import Path
 
 import secagg
 from secagg.integrations.grpc import Limits, Server, Tls
@@ -32,7 +31,7 @@ server = Server(
     tls=Tls.load(tls) if tls else None,
     insecure=tls is None,
     round_timeout=arguments["round_timeout"],
-    project=Path(project).read_bytes() if project else None,
+    project=secagg.Project.load(project) if project else None,
     identity=secagg.Identity.load(identity) if identity else None,
     limits=Limits(**arguments.get("limits", {})),
 )

@@ -21,6 +21,7 @@ from secagg.errors import (
     MismatchError,
     RoundMismatchError,
     SecAggError,
+    StorageError,
     TransportError,
 )
 from secagg.integrations.grpc import secagg_pb2 as pb
@@ -54,16 +55,23 @@ FAULTS: dict[str, tuple[Callable[[Chunks], Chunks], type[SecAggError], str]] = {
     "head alone": (lambda chunks: chunks[:1], FormatError, "truncated"),
     "head cut": (lambda chunks: [chunks[0][:-1]], FormatError, "head"),
     "no head": (lambda chunks: chunks[1:], FormatError, "magic"),
-    "last frame missing": (lambda chunks: chunks[:-1], FormatError, "truncated"),
-    "last byte missing": (lambda chunks: [*chunks[:-1], chunks[-1][:-1]], FormatError, "truncated"),
-    "trailing frame": (lambda chunks: [*chunks, chunks[-1]], FormatError, "trailing"),
+    "tail missing": (lambda chunks: chunks[:-1], FormatError, "truncated.* the tail was not sent"),
+    "first frame missing": (lambda chunks: [chunks[0], *chunks[2:]], FormatError, "frame 0 has"),
+    "last frame missing": (lambda chunks: [*chunks[:-2], chunks[-1]], FormatError, "a chunk of 144 bytes; frame 1 has"),
+    "last byte missing": (lambda chunks: [*chunks[:-1], chunks[-1][:-1]], FormatError, "a chunk of 143 .* tail has 144"),
+    "trailing tail": (lambda chunks: [*chunks, chunks[-1]], FormatError, "trailing"),
     "trailing byte": (lambda chunks: [*chunks, b"\0"], FormatError, "trailing"),
-    "frames swapped": (lambda chunks: [chunks[0], chunks[2], chunks[1], *chunks[3:]], DigestError, "frame 0"),
+    "frames swapped": (lambda chunks: [chunks[0], chunks[2], chunks[1], *chunks[3:]], FormatError, "frame 0 has"),
     "empty chunk": (lambda chunks: [chunks[0], b"", *chunks[1:]], FormatError, "chunk of 0 bytes"),
     "two frames a chunk": (lambda chunks: [chunks[0], chunks[1] + chunks[2], *chunks[3:]], FormatError, "a chunk of"),
     "garbage": (lambda chunks: [garbage(len(chunk)) for chunk in chunks], FormatError, "magic"),
-    "garbage frames": (lambda chunks: [chunks[0], *(garbage(len(c)) for c in chunks[1:])], DigestError, "frame 0"),
-    "plaintext frames": (lambda chunks: [chunks[0], *map(plaintext, chunks[1:])], DigestError, "frame 0"),
+    "garbage tail": (lambda chunks: [*chunks[:-1], garbage(len(chunks[-1]))], DigestError, "tail"),
+    "garbage frames": (
+        lambda chunks: [chunks[0], *(garbage(len(c)) for c in chunks[1:-1]), chunks[-1]],
+        DigestError,
+        "frame 0",
+    ),
+    "plaintext frames": (lambda chunks: [chunks[0], *map(plaintext, chunks[1:-1]), chunks[-1]], DigestError, "frame 0"),
     "bit flipped in the head": (lambda chunks: [flipped(chunks[0], 1000), *chunks[1:]], DigestError, "header"),
     "bit flipped in a frame": (
         lambda chunks: [*chunks[:2], flipped(chunks[2], 77_777), *chunks[3:]],
@@ -71,9 +79,15 @@ FAULTS: dict[str, tuple[Callable[[Chunks], Chunks], type[SecAggError], str]] = {
         "frame 1",
     ),
     "bit flipped in a digest": (
+        lambda chunks: [*chunks[:-2], flipped(chunks[-2], 8 * len(chunks[-2]) - 1), chunks[-1]],
+        DigestError,
+        "frame 1",
+    ),
+    "bit flipped in the tag": (lambda chunks: [*chunks[:-1], flipped(chunks[-1], 5)], DigestError, "tail"),
+    "bit flipped in the tail's digest": (
         lambda chunks: [*chunks[:-1], flipped(chunks[-1], 8 * len(chunks[-1]) - 1)],
         DigestError,
-        "damaged",
+        "tail",
     ),
 }
 
@@ -155,11 +169,15 @@ def test_an_aggregate_is_no_update(server: Any, provision: Any) -> None:
 
 
 def test_a_message_over_the_limit_is_refused(server: Any, provision: Any) -> None:
-    head = next(iter(provision.update("site-3", current(server)).chunks()))
+    round = current(server)
+    head = next(iter(provision.update("site-3", round).chunks()))
     with pytest.raises(TransportError, match="RESOURCE_EXHAUSTED"):
         server.send_raw("site-3", [head, bytes(6 << 20)])
-    server.wait_until(lambda: not server.spool)
     assert server.process.poll() is None
+    with server.session("site-3") as session:
+        assert session.status().added == ()
+    server.run_round("site-1", "site-2", "site-3", round=round)
+    server.wait_until(lambda: not server.spool)
 
 
 def test_a_site_more_than_planned_is_refused(start_server: Callable[..., Any]) -> None:
@@ -179,31 +197,71 @@ def test_a_name_that_is_none_is_refused(start_server: Callable[..., Any], name: 
         assert session.status().waiting_for == ()
 
 
-def test_native_errors_of_the_server_stay_there(start_server: Callable[..., Any], provision: Any) -> None:
-    server = start_server(log_may_hold_tracebacks=True)
+def test_a_disk_that_fails_is_told_without_its_paths(start_server: Callable[..., Any], provision: Any) -> None:
+    server = start_server()
     spool = server.folder / "run" / "spool"
     shutil.rmtree(spool)
     with server.session("site-1") as session:
-        with pytest.raises(TransportError, match="could not store") as caught:
+        with pytest.raises(StorageError, match="could not store the update of 'site-1': No such file") as caught:
+            session.upload(provision.update("site-1"))
+        assert type(caught.value) is StorageError
+        assert str(server.folder) not in str(caught.value)
+        assert session.status().added == ()
+        spool.mkdir()
+        assert not session.upload(provision.update("site-1")).already_added
+
+
+def test_native_errors_of_the_server_stay_there(start_server: Callable[..., Any], provision: Any) -> None:
+    server = start_server(log_may_hold_tracebacks=True)
+    blocker = server.folder / "run" / "spool" / "site-1.part"
+    blocker.mkdir()
+    with server.session("site-1") as session:
+        with pytest.raises(TransportError, match="the server failed; its log says why") as caught:
             session.upload(provision.update("site-1"))
         assert str(server.folder) not in str(caught.value)
-        assert "FileNotFoundError" in server.log
-        spool.mkdir()
-        assert session.upload(provision.update("site-1"))
+        assert "IsADirectoryError" in server.log
+        blocker.rmdir()
+        assert not session.upload(provision.update("site-1")).already_added
 
 
 def test_a_disk_that_fails_at_the_end_of_a_round(start_server: Callable[..., Any], provision: Any) -> None:
+    """Those who wait wait on: the disk may be mended before the round timeout."""
     server = start_server()
     blocker = server.folder / "run" / "aggregate-0.secagg" / "in the way"
     blocker.mkdir(parents=True)
     server.join("site-1", "site-2")
     waiting = [server.exchange(site, provision.update(site)) for site in ("site-1", "site-2")]
+    server.wait_until(lambda: "round 0: the aggregate cannot be stored, trying again" in server.log)
+    with server.session("site-3") as session:
+        status = session.status()
+    assert (status.round, status.attempt, status.added) == (0, 1, ("site-1", "site-2"))
+    assert not any(future.done() for future in waiting)
+    shutil.rmtree(blocker.parent)
+    for future in waiting:
+        with future.result() as aggregate:
+            provision.assert_mean(aggregate, ["site-1", "site-2"])
+    assert [record["outcome"] for record in server.rounds] == ["completed"]
+
+
+def test_a_disk_that_fails_until_the_round_timeout(start_server: Callable[..., Any], provision: Any) -> None:
+    """Those who wait are told; what they uploaded stays."""
+    server = start_server(round_timeout=3.0)
+    blocker = server.folder / "run" / "aggregate-0.secagg" / "in the way"
+    blocker.mkdir(parents=True)
+    server.join("site-1", "site-2")
+    updates = {site: provision.update(site) for site in ("site-1", "site-2")}
+    waiting = [server.exchange(site, update) for site, update in updates.items()]
     for future in waiting:
         with pytest.raises(TransportError, match="could not store the aggregate of round 0"):
             future.result()
     assert server.rounds[0]["outcome"] == "failed"
+    assert "could not be stored" in server.rounds[0]["reason"]
     shutil.rmtree(blocker.parent)
-    server.run_round("site-1", "site-2")
+    with server.session("site-1") as session:
+        assert session.upload(updates["site-1"]).already_added
+        server.wait_until(lambda: session.status().aggregates == (0,))
+        with session.download(0, server.folder / "aggregate") as aggregate:
+            provision.assert_mean(aggregate, ["site-1", "site-2"])
 
 
 def current(server: Any) -> int:

@@ -37,9 +37,14 @@ def add(rounds: Rounds, *sites: str, now: float = 0.0) -> None:
         rounds.added(site, own, now)
 
 
+def complete(rounds: Rounds, now: float = 0.0) -> None:
+    rounds.seal(now)
+    rounds.complete(now)
+
+
 def run_round(rounds: Rounds, *sites: str, now: float = 0.0) -> None:
     add(rounds, *sites, now=now)
-    rounds.complete(now)
+    complete(rounds, now)
 
 
 def test_closes_when_all_who_joined_were_added() -> None:
@@ -51,7 +56,7 @@ def test_closes_when_all_who_joined_were_added() -> None:
     assert rounds.snapshot().waiting_for == ("c",)
     add(rounds, "c")
     assert rounds.due(1.0) is Due.COMPLETE
-    rounds.complete(1.0)
+    complete(rounds, 1.0)
     snapshot = rounds.snapshot()
     assert snapshot.attempt == Attempt(1, 1)
     assert snapshot.added == ()
@@ -69,11 +74,12 @@ def test_below_min_clients_it_waits_even_if_all_were_added() -> None:
 
 def test_the_clock_starts_with_the_first_site() -> None:
     rounds = make()
-    assert rounds.deadline is None
+    assert rounds.snapshot().deadline is None
+    assert rounds.wake is None
     assert rounds.due(1e9) is Due.NOTHING
     rounds.join("a", 5.0)
     rounds.join("b", 6.0)
-    assert rounds.deadline == 5.0 + TIMEOUT
+    assert rounds.snapshot().deadline == rounds.wake == 5.0 + TIMEOUT
 
 
 def test_at_the_timeout_it_closes_without_the_missing() -> None:
@@ -81,7 +87,7 @@ def test_at_the_timeout_it_closes_without_the_missing() -> None:
     rounds.join("slow", 0.0)
     add(rounds, "a", "b")
     assert rounds.due(TIMEOUT) is Due.COMPLETE
-    rounds.complete(TIMEOUT)
+    complete(rounds, TIMEOUT)
     assert rounds.snapshot().waiting_for == ("a", "b")
 
 
@@ -90,7 +96,7 @@ def test_a_site_that_missed_a_round_is_back_with_its_next_call(call: str) -> Non
     rounds = make()
     rounds.join("slow", 0.0)
     add(rounds, "a", "b")
-    rounds.complete(TIMEOUT)
+    complete(rounds, TIMEOUT)
     if call == "join":
         rounds.join("slow", TIMEOUT)
     elif call == "upload":
@@ -101,26 +107,29 @@ def test_a_site_that_missed_a_round_is_back_with_its_next_call(call: str) -> Non
     assert rounds.snapshot().waiting_for == ("a", "b", "slow")
 
 
-def test_below_min_clients_at_the_timeout_the_round_is_tried_again() -> None:
+def test_below_min_clients_at_the_timeout_the_round_goes_on_with_what_was_added() -> None:
     rounds = make()
     rounds.join("slow", 0.0)
     add(rounds, "a")
     waiting = rounds.wait(0, nonce("a 0"))
     assert not rounds.ready(waiting)
     rounds.fail(TIMEOUT)
-    with pytest.raises(QuorumError, match="1 of at least 2"):
-        rounds.ready(waiting)
-    with pytest.raises(QuorumError):  # who uploaded, but asks only now
-        rounds.wait(0, nonce("a 0"))
+    for _ in range(2):
+        with pytest.raises(QuorumError, match="1 of at least 2 .* what was uploaded stays in it"):
+            rounds.ready(waiting)
+    assert not rounds.ready(rounds.wait(0, nonce("a 0")))  # who asks now waits for the next attempt
     snapshot = rounds.snapshot()
     assert snapshot.attempt == Attempt(0, 2)
-    assert snapshot.added == ()
-    assert snapshot.waiting_for == ("a",)
-    add(rounds, "a", "b", now=TIMEOUT)  # the same update again: the sum began anew
-    assert not rounds.ready(rounds.wait(0, nonce("a 0")))
-    rounds.complete(TIMEOUT)
+    assert snapshot.added == ("a",)
+    assert snapshot.waiting_for == ()
+    assert snapshot.deadline == 2 * TIMEOUT
+    assert rounds.admit("a", nonce("a 0"), 0, TIMEOUT) is Admission.ALREADY_ADDED
+    with pytest.raises(DuplicateError):
+        rounds.admit("a", nonce("another"), 0, TIMEOUT)
+    run_round(rounds, "b", now=TIMEOUT)
     assert rounds.ready(rounds.wait(0))
     assert rounds.ready(waiting)
+    assert rounds.admit("a", nonce("a 0"), 0, TIMEOUT) is Admission.ALREADY_ADDED
 
 
 def test_an_attempt_without_any_update_stops_the_clock() -> None:
@@ -128,18 +137,96 @@ def test_an_attempt_without_any_update_stops_the_clock() -> None:
     rounds.join("a", 0.0)
     rounds.fail(TIMEOUT)
     assert rounds.snapshot().waiting_for == ()
-    assert rounds.deadline is None
+    assert rounds.snapshot().deadline is rounds.wake is None
     assert rounds.due(1e9) is Due.NOTHING
+    rounds.join("a", 3 * TIMEOUT)
+    assert rounds.snapshot().deadline == 4 * TIMEOUT
 
 
-def test_another_failure_is_told_to_those_who_wait() -> None:
+def test_a_sealed_round_stands_still() -> None:
+    rounds = make()
+    rounds.join("slow", 0.0)
+    add(rounds, "a", "b")
+    rounds.seal(TIMEOUT)
+    assert rounds.due(2 * TIMEOUT) is Due.NOTHING
+    assert rounds.wake is None
+    own = nonce("slow 0")
+    assert rounds.admit("slow", own, 0, TIMEOUT) is Admission.ADD  # it may be received meanwhile …
+    with pytest.raises(StateError, match="too late"):  # … and comes too late, or in time if the round is unsealed
+        rounds.added("slow", own, TIMEOUT)
+    with pytest.raises(StateError):
+        rounds.seal(TIMEOUT)
+
+
+def test_an_aggregate_that_cannot_be_stored_is_tried_again() -> None:
     rounds = make()
     add(rounds, "a", "b")
     waiting = rounds.wait(0, nonce("a 0"))
-    rounds.fail(1.0, TransportError("disk full"))
+    now = 1.0
+    pauses = []
+    for _ in range(2):
+        rounds.seal(now)
+        rounds.unseal(now, TransportError("disk full"))
+        assert not rounds.ready(waiting)  # there is time yet
+        assert rounds.wake is not None
+        assert rounds.due(now) is Due.NOTHING
+        pauses.append(rounds.wake - now)
+        now = rounds.wake
+        assert rounds.due(now) is Due.COMPLETE
+    assert pauses[0] < pauses[1]
+    assert rounds.snapshot().attempt == Attempt(0, 1)
+    now = TIMEOUT
+    rounds.seal(now)
+    rounds.unseal(now, TransportError("disk full"))
     with pytest.raises(TransportError, match="disk full"):
         rounds.ready(waiting)
-    assert rounds.snapshot().waiting_for == ("a", "b")
+    snapshot = rounds.snapshot()
+    assert (snapshot.attempt, snapshot.added, snapshot.waiting_for) == (Attempt(0, 2), ("a", "b"), ())
+    assert rounds.wake is not None
+    complete(rounds, rounds.wake)
+    assert rounds.ready(waiting)
+
+
+def test_a_pause_that_is_over_wakes_nobody() -> None:
+    """Another site came during the pause: the round waits for it, until its deadline."""
+    rounds = make()
+    add(rounds, "a", "b")
+    rounds.seal(0.0)
+    rounds.unseal(0.0, TransportError("disk full"))
+    rounds.join("c", 0.5)
+    assert rounds.wake is not None
+    now = rounds.wake
+    assert now < TIMEOUT
+    assert rounds.due(now) is Due.NOTHING
+    assert rounds.wake == TIMEOUT
+
+
+def test_goes_on_in_the_middle_of_a_round() -> None:
+    rounds = make(max_clients=3)
+    rounds.restore(4, ["a", "b", "b", "c", "d"], 5.0)
+    snapshot = rounds.snapshot()
+    assert snapshot.attempt == Attempt(0, 4)
+    assert (snapshot.added, snapshot.waiting_for) == ((), ("a", "b", "c"))
+    assert snapshot.deadline == 5.0 + TIMEOUT
+    add(rounds, "a", now=5.0)
+    assert not rounds.ready(rounds.wait(0, nonce("a 0")))
+    idle = make()
+    idle.restore(2, [], 5.0)
+    assert idle.snapshot().deadline is None
+
+
+def test_an_update_that_was_lost_must_come_again() -> None:
+    rounds = make()
+    add(rounds, "a", "b")
+    waiting = rounds.wait(0, nonce("a 0"))
+    rounds.lost("a")
+    with pytest.raises(StateError, match="upload it again"):
+        rounds.ready(waiting)
+    assert rounds.due(1.0) is Due.NOTHING
+    assert rounds.snapshot().waiting_for == ("a",)
+    add(rounds, "a")
+    assert not rounds.ready(waiting)
+    assert rounds.due(1.0) is Due.COMPLETE
 
 
 def test_the_same_update_is_added_once() -> None:
@@ -234,10 +321,9 @@ def test_ends_only_when_due() -> None:
     rounds = make()
     rounds.join("c", 0.0)
     add(rounds, "a")
-    with pytest.raises(StateError):
-        rounds.complete(1.0)
-    with pytest.raises(StateError):
-        rounds.fail(1.0)
+    for step in (rounds.seal, rounds.complete, rounds.fail, lambda now: rounds.unseal(now, TransportError("full"))):
+        with pytest.raises(StateError):
+            step(1.0)
     assert rounds.snapshot().attempt == Attempt(0, 1)
 
 
@@ -261,7 +347,8 @@ class RoundHistories(RuleBasedStateMachine):
         self.now = 0.0
         self.sum: dict[str, bytes] = {}
         self.completed: list[dict[str, bytes]] = []
-        self.failures = 0
+        self.failures: list[type[SecAggError]] = []
+        self.retry = 0.0
         self.waiting: list[tuple[Attempt, int]] = []
         self.nonces = 0
 
@@ -317,29 +404,50 @@ class RoundHistories(RuleBasedStateMachine):
 
     @rule()
     def wait(self) -> None:
-        self.waiting.append((self.rounds.wait(self.rounds.round), self.failures))
+        self.waiting.append((self.rounds.wait(self.rounds.round), len(self.failures)))
 
-    @rule()
-    def settle(self) -> None:
+    @precondition(lambda self: self.sum)
+    @rule(data=st.data())
+    def lose(self, data: st.DataObject) -> None:
+        site = data.draw(st.sampled_from(sorted(self.sum)))
+        roster = self.roster()
+        self.rounds.lost(site)
+        del self.sum[site]
+        assert self.roster() == roster
+
+    @rule(stored=st.booleans())
+    def settle(self, stored: bool) -> None:
         due, roster = self.rounds.due(self.now), self.roster()
-        deadline = self.rounds.deadline
+        deadline = self.rounds.snapshot().deadline
         late = deadline is not None and self.now >= deadline
-        if due is Due.COMPLETE:
-            assert len(self.sum) >= self.MIN_CLIENTS
-            assert late or roster == self.sum.keys()
-            self.rounds.complete(self.now)
-            self.completed.append(self.sum)
-        elif due is Due.FAIL:
+        if due is Due.NOTHING:
+            waits = not late and (len(self.sum) < self.MIN_CLIENTS or roster != self.sum.keys())
+            assert waits or self.now < self.retry
+            assert self.rounds.wake is None or self.rounds.wake > self.now
+            return
+        assert self.now >= self.retry
+        if due is Due.FAIL:
             assert late
             assert len(self.sum) < self.MIN_CLIENTS
             self.rounds.fail(self.now)
-            self.failures += 1
+            self.failures.append(QuorumError)
         else:
-            assert not late
-            assert len(self.sum) < self.MIN_CLIENTS or roster != self.sum.keys()
-            return
-        assert self.roster() == self.sum.keys()
-        self.sum = {}
+            assert len(self.sum) >= self.MIN_CLIENTS
+            assert late or roster == self.sum.keys()
+            self.rounds.seal(self.now)
+            if stored:
+                self.rounds.complete(self.now)
+                self.completed.append(self.sum)
+                assert self.roster() == self.sum.keys()
+                self.sum = {}
+                return
+            self.rounds.unseal(self.now, TransportError("disk full"))
+            assert self.rounds.wake is not None
+            self.retry = self.rounds.wake
+            assert self.retry > self.now
+            if late:
+                self.failures.append(TransportError)
+        assert self.roster() == (self.sum.keys() if late else roster)  # what was added stays
 
     def roster(self) -> set[str]:
         snapshot = self.rounds.snapshot()
@@ -369,8 +477,8 @@ class RoundHistories(RuleBasedStateMachine):
                 assert outcome is RoundMismatchError
             elif done > 0:
                 assert outcome is True
-            elif self.failures > failures:
-                assert outcome is QuorumError
+            elif len(self.failures) > failures:
+                assert outcome is self.failures[-1]
             else:
                 assert outcome is False
 

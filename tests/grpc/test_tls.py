@@ -44,7 +44,8 @@ def test_a_party_gets_a_folder(tmp_path: Path) -> None:
     for tls in (server, site):
         certificate(tls).verify_directly_issued_by(authority_certificate)
         assert not certificate(tls).extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    assert purposes(server) == [ExtendedKeyUsageOID.SERVER_AUTH]
+    # The server is a client, too, when its operator asks it for its status.
+    assert purposes(server) == [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     assert purposes(site) == [ExtendedKeyUsageOID.CLIENT_AUTH]
     names = certificate(server).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["localhost", "fl.example.org"]
@@ -165,8 +166,13 @@ def test_a_site_of_another_authority(server: Any, provision: Any, tmp_path: Path
 
 def test_the_servers_certificate_is_no_sites(server: Any, provision: Any) -> None:
     session = server.session("site-1", name="server", tls=provision.server_tls)
-    with session, pytest.raises(IdentityError, match="refuses the certificate"):
-        session.join()
+    with session:
+        with pytest.raises(IdentityError, match="under the certificate of 'server'"):
+            session.join()
+        with pytest.raises(IdentityError, match="under the certificate of 'server'"):
+            session.upload(provision.update("site-1"))
+        status = session.status()  # its operator may ask
+    assert (status.added, status.waiting_for) == ((), ())
 
 
 @pytest.mark.parametrize("tls", [True, False])

@@ -1,0 +1,47 @@
+"""What a download must be like before any of it is written: no server fills a site's disk with something else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import secagg
+from secagg.errors import LayoutError, MismatchError
+
+#: Largest download while model or params are not known.
+MAX_UNKNOWN_NBYTES = 4 << 30
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A model and the params of a federation. From both of them follows the size of an aggregate or a stored model.
+
+    Parameters
+    ----------
+    layout : secagg.Layout or None
+        The model; None while it is not known.
+    params : object
+        Of the configuration; None while they are not known.
+    """
+
+    layout: secagg.Layout | None
+    params: object
+
+    def check(self, header: secagg.Header) -> None:
+        """Refuse what is of another size than expected, or large while nothing is.
+
+        Raises
+        ------
+        LayoutError, MismatchError
+            As said.
+        """
+        what = f"the {header.kind} of round {header.round}"
+        fault = None if self.layout is None else self.layout.difference(header.layout)
+        if fault:
+            raise LayoutError(f"{what} that the server sends has another layout: {fault}")
+        if self.params is not None and self.params != header.params:
+            raise MismatchError(f"{what} that the server sends has other params than this federation: {header.params}")
+        if (self.layout is None or self.params is None) and header.nbytes > MAX_UNKNOWN_NBYTES:
+            raise MismatchError(
+                f"{what} that the server sends has {header.nbytes} bytes; a session that does not know its model takes "
+                f"{MAX_UNKNOWN_NBYTES}: give it layout and project"
+            )

@@ -1,0 +1,77 @@
+"""What a site keeps in the folder of its kit, so that it can be interrupted at any moment.
+
+=====================  ============================================================================
+``model.secagg``       the global model that its current round begins from, encrypted and signed
+``update.secagg``      its update of the round, from the end of training on
+``receipt.secagg``     the server's receipt for that update, until it is in an aggregate
+``download.secagg``    the aggregate or model that was downloaded last
+``failures``           which key did not decrypt an aggregate, as often as that happened
+``lock``               held by the process that works here
+=====================  ============================================================================
+"""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from ..client import Client
+from ..errors import ConfigError, SecAggError
+from ..receipt import Receipt
+from ..update import Update
+from .kit import SiteKit
+
+MODEL_FILE = "model.secagg"
+UPDATE_FILE = "update.secagg"
+RECEIPT_FILE = "receipt.secagg"
+DOWNLOAD_FILE = "download.secagg"
+FAILURES_FILE = "failures"
+LOCK_FILE = "lock"
+
+_DAY_SECONDS = 86_400
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes of the same site away from its files; `ConfigError` if one is at work."""
+    with (folder / LOCK_FILE).open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"another `secagg site` is at work in {folder}; one kit, one process") from error
+        yield
+
+
+def make_client(kit: SiteKit) -> Client:
+    """Return the client of a site's kit; its failures are counted in the kit's folder."""
+    failures = kit.folder / FAILURES_FILE
+    return Client(kit.config, kit.key, kit.name, identity=kit.identity, project=kit.project, failures=failures)
+
+
+def make_old_client(kit: SiteKit, epoch: int) -> Client:
+    """Return a client that reads what was made under the key of an earlier epoch; errors as of `SiteKit.old_epoch`."""
+    old = kit.old_epoch(epoch)
+    # Under the manifest of that time but for two things: it need not be valid any more, since what it is for was made
+    # when it was; and who has been revoked since is revoked.
+    revoked = {site.name for site in kit.project.sites if site.revoked}
+    project = replace(
+        old.project,
+        expires=max(old.project.expires, int(time.time()) + _DAY_SECONDS),
+        sites=tuple(replace(site, revoked=site.revoked or site.name in revoked) for site in old.project.sites),
+    )
+    return make_client(replace(old, project=project))
+
+
+def read_receipt(kit: SiteKit) -> tuple[int, Receipt] | None:
+    """Return round and receipt of the update in the folder, if the server has acknowledged it."""
+    try:
+        receipt = Receipt.from_bytes((kit.folder / RECEIPT_FILE).read_bytes())
+        with Update.open(kit.folder / UPDATE_FILE) as update:
+            receipt.check(update, kit.project)
+            return update.header.round, receipt
+    except (OSError, SecAggError):  # there is none, or it is for another update
+        return None
