@@ -154,9 +154,8 @@ def test_uploads(name, count, benchmark, report, progress, configure, model, tmp
     ours, plain = sides["secagg"], sides["plain"]
     ratio = median(b / a for a, b in zip(ours.seconds, plain.seconds, strict=True))
     speeds = [federation.nbytes / median(side.seconds) / 1e6 for side in (ours, plain)]
-    update = federation.nbytes / count
     benchmark.extra_info.update(nbytes=federation.nbytes, ratio=ratio, secagg=vars(ours), plain=vars(plain))
     report.measure(f"throughput-{name}", ratio, f"{speeds[0]:.0f} of {speeds[1]:.0f} MB/s, {count} sites")
     detail = f"peak {max(ours.growth) / 1e6:.1f} MB above start, plain {max(plain.growth) / 1e6:.1f} MB"
-    report.measure(f"server-memory-{name}", max(ours.late) / update, detail)
+    report.measure(f"server-memory-{name}", max(ours.late) / (federation.nbytes / 2), detail)
     shutil.rmtree(folder)

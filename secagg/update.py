@@ -16,6 +16,7 @@ from .params import QuantisedParams
 from .tail import Proof, Tail, body_digest, signed_message
 from .wire import DIGEST_NBYTES, PREAMBLE_NBYTES, check_digest, digest, frame_digest, head_nbytes
 
+_CLOSED = "the update's file is closed; open it again"
 _NEXT_BASE = b"secagg base v1"
 
 
@@ -24,6 +25,9 @@ class Body(Protocol):
 
     def read(self, offset: int, nbytes: int) -> memoryview:
         """Return `nbytes` bytes; valid until the next call."""
+
+    def stamp(self) -> object:
+        """Return what is equal as long as nothing has changed; None if nobody can tell."""
 
     def close(self) -> None:
         """Give resources back."""
@@ -39,7 +43,7 @@ class Update:
         self._header = header
         self._body = body
         self._tail: Tail | None = None
-        self._verified = False  # every digest was checked, of frames that cannot change
+        self._verified: object = None  # the stamp under which every digest was checked
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> Update:
@@ -131,9 +135,11 @@ class Update:
         DigestError
             If a byte of the frame changed; after the last frame, if the tail has the digest of another body.
         FormatError
-            If the file became shorter, or the tail is none of this scheme.
+            If the file became shorter, or the tail is none of this scheme; after the last frame, if the file changed
+            since its digests were checked, which is not done again as long as it does not.
         """
-        verified = self._verified
+        stamp = self._body.stamp()
+        verified = stamp is not None and stamp == self._verified
         digests = []
         for frame in self._header.frames:
             data = self._body.read(frame.offset, frame.nbytes + DIGEST_NBYTES)
@@ -145,7 +151,9 @@ class Update:
         if not verified and self._header.kind != "aggregate":  # what is signed is what was read
             body = body_digest(self._header.head, digests, self.tail.tag)
             check_digest(self.tail.proofs[0].body, body, "the body")
-        self._verified = isinstance(self._body, MemoryBody) and self._body.blob is not None
+        if verified and self._body.stamp() != stamp:
+            raise FormatError("the file changed while it was read")
+        self._verified = stamp
 
     def chunks(self) -> Iterator[bytes | memoryview]:
         """Yield the bytes of the update as they are sent: the head, each frame with its digest, the tail."""
@@ -194,6 +202,10 @@ class MemoryBody:
         """Return a view without a copy."""
         return self._frames[offset : offset + nbytes]
 
+    def stamp(self) -> object:
+        """Return the same as ever for bytes, which cannot change."""
+        return None if self.blob is None else ()
+
     def close(self) -> None:
         """Do nothing: memory is given back with the object."""
 
@@ -209,7 +221,7 @@ class FileBody:
     def read(self, offset: int, nbytes: int) -> memoryview:
         """Read from the file; a file that became shorter raises `FormatError`."""
         if self._file.closed:
-            raise StateError("the update's file is closed; open it again")
+            raise StateError(_CLOSED)
         if len(self._buffer) < nbytes:
             self._buffer = bytearray(nbytes)
         view = memoryview(self._buffer)[:nbytes]
@@ -217,6 +229,13 @@ class FileBody:
         if self._file.readinto(view) != nbytes:
             raise FormatError("the file became shorter while it was read")
         return view
+
+    def stamp(self) -> object:
+        """Return size of the file and time of its last change."""
+        if self._file.closed:
+            raise StateError(_CLOSED)
+        state = os.fstat(self._file.fileno())
+        return state.st_size, state.st_mtime_ns
 
     def close(self) -> None:
         """Close the file."""

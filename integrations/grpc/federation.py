@@ -30,7 +30,6 @@ from .server_status import ServerStatus
 from .spool import Part, Spool
 
 _POLL_SECONDS = 1.0
-_READ_AT_ONCE_NBYTES = 32 << 20
 
 log = logging.getLogger(__name__)
 
@@ -303,7 +302,7 @@ class Federation:
     def _add(self, part: Part, receive_seconds: float) -> bytes:
         header, started = part.header, time.monotonic()
         self._make_whole()
-        with _open(part) as update:
+        with secagg.Update.open(part.path) as update:
             try:
                 self._sum.add(update, lambda: self._folder.keep_update(part.path, header.round, header.site))
             except (SecAggError, OSError):
@@ -446,10 +445,3 @@ class Federation:
             self._spool.sweep("update", since=self._rounds.round)
         except OSError as error:
             log.warning("cannot clear the run folder: %s", error.strerror, extra={"event": "not_cleared"})
-
-
-def _open(part: Part) -> secagg.Update:
-    """Open a received update. One that is not large is read once, although verifying and adding takes it twice."""
-    if part.header.nbytes > _READ_AT_ONCE_NBYTES:
-        return secagg.Update.open(part.path)
-    return secagg.Update.from_bytes(part.path.read_bytes())

@@ -59,6 +59,8 @@ def change(options: argparse.Namespace, what: str, make: Change) -> Project:
         made = {kit.name for kit in kits.iterdir()}
         kept = {SERVER, *(site.name for site in active_sites(project))} - made
         pack_kits(kits, stage.folder, folder / PASSPHRASES_FILE, passphrase, kept)
+        if not (stage.folder / PASSPHRASES_FILE).exists():
+            stage.remove(PASSPHRASES_FILE)
         for site in project.sites:
             if site.revoked:
                 stage.remove(f"{site.name}{SUFFIX}")

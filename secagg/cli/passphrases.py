@@ -91,7 +91,7 @@ def ask(file: Path | None, kit: Path) -> str:
 
 
 def note(old: Path, new: Path, made: dict[str, str], kept: Collection[str]) -> None:
-    """Write the list of passphrases, with permissions 0600.
+    """Write the list of passphrases, with permissions 0600; none if it would be empty.
 
     Parameters
     ----------
@@ -105,5 +105,7 @@ def note(old: Path, new: Path, made: dict[str, str], kept: Collection[str]) -> N
     lines = old.read_text(encoding="utf-8").splitlines() if old.exists() else []
     stay = [line for line in lines if line.partition(" ")[0] in kept]
     text = "".join(f"{line}\n" for line in (*stay, *(f"{kit} {passphrase}" for kit, passphrase in made.items())))
+    if not text:
+        return
     with replace_file(new, 0o600) as file:
         file.write(text.encode())

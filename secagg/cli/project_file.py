@@ -14,11 +14,11 @@ from ..layout import Layout
 from ..params import is_int
 from ..yaml_file import read_yaml
 from .kit import SERVER
-from .plan_model import read_layout
+from .plan_model import read_layout, read_state
 
 MAX_DAYS = 36_500
 
-_OWN_KEYS = ("project", "hosts", "sites", "days", "model")
+_OWN_KEYS = ("project", "hosts", "sites", "days", "model", "initial")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class ProjectFile:
         How long manifest and certificates are valid.
     layout : Layout, optional
         The model, if it is known: the server then knows the size of an upload before the first one.
+    initial : mapping of str to torch.Tensor or numpy.ndarray, optional
+        The global model that round 0 begins from, if it is known: then no site can bring another one.
 
     Raises
     ------
@@ -52,6 +54,7 @@ class ProjectFile:
     hosts: tuple[str, ...] = ()
     days: int = 365
     layout: Layout | None = None
+    initial: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         check_site(self.name)
@@ -74,7 +77,7 @@ class ProjectFile:
         ConfigError
             If it cannot be read, or a value cannot be.
         FormatError, LayoutError
-            If the file that ``model`` names cannot be read as a model.
+            If the file that ``model`` or ``initial`` names cannot be read as a model.
         """
         data = read_yaml(path)
         if not isinstance(data, Mapping):
@@ -86,14 +89,18 @@ class ProjectFile:
         for key in data:
             if key not in (*_OWN_KEYS, *known):
                 raise ConfigError(f"{path} has an unknown key {key!r}; it knows {', '.join((*_OWN_KEYS, *known))}")
+        if "model" in data and "initial" in data:
+            raise ConfigError(f"{path} has both 'model' and 'initial'; the latter says all that the former does")
         config = Config.from_dict({key: data[key] for key in known if key in data})
+        files = {key: path.parent / _text(data[key], key) for key in ("model", "initial") if key in data}
         return cls(
             name=_text(data["project"], "project"),
             config=config,
             sites=_texts(data["sites"], "sites"),
             hosts=_texts(data["hosts"], "hosts"),
             days=data.get("days", cls.days),
-            layout=_layout(path.parent / _text(data["model"], "model"), config) if "model" in data else None,
+            layout=next((_layout(file, config) for file in files.values()), None),
+            initial=read_state(files["initial"]) if "initial" in files else None,
         )
 
 

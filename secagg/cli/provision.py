@@ -24,7 +24,7 @@ EXAMPLE = """secagg provision project.yaml --out kits
     hosts: [fl.example.org]                # under which sites reach the server
     sites: [site-1, site-2, site-3]
     days: 365                              # validity of kits
-    model: model.pt                        # optional: the server then knows the size of uploads beforehand
+    initial: model.pt                      # optional: the model that all begin from; `model:` if only its shapes count
     he: {preset: exact}                    # from here on a configuration, as `secagg plan` writes it
     aggregation: {min_clients: 3, max_clients: 10, max_abs: 0.5, max_weight: 1000}"""
 

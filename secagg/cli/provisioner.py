@@ -20,6 +20,7 @@ from pathlib import Path
 
 import yaml
 
+from ..client import Client
 from ..config import Config
 from ..errors import ConfigError, KeyFileError
 from ..identity import Identity
@@ -104,6 +105,7 @@ class Provisioner:
             server=_make_server(authority, file.hosts, file.days, folder / SERVER, kits),
             sites=tuple(_make_site(authority, name, file.days, kits) for name in file.sites),
             layout=file.layout,
+            base=None if file.initial is None else Client(file.config, key, SERVER).base(file.initial),
         )
         provisioner = cls(project, identity, key, folder)
         provisioner._finish(folder, kits)

@@ -27,7 +27,12 @@ from secagg.integrations.grpc.status import error_of
 from .conftest import Report, Watch
 
 #: What says "try again" without a typed error, or that the call's own time was up.
-AGAIN = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
+AGAIN = (
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.UNAVAILABLE,  # too many streams on this connection
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+)
 SECONDS = 20.0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -42,8 +43,21 @@ def test_what_may_be_left_out(tmp_path: Path) -> None:
     assert (file.days, file.layout) == (365, None)
 
 
+def test_the_model_that_all_begin_from(tmp_path: Path) -> None:
+    np.savez(tmp_path / "initial.npz", w=np.arange(3, dtype=np.float32), steps=np.array(4))
+    file = load(tmp_path, PROJECT | {"initial": "initial.npz"})
+    assert file.layout is not None
+    assert file.initial is not None
+    assert [spec.name for spec in file.layout.tensors] == list(file.initial) == ["w", "steps"]
+    (tmp_path / "shapes.yaml").write_text("{w: [3]}")
+    with pytest.raises(ConfigError, match="has both 'model' and 'initial'"):
+        load(tmp_path, PROJECT | {"initial": "initial.npz", "model": "shapes.yaml"})
+    with pytest.raises(FormatError, match="is a list of shapes; values are read from"):
+        load(tmp_path, PROJECT | {"initial": "shapes.yaml"})
+
+
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown key": ({"site": ["a"]}, "unknown key 'site'; it knows project, hosts, sites, days, model, he"),
+    "unknown key": ({"site": ["a"]}, "unknown key 'site'; it knows project, hosts, sites, days, model, initial, he"),
     "unknown backend": ({"he": {"lib": "tenseel"}}, "tenseel"),
     "unknown number": ({"aggregation": {"min_client": 3}}, "unknown key 'min_client'"),
     "name of the project": ({"project": "brain tumours"}, "'brain tumours': use letters"),

@@ -85,7 +85,7 @@ def test_one_passphrase_for_all(secagg: Secagg, project: Path, tmp_path: Path, m
     monkeypatch.setenv("SECAGG_PASSPHRASE", "of the environment")
     result = secagg("provision", project, "--out", "kits", "--passphrase-file", "passphrase")
     assert result.returncode == 0, result.stderr
-    assert noted(tmp_path / "kits") == {}
+    assert not (tmp_path / "kits" / "passphrases.txt").exists()
     assert unpack(tmp_path / "kits" / "a.kit", PASSPHRASE)
     assert "passphrases: the one that was given" in result.stdout
     monkeypatch.setenv("SECAGG_PASSPHRASE", "short")
@@ -147,6 +147,15 @@ def test_changes_of_the_members(secagg: Secagg, kits: Path) -> None:
     assert {path.name for path in (kits / "authority").glob("client-*")} == {"client-0.key", "client-1.key"}
     for result in (added, removed, rotated):
         assert not [passphrase for passphrase in noted(kits).values() if passphrase in result.stdout + result.stderr]
+
+
+def test_a_list_without_passphrases_is_no_list(secagg: Secagg, kits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECAGG_PASSPHRASE", PASSPHRASE)
+    assert secagg("add-site", kits, "d").returncode == 0
+    assert noted(kits).keys() == {"a.kit", "b.kit", "c.kit"}
+    assert secagg("rotate", kits).returncode == 0
+    assert not (kits / "passphrases.txt").exists()
+    assert unpack(kits / "a.kit", PASSPHRASE)
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,16 @@ def test_a_layout_lets_the_server_know_sizes(tmp_path: Path) -> None:
     assert library.Aggregator(kit.config, kit.key, 0, project=kit.project).layout == kit.project.layout
 
 
+def test_the_model_that_all_begin_from(tmp_path: Path) -> None:
+    np.savez(tmp_path / "initial.npz", **STATE, steps=np.array(4))
+    made = Federation.make(tmp_path, initial="initial.npz")
+    project = made.provisioner.project
+    assert project.base == client(made, "a").base(STATE | {"steps": np.array(9)})
+    assert project.layout is not None
+    changed = made.change(tmp_path / "changed", lambda made, at, kits: made.rotate(None, at, kits))
+    assert changed.provisioner.project.base == project.base
+
+
 def test_adding_a_site(made: Federation, tmp_path: Path) -> None:
     old = made.provisioner.project
     more = made.change(tmp_path, lambda provisioner, *folders: provisioner.add(("d", "e"), *folders))

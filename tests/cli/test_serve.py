@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import signal
 import time
 from collections.abc import Iterator
@@ -51,6 +52,20 @@ def test_a_second_signal_stops_at_once(served: Served) -> None:
     served.process.send_signal(signal.SIGCONT)
     assert served.process.wait(30) in (128 + signal.SIGINT, 128 + signal.SIGTERM)
     assert served.log.endswith("secagg: stopped at once\n")
+
+
+@pytest.fixture
+def few_files() -> Iterator[int]:
+    """What a shell lets a process have open, while it may ask for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, hard, 1024), hard))
+    yield hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_it_takes_as_many_open_files_as_it_may(few_files: int, kits: Kits, tmp_path: Path) -> None:
+    with Served(kits["server"], tmp_path / "server") as server:
+        assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (few_files, few_files)
 
 
 def test_two_sites_are_warned_of(tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa, x25519
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from federation import federate
 from hypothesis import given
 from hypothesis import strategies as st
+from signed import sign_federation
 
 from secagg import Identity
 from secagg.errors import KeyFileError, SignatureError, StorageError
@@ -212,3 +214,19 @@ def test_another_length(signature):
 def test_a_public_key_of_another_length(public):
     with pytest.raises(SignatureError):
         check_signature(public, IDENTITY.sign(b"m"), b"m", "somebody")
+
+
+def test_a_client_shows_none_of_its_keys():
+    """Neither the signing key nor the HE key, in whatever way somebody looks at the object."""
+    signed = sign_federation(federate("flashe"))
+    site = signed.site()
+    secrets = [
+        signed.identities["site-1"]._key.private_bytes_raw(),
+        signed.federation.keys.client.secret_material().secret,
+    ]
+    text = f"{site!r} {site} {vars(site)} {signed.project}"
+    for secret in secrets:
+        assert bytes(secret).hex()[:16] not in text
+        assert repr(bytes(secret))[2:20] not in text
+    with pytest.raises(TypeError):
+        pickle.dumps(site)

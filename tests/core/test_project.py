@@ -69,9 +69,10 @@ def test_every_config(variant):
     layout = Layout.of(
         {"w": np.zeros((2, 3)), "c": np.zeros(()), "d.e": np.zeros(0), "n": np.zeros(2, int)}, federation.config.encrypt
     )
-    project = sign_federation(federation, layout=layout).project
+    project = sign_federation(federation, layout=layout, base=bytes(range(32))).project
     assert project.config == federation.config
     assert project.layout == layout
+    assert project.base == bytes(range(32))
 
 
 def test_it_is_a_value():

@@ -729,6 +729,7 @@ ACTS = {"input/output error": (lambda path: fail, OSError), "cut": (cut, FormatE
 
 def failing_update(bench, path, reads, act):
     path.write_bytes(bench.bad())
+    os.utime(path, (0, 0))  # clocks of file systems tick every few milliseconds: a change is seen by the next tick
     header = Update.from_bytes(path.read_bytes()).header
     return Update(header, Failing(path.open("rb", buffering=0), len(header.head), reads, act(path)))
 
@@ -748,7 +749,10 @@ def test_a_failure_while_verifying(bench, tmp_path, act, error, reads):
 def test_a_failure_while_adding(bench, tmp_path, act, error, reads):
     """Half of a verified update may be in the sum: the aggregator closes rather than give a wrong sum."""
     aggregator = bench.aggregator(2)
-    with failing_update(bench, tmp_path / "update.secagg", reads, act) as update, pytest.raises(error):
+    with (
+        failing_update(bench, tmp_path / "update.secagg", reads, act) as update,
+        pytest.raises(FormatError if error is DigestError else error),  # digests are checked once, then the file's time
+    ):
         aggregator.add(update)
     assert aggregator.sites == ("site-1", "site-2")
     for attempt in (

@@ -37,6 +37,8 @@ JUNK: list[Any] = [
 
 #: What a header says of larger ones is refused for its length.
 MAX_NBYTES = 1 << 18
+#: Of a list or object, so that the mutator itself needs little memory.
+MAX_ITEMS = 10_000
 
 
 class Mutator:
@@ -108,7 +110,8 @@ class Mutator:
             elif change == 2:
                 rng.shuffle(items)
             else:
-                items += items[at:] * rng.choice([1, 2, 100])
+                items += items[at : at + 1000] * rng.choice([1, 2, 100])
+                del items[MAX_ITEMS:]
         return dict(items) if isinstance(value, dict) else items
 
     def _scalar(self, value: Any, rng: random.Random) -> Any:

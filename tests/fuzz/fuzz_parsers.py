@@ -55,7 +55,7 @@ class Reader:
         assert repr(update)
         attempt(lambda: update.next_base)
         attempt(lambda: update.tail)
-        attempt(lambda: [header.of(item).head for item in header.contributions])
+        attempt(lambda: all(header.of(item).head for item in header.contributions))
         attempt(lambda: sum(len(payload) for _, payload in update.frames()))
         for scheme, world in WORLDS.items():
             if header.params != world.config.params and scheme != "words":

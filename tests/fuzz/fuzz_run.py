@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -14,6 +15,8 @@ import fuzz_paths  # noqa: F401
 DEFAULTS = ["-timeout=10", "-rss_limit_mb=2048", "-max_len=300000", "-len_control=0"]
 #: Bytes of addresses beyond those at the start.
 MEMORY_NBYTES = 1 << 30
+#: What one input may add to the peak of the memory in use.
+INPUT_KIB = 64 << 10
 
 Mutate = Callable[[bytes, int], bytes]
 
@@ -44,10 +47,16 @@ def run(
 def _fuzz(target: Callable[[bytes], None], mutator: Callable[[Mutate], Callable[[bytes, int, int], bytes]]) -> NoReturn:
     from fuzz_worlds import limit_memory
 
+    def bounded(data: bytes) -> None:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        target(data)
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        assert grown <= INPUT_KIB, f"an input of {len(data)} bytes took {grown} KiB"
+
     limit_memory(MEMORY_NBYTES)
     given = {option.split("=")[0] for option in sys.argv}
     options = [option for option in DEFAULTS if option.split("=")[0] not in given]
     mutate = mutator(lambda data, size: atheris.Mutate(data, size))  # Fuzz() gives the name its meaning
-    atheris.Setup([sys.argv[0], *options, *sys.argv[1:]], target, custom_mutator=mutate)
+    atheris.Setup([sys.argv[0], *options, *sys.argv[1:]], bounded, custom_mutator=mutate)
     atheris.Fuzz()
     os._exit(0)

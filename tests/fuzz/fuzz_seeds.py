@@ -53,7 +53,7 @@ def parsers(folder: Path) -> None:
     bgv = secagg.Config.from_dict({"he": he, "encrypt": "conv", "aggregation": numbers})
     state = {"a.w": np.zeros((1, 1, 2), np.float16), "w": np.zeros(3), "n": np.zeros(2, int)}
     layout = secagg.Layout.of(state, bgv.encrypt)
-    project = replace(world.project, config=bgv, layout=layout)
+    project = replace(world.project, config=bgv, layout=layout, base=BASE)
     (folder / "seed-bgv-project").write_bytes(project.sign(AUTHORITY))
     header = replace(update.header, params=bgv.params, aggregation=bgv.aggregation, layout=layout)
     empty = [bytes(frame.nbytes) for frame in header.frames]

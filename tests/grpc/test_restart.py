@@ -1,0 +1,236 @@
+"""What a server goes on with when it starts again: in the middle of a round, under a new key, on damaged files."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from federation import Federation
+from running import SMALL, Running, make_signed, serving, wait_until
+from signed import Signed
+
+import secagg
+from secagg.errors import ConfigError, DuplicateError, FormatError, RoundMismatchError
+
+BASE = bytes(range(32))
+
+
+@pytest.fixture(scope="module")
+def signed() -> Signed:
+    return make_signed()
+
+
+@pytest.fixture(scope="module")
+def updates(signed: Signed) -> dict[str, secagg.Update]:
+    """Of each site, for round 0; the tests only send them."""
+    return {name: signed.site(name).encrypt(SMALL, round=0, base=BASE) for name in signed.names}
+
+
+@pytest.fixture
+def half(signed: Signed, updates: dict[str, secagg.Update], tmp_path: Path) -> Path:
+    """A run folder in the middle of round 0: two sites have uploaded, the third one has joined."""
+    with serving(signed, tmp_path / "run") as running:
+        with running.session("site-3") as session:
+            session.join()
+        for name in ("site-1", "site-2"):
+            running.send(updates[name])
+    return tmp_path / "run"
+
+
+def rotated(signed: Signed, epoch: int) -> Signed:
+    """The same parties with other keys."""
+    keys = secagg.generate_keys(signed.config, epoch)
+    project = signed.reissue(epoch=epoch, key=keys.server.fingerprint)
+    return replace(signed, federation=Federation(signed.config, keys), project=project)
+
+
+def assert_ends_well(running: Running, updates: dict[str, secagg.Update], *missing: str) -> None:
+    for name in missing:
+        running.send(updates[name])
+    site = running.signed.site("site-3")
+    with running.session("site-3") as session:
+        wait_until(lambda: 0 in session.status().aggregates)
+        with session.download(0, running.folder.with_name("aggregate")) as aggregate:
+            assert sorted(aggregate.header.sites) == sorted(updates)
+            assert np.abs(site.decrypt(aggregate, round=0, base=BASE)["w"] - SMALL["w"]).max() < 1e-4
+    wait_until(lambda: not (running.folder / "round-0").exists())
+
+
+def test_in_the_middle_of_a_round(signed: Signed, updates: dict[str, secagg.Update], half: Path) -> None:
+    before = {path: path.read_bytes() for path in sorted((half / "round-0").iterdir())}
+    assert [path.name for path in before] == ["site-1.update", "site-2.update"]
+    for _ in range(2):
+        with serving(signed, half) as running:
+            status = running.server.status()
+            assert (status.added, status.waiting_for) == (("site-1", "site-2"), ("site-3",))
+            assert (status.attempt, status.state, status.base) == (1, "open", BASE)
+            reply = running.resume(updates["site-1"])
+            assert reply.already_added
+            secagg.Receipt.from_bytes(reply.receipt).check(updates["site-1"], signed.project)
+            with pytest.raises(DuplicateError):
+                running.resume(signed.site().encrypt(SMALL, round=0, base=BASE))
+        assert {path: path.read_bytes() for path in before} == before
+    with serving(signed, half) as running:
+        assert_ends_well(running, updates, "site-3")
+        reply = running.resume(updates["site-1"])  # the round is over, and its file gone: there is a receipt still
+        secagg.Receipt.from_bytes(reply.receipt).check(updates["site-1"], signed.project)
+
+
+def test_a_round_that_could_have_ended(signed: Signed, updates: dict[str, secagg.Update], half: Path) -> None:
+    """The server died before it wrote the aggregate: it does so when it starts."""
+    updates["site-3"].save(half / "round-0" / "site-3.update")
+    with serving(signed, half) as running:
+        assert_ends_well(running, updates)
+
+
+def test_attempts_are_counted_on(signed: Signed, updates: dict[str, secagg.Update], tmp_path: Path) -> None:
+    with serving(signed, tmp_path / "run", round_timeout=0.5) as running:
+        running.send(updates["site-1"])
+        wait_until(lambda: running.server.status().attempt >= 3)
+    with serving(signed, tmp_path / "run") as running:
+        assert running.server.status().attempt >= 3
+        assert running.server.status().added == ("site-1",)
+    for text in ("rubbish", "[]", '{"round": 0}', '{"round": 0, "attempt": "x", "sites": 7}', ""):
+        (tmp_path / "run" / "roster.json").write_text(text)
+        with serving(signed, tmp_path / "run") as running:  # no reason to stop: what was added is in the files
+            assert (running.server.status().attempt, running.server.status().added) == (1, ("site-1",))
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "rubbish", "other site", "other round", "unsigned"])
+def test_a_damaged_file_is_put_aside(
+    signed: Signed,
+    updates: dict[str, secagg.Update],
+    half: Path,
+    damage: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The others stay; its site, which is waited for, may upload it again."""
+    path = half / "round-0" / "site-1.update"
+    blob = path.read_bytes()
+    client = secagg.Client(signed.config, signed.federation.keys.client, "site-1")
+    path.write_bytes(
+        {
+            "flip": lambda: blob[:-200] + bytes([blob[-200] ^ 1]) + blob[-199:],
+            "cut": lambda: blob[:-1],
+            "empty": lambda: b"",
+            "rubbish": lambda: bytes(len(blob)),
+            "other site": lambda: updates["site-3"].to_bytes(),
+            "other round": lambda: signed.site().encrypt(SMALL, round=1, base=BASE).to_bytes(),
+            "unsigned": lambda: client.encrypt(SMALL, round=0, base=BASE).to_bytes(),
+        }[damage]()
+    )
+    caplog.set_level(logging.ERROR)
+    with serving(signed, half) as running:
+        status = running.server.status()
+        assert (status.added, status.waiting_for) == (("site-2",), ("site-1", "site-3"))
+        [record] = [item for item in caplog.records if "left out" in item.message]
+        assert "round 0: the stored update of site-1 is left out: " in record.message
+        assert (half / "round-0" / "site-1.refused").exists()
+        assert_ends_well(running, updates, "site-1", "site-3")
+
+
+def test_leftovers_of_rounds_that_are_over(signed: Signed, updates: dict[str, secagg.Update], half: Path) -> None:
+    """The server died after it had written the aggregate, and before it had tidied up."""
+    with serving(signed, half) as running:
+        assert_ends_well(running, updates, "site-3")
+    (half / "round-0").mkdir()
+    updates["site-1"].save(half / "round-0" / "site-1.update")
+    updates["site-2"].save(half / "spool" / "site-2.part")
+    (half / ".aggregate-0.secagg.x").write_bytes(b"half an aggregate")
+    (half / "notes.txt").write_text("not ours")
+    with serving(signed, half) as running:
+        assert running.server.status().round == 1
+        assert running.server.status().added == ()
+        assert running.spool() == []
+    assert sorted(path.name for path in half.iterdir()) == [
+        "aggregate-0.secagg",
+        "lock",
+        "notes.txt",
+        "roster.json",
+        "round-1",
+        "rounds.jsonl",
+        "spool",
+    ]
+
+
+def test_a_site_that_was_revoked_meanwhile(
+    signed: Signed, updates: dict[str, secagg.Update], half: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    later = replace(signed, project=signed.without("site-1"))
+    with serving(later, half) as running:
+        status = running.server.status()
+        assert (status.added, status.waiting_for) == (("site-2",), ("site-3",))
+        assert "the stored update of site-1 is left out: IdentityError: site 'site-1' has been revoked" in caplog.text
+        del (rest := dict(updates))["site-1"]
+        assert_ends_well(running, rest, "site-3")
+
+
+def test_a_key_that_was_rotated(
+    signed: Signed, updates: dict[str, secagg.Update], half: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rounds count on, and the next one begins from the same global model."""
+    with serving(signed, half) as running:
+        assert_ends_well(running, updates, "site-3")
+        base = running.server.status().base
+        assert base is not None
+        old = {name: signed.site(name).encrypt(SMALL, round=1, base=base) for name in signed.names}
+        running.send(old["site-1"])
+    new = rotated(signed, 1)
+    with serving(new, half) as running:
+        status = running.server.status()
+        assert (status.round, status.epoch, status.added, status.aggregates) == (1, 1, (), (0,))
+        assert status.base == base
+        assert "the stored update of site-1 is left out: KeyMismatchError" in caplog.text
+        with pytest.raises(ConfigError, match="another server works"):
+            serving(new, half).__enter__()
+        aggregate = running.run_round(1)
+        assert aggregate.header.epoch == 1
+        assert aggregate.header.base == base
+    with pytest.raises(ConfigError, match="is of epoch 1, this key of epoch 0: use the newest kit"):
+        serving(signed, half).__enter__()
+    with pytest.raises(ConfigError, match="was made under another key; use another run folder"):
+        serving(rotated(signed, 1), half).__enter__()
+    with serving(rotated(signed, 5), half) as running:
+        assert running.server.status().round == 2
+
+
+def test_a_rotation_in_the_first_round(
+    signed: Signed, updates: dict[str, secagg.Update], half: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    new = rotated(signed, 1)
+    with serving(new, half) as running:
+        assert running.server.status().added == ()
+        assert caplog.text.count("is left out: KeyMismatchError") == 2
+        assert running.server.status().base is None
+        running.run_round(0)
+    assert [json.loads(line)["round"] for line in (half / "rounds.jsonl").read_text().splitlines()] == [0]
+
+
+@pytest.mark.parametrize("damage", ["rubbish", "other round", "update"])
+def test_a_damaged_aggregate_stops_the_start(
+    signed: Signed, updates: dict[str, secagg.Update], half: Path, damage: str
+) -> None:
+    """What the next round begins from is not known then: an operator must look."""
+    with serving(signed, half) as running:
+        assert_ends_well(running, updates, "site-3")
+    path = half / "aggregate-0.secagg"
+    if damage == "rubbish":
+        path.write_bytes(b"rubbish")
+    elif damage == "other round":
+        path.rename(half / "aggregate-3.secagg")
+    else:
+        updates["site-1"].save(path)
+    for _ in range(2):  # the lock is given back
+        with pytest.raises(FormatError if damage == "rubbish" else ConfigError):
+            serving(signed, half).__enter__()
+
+
+def test_a_round_after_the_last_is_not_known(signed: Signed, half: Path) -> None:
+    with serving(signed, half) as running, running.session("site-1") as session:
+        for round in (1, 2**62):
+            with pytest.raises(RoundMismatchError, match=f"round {round} has not begun; round 0 is open"):
+                session.download(round, half.with_name("none"))
