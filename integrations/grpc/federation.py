@@ -25,7 +25,7 @@ from .model_store import ModelStore
 from .receipts import Receipts
 from .round_sum import Terms, read_aggregates
 from .rounds import Admission, Due, Rounds
-from .run_folder import RunFolder
+from .run_folder import UPDATE_SUFFIX, RunFolder
 from .server_status import ServerStatus
 from .spool import Part, Spool
 
@@ -401,12 +401,16 @@ class Federation:
         self._folder.open_round(round)
         self._clear()
         attempt, roster = self._folder.load_roster(round) or (1, last_sites)
+        acknowledged = [path.name.removesuffix(UPDATE_SUFFIX) for path in self._folder.updates(round)]
         stored = self._sum.restore()
-        roster = [*stored, *filter(self._takes_part, [*roster, *self._spool.sites("update")])]
+        # Whose update is left out is waited for: its site may upload it again, or another one.
+        roster = [*stored, *filter(self._takes_part, [*roster, *acknowledged, *self._spool.sites("update")])]
         self._rounds.restore(attempt, roster, now)
         for site, nonce in stored.items():
             self._rounds.added(site, nonce, now)
             self._history.added(site, self._folder.update_of(round, site).stat().st_size)
+        if len(stored) < len(acknowledged):
+            self._save_roster()
         log.info(
             "round %d, attempt %d: %d updates are in the sum; waiting for %s",
             round,

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 from hostile import HostileServer
+from ignite.engine import Engine
 from signed import Parts
 
 import secagg
-from secagg.cli.kit import load_server_kit, load_site_kit
+from secagg.cli import main
+from secagg.cli.kit import PROJECT_FILE, load_server_kit, load_site_kit
 from secagg.cli.participant import Participant
 from secagg.cli.site_folder import MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, make_client
 from secagg.cli.unpack import unpack
@@ -57,11 +59,15 @@ class World:
     def base(self) -> bytes:
         return self.client("a").base(state())
 
-    def aggregate(self, *names: str, round: int = 0, base: bytes | None = None) -> secagg.Update:
-        """The sum of honest updates of these sites."""
+    def aggregate(
+        self, *names: str, round: int = 0, base: bytes | None = None, given: tuple[secagg.Update, ...] = ()
+    ) -> secagg.Update:
+        """The sum of given updates and those that these sites send honestly."""
         kit = load_server_kit(self.federation["server"])
         base = base or self.base
         aggregator = secagg.Aggregator(kit.config, kit.key, round, base=base)
+        for update in given:
+            aggregator.add(update)
         for name in names:
             aggregator.add(self.client(name).encrypt(state(0.5), base=base, round=round))
         return secagg.Update.from_bytes(aggregator.finish().to_bytes())
@@ -201,14 +207,8 @@ def test_the_aggregate_goes_before_a_later_model(world: World, acknowledged: Par
 
 
 def test_a_receipt_that_was_kept_is_done_with(world: World, acknowledged: Participant) -> None:
-    kit, base = load_server_kit(world.federation["server"]), world.base
-    aggregator = secagg.Aggregator(kit.config, kit.key, 0, base=base)
     with secagg.Update.open(world.kept(UPDATE_FILE)) as update:
-        aggregator.add(update)
-    for name in ("b", "c"):
-        aggregator.add(world.client(name).encrypt(state(0.5), base=base, round=0))
-    aggregate = secagg.Update.from_bytes(aggregator.finish().to_bytes())
-    world.server.aggregates = {0: aggregate}
+        world.server.aggregates = {0: world.aggregate("b", "c", given=(update,))}
     world.server.say(1)
     acknowledged.join()
     assert position(acknowledged)[0] == 1
@@ -288,6 +288,57 @@ def test_an_aggregate_of_an_earlier_epoch_with_a_site_that_was_revoked(world: Wo
                 else:
                     site.join()
                     assert position(site)[0] == 1
+
+
+# A manifest that changes while a site is running.
+
+
+class TinyTask:
+    """What `secagg site` trains, in no time."""
+
+    def __init__(self, part: object, seed: int) -> None:
+        self.patches = [0]
+        self.network = torch.nn.ParameterDict(state())
+
+    def train(self, round: int, rounds: int, handlers: list[SecAggHandler]) -> float:
+        engine = Engine(lambda engine, batch: None)
+        engine.network = self.network  # type: ignore[attr-defined]
+        for handler in handlers:
+            handler.attach(engine)
+        engine.run([0])
+        return 0.0
+
+    def dice(self, state: object) -> float:
+        return 0.5
+
+
+class WillingServer(HostileServer):
+    """Ends each round as soon as there is one update, with those of other sites; then it has a later manifest."""
+
+    world: World
+    manifests: list[bytes]
+
+    def Upload(self, request_iterator: Iterator[pb.Chunk], context: grpc.ServicerContext) -> pb.UploadReply:
+        update = secagg.Update.from_bytes(b"".join(message.data for message in request_iterator))
+        round = update.header.round
+        aggregate = self.aggregates[round] = self.world.aggregate(
+            "b", "c", round=round, base=update.header.base, given=(update,)
+        )
+        if self.manifests:
+            (self.folder / PROJECT_FILE).write_bytes(self.manifests.pop())
+        self.say(round + 1, base=aggregate.next_base)
+        return pb.UploadReply(receipt=secagg.Receipt.of(update, self.kit.identity).to_bytes())
+
+
+def test_a_running_site_takes_a_later_manifest(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A site that was removed during the first round is refused from the second one on."""
+    monkeypatch.setattr("secagg.cli.site.LocalTask", TinyTask)
+    later = world.federation.change(tmp_path / "later", lambda made, at, kits: made.remove(("d",), at, kits))
+    server = WillingServer(world.federation["server"])
+    server.world, server.manifests = world, [(later["server"] / PROJECT_FILE).read_bytes()]
+    with server.serving():
+        assert main(["site", str(world.federation["a"]), "--server", server.address, "--rounds", "2"]) == 0
+    assert load_site_kit(world.federation["a"]).project == later.provisioner.project
 
 
 # What is shown to people.

@@ -56,7 +56,11 @@ FAULTS: dict[str, tuple[Callable[[Chunks], Chunks], type[SecAggError], str]] = {
     "no head": (lambda chunks: chunks[1:], FormatError, "magic"),
     "first frame missing": (lambda chunks: [chunks[0], *chunks[2:]], FormatError, "frame 0 has"),
     "last frame missing": (lambda chunks: [*chunks[:-2], chunks[-1]], FormatError, "a chunk of 144 bytes; frame 1 has"),
-    "last byte missing": (lambda chunks: [*chunks[:-1], chunks[-1][:-1]], FormatError, "a chunk of 143 .* tail has 144"),
+    "last byte missing": (
+        lambda chunks: [*chunks[:-1], chunks[-1][:-1]],
+        FormatError,
+        "a chunk of 143 .* tail has 144",
+    ),
     "trailing tail": (lambda chunks: [*chunks, chunks[-1]], FormatError, "trailing"),
     "trailing byte": (lambda chunks: [*chunks, b"\0"], FormatError, "trailing"),
     "frames swapped": (lambda chunks: [chunks[0], chunks[2], chunks[1], *chunks[3:]], FormatError, "frame 0 has"),

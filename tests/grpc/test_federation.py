@@ -135,9 +135,7 @@ def test_an_acknowledged_update_that_cannot_be_read_again(
         assert_half(provision, federation, updates[0])
 
 
-def test_an_update_that_cannot_get_its_name(
-    provision: Any, updates: list[secagg.Update], tmp_path: Path
-) -> None:
+def test_an_update_that_cannot_get_its_name(provision: Any, updates: list[secagg.Update], tmp_path: Path) -> None:
     with opened(provision, tmp_path) as federation:
         federation.join("site-3")
         (tmp_path / "round-0").rmdir()
@@ -151,9 +149,7 @@ def test_an_update_that_cannot_get_its_name(
         assert_half(provision, federation, updates[0])
 
 
-def test_only_its_own_uploads_are_cleared_away(
-    provision: Any, updates: list[secagg.Update], tmp_path: Path
-) -> None:
+def test_only_its_own_uploads_are_cleared_away(provision: Any, updates: list[secagg.Update], tmp_path: Path) -> None:
     spool = tmp_path / "spool"
     spool.mkdir()
     (spool / "mail").write_text("not ours")

@@ -57,9 +57,7 @@ def test_a_disk_quota(signed: Signed, updates: dict[str, secagg.Update], tmp_pat
             assert session.status().disk_used >= update.nbytes
 
 
-def test_what_an_upload_announces_is_taken(
-    signed: Signed, updates: dict[str, secagg.Update], tmp_path: Path
-) -> None:
+def test_what_an_upload_announces_is_taken(signed: Signed, updates: dict[str, secagg.Update], tmp_path: Path) -> None:
     """Uploads that begin at the same time cannot take the same room, nor that of the aggregate."""
     nbytes = updates["site-1"].nbytes
     with serving(signed, tmp_path / "run", limits=Limits(disk_quota=int(3.5 * nbytes))) as running:

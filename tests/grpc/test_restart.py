@@ -130,6 +130,8 @@ def test_a_damaged_file_is_put_aside(
         [record] = [item for item in caplog.records if "left out" in item.message]
         assert "round 0: the stored update of site-1 is left out: " in record.message
         assert (half / "round-0" / "site-1.refused").exists()
+    with serving(signed, half) as running:  # and it is waited for still when the server starts once more
+        assert running.server.status().waiting_for == ("site-1", "site-3")
         assert_ends_well(running, updates, "site-1", "site-3")
 
 
