@@ -75,7 +75,7 @@ class SiteSession:
         and sign a receipt for each update.
     layout : secagg.Layout, optional
         The model, as of `secagg.Client.layout`: no download that is of another is written to the disk. Without it, that
-        of the project, or of the update that was uploaded last.
+        of the project, or of the update that was uploaded last; while there is none, 4 GiB are the most.
 
     Raises
     ------

@@ -19,7 +19,7 @@ class Limits:
     slot_seconds : float
         How long an upload waits for its turn before it is sent away, to come again.
     idle_seconds : float
-        A stream that is silent for so long is cancelled; the site resumes it.
+        A stream without a frame, 1 MiB at most, for so long is cancelled; the site resumes it. No link may be slower.
     upload_seconds : float
         Longest time of one stream; then it is cancelled, and the site resumes it.
     disk_quota : int

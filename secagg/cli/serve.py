@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=Limits.idle_seconds,
         metavar="SECONDS",
-        help=f"an upload silent for so long is cut off, and resumed by its site (default: {Limits.idle_seconds:g})",
+        help=f"a stream without a frame (1 MiB) for so long is cut off, and resumed (default: {Limits.idle_seconds:g})",
     )
     parser.add_argument(
         "--upload-timeout",

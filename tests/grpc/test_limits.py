@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
-from running import SMALL, STATE, Running, make_signed, serving, typed, wait_until
+from running import SMALL, STATE, Running, make_signed, serving, wait_until
 from signed import Signed
 
 import secagg

@@ -125,14 +125,18 @@ def test_progress(start_server: StartServer, provision: Any, tmp_path: Path) -> 
 
 
 def test_an_error_in_progress_is_the_callers(start_server: StartServer, provision: Any) -> None:
+    """The upload has broken off then, like any other, and another one goes on with it."""
+
     def fail(done: int, total: int) -> None:
         raise ZeroDivisionError(done)
 
     server = start_server()
+    update = provision.update("site-1")
     with server.session("site-1") as session:
         with pytest.raises(ZeroDivisionError):
-            session.upload(provision.update("site-1"), fail)
+            session.upload(update, fail)
         assert session.status().added == ()
+        assert not session.upload(update).already_added
 
 
 def test_the_same_upload_is_added_once(start_server: StartServer, provision: Any) -> None:

@@ -794,8 +794,9 @@ def test_another_encryption_of_this_site_is_in_a_sum_that_is_done(
 
 
 def test_an_update_that_the_server_has_lost_is_sent_again(
-    server: Server, session: SiteSession, update: secagg.Update, aggregate: secagg.Update, tmp_path: Path
+    server: Server, session: SiteSession, signed: Signed, aggregate: secagg.Update, tmp_path: Path
 ) -> None:
+    update = signed.site().encrypt(SMALL, round=0)
     server.refusals["Download"] = [StateError("upload it again")] * 2
     server.downloads = [chunks_of(aggregate)]
     session.exchange(update, tmp_path / "aggregate").close()
@@ -810,13 +811,12 @@ def test_an_update_that_the_server_has_lost_is_sent_again(
 
 @pytest.fixture
 def real(signed: Signed, tmp_path: Path) -> Iterator[RealServer]:
-    project = signed.project.sign(signed.authority)
     with RealServer(
         signed.config,
         signed.federation.keys.server,
         tmp_path / "run",
         insecure=True,
-        project=project,
+        project=signed.project,
         identity=signed.server,
     ) as server:
         yield server
