@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 
 import secagg
-from secagg.errors import RoundMismatchError, SecAggError, StorageError, TransportError
+from secagg.errors import LayoutError, RoundMismatchError, SecAggError, StorageError, TransportError
 
 from .history import History
 from .hooks import MetricsHook, NoMetrics
@@ -142,7 +142,44 @@ class Federation:
         SecAggError
             Whatever makes it unfit for the open round; nothing was added.
         """
-        return self._admit_model(header) if header.kind == "model" else self._admit_update(header)
+        if header.kind == "model":
+            return self._admit_model(header)
+        receipt = self.known(header)
+        if receipt is None:
+            self._sum.admit(header)
+        return receipt
+
+    def known(self, header: secagg.Header) -> bytes | None:
+        """Return what `admit` does for what has been admitted before: it may have been added meanwhile.
+
+        Raises
+        ------
+        SecAggError
+            If the round of an update has ended, or another update of the site is in the sum.
+        """
+        if header.kind == "model":
+            return None
+        with self._changed:
+            roster, now = self._rounds.roster, time.monotonic()
+            admission = self._rounds.admit(header.site, header.contributions[0].nonce, header.round, now)
+            if self._rounds.roster != roster:  # a part or an update tells so after a crash: no need to write it down
+                self._changed.notify_all()
+        if admission is Admission.ADD:
+            return None
+        self._make_last(header.round)  # who added it may not have come to that, or was killed before
+        return self._receipts.again(header)
+
+    def check_head(self, nbytes: int) -> None:
+        """Refuse a head that is far longer than those of the model at hand: to read it costs memory and time.
+
+        Raises
+        ------
+        LayoutError
+            If it is.
+        """
+        most = self._sum.head_nbytes
+        if most is not None and nbytes > most:
+            raise LayoutError(f"the head takes {nbytes} bytes, those of this federation's model at most {most}")
 
     def check_open(self, header: secagg.Header) -> None:
         """Raise `RoundMismatchError` if the round of an update that is being received has ended."""
@@ -184,12 +221,13 @@ class Federation:
             self._spool.sweep("model", since=header.round + 1)
             return added, receipt
         with self._adding:
-            known = self._admit_update(header)
+            known = self.known(header)
             if known is not None:
                 part.delete()
                 return False, known
             receipt = self._add(part, receive_seconds)
             self._settle()
+        self._make_last(header.round)  # not under the lock: others add meanwhile, and the disk serves many at once
         return True, receipt
 
     def wait(self, round: int, nonce: bytes, alive: Callable[[], bool]) -> secagg.Update | None:
@@ -286,19 +324,6 @@ class Federation:
 
     # Updates and models
 
-    def _admit_update(self, header: secagg.Header) -> bytes | None:
-        with self._changed:
-            roster, now = self._rounds.roster, time.monotonic()
-            admission = self._rounds.admit(header.site, header.contributions[0].nonce, header.round, now)
-            joined = self._rounds.roster != roster
-            if joined:  # its part or its update will tell so after a crash: this needs no roster on the disk
-                self._changed.notify_all()
-            judge = self._sum
-        if admission is Admission.ALREADY_ADDED:
-            return self._receipts.again(header)
-        judge.admit(header)
-        return None
-
     def _add(self, part: Part, receive_seconds: float) -> bytes:
         header, started = part.header, time.monotonic()
         self._make_whole()
@@ -316,6 +341,11 @@ class Federation:
             self._history.added(header.site, header.nbytes, receive_seconds, now - started)
             self._changed.notify_all()
         return receipt
+
+    def _make_last(self, round: int) -> None:
+        """Synchronise the names of the open round's updates; those of completed rounds are in aggregates."""
+        if round == self._rounds.round:
+            self._folder.synchronise_round(round)
 
     def _make_whole(self) -> dict[str, bytes]:
         """Make the sum again if it broke; return the nonces of what is in it then, by site."""
@@ -384,7 +414,7 @@ class Federation:
             extra={"event": "aggregate_not_stored", "round": round, "error": kind},
         )
         with suppress(SecAggError, OSError):  # if not now, then before it is added to again
-            self._sum.restore()
+            self._make_whole()
         with self._changed:
             now, state = time.monotonic(), self._rounds.snapshot()
             told = TransportError(f"the server could not store the aggregate of round {round}; its log says why")

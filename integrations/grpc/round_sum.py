@@ -14,6 +14,9 @@ from .run_folder import UPDATE_SUFFIX, RunFolder
 #: Of files that are no part of the sum any more; they go with the folder of their round.
 REFUSED_SUFFIX = ".refused"
 
+#: Heads of one layout differ by the name of the site, the round, the base, the epoch: by less than this.
+_HEAD_SLACK_NBYTES = 1024
+
 log = logging.getLogger(__name__)
 
 
@@ -45,6 +48,8 @@ class RoundSum:
         What updates must begin from; None while it is not known.
     layout_known : bool
         Whether the layout of updates is known, and with it their size.
+    head_nbytes : int or None
+        No head of that layout is longer; None while none has been seen.
     """
 
     def __init__(self, terms: Terms, round: int, layout: secagg.Layout | None, base: bytes | None) -> None:
@@ -55,11 +60,15 @@ class RoundSum:
         self._aggregator: secagg.Aggregator | None = None
         self.base = base
         self.layout_known = self._gate.layout is not None
+        self.head_nbytes: int | None = None
 
     @classmethod
     def after(cls, terms: Terms, aggregate: secagg.Update) -> RoundSum:
         """Return the sum of the round that follows an aggregate."""
-        return cls(terms, aggregate.header.round + 1, aggregate.header.layout, aggregate.next_base)
+        header = aggregate.header
+        following = cls(terms, header.round + 1, header.layout, aggregate.next_base)
+        following.head_nbytes = len(header.of(header.contributions[0]).head) + _HEAD_SLACK_NBYTES
+        return following
 
     @property
     def whole(self) -> bool:
@@ -146,6 +155,7 @@ class RoundSum:
         if not self.layout_known or self.base != header.base:
             self._gate = self._aggregate(header.layout, header.base)
             self.base, self.layout_known = header.base, True
+        self.head_nbytes = self.head_nbytes or len(header.head) + _HEAD_SLACK_NBYTES
 
     def _leave_out(self, site: str, error: Exception) -> None:
         kind = type(error).__name__

@@ -117,7 +117,7 @@ class RunFolder:
                 shutil.rmtree(path, ignore_errors=True)
 
     def keep_update(self, part: Path, round: int, site: str) -> None:
-        """Give a received update, already synchronised, its name in the folder of the round; it survives from here on.
+        """Give a received update, already synchronised, its name in the folder of the round; see `synchronise_round`.
 
         Raises
         ------
@@ -126,9 +126,23 @@ class RunFolder:
         """
         _rename(part, self.update_of(round, site), f"the update of {site!r}")
 
+    def synchronise_round(self, round: int) -> None:
+        """Make the names of a round's updates last: they survive from here on. Errors as of `keep_update`.
+
+        A round whose folder is gone has ended: its updates are in the aggregate, which was synchronised.
+        """
+        try:
+            synchronise_folder(self._round_folder(round))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            refuse(f"the updates of round {round}", error)
+
     def keep_model(self, part: Path, round: int) -> None:
-        """Give a received model, already synchronised, its name; errors as of `keep_update`."""
-        _rename(part, self.path_of("model", round), f"the model of round {round}")
+        """Give a received model, already synchronised, its name; it survives. Errors as of `keep_update`."""
+        target, what = self.path_of("model", round), f"the model of round {round}"
+        _rename(part, target, what)
+        _synchronise_name(target, what)
 
     def save_aggregate(self, aggregate: secagg.Update) -> None:
         """Write an aggregate; it survives from here on. Errors as of `keep_update`."""
@@ -194,7 +208,6 @@ def _rename(source: Path, target: Path, what: str) -> None:
         os.rename(source, target)
     except OSError as error:
         refuse(what, error)
-    _synchronise_name(target, what)
 
 
 def _synchronise_name(path: Path, what: str) -> None:

@@ -83,7 +83,7 @@ class Servicer(pb_grpc.SecureAggregationServicer):
             if receipt is not None:
                 return pb.ResumeReply(already_added=True, receipt=receipt)
             with self._streams.only(header.site, header.kind, stream):
-                receipt = self._federation.admit(header)  # an earlier upload may have been added while this one waited
+                receipt = self._federation.known(header)  # an earlier upload may have been added while this one waited
                 if receipt is not None:
                     return pb.ResumeReply(already_added=True, receipt=receipt)
                 with self._federation.part(header) as part:
@@ -135,6 +135,7 @@ class Servicer(pb_grpc.SecureAggregationServicer):
             )
 
     def _admit(self, head: bytes, caller: Caller) -> tuple[secagg.Header, bytes | None]:
+        self._federation.check_head(len(head))
         header = secagg.Header.from_head(head)
         if header.kind not in _UPLOADED:
             raise MismatchError(f"this is an {header.kind}; upload an update or a model")
@@ -144,7 +145,7 @@ class Servicer(pb_grpc.SecureAggregationServicer):
     def _receive(
         self, header: secagg.Header, frame: int, messages: Iterator[pb.Chunk], stream: Stream
     ) -> tuple[bool, bytes]:
-        receipt = self._federation.admit(header)  # an earlier upload may have been added while this one waited
+        receipt = self._federation.known(header)  # an earlier upload may have been added while this one waited
         if receipt is not None:
             return False, receipt
         with self._federation.part(header) as part:

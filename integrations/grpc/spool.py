@@ -47,6 +47,7 @@ class Spool:
         self._open: set[Path] = set()
         self._left: dict[Path, tuple[bytes, int]] = {}  # by parts that broke off: digest of the head, frames
         self._reserved = 0  # for the aggregate of the open round
+        self._used: int | None = None  # at most so many bytes of the folder; None: to be counted
 
     @contextmanager
     def part(self, header: secagg.Header, *, layout_known: bool) -> Iterator[Part]:
@@ -94,6 +95,7 @@ class Spool:
 
     def sweep(self, kind: str, since: int) -> None:
         """Delete the parts of a kind that nobody has open, if they are of rounds before `since`, or damaged."""
+        self._used = None
         for path in self._folder.spool.glob(f"*{SUFFIXES[kind]}"):
             with self._lock:
                 if path not in self._open and _round_of(path) < since:
@@ -109,10 +111,13 @@ class Spool:
                 return Part(path, header, frames)
             path.unlink()
         with self._lock:  # what is seen to be free must be taken before anybody else looks
-            self._check_room(header, layout_known)
-            return Part.create(path, header)
+            used = self._check_room(header, layout_known)
+            part = Part.create(path, header)
+            self._used = used + header.nbytes
+            return part
 
-    def _check_room(self, header: secagg.Header, layout_known: bool) -> None:
+    def _check_room(self, header: secagg.Header, layout_known: bool) -> int:
+        """Return how many bytes are used, at most; `QuotaError` if there is no room for one more upload."""
         limits = self._limits
         if not layout_known and header.nbytes > limits.max_upload_nbytes:
             raise QuotaError(
@@ -121,12 +126,17 @@ class Spool:
             )
         if header.kind == "update":
             self._reserved = header.nbytes + _LISTED_NBYTES * header.aggregation.max_clients
-        room = min(limits.disk_quota - self._folder.used(), self._folder.free()) - self._reserved
-        if header.nbytes > room:
-            raise QuotaError(
-                f"the {header.kind} of {header.site!r} announces {header.nbytes} bytes; the server has room for "
-                f"{max(room, 0)}: free its disk, or raise disk_quota there"
-            )
+        free = self._folder.free()
+        # To count what hundreds of uploads have left takes longer than to receive one: only if it may be too much.
+        for used in (self._used, None):
+            used = self._folder.used() if used is None else used
+            room = min(limits.disk_quota - used, free) - self._reserved
+            if header.nbytes <= room:
+                return used
+        raise QuotaError(
+            f"the {header.kind} of {header.site!r} announces {header.nbytes} bytes; the server has room for "
+            f"{max(room, 0)}: free its disk, or raise disk_quota there"
+        )
 
 
 class Part:

@@ -251,6 +251,13 @@ class Server:
         self._clock.now += ROUND_TIMEOUT
         with self._federation._adding:
             self._federation._settle()
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """What the thread of `Federation.watch` does when a round has ended; here there is none."""
+        if self._federation._untidy:
+            with self._federation._adding:
+                self._federation._clear()
 
     def call(self, name: str, request: Message | None, caller: int) -> Any:
         """Make a call of one message, or of none; what it returns is as of `call_with`."""
@@ -263,6 +270,7 @@ class Server:
         with suppress(Aborted, Broken):
             answer = self._calls[name](messages, context)
             reply = list(answer) if name == "Download" else answer  # only reading a stream makes the call
+        self._tidy()
         if self._failed.error is not None:
             raise self._failed.error
         if reply is None and context.code is not None:

@@ -53,7 +53,7 @@ def plaintext(chunk: bytes) -> bytes:
 FAULTS: dict[str, tuple[Callable[[Chunks], Chunks], type[SecAggError], str]] = {
     "nothing": (lambda chunks: [], FormatError, "truncated"),
     "head cut": (lambda chunks: [chunks[0][:-1]], FormatError, "head"),
-    "no head": (lambda chunks: chunks[1:], FormatError, "magic"),
+    "no head": (lambda chunks: chunks[-1:], FormatError, "magic"),
     "first frame missing": (lambda chunks: [chunks[0], *chunks[2:]], FormatError, "frame 0 has"),
     "last frame missing": (lambda chunks: [*chunks[:-2], chunks[-1]], FormatError, "a chunk of 144 bytes; frame 1 has"),
     "last byte missing": (
