@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 
 import secagg
-from secagg.errors import LayoutError, RoundMismatchError, SecAggError, StorageError, TransportError
+from secagg.errors import FormatError, RoundMismatchError, SecAggError, StorageError, TransportError
 
 from .history import History
 from .hooks import MetricsHook, NoMetrics
@@ -174,12 +174,12 @@ class Federation:
 
         Raises
         ------
-        LayoutError
+        FormatError
             If it is.
         """
         most = self._sum.head_nbytes
         if most is not None and nbytes > most:
-            raise LayoutError(f"the head takes {nbytes} bytes, those of this federation's model at most {most}")
+            raise FormatError(f"{nbytes} bytes are no head for this federation's model: those take at most {most}")
 
     def check_open(self, header: secagg.Header) -> None:
         """Raise `RoundMismatchError` if the round of an update that is being received has ended."""

@@ -53,7 +53,7 @@ def plaintext(chunk: bytes) -> bytes:
 FAULTS: dict[str, tuple[Callable[[Chunks], Chunks], type[SecAggError], str]] = {
     "nothing": (lambda chunks: [], FormatError, "truncated"),
     "head cut": (lambda chunks: [chunks[0][:-1]], FormatError, "head"),
-    "no head": (lambda chunks: chunks[-1:], FormatError, "magic"),
+    "no head": (lambda chunks: chunks[-1:], FormatError, "magic|no head"),
     "first frame missing": (lambda chunks: [chunks[0], *chunks[2:]], FormatError, "frame 0 has"),
     "last frame missing": (lambda chunks: [*chunks[:-2], chunks[-1]], FormatError, "a chunk of 144 bytes; frame 1 has"),
     "last byte missing": (
@@ -66,7 +66,7 @@ FAULTS: dict[str, tuple[Callable[[Chunks], Chunks], type[SecAggError], str]] = {
     "frames swapped": (lambda chunks: [chunks[0], chunks[2], chunks[1], *chunks[3:]], FormatError, "frame 0 has"),
     "empty chunk": (lambda chunks: [chunks[0], b"", *chunks[1:]], FormatError, "chunk of 0 bytes"),
     "two frames a chunk": (lambda chunks: [chunks[0], chunks[1] + chunks[2], *chunks[3:]], FormatError, "a chunk of"),
-    "garbage": (lambda chunks: [garbage(len(chunk)) for chunk in chunks], FormatError, "magic"),
+    "garbage": (lambda chunks: [garbage(len(chunk)) for chunk in chunks], FormatError, "magic|no head"),
     "garbage tail": (lambda chunks: [*chunks[:-1], garbage(len(chunks[-1]))], DigestError, "tail"),
     "garbage frames": (
         lambda chunks: [chunks[0], *(garbage(len(c)) for c in chunks[1:-1]), chunks[-1]],
