@@ -11,11 +11,11 @@ import secagg
 from secagg.errors import ConfigError, FormatError, IdentityError, KeyMismatchError, SignatureError
 
 from . import secagg_pb2 as pb
+from .chunks import DIGEST_NBYTES
 from .rounds import MAX_TIMEOUT_SECONDS
 from .server_status import ServerStatus
 from .tls import check_name
 
-_DIGEST_NBYTES = 32
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _STATES = ("idle", "open")
 
@@ -172,6 +172,6 @@ def _names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _base(digest: bytes) -> bytes | None:
-    if len(digest) not in (0, _DIGEST_NBYTES):
-        raise FormatError(f"the server names a global model by {len(digest)} bytes; a digest has {_DIGEST_NBYTES}")
+    if len(digest) not in (0, DIGEST_NBYTES):
+        raise FormatError(f"the server names a global model by {len(digest)} bytes; a digest has {DIGEST_NBYTES}")
     return digest or None

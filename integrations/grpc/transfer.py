@@ -78,7 +78,7 @@ class Sender:
         if stored.already_added:
             return True, stored.receipt
         if stored.frame > header.frame_count:
-            raise FormatError(f"the server asks for frame {stored.frame} of an {header.kind} of {header.frame_count}")
+            raise FormatError(f"the server asks for frame {stored.frame}, the {header.kind} has {header.frame_count}")
         self.frame = stored.frame
         with closing(Outgoing(self._update, self.frame, self._progress)) as outgoing:
             call = self._stub.Upload.future(messages(outgoing, self.frame), timeout=deadline - time.monotonic())

@@ -239,7 +239,7 @@ def test_a_lost_answer_is_no_loss(server: Server, session: SiteSession, update: 
 @pytest.mark.parametrize("frame", [8, 9, 2**63])
 def test_a_frame_that_there_is_not(server: Server, session: SiteSession, update: secagg.Update, frame: int) -> None:
     server.next_frame = frame
-    with pytest.raises(FormatError, match=f"asks for frame {frame} of an update of 7"):
+    with pytest.raises(FormatError, match=f"asks for frame {frame}, the update has 7"):
         session.upload(update)
     assert server.uploads == []
 
