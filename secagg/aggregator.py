@@ -227,10 +227,7 @@ class Aggregator:
             if fault:
                 raise LayoutError(f"the update from {header.site} has another layout: {fault}")
         if (self._base is not None or self._contributions) and header.base != self._base:
-            raise MismatchError(
-                f"the update from {header.site} began from the global model {_short(header.base)}, those of round "
-                f"{self._round} begin from {_short(self._base)}: load the current global model and train again"
-            )
+            raise MismatchError(_other_base(header.site, self._round, header.base, self._base))
         if self._project is not None:
             self._project.member(header.site)
         refuse_duplicates([*self._contributions, *header.contributions])
@@ -249,5 +246,15 @@ def _refuse_transparent(blocks: list[NDArray[np.uint8]]) -> None:
             raise FormatError("a block is a plaintext where ciphertext belongs: its second polynomial is zero")
 
 
-def _short(base: bytes | None) -> str:
-    return "without a digest" if base is None else f"{base.hex()[:16]}…"
+def _other_base(site: str, round: int, base: bytes | None, expected: bytes | None) -> str:
+    """Return what is wrong with an update whose base is not that of its round."""
+    if base is None or expected is None:
+        names, other = ("names no", "names one") if base is None else ("names a", "names none")
+        return (
+            f"the update from {site} {names} global model that it began from, and the sum of round {round} {other}: "
+            "let all sites give encrypt() a `base`, or none"
+        )
+    return (
+        f"the update from {site} began from the global model {base.hex()[:16]}…, those of round {round} begin from "
+        f"{expected.hex()[:16]}…: load the current global model and train again"
+    )

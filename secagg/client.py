@@ -5,46 +5,35 @@ from __future__ import annotations
 import math
 import os
 import secrets
-import threading
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from io import BytesIO
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .agreement import check_header, check_key
-from .backends.registry import load_backend
-from .clear_codec import FixedPointCodec
-from .codec import Encoder, codec_for
 from .config import Config
+from .encryption import Encryption
 from .errors import (
     ConfigError,
-    DecryptionError,
     KeyFileError,
     LayoutError,
     RangeError,
     show,
 )
 from .failures import Failures
-from .feedback import Feedback
 from .files import replace_file
-from .flat import FlatVector
 from .header import NONCE_NBYTES, Contribution, Header, check_round, check_site
 from .identity import Identity
 from .key import ClientKey, check_role
 from .layout import Layout
-from .mac import Authenticator
 from .manifest import check_manifest, check_project
 from .model import read_model, write_model
-from .params import QuantisedParams
 from .project import Project
 from .receipt import Receipt
-from .ring import CLEAR_RING, Ring
-from .state import arrange, checked_vectors
+from .state import arrange
 from .tensors import FLOAT_DTYPES, to_vector
-from .update import Update, UpdateWriter
+from .update import Update
 from .wire import DIGEST_NBYTES, digest
 
 _Stream = TypeVar("_Stream", bound=BinaryIO)
@@ -109,17 +98,7 @@ class Client:
                     f"{identity}: use the files of one kit"
                 )
         self._failures = Failures(key.server, failures)
-        self._backend = load_backend(config.lib)(config.params, key)
-        self._lock = threading.Lock()  # a backend's buffers serve one block at a time
-        self._ring = Ring.of_update(config.params, key.server.primes)
-        self._codec = codec_for(config.params, config.aggregation)
-        self._clear = FixedPointCodec(config.aggregation) if config.encrypt.leaves_clear else None
-        params = config.params
-        self._clips = isinstance(params, QuantisedParams) and params.overflow == "clip"
-        self._feedback = Feedback() if isinstance(params, QuantisedParams) and params.error_feedback else None
-        self._clipped = 0
-        # What one update drops is due to the next: with error feedback, updates are made one after another.
-        self._turn: AbstractContextManager[object] = threading.Lock() if self._feedback else nullcontext()
+        self._encryption = Encryption(config, key)
 
     @property
     def name(self) -> str:
@@ -129,7 +108,7 @@ class Client:
     @property
     def clipped(self) -> int:
         """How many values of the last update were beyond ``max_abs`` and were clipped (``overflow: clip``)."""
-        return self._clipped
+        return self._encryption.clipped
 
     @property
     def verified(self) -> bool:
@@ -138,7 +117,7 @@ class Client:
         True of exact schemes, whose sums are held against the tags of the updates, word by word. False of CKKS, whose
         decryptions are approximate: there a server can shift sums unnoticed.
         """
-        return isinstance(self._config.params, QuantisedParams)
+        return self._encryption.exact
 
     def layout(self, state: Mapping[str, Any]) -> Layout:
         """Return how a state dict would be sent: what is encrypted, what is clear, what stays here.
@@ -176,7 +155,7 @@ class Client:
         fraction = float(weight) / largest
         if fraction == 0:
             raise RangeError(f"weight {weight} is nothing beside aggregation.max_weight {largest:g}; lower max_weight")
-        self._codec.check_fraction(fraction)
+        self._encryption.check_fraction(fraction)
         return fraction
 
     def base(self, state: Mapping[str, Any]) -> bytes:
@@ -224,9 +203,8 @@ class Client:
         IdentityError
             If the project is not valid now.
         """
-        with self._turn:
-            # Zeros that nobody has touched cost nothing; a stream that grows is copied again and again.
-            stream = self._write(lambda header: BytesIO(bytes(header.nbytes)), state, weight, round, base)
+        # Zeros that nobody has touched cost nothing; a stream that grows is copied again and again.
+        stream = self._write(lambda header: BytesIO(bytes(header.nbytes)), state, weight, round, base)
         return Update.from_bytes(stream.getvalue())
 
     def encrypt_to(
@@ -239,7 +217,7 @@ class Client:
         base: bytes | None = None,
     ) -> None:
         """Encrypt into a file, a frame at a time; the file appears whole or not at all. See `encrypt`."""
-        with self._turn, replace_file(path) as file:
+        with replace_file(path) as file:
             self._write(lambda header: file, state, weight, round, base)
 
     def decrypt(
@@ -301,7 +279,7 @@ class Client:
             if fault:
                 raise LayoutError(f"the aggregate is of another model than `like`: {fault}")
         with self._failures.guard():
-            vectors = self._decrypt_vectors(aggregate)
+            vectors = self._encryption.decrypt(aggregate)
         return arrange(header.layout, vectors, like)
 
     def encrypt_model(
@@ -389,79 +367,5 @@ class Client:
         base: bytes | None,
     ) -> _Stream:
         fraction = self.check_weight(weight)
-        layout = self.layout(state)
-        header = self._header("update", layout, round, base)
-        numbers = self._config.aggregation
-        vectors, bounds = checked_vectors(layout.role("encrypted"), state, numbers, clips=self._clips)
-        residuals = (
-            self._feedback.begin(layout.fingerprint, round, [vector.size for vector in vectors])
-            if self._feedback
-            else None
-        )
-        encoders: dict[str, Encoder] = {"encrypted": self._codec.encoder(vectors, bounds, fraction, residuals)}
-        if self._clear:
-            clear = checked_vectors(layout.role("clear"), state, numbers, clips=False)
-            encoders["clear"] = self._clear.encoder(*clear, fraction)
-        cipher = self._backend.cipher(round, header.contributions)
-        stream = open_stream(header)
-        writer = UpdateWriter(stream, header)
-        authenticator = Authenticator(self._secret, header) if self.verified else None
-        for frame in header.frames:
-            encoder, encrypted = encoders[frame.section], frame.section == "encrypted"
-            plain = encoder.encode(frame.first_block, frame.blocks)
-            if encoder.clipped and not (self._clips and encrypted):
-                raise RangeError("a tensor changed to a value out of range while it was encrypted; nothing was sent")
-            if authenticator:
-                authenticator.add(plain, signed=not encrypted)
-            if encrypted:
-                with self._lock:
-                    plain = cipher.encrypt(frame.first_block, plain)
-            packed = (self._ring if encrypted else CLEAR_RING).to_bytes(plain)
-            writer.write(frame, memoryview(packed))  # type: ignore[arg-type]  # an ndarray is a buffer
-        writer.finish(authenticator.tag() if authenticator else 0, self._identity)
-        self._clipped = encoders["encrypted"].clipped
-        if self._feedback and residuals is not None:
-            self._feedback.commit(layout.fingerprint, round, residuals)
-        return stream
-
-    def _decrypt_vectors(self, aggregate: Update) -> dict[str, NDArray[Any]]:
-        """Return the mean of every float tensor of an aggregate, which has been held against the configuration."""
-        header, aggregation = aggregate.header, self._config.aggregation
-        specs = {role: header.layout.role(role) for role in ("encrypted", "clear")}
-        vectors = {spec.name: np.empty(spec.size, FLOAT_DTYPES[spec.dtype]) for role in specs for spec in specs[role]}
-        targets = {role: [vectors[spec.name] for spec in specs[role]] for role in specs}
-        bounds = [aggregation.bound(spec.name) for spec in specs["encrypted"]]
-        sites = len(header.contributions)
-        decoder = self._codec.decoder(targets["encrypted"], bounds, sites)
-        clear = FlatVector(targets["clear"])
-        cipher = self._backend.cipher(header.round, header.contributions)
-        authenticator = Authenticator(self._secret, header) if self.verified else None
-        plausible = True
-        for frame, payload in aggregate.frames():
-            # A fault must not show in the time: whoever learns where it is learns more than that there is one.
-            try:
-                if frame.section == "encrypted":  # these frames come first, and the weight first in them
-                    plain = self._ring.from_bytes(payload)
-                    with self._lock:
-                        plain = cipher.decrypt(frame.first_block, plain)
-                    decoder.decode(frame.first_block, plain)
-                elif self._clear:
-                    plain = CLEAR_RING.from_bytes(payload)
-                    self._clear.decode(frame.first_block, plain, clear, decoder.weight_sum)
-            except DecryptionError:
-                plausible = False
-            if authenticator:
-                authenticator.add(plain, signed=frame.section == "clear")
-        if authenticator:
-            plausible &= authenticator.fits(aggregate.tail.tag)
-        for name, vector in vectors.items():
-            plausible &= self._is_mean(vector, aggregation.bound(name), sites, decoder.weight_sum)
-        if not plausible:
-            raise DecryptionError
-        return vectors
-
-    def _is_mean(self, vector: NDArray[Any], bound: float, sites: int, weight_sum: float) -> bool:
-        """Return whether a mean is within what honest sites can have sent."""
-        error = self._codec.mean_error(sites, weight_sum, bound)
-        largest = bound * (1 + 2.0**-7) + error  # 2**-7: rounding to bfloat16
-        return FlatVector([vector], [largest]).first_out_of_range() is None
+        header = self._header("update", self.layout(state), round, base)
+        return self._encryption.encrypt(header, state, fraction, self._identity, open_stream)

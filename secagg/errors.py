@@ -6,6 +6,8 @@ exceptions of HE libraries are translated where they arise and never reach a cal
 
 from __future__ import annotations
 
+import time
+
 
 def show(value: object) -> str:
     """Return a value for a message: its ``repr``, cut, also where Python refuses to print a huge number."""
@@ -14,6 +16,11 @@ def show(value: object) -> str:
     except ValueError:
         return f"a number of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def show_time(seconds: float) -> str:
+    """Return a time in seconds since 1970 for a message."""
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
 
 
 class PrivacyWarning(UserWarning):

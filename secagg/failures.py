@@ -63,32 +63,37 @@ class Failures:
         EpochError
             If the key must decrypt no more.
         KeyFileError
-            If a failure could not be counted; then nothing is decrypted.
+            If a failure cannot be counted in the file: then nothing is decrypted. Should the file fail in the moment
+            of a failure, which this process counts all the same, this is raised in the place of `DecryptionError`.
         """
         with self._lock:  # else several could each get an answer before the first is counted
             if self._path is None:
-                with self._counted(self._here):
+                self._check(self._here)
+                with self._counted():
                     yield
                 return
             with self._file() as handle:
                 lines = self._read(handle)
                 free = self._reserve(handle, lines)
-                with self._counted(lines.count(self._key.fingerprint)):
-                    try:
+                self._check(max(self._here, lines.count(self._key.fingerprint)))
+                try:
+                    with self._counted():
                         yield
-                    except DecryptionError:  # on the disk before anybody hears of it
-                        with self._typed():
-                            os.pwrite(handle, self._key.fingerprint.encode(), free)
-                            os.fsync(handle)
-                        raise
+                except DecryptionError:  # on the disk before anybody hears of it
+                    with self._typed():
+                        os.pwrite(handle, self._key.fingerprint.encode(), free)
+                        os.fsync(handle)
+                    raise
 
-    @contextmanager
-    def _counted(self, on_disk: int) -> Iterator[None]:
-        if max(self._here, on_disk) >= MAX_FAILURES:
+    def _check(self, failures: int) -> None:
+        if failures >= MAX_FAILURES:
             raise EpochError(
                 f"{MAX_FAILURES} aggregates under the key of epoch {self._key.epoch} did not decrypt: the server is at "
                 "fault, or wants to learn the key from such failures; find out, and have the key rotated"
             )
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
         try:
             yield
         except DecryptionError:
@@ -122,7 +127,9 @@ class Failures:
         with self._typed():
             text = os.pread(handle, _MAX_FILE_NBYTES, 0).decode("ascii", "replace")
         if not re.fullmatch(r"(?:[0-9a-f]{64}\n)*(?:-{64}\n)?", text):
-            raise KeyFileError(f"{self._path!r}, the count of failures, is damaged; have the key rotated")
+            raise KeyFileError(
+                f"{self._path!r}, the count of failures, is damaged: have the key rotated, and remove it then"
+            )
         return text.splitlines()
 
     def _reserve(self, handle: int, lines: list[str]) -> int:

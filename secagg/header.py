@@ -253,7 +253,7 @@ def check_round(round: object) -> int:
     return round
 
 
-def check_site(name: object) -> str:
+def check_site(name: object, what: str = "site") -> str:
     """Return a valid site name: 1 to 64 letters, digits, dots, hyphens or underscores, not dots alone.
 
     Raises
@@ -262,9 +262,9 @@ def check_site(name: object) -> str:
         If it is anything else. The same name stands in the site's certificate.
     """
     if not isinstance(name, str) or not 0 < len(name) <= MAX_SITE_LENGTH or not name.isascii():
-        raise ConfigError(f"site name {show(name)}: use 1 to {MAX_SITE_LENGTH} letters, digits, '.', '-' or '_'")
+        raise ConfigError(f"{what} name {show(name)}: use 1 to {MAX_SITE_LENGTH} letters, digits, '.', '-' or '_'")
     if not all(char.isalnum() or char in ".-_" for char in name) or not name.strip("."):
-        raise ConfigError(f"site name {show(name)}: use letters, digits, '.', '-' and '_' only, and not dots alone")
+        raise ConfigError(f"{what} name {show(name)}: use letters, digits, '.', '-' and '_' only, and not dots alone")
     return name
 
 

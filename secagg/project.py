@@ -18,6 +18,7 @@ from .errors import (
     SignatureError,
     VerificationError,
     show,
+    show_time,
 )
 from .files import open_regular, replace_file
 from .header import Header, check_site
@@ -65,7 +66,7 @@ class Member:
     revoked: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Project:
     """A federation as its provisioner has signed it.
 
@@ -110,7 +111,10 @@ class Project:
     sites: tuple[Member, ...]
     layout: Layout | None = None
     base: bytes | None = None
-    signed: bytes = field(default=b"", compare=False, repr=False)
+    signed: bytes = field(default=b"", compare=False)
+
+    def __repr__(self) -> str:
+        return f"<project {self.name}, serial {self.serial}, epoch {self.epoch}, {len(self.sites)} sites>"
 
     def __post_init__(self) -> None:
         names = [member.name for member in (self.server, *self.sites)]
@@ -242,9 +246,13 @@ class Project:
         """Raise `IdentityError` unless the manifest is valid at `now`, in seconds since 1970 (default: the clock)."""
         now = time.time() if now is None else now
         if now < self.issued - CLOCK_SKEW_SECONDS:
-            raise IdentityError(f"project {self.name} is not valid before {_date(self.issued)}; is this clock right?")
+            raise IdentityError(
+                f"project {self.name} is not valid before {show_time(self.issued)}; is this clock right?"
+            )
         if now >= self.expires:
-            raise IdentityError(f"project {self.name} has expired on {_date(self.expires)}; have it provisioned anew")
+            raise IdentityError(
+                f"project {self.name} expired on {show_time(self.expires)}; have it renewed by `secagg rotate`"
+            )
 
     def check_key(self, epoch: int, fingerprint: str) -> None:
         """Raise `KeyFileError` unless epoch and fingerprint are those of the project's HE key."""
@@ -326,7 +334,3 @@ def _number(value: object, name: str) -> int:
     if not is_int(value) or not 0 <= value <= _MAX_NUMBER:
         raise FormatError(f"{name} is {show(value)}, not a whole number from 0 to 2**53")
     return value
-
-
-def _date(seconds: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))

@@ -57,7 +57,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "secagg.update",
     ),
     3: ("secagg.backends.*",),
-    4: ("secagg.aggregator", "secagg.client", "secagg.keygen"),
+    4: ("secagg.aggregator", "secagg.client", "secagg.encryption", "secagg.keygen"),
     5: ("secagg",),
     6: ("secagg.integrations.*",),
     7: ("secagg.cli.*", "secagg.__main__"),

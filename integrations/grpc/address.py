@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 
-from secagg.errors import ConfigError
+from secagg.errors import ConfigError, show
+
+_MAX_HOST_LENGTH = 253
+#: Underscores are of no host, strictly; container networks have them.
+_HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?)*", re.ASCII | re.I)
+_NUMBERS = re.compile(r"[0-9.]+", re.ASCII)
 
 
 def parse_address(address: str) -> tuple[str, int]:
@@ -23,6 +29,25 @@ def parse_address(address: str) -> tuple[str, int]:
     if not host or "/" in host or not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
         raise ConfigError(f"address {address!r}: use host:port, as 127.0.0.1:8443")
     return host, int(port)
+
+
+def check_host(host: str) -> str:
+    """Return `host` if a server can be reached under it, and its certificate be made out to it.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither an IP address nor the name of a host (RFC 1123, section 2.1; ASCII, as IDNA has it).
+    """
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        if len(host) > _MAX_HOST_LENGTH or not _HOST.fullmatch(host) or _NUMBERS.fullmatch(host):
+            raise ConfigError(
+                f"host {show(host)}: give the name of a host, in ASCII and without a port, as fl.example.org, or an "
+                "IP address"
+            ) from None
+    return host
 
 
 def is_loopback(host: str) -> bool:

@@ -123,11 +123,14 @@ class Federation:
             If the roster is full.
         """
         with self._changed:
+            known = site in self._rounds.roster
             self._rounds.join(site, time.monotonic())
             self._changed.notify_all()
-            answer = self._rounds.round, self._sum.base
+            round, base = self._rounds.round, self._sum.base
         self._save_roster()
-        return answer
+        if not known:
+            log.info("%s joined round %d", site, round, extra={"event": "joined", "site": site, "round": round})
+        return round, base
 
     def admit(self, header: secagg.Header) -> bytes | None:
         """Check everything about an update or model that its head tells, before its frames are accepted.
@@ -340,6 +343,12 @@ class Federation:
             self._rounds.added(header.site, header.contributions[0].nonce, now)
             self._history.added(header.site, header.nbytes, receive_seconds, now - started)
             self._changed.notify_all()
+        log.info(
+            "the update of %s is in the sum of round %d",
+            header.site,
+            header.round,
+            extra={"event": "update_added", "site": header.site, "round": header.round},
+        )
         return receipt
 
     def _make_last(self, round: int) -> None:
@@ -386,6 +395,7 @@ class Federation:
             self._complete()
         if due is not Due.NOTHING:
             self._save_roster()
+            self._history.opened(self._rounds.snapshot())
 
     def _complete(self) -> None:
         started = time.monotonic()
@@ -441,14 +451,7 @@ class Federation:
             self._history.added(site, self._folder.update_of(round, site).stat().st_size)
         if len(stored) < len(acknowledged):
             self._save_roster()
-        log.info(
-            "round %d, attempt %d: %d updates are in the sum; waiting for %s",
-            round,
-            attempt,
-            len(stored),
-            ", ".join(self._rounds.snapshot().waiting_for) or "nobody",
-            extra={"event": "round_opened", "round": round},
-        )
+        self._history.opened(self._rounds.snapshot())
 
     def _takes_part(self, site: str) -> bool:
         with suppress(SecAggError):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
+from datetime import datetime, timezone
 from pathlib import Path
 
 from .hooks import MetricsHook
 from .records import RoundRecord, UploadRecord
-from .rounds import Snapshot
+from .rounds import Attempt, Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,21 @@ class History:
         self._metrics = metrics
         self._uploads: dict[str, UploadRecord] = {}
         self._began = time.monotonic()
+        self._attempt: Attempt | None = None
+
+    def opened(self, state: Snapshot) -> None:
+        """Note how an attempt begins; nothing if it is known already."""
+        if state.attempt == self._attempt:
+            return
+        self._attempt = state.attempt
+        log.info(
+            "round %d, attempt %d is open: %d updates are in the sum; waiting for %s",
+            state.attempt.round,
+            state.attempt.number,
+            len(state.added),
+            ", ".join(state.waiting_for) or "nobody",
+            extra={"event": "round_opened", "round": state.attempt.round},
+        )
 
     def added(self, site: str, nbytes: int, receive_seconds: float = 0.0, add_seconds: float = 0.0) -> None:
         """Note an update that is in the sum; times are 0 if an earlier server received it."""
@@ -50,6 +66,7 @@ class History:
     def _record(self, outcome: str, state: Snapshot, finish_seconds: float, nbytes: int, reason: str) -> None:
         now = time.monotonic()
         record = RoundRecord(
+            time=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             round=state.attempt.round,
             attempt=state.attempt.number,
             outcome=outcome,

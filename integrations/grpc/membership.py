@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import secagg
-from secagg.errors import IdentityError, KeyFileError
+from secagg.errors import IdentityError, KeyFileError, show_time
 
 from .certificates import Certificate
 
@@ -78,8 +78,8 @@ class Members:
         certificate = _read(pems[0])
         if not certificate.begins <= now < certificate.expires:
             raise IdentityError(
-                f"the certificate of {certificate.name!r} is valid from {_date(certificate.begins)} to "
-                f"{_date(certificate.expires)}, and now it is {_date(now)}: get a new kit, or set the clock"
+                f"the certificate of {certificate.name!r} is valid from {show_time(certificate.begins)} to "
+                f"{show_time(certificate.expires)}, and now it is {show_time(now)}: get a new kit, or set the clock"
             )
         return self._party(certificate)
 
@@ -141,7 +141,3 @@ def _read(pem: bytes) -> Certificate:
         return Certificate.from_pem(pem)
     except KeyFileError as error:
         raise IdentityError(str(error)) from None
-
-
-def _date(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))

@@ -35,6 +35,8 @@ class RoundRecord:
 
     Parameters
     ----------
+    time : str
+        When it ended: date and time in UTC, as ISO 8601 has it.
     round, attempt : int
         Which one; attempts count from 1.
     outcome : str
@@ -53,6 +55,7 @@ class RoundRecord:
         Why it failed; empty if it did not.
     """
 
+    time: str
     round: int
     attempt: int
     outcome: str
@@ -65,15 +68,17 @@ class RoundRecord:
 
     def line(self) -> str:
         """Return the record as one line for people."""
+        missing = f"; missing: {', '.join(self.missing)}" if self.missing else ""
+        if self.outcome != "completed":
+            added = ", ".join(upload.site for upload in self.uploads) or "none"
+            return f"round {self.round} {self.outcome}, {self.reason}; added: {added}{missing}"
         megabytes = sum(upload.nbytes for upload in self.uploads) / 1e6
         receive = sum(upload.receive_seconds for upload in self.uploads)
         add = sum(upload.add_seconds for upload in self.uploads)
-        sites = ", ".join(upload.site for upload in self.uploads) or "nobody"
+        sites = ", ".join(upload.site for upload in self.uploads)
         text = f"round {self.round} {self.outcome} after {self.seconds:.1f} s: {sites}; {megabytes:.1f} MB"
         text += f" received in {receive:.2f} s, added in {add:.2f} s, finished in {self.finish_seconds:.2f} s"
-        if self.missing:
-            text += f"; missing: {', '.join(self.missing)}"
-        return f"{text} ({self.reason})" if self.reason else text
+        return text + missing
 
     def append_to(self, path: Path) -> None:
         """Append the record to `path` as one line of JSON with the names of the fields."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import secagg
 from secagg.errors import ConfigError, FormatError, IdentityError, KeyMismatchError, SignatureError
@@ -56,7 +56,7 @@ class Membership:
     epoch: int = 0
     base: bytes | None = None
     project: secagg.Project | None = None
-    manifest: bytes = b""
+    manifest: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import socket
 import threading
 from concurrent import futures
 from types import TracebackType
@@ -157,9 +158,7 @@ class Server:
                 port = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
             self._federation.close()
-            raise TransportError(
-                f"cannot listen on {address}: the port is taken or not allowed, or certificate and key do not fit"
-            ) from error
+            raise TransportError(f"cannot listen on {address}: {_obstacle(self._host, port)}") from error
         self._port = port
         self._watchers = [
             threading.Thread(target=self._federation.watch, name="secagg-rounds", daemon=True),
@@ -217,6 +216,15 @@ class Server:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _obstacle(host: str, port: int) -> str:
+    """Return why a server cannot listen there, which gRPC tells nobody."""
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        return str(error.strerror).partition(" (")[0]
+    return "certificate and key do not fit"
 
 
 def _most_connections() -> int:

@@ -18,7 +18,7 @@ from .chunks import DIGEST_NBYTES, chunks_from, messages
 from .federation import Federation
 from .hooks import MetricsHook
 from .membership import Caller, Members
-from .status import abort
+from .status import Refusal
 from .streams import BusyError, Stream, Streams
 from .tls import check_name
 
@@ -171,7 +171,9 @@ class Servicer(pb_grpc.SecureAggregationServicer):
         Nothing of a native exception gets out. What says nothing about the request, because there is no turn for it
         now, ends without a typed error, and the other side tries again.
         """
-        caller, refusal = Caller(None), None
+        # The error itself is not kept: with its traceback, which holds this frame, it would go round in a circle, and
+        # hold the call, whose stream counts as open for as long, until Python looks for such circles.
+        caller, refusal, busy = Caller(None), None, ""
         try:
             caller = self._members.caller(context.auth_context())  # type: ignore[arg-type]  # the stubs are wrong
             with self._members.counted(caller) as allowed:
@@ -182,20 +184,20 @@ class Servicer(pb_grpc.SecureAggregationServicer):
         except BusyError as error:
             busy = str(error)
         except SecAggError as error:
-            refusal, name = error, type(error).__name__
-            extra = {"event": "refused", "site": caller.name, "error": name}
-            log.info("refused %s: %s: %s", _who(context, caller), name, error, extra=extra)
+            refusal = Refusal.of(error)
+            extra = {"event": "refused", "site": caller.name, "error": refusal.kind}
+            log.warning("refused %s: %s: %s", _who(context, caller), refusal.kind, refusal.message, extra=extra)
         except grpc.RpcError:
             log.info("%s broke off", _who(context, caller), extra={"event": "broken_off", "site": caller.name})
             raise
         except Exception as error:
-            refusal = TransportError("the server failed; its log says why")
+            refusal = Refusal.of(TransportError("the server failed; its log says why"))
             extra = {"event": "failed", "site": caller.name, "error": type(error).__name__}
             log.exception("a call of %s failed", _who(context, caller), extra=extra)
         if refusal is None:
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, busy)
-        self._metrics.refused(type(refusal).__name__)
-        abort(context, refusal)
+        self._metrics.refused(refusal.kind)
+        refusal.abort(context)
 
 
 def _who(context: grpc.ServicerContext, caller: Caller) -> str:

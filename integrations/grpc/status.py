@@ -6,7 +6,7 @@ trailing metadata, so that the other side raises the same type.
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import grpc
 
@@ -44,11 +44,23 @@ _KINDS = {
 }
 
 
-def abort(context: grpc.ServicerContext, error: SecAggError) -> NoReturn:
-    """End the call of `context` with `error`."""
-    code = next(code for kind, code in _CODES if isinstance(error, kind))
-    context.set_trailing_metadata(((ERROR_KEY, type(error).__name__),))
-    context.abort(code, str(error)[:MAX_MESSAGE_LENGTH])
+class Refusal(NamedTuple):
+    """What of an error travels: a status code, the name of its type, its message."""
+
+    code: grpc.StatusCode
+    kind: str
+    message: str
+
+    @classmethod
+    def of(cls, error: SecAggError) -> Refusal:
+        """Return what is told of an error."""
+        code = next(code for kind, code in _CODES if isinstance(error, kind))
+        return cls(code, type(error).__name__, str(error)[:MAX_MESSAGE_LENGTH])
+
+    def abort(self, context: grpc.ServicerContext) -> NoReturn:
+        """End the call of `context` with it."""
+        context.set_trailing_metadata(((ERROR_KEY, self.kind),))
+        context.abort(self.code, self.message)
 
 
 def error_of(call: grpc.RpcError) -> SecAggError | None:

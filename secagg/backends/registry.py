@@ -23,9 +23,11 @@ class BackendInfo:
     trust : str
         Who must trust whom.
     version : str or None
-        Version of the HE library.
+        Version of the library that does the cryptography.
     problem : str or None
         Why it is not available, and what to install.
+    library : str or None
+        Its distribution, as ``pip`` knows it.
     """
 
     available: bool
@@ -33,6 +35,7 @@ class BackendInfo:
     trust: str
     version: str | None
     problem: str | None = None
+    library: str | None = None
 
 
 def load_backend(lib: str) -> type[Backend]:
@@ -66,13 +69,14 @@ def _inform(lib: str) -> BackendInfo:
         backend.library()
     except BackendUnavailableError as error:
         return BackendInfo(False, backend.schemes, backend.trust, None, str(error))
-    return BackendInfo(True, backend.schemes, backend.trust, _version(backend.module))
+    library, number = _distribution(backend.module)
+    return BackendInfo(True, backend.schemes, backend.trust, number, library=library)
 
 
-def _version(module: str) -> str | None:
+def _distribution(module: str) -> tuple[str | None, str | None]:
     for distribution in packages_distributions().get(module.partition(".")[0], ()):
         try:
-            return version(distribution)
+            return distribution, version(distribution)
         except PackageNotFoundError:
             continue
-    return None
+    return None, None

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import TextIO
 
 from .. import errors
@@ -31,6 +34,7 @@ EXIT_CODES: tuple[tuple[type[BaseException], int, str], ...] = (
     (errors.ConfigError, 2, "wrong usage or configuration"),
     (errors.KeyFileError, 3, "missing or unusable key or certificate"),
     (errors.BackendUnavailableError, 4, "a library is not installed"),
+    (errors.IdentityError, 3, ""),
     (errors.TransportError, 5, "the other side cannot be reached or refused"),
     (errors.QuorumError, 6, "too few sites took part in the round"),
     (errors.FormatError, 7, "damaged or foreign file or message"),
@@ -71,8 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     warnings.showwarning = _show_warning
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what went wrong, our errors say
     try:
-        return int(options.run(options) or 0)
+        with _terminable():
+            return int(options.run(options) or 0)
     except errors.SecAggError as error:
         print(f"secagg: {error}", file=sys.stderr)
         return next(code for kind, code, _ in EXIT_CODES if isinstance(error, kind))
@@ -85,18 +91,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"secagg: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("secagg: stopped", file=sys.stderr)
-        return 130
+        return 128 + (error.args[0] if error.args else signal.SIGINT)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does: what it has half made, secret files too, is removed."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _parser() -> argparse.ArgumentParser:
     rows = sorted((code, meaning) for _, code, meaning in EXIT_CODES if meaning)
     codes = "".join(f"  {code}  {meaning}\n" for code, meaning in rows)
+    stopped = "  130  stopped by Ctrl-C (not `serve`, which then stops in order)\n  143  the same by SIGTERM\n"
     parser = argparse.ArgumentParser(
         prog="secagg",
         description="Encrypted aggregation for federated learning: the server adds updates that it cannot read.",
-        epilog=f"exit codes:\n  0  success\n{codes}  130  stopped by Ctrl-C\n\nexample:\n  {_indent(demo.EXAMPLE)}\n",
+        epilog=f"exit codes:\n  0  success\n{codes}{stopped}\nexample:\n  {_indent(demo.EXAMPLE)}\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"secagg {_version()}")

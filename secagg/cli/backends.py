@@ -20,7 +20,8 @@ def run(options: argparse.Namespace) -> None:
     """Print a paragraph a backend; an unavailable one is an error only if there is no other."""
     found = available_backends()
     for lib, info in found.items():
-        state = f"available, version {info.version or 'unknown'}" if info.available else "NOT AVAILABLE"
+        library = f"{info.library or 'its library'} {info.version or 'of unknown version'}"
+        state = f"available, by {library}" if info.available else "NOT AVAILABLE"
         print(f"{lib}: {state}")
         if info.schemes:
             for scheme, title in zip(info.schemes, ("schemes", *("" for _ in info.schemes)), strict=False):

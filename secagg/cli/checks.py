@@ -17,7 +17,7 @@ from ..backends.registry import available_backends
 from ..client import Client
 from ..codec import codec_for
 from ..config import Config, Encrypt
-from ..errors import BackendError, BackendUnavailableError, KeyFileError, PrivacyWarning, StorageError
+from ..errors import BackendError, BackendUnavailableError, KeyFileError, PrivacyWarning, StorageError, show_time
 from ..identity import Identity
 from ..integrations.grpc import Tls
 from ..integrations.grpc.certificates import Certificate
@@ -43,7 +43,6 @@ from .kit import (
 from .plan_choices import header
 from .staging import is_committed
 from .units import show_size
-from .words import date
 
 _EXPIRY_SECONDS = 30 * 86_400
 _LEAST_FREE_NBYTES = 1 << 30
@@ -85,16 +84,21 @@ def check_disk(folder: Path, project: Project, server: bool) -> str:
     """Say whether the disk of a folder has room for what a round takes; `folder` may not exist yet."""
     place = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(place).free
-    least = _LEAST_FREE_NBYTES
-    if project.layout is not None:
-        count = len(active_sites(project))
-        update = header("update", 1, project.config, project.layout).nbytes
-        aggregate = header("aggregate", count, project.config, project.layout).nbytes
-        model = 8 * sum(project.layout.size(role) for role in ("encrypted", "clear", "local"))
-        least = (count + 1) * update + 3 * aggregate + 3 * model if server else update + aggregate + 2 * model
+    least = round_nbytes(project, server=server) or _LEAST_FREE_NBYTES
     if free < least:
         raise StorageError(f"{show_size(free)} free at {place}, rounds take {show_size(least)}: make room")
     return f"{show_size(free)} free at {place}, rounds take about {show_size(least)}"
+
+
+def round_nbytes(project: Project, *, server: bool = True) -> int | None:
+    """Return what rounds take on the disk, of the server or of a site; None while the model is not known."""
+    if project.layout is None:
+        return None
+    count = len(active_sites(project))
+    update = header("update", 1, project.config, project.layout).nbytes
+    aggregate = header("aggregate", count, project.config, project.layout).nbytes
+    model = 8 * sum(project.layout.size(role) for role in ("encrypted", "clear", "local"))
+    return (count + 1) * update + 3 * aggregate + 3 * model if server else update + aggregate + 2 * model
 
 
 def _files(folder: Path) -> str:
@@ -138,8 +142,8 @@ def _manifest(folder: Path) -> str:
 def _validity(project: Project, now: float) -> str:
     project.check_time(now)
     if project.expires - now < _EXPIRY_SECONDS:
-        raise Doubt(f"until {date(project.expires)} only; have it renewed by `secagg rotate`")
-    return f"until {date(project.expires)}"
+        raise Doubt(f"until {show_time(project.expires)} only; have it renewed by `secagg rotate`")
+    return f"until {show_time(project.expires)}"
 
 
 def _member(folder: Path, project: Project) -> Member:
@@ -162,13 +166,15 @@ def _certificate(folder: Path, member: Member, now: float) -> str:
             f"gives {member.name} ({member.certificate[:16]}…); unpack the newest kit"
         )
     if now < certificate.begins:
-        raise KeyFileError(f"not valid before {date(certificate.begins)}; set the clock of this machine by NTP")
+        raise KeyFileError(f"not valid before {show_time(certificate.begins)}; set the clock of this machine by NTP")
     if now >= certificate.expires:
-        raise KeyFileError(f"expired on {date(certificate.expires)}; have it renewed by `secagg rotate`")
+        raise KeyFileError(f"expired on {show_time(certificate.expires)}; have it renewed by `secagg rotate`")
     if certificate.expires - now < _EXPIRY_SECONDS:
-        raise Doubt(f"until {date(certificate.expires)} only; have it renewed by `secagg rotate`")
+        raise Doubt(f"until {show_time(certificate.expires)} only; have it renewed by `secagg rotate`")
     hosts = f", for {', '.join(certificate.hosts)}" if certificate.for_server else ""
-    return f"of {certificate.name}{hosts}, until {date(certificate.expires)}; issued by the authority, its key fits"
+    return (
+        f"of {certificate.name}{hosts}, until {show_time(certificate.expires)}; issued by the authority, its key fits"
+    )
 
 
 def _key(folder: Path, project: Project) -> str:

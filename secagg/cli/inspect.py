@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..errors import FormatError
+from ..errors import FormatError, show_time
 from ..key import ClientKey, ServerKey, load_key
 from ..project import Project
 from ..update import Update
 from ..wire import PREAMBLE_NBYTES, container_kind
-from .words import date, lanes_rows, params_rows
+from .words import lanes_rows, params_rows
 
 EXAMPLE = """secagg inspect update.secagg
 secagg inspect server/server.key
@@ -53,7 +53,7 @@ def _show_project(project: Project) -> None:
     _row("kind", "project manifest; its signature fits")
     _row("project", f"{project.name}, serial {project.serial}")
     _row("authority", project.authority.hex())
-    _row("valid", f"{date(project.issued)} to {date(project.expires)}")
+    _row("valid", f"{show_time(project.issued)} to {show_time(project.expires)}")
     _row("epoch", _epoch(project.epoch))
     _row("key", project.key)
     _row("layout", project.layout.fingerprint if project.layout else "not known beforehand")
@@ -72,7 +72,7 @@ def _show_update(update: Update) -> None:
     _row("round", header.round)
     _row("epoch", _epoch(header.epoch))
     _row("sites", ", ".join(header.sites))
-    _row("size", f"{update.nbytes:,} bytes in {header.frame_count} frames")
+    _row("size", f"{update.nbytes:,} bytes in {header.frame_count} frame{'s' if header.frame_count > 1 else ''}")
     _row("expansion", f"{update.nbytes / max(raw, 1):.2f} × the {raw:,} bytes that its values take as float32")
     _row("digests", damaged or "all fit")
     _row("key", header.key)

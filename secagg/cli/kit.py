@@ -133,7 +133,8 @@ class SiteKit:
                 f"the federation has a new HE key, of epoch {project.epoch}, this kit has that of epoch "
                 f"{self.project.epoch}: unpack the newest kit of {self.name}"
             )
-        if project.serial > self.project.serial:
+        # A newer kit may have been unpacked over this one meanwhile.
+        if project.serial > max(self.project.serial, Project.load(self.folder / PROJECT_FILE).serial):
             with replace_file(self.folder / PROJECT_FILE) as file:
                 file.write(manifest)
         return replace(self, project=project)
@@ -186,6 +187,8 @@ def load_site_kit(folder: Path) -> SiteKit:
     IdentityError
         If the manifest has revoked the site.
     """
+    if is_server_kit(folder):
+        raise KeyFileError(f"{folder} is the server's kit; give that of a site")
     config = Config.load(folder / CONFIG_FILE)
     project, identity = _project(folder, config), Identity.load(folder / IDENTITY_FILE)
     key = load_client_key(folder / CLIENT_KEY_FILE, project)
@@ -196,6 +199,8 @@ def load_site_kit(folder: Path) -> SiteKit:
 
 def load_server_kit(folder: Path) -> ServerKit:
     """Read the server's kit and hold its parts against its manifest; errors as of `load_site_kit`."""
+    if not is_server_kit(folder):
+        raise KeyFileError(f"{folder} is the kit of a site; give the server's")
     config = Config.load(folder / CONFIG_FILE)
     project, identity = _project(folder, config), Identity.load(folder / IDENTITY_FILE)
     key = load_server_key(folder / SERVER_KEY_FILE, project)
@@ -214,6 +219,8 @@ def is_server_kit(folder: Path) -> bool:
         return True
     if (folder / CLIENT_KEY_FILE).exists():
         return False
+    if folder.is_file():
+        raise KeyFileError(f"{folder} is a file; open it with `secagg unpack {folder}`, and give the folder")
     raise KeyFileError(
         f"{folder} is no kit: it has neither {CLIENT_KEY_FILE} nor {SERVER_KEY_FILE}; "
         "open a kit with `secagg unpack FILE.kit`"

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from ..errors import KeyFileError
+from ..errors import KeyFileError, show_time
 from ..project import Project
 from . import passphrases
 from .kit import PROJECT_FILE, SERVER, active_sites
@@ -17,7 +17,6 @@ from .passphrases import PASSPHRASES_FILE
 from .progress import progress
 from .provision import AUTHORITY, pack_kits, print_kits, print_warnings
 from .staging import PREFIX, change_folder
-from .words import date
 
 if TYPE_CHECKING:
     from .provisioner import Provisioner
@@ -64,7 +63,7 @@ def change(options: argparse.Namespace, what: str, make: Change) -> Project:
         for site in project.sites:
             if site.revoked:
                 stage.remove(f"{site.name}{SUFFIX}")
-    print(f"project {project.name}, serial {project.serial}, epoch {project.epoch}, until {date(project.expires)}")
+    print(f"project {project.name}, serial {project.serial}, epoch {project.epoch}, until {show_time(project.expires)}")
     print_kits(folder, sorted(made, key=lambda name: (name != SERVER, name)), passphrase)
     print_warnings(project)
     return project

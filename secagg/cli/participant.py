@@ -175,7 +175,7 @@ class Participant:
             return False
         if self._handler.round in self._session.status().models:
             return False
-        with progress(f"store the global model of round {self._handler.round + 1} on the server") as report:
+        with progress(f"store the global model of round {self._handler.round} on the server") as report:
             return self._session.save_model(self._kit.folder / MODEL_FILE, report)
 
     def clear(self) -> None:
@@ -256,13 +256,13 @@ class Participant:
             print(f"{path} cannot be used: {error}", flush=True)
             return
         self._begun = True
-        print(f"going on from the own global model of round {header.round + 1}", flush=True)
+        print(f"going on from its own global model, of round {header.round}", flush=True)
 
     def _load_stored(self, round: int) -> None:
         """Load a global model that is stored on the server, or note that it is of no use."""
         try:
             with (
-                progress(f"download the global model of round {round + 1}") as report,
+                progress(f"download the global model of round {round}") as report,
                 self._session.load_model(self._kit.folder / DOWNLOAD_FILE, round, report) as model,
             ):
                 site = model.header.site
@@ -273,12 +273,12 @@ class Participant:
         except SecAggError as error:
             if len(self._unusable) == _MAX_MISSES:
                 raise
-            print(f"the global model of round {round + 1} on the server cannot be used: {error}", flush=True)
+            print(f"the global model of round {round} on the server cannot be used: {error}", flush=True)
             self._unusable[round] = error
             return
         self._begun = True
         self._handler.save_model(self._kit.folder / MODEL_FILE)
-        print(f"going on from the global model of round {round + 1} that {site} has stored", flush=True)
+        print(f"going on from the global model of round {round} that {site} has stored", flush=True)
 
     @contextmanager
     def _reader(self, header: Header) -> Iterator[None]:

@@ -77,8 +77,10 @@ def ask(file: Path | None, kit: Path) -> str:
     Raises
     ------
     ConfigError, KeyFileError
-        As of `given`; and a `ConfigError` if there is no terminal.
+        As of `given`; and a `ConfigError` if there is no terminal, a `KeyFileError` if there is no such kit.
     """
+    if not kit.exists():
+        raise KeyFileError(f"there is no {str(kit)!r}; name the file *.kit that the provisioner sent")
     passphrase = given(file)
     if passphrase is not None:
         return passphrase

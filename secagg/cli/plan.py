@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 from ..aggregation import MAX_CLIENTS, Aggregation
 from ..backends.registry import available_backends
-from ..errors import BackendUnavailableError, ConfigError, SecAggError
+from ..errors import BackendUnavailableError, ConfigError, PrivacyWarning, SecAggError
 from ..layout import Layout
 from .plan_bounds import needed_bits, read_sample, suggest_max_abs
 from .plan_choices import choices, cost, header, recommend
@@ -26,6 +27,9 @@ from .plan_report import (
 )
 from .plan_speed import measure
 from .progress import progress
+
+#: Of two sites, each could compute the other's update.
+_MIN_CLIENTS = 3
 
 EXAMPLE = "secagg plan model.pt --sites 3 --updates update.npz --out federation.yaml"
 
@@ -63,7 +67,9 @@ def run(options: argparse.Namespace) -> None:
         raise ConfigError(f"--sites is {options.sites}; use 2 to {MAX_CLIENTS}")
     if options.out is not None:
         refuse_existing(options.out)
-    aggregation = Aggregation(max_clients=options.sites, max_weight=options.max_weight)
+    aggregation = Aggregation(
+        min_clients=min(options.sites, _MIN_CLIENTS), max_clients=options.sites, max_weight=options.max_weight
+    )
     layout = read_layout(options.model)
     sample = read_sample(options.updates, layout) if options.updates else None
     if sample is not None:
@@ -84,6 +90,8 @@ def run(options: argparse.Namespace) -> None:
     print(f"{options.model}: {model}")
     print_table(rows, best)
     advice = [*publish_words(best.config), *bounds_words(aggregation.max_abs, sample)]
+    if aggregation.weakness:
+        advice.append(aggregation.weakness)
     recommended = f"recommended: {row.choice.lib}, {row.choice.name}: {why}"
     print("", recommended, *advice, *pattern_lines(aggregation.max_abs), sep="\n")
     if options.out is None:
@@ -106,7 +114,8 @@ def compare(layout: Layout, aggregation: Aggregation, needed: float) -> list[Row
     """Return every choice with its cost and its seconds on this machine, or with what rules it out."""
     backends, rows = available_backends(), []
     found = list(choices(aggregation, needed))
-    with progress("measure encryption and decryption on this machine") as report:
+    with warnings.catch_warnings(), progress("measure encryption and decryption on this machine") as report:
+        warnings.simplefilter("ignore", PrivacyWarning)  # said once, of what is recommended
         for number, choice in enumerate(found):
             report(number, len(found))
             info = backends.get(choice.lib)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..backends.base import SHARED_KEY_TRUST
 from ..config import Config
-from ..errors import StorageError
+from ..errors import ConfigError, StorageError
 from ..params import CKKSParams, QuantisedParams
 from .plan_bounds import HEADROOM, SPREAD, TYPICAL_BITS, Sample
 from .plan_choices import Choice, Cost
@@ -133,11 +133,11 @@ def pattern_lines(max_abs: float | Mapping[str, float]) -> list[str]:
 
 
 def refuse_existing(path: Path) -> None:
-    """Raise `StorageError` if a file is there already, which is never overwritten, or no folder for it."""
+    """Raise `ConfigError` if a file is there already, which is never overwritten, or no folder for it."""
     if os.path.lexists(path):
-        raise StorageError(f"{path} exists; a configuration is never overwritten: name a new file with --out")
+        raise ConfigError(f"{path} exists; a configuration is never overwritten: name a new file with --out")
     if not path.parent.is_dir():
-        raise StorageError(f"cannot write {str(path)!r}: there is no folder {str(path.parent)!r}")
+        raise ConfigError(f"cannot write {str(path)!r}: there is no folder {str(path.parent)!r}")
 
 
 def write_config(path: Path, config: Config, comments: Sequence[str]) -> None:

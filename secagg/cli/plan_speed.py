@@ -56,8 +56,9 @@ def measure(config: Config, header: Header) -> Seconds:
     SecAggError
         If it refuses the params.
     """
-    # The sample is one tensor, which no pattern of max_abs would match.
-    config = replace(config, aggregation=replace(config.aggregation, max_abs=max(config.aggregation.bounds)))
+    # The sample is one tensor, which no pattern of max_abs would match, and the sum of two sites.
+    aggregation = replace(config.aggregation, min_clients=2, max_abs=max(config.aggregation.bounds))
+    config = replace(config, aggregation=aggregation)
     total, sites = header.blocks("encrypted"), len(header.contributions)
     keys = generate_keys(config)
     clients = [Client(config, keys.client, name) for name in ("site-1", "site-2")]

@@ -10,6 +10,7 @@ from typing import Any
 from ..config import Config
 from ..errors import ConfigError, SecAggError, show
 from ..header import check_site
+from ..integrations.grpc.address import check_host
 from ..layout import Layout
 from ..params import is_int
 from ..yaml_file import read_yaml
@@ -57,8 +58,10 @@ class ProjectFile:
     initial: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        check_site(self.name)
+        check_site(self.name, "project")
         check_names(self.sites, ())
+        for host in self.hosts:
+            check_host(host)
         check_days(self.days)
         check_count(len(self.sites), self.config)
         least = self.config.aggregation.min_clients
@@ -80,6 +83,8 @@ class ProjectFile:
             If the file that ``model`` or ``initial`` names cannot be read as a model.
         """
         data = read_yaml(path)
+        if data is None:
+            raise ConfigError(f"{path} is empty; `secagg provision --help` shows an example")
         if not isinstance(data, Mapping):
             raise ConfigError(f"{path} holds {show(data)}; write a block of keys: project, hosts, sites, he …")
         for key in ("project", "hosts", "sites"):
@@ -96,8 +101,8 @@ class ProjectFile:
         return cls(
             name=_text(data["project"], "project"),
             config=config,
-            sites=_texts(data["sites"], "sites"),
-            hosts=_texts(data["hosts"], "hosts"),
+            sites=_texts(data["sites"], "sites", "[site-1, site-2, site-3]"),
+            hosts=_texts(data["hosts"], "hosts", "[fl.example.org]"),
             days=data.get("days", cls.days),
             layout=next((_layout(file, config) for file in files.values()), None),
             initial=read_state(files["initial"]) if "initial" in files else None,
@@ -106,16 +111,18 @@ class ProjectFile:
 
 def check_names(names: tuple[str, ...], taken: tuple[str, ...]) -> None:
     """Raise `ConfigError` unless sites can have these names, beside those that are `taken`."""
-    seen = {SERVER, *taken}
+    seen = {name.casefold() for name in (SERVER, *taken)}
     for name in names:
         check_site(name)
+        if name[0] in ".-":
+            raise ConfigError(f"site name {name!r}: begin it with a letter, a digit or '_', for the sake of its files")
         if name == SERVER:
             raise ConfigError(f"a site cannot be called {SERVER!r}, which names the server; choose another name")
         if name in taken:
             raise ConfigError(f"site {name!r} is in the project already, or was; choose another name")
-        if name in seen:
-            raise ConfigError(f"site {name!r} stands twice; each site has a name of its own")
-        seen.add(name)
+        if name.casefold() in seen:
+            raise ConfigError(f"site {name!r} stands twice (cases do not count); each site has a name of its own")
+        seen.add(name.casefold())
 
 
 def check_days(days: object) -> int:
@@ -146,9 +153,9 @@ def _layout(path: Path, config: Config) -> Layout:
     return layout
 
 
-def _texts(value: Any, key: str) -> tuple[str, ...]:
+def _texts(value: Any, key: str, example: str) -> tuple[str, ...]:
     if not isinstance(value, list):
-        raise ConfigError(f"{key} is {show(value)}; give a list such as [{key}-1, {key}-2]")
+        raise ConfigError(f"{key} is {show(value)}; give a list such as {example}")
     return tuple(_text(item, key) for item in value)
 
 

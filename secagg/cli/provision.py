@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ..errors import show_time
 from ..project import Project
 from . import passphrases
 from .kit import SERVER, active_sites
@@ -15,7 +16,6 @@ from .passphrases import PASSPHRASES_FILE
 from .progress import progress
 from .project_file import ProjectFile
 from .staging import new_folder
-from .words import date
 
 EXAMPLE = """secagg provision project.yaml --out kits
 
@@ -50,12 +50,14 @@ def run(options: argparse.Namespace) -> None:
         with progress(f"make keys and certificates of {len(file.sites)} sites and the server"):
             project = Provisioner.create(file, folder / AUTHORITY, Path(room)).project
         pack_kits(Path(room), folder, out / PASSPHRASES_FILE, passphrase)
-    print(f"project {project.name}, serial {project.serial}, valid until {date(project.expires)}")
+    print(f"project {project.name}, serial {project.serial}, valid until {show_time(project.expires)}")
     print_kits(out, [SERVER, *(site.name for site in active_sites(project))], passphrase)
     print(
         f"{out / AUTHORITY} issues kits later and holds every HE key: keep it, offline and backed up, "
         "off the server and the sites"
     )
+    if not file.hosts:
+        print("warning: hosts is empty: sites can reach this server on its own machine alone, as localhost")
     print_warnings(project)
 
 

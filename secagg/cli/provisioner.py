@@ -22,7 +22,7 @@ import yaml
 
 from ..client import Client
 from ..config import Config
-from ..errors import ConfigError, KeyFileError
+from ..errors import ConfigError, KeyFileError, show_time
 from ..identity import Identity
 from ..integrations.grpc import Authority, Tls
 from ..integrations.grpc.certificates import Certificate
@@ -44,7 +44,6 @@ from .kit import (
     of_epoch,
 )
 from .project_file import ProjectFile, check_count, check_names
-from .words import date
 
 CA_KEY_FILE = "ca.key"
 
@@ -194,17 +193,17 @@ class Provisioner:
         """
         project, authority = self.project, Authority.load(self.folder)
         now = int(time.time())
-        if days is None:
-            days = max(1, (project.expires - project.issued) // _DAY_SECONDS)
+        certificate = Certificate.load(Tls.load(self.folder / SERVER))
+        if days is None:  # not those of the manifest, which is issued anew when sites come or go
+            days = max(1, round((certificate.expires - certificate.begins) / _DAY_SECONDS))
         if now + days * _DAY_SECONDS > authority.expires:
             raise ConfigError(
                 f"kits of {days} days would outlive the authority of project {project.name}, which expires on "
-                f"{date(authority.expires)}: use fewer days, or provision a new project"
+                f"{show_time(authority.expires)}: use fewer days, or provision a new project"
             )
-        hosts = Certificate.load(Tls.load(self.folder / SERVER)).hosts
         key = generate_keys(project.config, project.epoch + 1).client
         key.save(changed / of_epoch(CLIENT_KEY_FILE, key.server.epoch))
-        server = _make_server(authority, hosts, days, changed / SERVER, kits)
+        server = _make_server(authority, certificate.hosts, days, changed / SERVER, kits)
         sites = tuple(site if site.revoked else _make_site(authority, site.name, days, kits) for site in project.sites)
         return replace(self, key=key)._reissue(
             changed,

@@ -105,7 +105,7 @@ def main() -> None:
             message = np.float64(len(task.patches)).tobytes() + (_flatten(task.network) - model).tobytes()
             upload(message, timeout=_WAIT_SECONDS)
             sent = time.perf_counter()
-            with progress(f"round {round + 1}/{options.rounds}: wait for the others"):
+            with progress(f"round {round} ({round + 1} of {options.rounds}): wait for others"):
                 mean = np.frombuffer(download(round.to_bytes(4, "little"), timeout=_WAIT_SECONDS), np.float32)
             received = time.perf_counter()
             model = model + mean

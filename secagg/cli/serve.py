@@ -7,14 +7,17 @@ import logging
 import os
 import resource
 import signal
+import warnings
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
 
+from ..errors import ConfigError, PrivacyWarning
+from ..integrations.grpc.address import parse_address
 from ..integrations.grpc.limits import Limits
 from .kit import load_server_kit
 from .logs import FORMATS, start_log
-from .units import parse_size
+from .units import parse_size, show_size
 
 EXAMPLE = """secagg serve server --address 0.0.0.0:8443 --run-dir /var/lib/secagg
 secagg serve server --address 0.0.0.0:8443 --metrics 9464 --log-format json --disk-quota 200G"""
@@ -97,12 +100,17 @@ def run(options: argparse.Namespace) -> None:
     )
 
     from ..integrations.grpc import Server, Tls
+    from .checks import round_nbytes
 
     _raise_open_files()
     start_log(options.log_format)
     weakness = kit.config.aggregation.weakness
     if weakness:
         log.warning("%s", weakness, extra={"event": "privacy"})
+    warnings.simplefilter("ignore", PrivacyWarning)  # it has been said
+    needed = round_nbytes(kit.project)
+    if needed is not None and needed > limits.disk_quota:
+        raise ConfigError(f"--disk-quota {show_size(limits.disk_quota)} is too little: rounds take {show_size(needed)}")
     tls = Tls.load(kit.folder)
     stop = _Stop()
     with ExitStack() as stack:
@@ -180,4 +188,9 @@ class _Stop:
 
 
 def _metrics_address(text: str) -> str:
-    return f"127.0.0.1:{text}" if text.isascii() and text.isdigit() else text
+    address = text if ":" in text else f"127.0.0.1:{text}"
+    try:
+        parse_address(address)
+    except ConfigError:
+        raise argparse.ArgumentTypeError(f"{text!r}: write PORT, as 9464, or HOST:PORT") from None
+    return address

@@ -87,7 +87,7 @@ def _run(options: argparse.Namespace, rounds: int, kit: SiteKit) -> None:
                 participant.join()
                 if handler.round == missed:
                     raise
-                print(f"round {missed + 1}/{rounds}: missed: {error}", flush=True)
+                print(f"round {missed} ({missed + 1} of {rounds}): missed: {error}", flush=True)
         participant.clear()
     assert handler.global_state is not None
     print(f"{rounds} rounds are done: Dice {task.dice(handler.global_state):.4f} on held-out data", flush=True)
@@ -96,7 +96,7 @@ def _run(options: argparse.Namespace, rounds: int, kit: SiteKit) -> None:
 def _take_part(rounds: int, task: LocalTask, handler: SecAggHandler, participant: Participant) -> SiteRecord:
     """Take part in the round that the handler is at."""
     round, params = handler.round, participant.config.params
-    here = f"round {round + 1}/{rounds}"
+    here = f"round {round} ({round + 1} of {rounds})"
     train_seconds, encrypt_seconds, clipped = 0.0, 0.0, 0
     if participant.has_update():
         print(f"{here}: going on with the update that was encrypted before", flush=True)
@@ -110,7 +110,7 @@ def _take_part(rounds: int, task: LocalTask, handler: SecAggHandler, participant
     with progress(f"{here}: upload {participant.update_nbytes / 1e6:.1f} MB") as report:
         participant.upload(report)
     sent = time.perf_counter()
-    with progress(f"{here}: wait for the others, download") as report:
+    with progress(f"{here}: wait for others") as report:
         aggregate = participant.download(report)
     received = time.perf_counter()
     with aggregate:

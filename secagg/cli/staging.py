@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 
-from ..errors import KeyFileError, StorageError
+from ..errors import ConfigError, StorageError
 
 #: Folders with this prefix are what interrupted commands left; the next one removes them.
 PREFIX = ".secagg-staging-"
@@ -51,15 +51,15 @@ def change_folder(folder: Path) -> Iterator[Stage]:
     try:
         with _locked(folder):
             finish(folder)
-            for leftover in folder.glob(f"{PREFIX}*"):
-                shutil.rmtree(leftover)
+            _sweep(folder)
             room = Path(mkdtemp(prefix=PREFIX, dir=folder))  # made with 0o700
             try:
-                yield Stage(room)
-                _sync(room)
-                with _undisturbed():
-                    room.rename(folder / _COMMITTED)
-                    finish(folder)
+                with _locked(room):
+                    yield Stage(room)
+                    _sync(room)
+                    with _undisturbed():
+                        room.rename(folder / _COMMITTED)
+                        finish(folder)
             except BaseException:
                 shutil.rmtree(room, ignore_errors=True)
                 raise
@@ -78,16 +78,17 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
     Raises
     ------
-    KeyFileError
+    ConfigError
         If there is such a file or folder already: nothing is overwritten.
     StorageError
         If it cannot be written.
     """
     if os.path.lexists(folder):
-        raise KeyFileError(f"{folder} exists; name a new folder, nothing is overwritten")
+        raise ConfigError(f"{folder} exists; name a new folder, nothing is overwritten")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as room:  # made with 0o700
+        _sweep(folder.parent)
+        with TemporaryDirectory(prefix=PREFIX, dir=folder.parent) as room, _locked(Path(room)):  # made with 0o700
             made = Path(room, "new")
             made.mkdir(0o700)
             yield made
@@ -125,6 +126,13 @@ def finish(folder: Path) -> None:
         _sync_folder(target.parent)
     shutil.rmtree(committed)
     _sync_folder(folder)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what commands that were killed left in a folder: secret files, perhaps. Those at work hold a lock."""
+    for path in folder.glob(f"{PREFIX}*"):
+        with suppress(StorageError, NotADirectoryError), _locked(path):
+            shutil.rmtree(path)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError, IdentityError, QuorumError, SecAggError, TransportError
 from ..project import CLOCK_SKEW_SECONDS, Project
 from .kit import load_kit
+from .progress import progress
 from .units import show_seconds, show_size
 
 if TYPE_CHECKING:
@@ -59,7 +60,9 @@ def run(options: argparse.Namespace) -> None:
             _watch(session, options, kit.project)
             return
         try:
-            report = _ask(session, options, kit.project)
+            waiting = progress(f"ask {options.server}, for {options.timeout:g} s at most")
+            with waiting if sys.stderr.isatty() else nullcontext():  # no line each time for who asks by cron
+                report = _ask(session, options, kit.project)
         except SecAggError as error:
             if options.json:
                 print(_failure(options.server, error))
@@ -121,7 +124,7 @@ class Report:
         if self.now > project.expires - _EXPIRY_SECONDS:
             left = project.expires - self.now
             when = f"expires in {show_seconds(left)}" if left > 0 else "has expired"
-            yield f"the project {when}: have it provisioned anew"
+            yield f"the project {when}: have it renewed by `secagg rotate`"
 
     def check(self) -> None:
         """Raise `QuorumError` or `SecAggError` if something needs attention."""
@@ -172,10 +175,8 @@ class Report:
 
     def _quorum(self) -> str:
         missing = ", ".join([*self.status.waiting_for, *self.not_joined]) or "nobody"
-        return (
-            f"round {self.status.round} has ended {self.status.attempt - 1} times with too few sites and is open "
-            f"again; missing: {missing}"
-        )
+        often = "once" if self.status.attempt == 2 else f"{self.status.attempt - 1} times"
+        return f"round {self.status.round} has ended {often} with too few sites and is open again; missing: {missing}"
 
     def _disk(self) -> str:
         return f"{show_size(self.status.disk_used)} of {show_size(self.status.disk_quota)}"

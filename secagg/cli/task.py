@@ -94,7 +94,7 @@ class LocalTask:
         seed = (self._seed, round, self._part.number)
         start = time.perf_counter()
         trainer = self._mni152.make_trainer(self.network, self.patches, seed=seed, handlers=handlers)
-        with progress(f"round {round + 1}/{rounds}: train") as report:
+        with progress(f"round {round} ({round + 1} of {rounds}): train") as report:
 
             def show(engine: Engine) -> None:
                 report(engine.state.iteration, (engine.state.max_epochs or 0) * (engine.state.epoch_length or 0))

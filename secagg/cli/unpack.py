@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
-from ..errors import KeyFileError, SignatureError, VerificationError
+from ..errors import KeyFileError, SignatureError, VerificationError, show_time
 from ..identity import Identity
 from ..project import Project
 from . import packing, passphrases
@@ -22,8 +23,8 @@ from .kit import (
     of_epoch,
 )
 from .progress import progress
+from .site_folder import LOCK_FILE, locked
 from .staging import change_folder, is_committed, is_empty, new_folder
-from .words import date
 
 EXAMPLE = """secagg unpack site-1.kit
 secagg unpack server.kit --out /etc/secagg/server --passphrase-file passphrase"""
@@ -46,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
     project = kit.project
     print(
         f"{out}: kit of {kit.name} in project {project.name}, serial {project.serial}, epoch {project.epoch}, "
-        f"valid until {date(project.expires)}"
+        f"valid until {show_time(project.expires)}"
     )
     print(f"next: secagg doctor {out}")
 
@@ -81,6 +82,8 @@ def unpack(files: Mapping[str, bytes], out: Path) -> None:
         If the parts of the kit do not belong together.
     KeyFileError
         If `out` is something else, or holds a newer kit or one of another party or project.
+    ConfigError
+        If `secagg site` is at work there.
     """
     if not out.exists():
         with new_folder(out) as folder:
@@ -89,7 +92,7 @@ def unpack(files: Mapping[str, bytes], out: Path) -> None:
         return
     if not out.is_dir() or not ((out / PROJECT_FILE).is_file() or is_committed(out) or is_empty(out)):
         raise KeyFileError(f"{out} exists, and is not a kit's folder; name another with --out")
-    with change_folder(out) as stage:
+    with locked(out) if (out / LOCK_FILE).exists() else nullcontext(), change_folder(out) as stage:
         packing.write(files, stage.folder)
         new = load_kit(stage.folder)
         if not (out / PROJECT_FILE).is_file():

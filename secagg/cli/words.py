@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from ..aggregation import Aggregation
 from ..integer_codec import IntegerCodec
 from ..params import BGVParams, CKKSParams, FLASHEParams, LatticeParams, Params, QuantisedParams
@@ -52,8 +50,3 @@ def lanes_rows(params: Params, aggregation: Aggregation) -> list[tuple[str, str]
     word = f"a slot of {params.plain_modulus_bits} bits" if isinstance(params, BGVParams) else "a word of 64 bits"
     room = f"each has room for the sum of {aggregation.max_clients} values"
     return [("lanes", f"{lanes.per_word} of {lanes.bits} bits in {word}; {room}")]
-
-
-def date(seconds: float) -> str:
-    """Return a time in seconds since 1970 as people write it."""
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))

@@ -79,7 +79,7 @@ def main(kit_folder: Path, address: str, folder: Path) -> None:
     client = secagg.Client(kit.config, kit.key, kit.name, identity=kit.identity, project=kit.project)
     first = client.base({"w": np.zeros(values, np.float32)})
     last = folder / "last"
-    with Session(address, kit.name, tls=Tls.load(kit.folder), timeout=60, project=kit.project) as session:
+    with Session(address, kit.name, tls=Tls.load(kit.folder), timeout=240, project=kit.project) as session:
         session.folder = folder
         while True:
             membership = session.join()

@@ -33,7 +33,7 @@ AGAIN = (
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.DEADLINE_EXCEEDED,
 )
-SECONDS = 20.0
+SECONDS = 60.0
 
 
 class Noise:

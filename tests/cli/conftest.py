@@ -35,7 +35,7 @@ CLARA = {
 def secagg(tmp_path: Path) -> Secagg:
     """Run the command line in a process of its own, in a folder of its own."""
 
-    def run(*arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: object, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "secagg.cli", *map(str, arguments)],
             cwd=tmp_path,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,7 @@ def test_wrong_usage_exits_with_2(secagg: Secagg, arguments: tuple[str, ...]) ->
 def test_backends_lists_libraries_and_schemes(secagg: Secagg) -> None:
     result = secagg("backends")
     assert result.returncode == 0
+    assert f"flashe: available, by cryptography {version('cryptography')}\n" in result.stdout
     schemes: dict[str, list[str]] = {}
     for line in result.stdout.splitlines():
         name, colon, _ = line.partition(": available")
@@ -181,7 +183,18 @@ def test_inspect_says_what_is_wrong_with_a_file(secagg: Secagg, tmp_path: Path) 
 
 def test_serve_and_site_without_a_usable_kit(secagg: Secagg, federation: Federation) -> None:
     missing = secagg("serve", federation.kits / "nobody")
-    assert missing.returncode == 2
+    assert missing.returncode == 3
+    assert "is no kit: it has neither client.key nor server.key" in missing.stderr
+    (federation.kits / "server.kit").touch()
+    packed = secagg("serve", federation.kits / "server.kit")
+    assert packed.returncode == 3
+    assert "server.kit is a file; open it with `secagg unpack " in packed.stderr
+    assert "is the kit of a site; give the server's" in secagg("serve", federation["a"]).stderr
+    swapped = secagg("site", federation["server"], "--server", "127.0.0.1:1", "--rounds", 1)
+    assert swapped.returncode == 3
+    assert "is the server's kit; give that of a site" in swapped.stderr
+    for command in ("unpack", "doctor"):
+        assert "there is no 'nothing.kit'; name the file" in secagg(command, "nothing.kit").stderr
     (federation["server"] / "server.key").write_bytes((federation["a"] / "client.key").read_bytes())
     wrong = secagg("serve", federation["server"], "--address", "127.0.0.1:0")
     assert wrong.returncode == 3
@@ -205,7 +218,7 @@ def test_a_missing_library_is_named_with_the_extras(
 ) -> None:
     code = f"import sys; sys.modules[{module!r}] = None; from secagg.cli import main; sys.exit(main({command!r}))"
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False, cwd=tmp_path
     )
     assert result.returncode == 4, result.stderr
     assert module in result.stderr

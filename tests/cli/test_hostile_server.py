@@ -33,7 +33,7 @@ from secagg.errors import (
 )
 from secagg.integrations.grpc import SiteSession, Tls
 from secagg.integrations.grpc import secagg_pb2 as pb
-from secagg.integrations.grpc.status import abort
+from secagg.integrations.grpc.status import Refusal
 from secagg.integrations.monai import SecAggHandler
 
 from .conftest import Federation, Secagg
@@ -85,7 +85,7 @@ class World:
             make_client(kit), weight=1.0, global_state=state(), upload_path=kit.folder / UPDATE_FILE
         )
         tls, address = Tls.load(kit.tls), self.server.address
-        with SiteSession(address, kit.name, tls=tls, timeout=20.0, project=kit.project) as session:
+        with SiteSession(address, kit.name, tls=tls, timeout=120.0, project=kit.project) as session:
             yield Participant(kit, session, handler)
 
     def kept(self, name: str, site: str = "a") -> Path:
@@ -252,7 +252,7 @@ def test_a_stored_model_of_no_use(world: World, capsys: pytest.CaptureFixture[st
         round, value = position(site)
         assert round == 2
         np.testing.assert_allclose(value, 1.5, atol=1e-3)
-    assert "the global model of round 3 on the server cannot be used" in capsys.readouterr().out
+    assert "the global model of round 2 on the server cannot be used" in capsys.readouterr().out
 
 
 def test_stored_models_of_no_use_and_nothing_else(world: World) -> None:
@@ -354,7 +354,7 @@ def test_text_of_the_server_does_not_steer_the_terminal(secagg: Secagg, world: W
 
     class Refusing(HostileServer):
         def Status(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusReply:
-            abort(context, QuorumError("boo \x1b[2J\nsecagg: all is well"))
+            Refusal.of(QuorumError("boo \x1b[2J\nsecagg: all is well")).abort(context)
 
     with Refusing(world.federation["server"]).serving() as server:
         result = secagg("status", world.federation["a"], "--server", server.address)

@@ -115,7 +115,7 @@ class World:
         self.served.process.wait()
 
     @contextlib.contextmanager
-    def site(self, name: str, *, join: bool = True, seed: int = 0, timeout: float = 30.0) -> Iterator[Site]:
+    def site(self, name: str, *, join: bool = True, seed: int = 0, timeout: float = 120.0) -> Iterator[Site]:
         kit = load_site_kit(self.federation[name])
         handler = SecAggHandler(
             make_client(kit),
@@ -407,7 +407,7 @@ def test_an_own_model_that_is_damaged(
         assert (site.handler.round, site.floats) == (1, floats)
     out = capsys.readouterr().out
     assert f"{world.federation['a'] / MODEL_FILE} cannot be used" in out
-    assert "the global model of round 2 that b has stored" in out
+    assert "the global model of round 1 that b has stored" in out
 
 
 def test_a_server_that_was_restored_from_a_backup(world: World) -> None:

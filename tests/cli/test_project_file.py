@@ -60,7 +60,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"site": ["a"]}, "unknown key 'site'; it knows project, hosts, sites, days, model, initial, he"),
     "unknown backend": ({"he": {"lib": "tenseel"}}, "tenseel"),
     "unknown number": ({"aggregation": {"min_client": 3}}, "unknown key 'min_client'"),
-    "name of the project": ({"project": "brain tumours"}, "'brain tumours': use letters"),
+    "name of the project": ({"project": "brain tumours"}, "project name 'brain tumours': use letters"),
     "no name": ({"project": ""}, "project: '' is not text"),
     "number as a name": ({"project": 7}, "project: 7 is not text; put it in quotes"),
     "sites as text": ({"sites": "a b c"}, "sites is 'a b c'; give a list"),
@@ -72,7 +72,16 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "no sites": ({"sites": []}, "0 sites can never be the 3 of aggregation.min_clients"),
     "too few sites": ({"sites": ["a", "b"]}, "2 sites can never be the 3 of aggregation.min_clients"),
     "too many sites": ({"sites": list("abcdef")}, "6 sites are more than aggregation.max_clients 5"),
-    "hosts as text": ({"hosts": "fl.example.org"}, "hosts is 'fl.example.org'; give a list"),
+    "hosts as text": ({"hosts": "fl.example.org"}, "hosts is 'fl.example.org'; give a list such as .fl.example.org."),
+    "host with a port": (
+        {"hosts": ["fl.example.org:8443"]},
+        "host 'fl.example.org:8443': give the name of a host, in A",
+    ),
+    "host with a scheme": ({"hosts": ["https://fl.example.org"]}, "host 'https://fl.example.org'"),
+    "host of other letters": ({"hosts": ["hôte"]}, "host 'hôte'"),
+    "host of four large numbers": ({"hosts": ["10.0.0.999"]}, "host '10.0.0.999'"),
+    "host with a space": ({"hosts": ["a", "b c"]}, "host 'b c'"),
+    "long host": ({"hosts": ["a." * 127]}, "host 'a.a."),
     "no days": ({"days": 0}, "days is 0; kits are valid for 1 to 36500 days"),
     "many days": ({"days": 10**9}, "days is 1000000000"),
     "days as text": ({"days": "30"}, "days is '30'"),
@@ -107,7 +116,12 @@ def test_what_is_missing(tmp_path: Path, key: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("- a\n- b\n", "write a block of keys"), ("sites: [a\n", "is not YAML"), ("days: 1\ndays: 2\n", "'days' twice")],
+    [
+        ("- a\n- b\n", "write a block of keys"),
+        ("# later\n", "is empty; `secagg provision --help`"),
+        ("sites: [a\n", "is not YAML"),
+        ("days: 1\ndays: 2\n", "'days' twice"),
+    ],
 )
 def test_what_is_no_project(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from secagg.cli.staging import change_folder, is_committed, is_empty, new_folder
-from secagg.errors import KeyFileError, StorageError
+from secagg.errors import ConfigError, StorageError
 
 OLD = {"a": "old a", "sub/b": "old b", "gone": "old gone"}
 NEW = {"a": "new a", "sub/b": "new b", "sub/c": "new c"}
@@ -126,8 +127,29 @@ def test_a_new_folder(tmp_path: Path) -> None:
         assert not (tmp_path / "x" / "new").exists()
     assert contents(tmp_path) == {"x/new/a": "a"}
     assert (tmp_path / "x" / "new").stat().st_mode & 0o777 == 0o700
-    with pytest.raises(KeyFileError, match="nothing is overwritten"), new_folder(tmp_path / "x" / "new"):
+    with pytest.raises(ConfigError, match="nothing is overwritten"), new_folder(tmp_path / "x" / "new"):
         pytest.fail("a folder was made twice")
+
+
+def die_in(making: AbstractContextManager[object]) -> None:
+    """Enter the context in another process, and end that at once."""
+    pid = os.fork()
+    if not pid:
+        making.__enter__()
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_what_a_killed_command_leaves_is_removed_by_the_next(folder: Path) -> None:
+    (folder / ".secagg-staging-mine").write_text("a file is not theirs")
+    for making in (new_folder(folder / "killed"), change_folder(folder)):  # the second one removes what the first left
+        die_in(making)
+        assert len(list(folder.glob(".secagg-staging-*"))) == 2
+    with new_folder(folder / "new") as new:
+        assert list(folder.glob(".secagg-staging-*/new")) == [new]
+        change(folder)  # leaves alone what is at work
+        assert new.is_dir()
+    assert sorted(path.name for path in folder.iterdir()) == [".secagg-staging-mine", "a", "new", "sub"]
 
 
 def test_a_new_folder_that_fails(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ import pytest
 import secagg as library
 from secagg.cli.kit import SERVER_FILES, SITE_FILES, is_secret, load_server_kit, load_site_kit
 from secagg.cli.packing import pack, read_archive, unpack
+from secagg.cli.site_folder import locked
 from secagg.cli.unpack import unpack as unpack_into
-from secagg.errors import IdentityError, KeyFileError
+from secagg.errors import ConfigError, IdentityError, KeyFileError
 
 from .conftest import Federation, Secagg
 
@@ -211,6 +212,13 @@ def test_over_an_older_kit(made: Federation, tmp_path: Path) -> None:
     assert files_of(out) == before
 
 
+def test_a_site_at_work_is_left_alone(made: Federation, federation: Federation) -> None:
+    files = {path.name: path.read_bytes() for path in made["a"].iterdir()}
+    with locked(federation["a"]), pytest.raises(ConfigError, match="another `secagg site` is at work"):
+        unpack_into(files, federation["a"])
+    unpack_into(files, federation["a"])
+
+
 def test_the_servers_old_key_is_not_kept(made: Federation, tmp_path: Path) -> None:
     rotated = made.change(tmp_path / "new", lambda provisioner, *folders: provisioner.rotate(None, *folders))
     for federation in (made, rotated):
@@ -275,6 +283,7 @@ def test_the_command(secagg: Secagg, packed: Path, tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize(("content", "message"), [(b"one\ntwo\n", "2 lines"), (b"", "0 lines"), (b"\xff\xfe", "UTF-8")])
 def test_passphrase_files(secagg: Secagg, tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "a.kit").touch()
     (tmp_path / "passphrase").write_bytes(content)
     result = secagg("unpack", "a.kit", "--passphrase-file", "passphrase")
     assert result.returncode == 3

@@ -136,6 +136,27 @@ def test_it_is_on_the_disk_before_anybody_hears_of_it(federation, damaged, tmp_p
     assert os.listdir(tmp_path) == [path.name]
 
 
+def test_a_disk_that_fails_in_that_moment(federation, aggregate, damaged, tmp_path, monkeypatch):
+    """The process counts all the same."""
+    site = site_of(federation, tmp_path / "failures")
+    site.decrypt(aggregate)  # the place of the first one is there now
+
+    pwrite = os.pwrite
+
+    def fails(handle, data, offset):
+        if len(data) == 64:  # a fingerprint
+            raise OSError(5, "the disk is gone")
+        return pwrite(handle, data, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", fails)
+        for _ in range(8):
+            with pytest.raises(KeyFileError, match="the disk is gone"):
+                site.decrypt(damaged)
+    with pytest.raises(EpochError):
+        site.decrypt(aggregate)
+
+
 def test_a_file_that_is_gone(federation, damaged, tmp_path):
     """Whoever takes it away does not set this site back."""
     path = tmp_path / "failures"

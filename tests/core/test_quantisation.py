@@ -53,7 +53,7 @@ def refuse_encryption(monkeypatch, site):
     def cipher(round, contributions):
         raise Refusal
 
-    monkeypatch.setattr(site._backend, "cipher", cipher)
+    monkeypatch.setattr(site._encryption._backend, "cipher", cipher)
 
 
 # Values beyond their bound.
@@ -145,7 +145,7 @@ def test_a_tensor_that_changes_while_it_is_encrypted(overflow, late, monkeypatch
     """Values are checked once more as they are encoded; where they are clipped, so is what they have become."""
     federation = federation_of(overflow=overflow)
     site, values = federation.site(), np.zeros(10)
-    encoder = type(site._codec.encoder([values], [1.0], 1.0))
+    encoder = type(site._encryption._codec.encoder([values], [1.0], 1.0))
     encode = encoder.encode
 
     def change_and_encode(self, block, blocks):
@@ -281,7 +281,7 @@ def test_a_failed_encryption_keeps_what_is_due(fault, monkeypatch, tmp_path):
                 with pytest.raises(RangeError):
                     site.encrypt({"w": np.array([9.0, 0.0, 0.0])}, round=round)
             elif fault == "backend":
-                patch.setattr(site._backend, "cipher", lambda *_: SimpleNamespace(encrypt=refuse))
+                patch.setattr(site._encryption._backend, "cipher", lambda *_: SimpleNamespace(encrypt=refuse))
                 with pytest.raises(BackendError):
                     site.encrypt({"w": values * 2}, round=round)
             else:
@@ -374,7 +374,7 @@ def test_the_weight_has_no_residual(variant):
     assert codec.weight_values == weight_digits(BITS) + 1
     for round in range(3):
         site.encrypt({"w": np.full(4, 0.3)}, 0.123, round)
-        assert [residual.size for residual in site._feedback._after] == [4]
+        assert [residual.size for residual in site._encryption._feedback._after] == [4]
     update = site.encrypt({"w": np.full(4, 0.3)}, 0.123, 3)
     partner = federation.site("site-2").encrypt({"w": np.zeros(4)}, 1.0, 3)
     aggregator = federation.aggregator(3)

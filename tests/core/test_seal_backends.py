@@ -125,7 +125,7 @@ os._exit(0) if not child else None
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
 def test_a_forked_process_does_not_share_its_parents_channel():
     """One ciphertext that two processes read, and each seeds with a nonce of its own, gives the secret key away."""
-    run = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, check=True, timeout=60)
+    run = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, check=True, timeout=300)
     assert run.stdout.split("\n") == ["of the child", "of the parent", ""]
 
 

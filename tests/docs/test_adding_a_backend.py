@@ -83,7 +83,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def run_python(environment: dict[str, str], *arguments: str) -> str:
     result = subprocess.run(
-        [sys.executable, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=240
+        [sys.executable, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=1200
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout

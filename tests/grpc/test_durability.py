@@ -90,7 +90,7 @@ def test_a_damaged_file_is_found_when_the_aggregate_cannot_be_stored(
     assert running.server.status().waiting_for == ("site-1",)
     own = pb.DownloadRequest(round=0, nonce=updates["site-1"].header.contributions[0].nonce)
     with running.stub() as stub, pytest.raises(StateError, match="upload it again"):
-        typed(lambda: list(stub.Download(own, timeout=40.0)))
+        typed(lambda: list(stub.Download(own, timeout=120.0)))
     blocker.rmdir()
     blocker.parent.rmdir()
     assert not upload(running, updates["site-1"])
@@ -113,7 +113,7 @@ def test_the_folder_is_free_when_all_calls_have_ended(
     monkeypatch.setattr(Federation, "take", slow)
     folder = tmp_path / "run"
     with serving(signed, folder) as running, running.stub() as stub:
-        call = stub.Upload.future(messages(chunks_of(updates["site-1"])), timeout=40.0)
+        call = stub.Upload.future(messages(chunks_of(updates["site-1"])), timeout=120.0)
         taking.wait()
         stop = threading.Thread(target=running.server.stop, args=(0.1,))
         stop.start()

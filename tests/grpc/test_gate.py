@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from running import SMALL, STATE, Running, certify, chunks_of, make_signed, messages, serving, wait_until
 from signed import Signed
 
-from secagg.errors import FormatError
+from secagg.errors import FormatError, IdentityError, RoundMismatchError, SecAggError
 from secagg.integrations.grpc import Authority, Limits, Tls
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc.membership import MAX_CALLS
@@ -31,7 +32,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Signed, dict[str, T
 
 def raw(channel: grpc.Channel, method: str, requests: Iterator[bytes]) -> Any:
     """A call of bytes, with as many messages as one likes."""
-    return channel.stream_stream(method, _registered_method=False)(requests, timeout=40.0)
+    return channel.stream_stream(method, _registered_method=False)(requests, timeout=120.0)
 
 
 @contextmanager
@@ -74,6 +75,33 @@ def test_silent_calls_end(place: tuple[Signed, dict[str, Tls]], tmp_path: Path) 
         wait_until(lambda: all(call.done() for call in calls))
         assert {call.code() for call in calls} <= {grpc.StatusCode.CANCELLED, grpc.StatusCode.RESOURCE_EXHAUSTED}
         running.run_round(0)
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "kind"),
+    [
+        ("Join", pb.JoinRequest(site="site-2"), IdentityError),
+        ("Resume", pb.Chunk(data=b"no head"), FormatError),
+        ("Upload", pb.Chunk(data=b"no head"), FormatError),
+        ("Download", pb.DownloadRequest(round=7), RoundMismatchError),
+    ],
+    ids=["Join", "Resume", "Upload", "Download"],
+)
+def test_refused_calls_are_over(
+    place: tuple[Signed, dict[str, Tls]], tmp_path: Path, method: str, request_: Any, kind: type[SecAggError]
+) -> None:
+    """A connection takes few streams at a time, and what of a call is left at the server would count as one."""
+    signed, tls = place
+    gc.disable()
+    try:
+        with serving(signed, tmp_path / "run", tls) as running, running.channel() as channel:
+            for _ in range(40):
+                with pytest.raises(grpc.RpcError) as caught:
+                    next(raw(channel, f"{SERVICE}/{method}", iter([request_.SerializeToString()])))
+                assert type(error_of(caught.value)) is kind, caught.value
+                del caught
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("method", [method for method in UNARY if "health" not in method])
@@ -122,9 +150,9 @@ def test_compressed_messages_are_refused(
     with serving(signed, tmp_path / "run", tls) as running, running.stub(compression=compression) as stub:
         bomb = pb.Chunk(data=bytes(4 << 20))
         for call in (
-            lambda: stub.Resume(bomb, timeout=30.0),
-            lambda: stub.Upload(iter([bomb]), timeout=30.0),
-            lambda: stub.Upload(messages(chunks_of(update)), timeout=30.0),
+            lambda: stub.Resume(bomb, timeout=120.0),
+            lambda: stub.Upload(iter([bomb]), timeout=120.0),
+            lambda: stub.Upload(messages(chunks_of(update)), timeout=120.0),
         ):
             with pytest.raises(grpc.RpcError) as caught:
                 call()
@@ -139,9 +167,9 @@ def test_health_is_asked_for_and_not_watched(place: tuple[Signed, dict[str, Tls]
     with serving(signed, tmp_path / "run", tls) as running, running.channel() as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         request = health_pb2.HealthCheckRequest(service="")
-        assert stub.Check(request, timeout=30.0).status == health_pb2.HealthCheckResponse.SERVING
+        assert stub.Check(request, timeout=120.0).status == health_pb2.HealthCheckResponse.SERVING
         with pytest.raises(grpc.RpcError) as caught:
-            next(stub.Watch(request, timeout=30.0))
+            next(stub.Watch(request, timeout=120.0))
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
@@ -149,6 +177,6 @@ def test_a_message_of_more_than_the_limit(place: tuple[Signed, dict[str, Tls]], 
     signed, tls = place
     with serving(signed, tmp_path / "run", tls) as running, running.stub() as stub:
         with pytest.raises(grpc.RpcError) as caught:
-            stub.Resume(pb.Chunk(data=bytes(6 << 20)), timeout=30.0)
+            stub.Resume(pb.Chunk(data=bytes(6 << 20)), timeout=120.0)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert running.spool() == []

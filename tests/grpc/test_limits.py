@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,8 @@ def test_one_who_waits_for_a_slot_and_goes_gives_it_up(
         running.paused(updates["site-1"], 2) as first,
     ):
         with running.paused(updates["site-2"], 0) as second:
+            turns = running.server._streams._turns
+            wait_until(lambda: ("site-2", "update") in turns)  # it is the only one of its site, and waits for a slot
             second.call.cancel()
         first.go_on()
         assert not first.call.result().already_added
@@ -188,6 +191,16 @@ def test_one_who_waits_for_a_slot_and_goes_gives_it_up(
 
 
 # Seconds.
+
+
+def unless_cancelled(call: Callable[[], Any]) -> Any:
+    """Make a call until it is not cancelled: on a machine that stands still for a moment any of them may be idle."""
+    while True:
+        try:
+            return call()
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.CANCELLED:
+                raise
 
 
 @pytest.mark.parametrize("limits", [Limits(idle_seconds=0.5), Limits(upload_seconds=2.0)], ids=["idle", "in all"])
@@ -200,13 +213,20 @@ def test_an_upload_that_does_not_move_is_cancelled(
         with running.paused(update, 3) as silent:
             assert silent.call.code() is grpc.StatusCode.CANCELLED
             wait_until(lambda: running.server.status().uploads_in_flight == 0)
+            sent = running.frames_in(update)  # fewer than 3 if it was late with one of them
             with running.session("site-2") as session:
                 session.upload(updates["site-2"])
         assert running.server.status().added == ("site-2",)
-        assert 0 < running.resume(update).frame <= 3
+        assert unless_cancelled(lambda: running.resume(update).frame) == sent <= 3
         with running.session("site-1") as session:
             session.upload(update)
         wait_until(lambda: running.server.status().aggregates == (0,))
+
+
+def begun(call: Any) -> Any:
+    """A stream whose first message is there."""
+    next(call)
+    return call
 
 
 def test_a_download_that_nobody_reads_is_cancelled(
@@ -217,15 +237,15 @@ def test_a_download_that_nobody_reads_is_cancelled(
             with running.session(name) as session:
                 session.join()
         for name in ("site-1", "site-2"):
-            running.send(updates[name])
+            with running.session(name) as session:
+                session.upload(updates[name])
         with running.channel("site-3", ("grpc.http2.lookahead_bytes", 1 << 16), ("grpc.http2.bdp_probe", 0)) as channel:
             download = channel.unary_stream(
                 "/secagg.v1.SecureAggregation/Download",
                 request_serializer=pb.DownloadRequest.SerializeToString,
                 response_deserializer=pb.Chunk.FromString,
             )
-            call = download(pb.DownloadRequest(round=0), timeout=40.0)
-            next(call)
+            call = unless_cancelled(lambda: begun(download(pb.DownloadRequest(round=0), timeout=120.0)))
             streams = running.server._streams._streams
             wait_until(lambda: not streams)
             with pytest.raises(grpc.RpcError) as caught:  # what it had sent was not all
@@ -238,7 +258,7 @@ def test_a_download_that_nobody_reads_is_cancelled(
 
 def test_waiting_for_a_round_is_not_idle(signed: Signed, updates: dict[str, secagg.Update], tmp_path: Path) -> None:
     """Who waits for the others is bound by the deadline of its call only."""
-    limits = Limits(idle_seconds=0.2, upload_seconds=0.4)
+    limits = Limits(idle_seconds=1.5, upload_seconds=1.5)  # enough for the one message of a call
     with serving(signed, tmp_path / "run", limits=limits) as running, running.stub() as stub:
         with pytest.raises(grpc.RpcError) as caught:
             next(stub.Download(pb.DownloadRequest(round=0), timeout=3.0))

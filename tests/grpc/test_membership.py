@@ -49,11 +49,11 @@ def calls(stub: pb_grpc.SecureAggregationStub, update: secagg.Update) -> dict[st
     """Each call of the service, in the name of the site of an update."""
     chunks = list(map(bytes, update.chunks()))
     return {
-        "Join": lambda: stub.Join(pb.JoinRequest(site=update.header.site), timeout=20.0),
-        "Resume": lambda: stub.Resume(pb.Chunk(data=chunks[0]), timeout=20.0),
-        "Upload": lambda: stub.Upload(messages(chunks), timeout=20.0),
-        "Download": lambda: next(stub.Download(pb.DownloadRequest(round=0), timeout=20.0)),
-        "Status": lambda: stub.Status(pb.StatusRequest(), timeout=20.0),
+        "Join": lambda: stub.Join(pb.JoinRequest(site=update.header.site), timeout=120.0),
+        "Resume": lambda: stub.Resume(pb.Chunk(data=chunks[0]), timeout=120.0),
+        "Upload": lambda: stub.Upload(messages(chunks), timeout=120.0),
+        "Download": lambda: next(stub.Download(pb.DownloadRequest(round=0), timeout=120.0)),
+        "Status": lambda: stub.Status(pb.StatusRequest(), timeout=120.0),
     }
 
 
@@ -119,8 +119,8 @@ def test_the_server_may_look_and_not_take_part(running: Running, place: Place) -
     assert_refused(running, place.tls["server"], update, match, but=("Status", "Download"))
     running.run_round(0)
     with running.stub("server") as stub:
-        assert list(stub.Status(pb.StatusRequest(), timeout=20.0).aggregates) == [0]
-        chunks = [message.data for message in stub.Download(pb.DownloadRequest(round=0), timeout=20.0)]
+        assert list(stub.Status(pb.StatusRequest(), timeout=120.0).aggregates) == [0]
+        chunks = [message.data for message in stub.Download(pb.DownloadRequest(round=0), timeout=120.0)]
     assert secagg.Update.from_bytes(b"".join(chunks)).header.round == 0
 
 
@@ -186,10 +186,10 @@ def test_a_project_that_has_expired(place: Place, clock: list[float], tmp_path: 
         session.join()
         clock[0] = 2 * DAY
         for call in (session.status, session.join):
-            with pytest.raises(IdentityError, match="has expired"):
+            with pytest.raises(IdentityError, match="expired on"):
                 call()
     with serving(place.signed, tmp_path / "run-2") as running, running.session("site-1", tls=None) as session:
-        with pytest.raises(IdentityError, match="has expired"):  # without certificates, too
+        with pytest.raises(IdentityError, match="expired on"):  # without certificates, too
             session.status()
         clock[0] = 0.0
         session.status()
@@ -201,7 +201,7 @@ def test_a_project_that_has_expired(place: Place, clock: list[float], tmp_path: 
 def test_one_party_does_not_take_all_calls(running: Running) -> None:
     """A site with a fault, which calls and calls, harms itself only."""
     with running.stub("site-1") as stub, ExitStack() as held:
-        waiting = [stub.Download(pb.DownloadRequest(round=0), timeout=30.0) for _ in range(MAX_CALLS + 1)]
+        waiting = [stub.Download(pb.DownloadRequest(round=0), timeout=120.0) for _ in range(MAX_CALLS + 1)]
         held.callback(lambda: [call.cancel() for call in waiting])
         wait_until(lambda: any(call.done() for call in waiting))
         for call in [call for call in waiting if call.done()]:

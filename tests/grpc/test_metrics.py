@@ -8,6 +8,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
+from mortal import free_port
 from prometheus_client.parser import text_string_to_metric_families
 
 from secagg.errors import ConfigError, TransportError
@@ -47,7 +48,7 @@ Samples = Mapping[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def scrape(endpoint: MetricsEndpoint) -> Samples:
-    with urlopen(f"http://{endpoint.address}/metrics", timeout=10) as answer:
+    with urlopen(f"http://{endpoint.address}/metrics", timeout=60) as answer:
         text = answer.read().decode()
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
@@ -133,17 +134,27 @@ def test_gauges_are_read_at_the_scrape() -> None:
     assert not [name for name, _ in second if name == "secagg_round_site_added"]
 
 
+def other_loopback() -> str:
+    """That of IPv6, if this machine has it."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return "127.0.0.1:0"
+    return "[::1]:0"
+
+
 def test_two_servers_in_a_process_do_not_mix() -> None:
     first, second = Metrics(), Metrics()
     first.refused("IdentityError")
-    with MetricsEndpoint(first, "127.0.0.1:0") as one, MetricsEndpoint(second, "[::1]:0") as two:
+    with MetricsEndpoint(first, "127.0.0.1:0") as one, MetricsEndpoint(second, other_loopback()) as two:
         assert value(scrape(one), "secagg_refusals_total", error="IdentityError") == 1
         assert value(scrape(two), "secagg_refusals_total", error="IdentityError") == 0
 
 
 def test_the_endpoint_ends_and_its_port_is_free() -> None:
-    with MetricsEndpoint(Metrics(), "127.0.0.1:0") as endpoint:
-        address = endpoint.address
+    address = f"127.0.0.1:{free_port()}"  # one that nobody else gets meanwhile
+    with MetricsEndpoint(Metrics(), address) as endpoint:
+        assert endpoint.address == address
     with pytest.raises(URLError):
         urlopen(f"http://{address}/metrics", timeout=5)
     with MetricsEndpoint(Metrics(), address):

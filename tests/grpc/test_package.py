@@ -15,7 +15,7 @@ from google.protobuf import descriptor_pb2
 from secagg import errors
 from secagg.integrations import grpc as package
 from secagg.integrations.grpc import secagg_pb2 as pb
-from secagg.integrations.grpc.status import MAX_MESSAGE_LENGTH, abort, error_of, transport_error
+from secagg.integrations.grpc.status import MAX_MESSAGE_LENGTH, Refusal, error_of, transport_error
 
 TYPES = [
     kind
@@ -35,7 +35,7 @@ def channel() -> Iterator[grpc.Channel]:
         if name == "raw":
             context.set_trailing_metadata((("secagg-error", message),))
             context.abort(grpc.StatusCode.UNAVAILABLE, "from afar")
-        abort(context, getattr(errors, name)(message))
+        Refusal.of(getattr(errors, name)(message)).abort(context)
 
     server = grpc.server(ThreadPoolExecutor(1))
     handler = grpc.unary_unary_rpc_method_handler(answer)
@@ -50,7 +50,7 @@ def channel() -> Iterator[grpc.Channel]:
 
 def call(channel: grpc.Channel, request: str) -> grpc.RpcError:
     with pytest.raises(grpc.RpcError) as caught:
-        channel.unary_unary("/test/call")(request.encode(), timeout=20.0, wait_for_ready=True)
+        channel.unary_unary("/test/call")(request.encode(), timeout=120.0, wait_for_ready=True)
     return caught.value
 
 
@@ -82,7 +82,7 @@ def test_stubs_fit_the_proto(tmp_path: Path) -> None:
     root = Path(package.__file__).resolve().parents[2]
     # In a process of its own: the compiler brings a second copy of what grpc is linked with.
     command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{root}", f"--descriptor_set_out={tmp_path / 'set'}"]
-    subprocess.run([*command, "secagg/integrations/grpc/secagg.proto"], check=True, timeout=50)
+    subprocess.run([*command, "secagg/integrations/grpc/secagg.proto"], check=True, timeout=240)
     [expected] = descriptor_pb2.FileDescriptorSet.FromString((tmp_path / "set").read_bytes()).file
     generated = descriptor_pb2.FileDescriptorProto.FromString(pb.DESCRIPTOR.serialized_pb)
     expected.ClearField("source_code_info")
@@ -101,7 +101,7 @@ def test_the_package_loads_grpc_when_it_is_used() -> None:
         "assert 'grpc' in sys.modules; "
         "assert not {'tenseal', 'Pyfhel', 'torch'} & sys.modules.keys()"
     )
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=50)
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=240)
 
 
 def test_unknown_names() -> None:

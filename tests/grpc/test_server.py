@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from mortal import free_port
 
 import secagg
 from secagg.errors import ConfigError, DuplicateError, QuorumError, RoundMismatchError, TransportError
@@ -21,6 +21,11 @@ from secagg.integrations.grpc import Server, SiteSession
 from secagg.integrations.grpc.server import SERVICE
 
 StartServer = Callable[..., Any]
+
+
+def own_address() -> str:
+    """Of a server that goes down and comes back: nobody else gets the port meanwhile."""
+    return f"127.0.0.1:{free_port()}"
 
 
 def test_three_sites_get_the_weighted_mean(start_server: StartServer, provision: Any) -> None:
@@ -82,7 +87,7 @@ def test_health(start_server: StartServer, provision: Any) -> None:
     with grpc.secure_channel(server.address, provision.tls["site-1"].channel_credentials()) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         for service in ("", SERVICE):
-            reply = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=20, wait_for_ready=True)
+            reply = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=120, wait_for_ready=True)
             assert reply.status == health_pb2.HealthCheckResponse.SERVING
 
 
@@ -121,7 +126,7 @@ def test_progress(start_server: StartServer, provision: Any, tmp_path: Path) -> 
     assert up == sorted(up)
     assert len(up) == 1 + update.header.frame_count + 1 > 3  # the head, every frame, and the tail
     waiting.result().close()
-    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["update.secagg", "aggregate.secagg"]
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"update.secagg", "aggregate.secagg"}
 
 
 def test_an_error_in_progress_is_the_callers(start_server: StartServer, provision: Any) -> None:
@@ -162,10 +167,8 @@ def test_aggregates_are_kept_for_two_rounds(start_server: StartServer, tmp_path:
     server = start_server()
     for round in range(3):
         server.run_round("site-1", "site-2", round=round)
-    assert sorted(path.name for path in (server.folder / "run").glob("aggregate*")) == [
-        "aggregate-1.secagg",
-        "aggregate-2.secagg",
-    ]
+    kept = {"aggregate-1.secagg", "aggregate-2.secagg"}  # the third goes after the end of the round is told
+    server.wait_until(lambda: {path.name for path in (server.folder / "run").glob("aggregate*")} == kept)
     with server.session("site-3") as session:
         assert session.status().aggregates == (1, 2)
         with session.download(1, tmp_path / "late") as aggregate:
@@ -182,9 +185,12 @@ def test_below_min_clients_those_who_wait_are_told(start_server: StartServer, pr
     update = provision.update("site-1")
     with pytest.raises(QuorumError, match="1 of at least 2"):
         server.exchange("site-1", update).result()
-    [record] = server.rounds
-    assert (record["round"], record["attempt"], record["outcome"]) == (0, 1, "failed")
-    assert [upload["site"] for upload in record["uploads"]] == ["site-1"]
+    # On a slow machine an attempt may end before the update is there, and others after it.
+    records = server.rounds
+    assert [(record["round"], record["attempt"], record["outcome"]) for record in records] == [
+        (0, number, "failed") for number in range(1, len(records) + 1)
+    ]
+    assert [upload["site"] for upload in records[-1]["uploads"]] == ["site-1"]
     with server.session("site-1") as session:
         status = session.status()
     assert (status.round, status.added, status.aggregates) == (0, ("site-1",), ())
@@ -214,17 +220,20 @@ def test_what_was_uploaded_stays_when_an_attempt_fails(start_server: StartServer
 
 
 def test_a_site_that_dies_in_its_upload_is_left_out(start_server: StartServer, provision: Any) -> None:
-    server = start_server(round_timeout=6.0)
+    server = start_server(round_timeout=5.0)
     updates = {site: provision.update(site) for site in ("site-1", "site-2", "site-3")}
-    server.join(*updates)
-    waiting = [server.exchange(site, updates[site]) for site in ("site-1", "site-2")]
+    # The upload of site-3 starts the clock, not the start of its process: that may take longer than the round.
     with server.stalling_site("site-3", updates["site-3"]):
         server.wait_until(lambda: any(path.stat().st_size for path in server.spool))
+        waiting = [server.exchange(site, updates[site]) for site in ("site-1", "site-2")]
     for future in waiting:
         with future.result() as aggregate:
             provision.assert_mean(aggregate, ["site-1", "site-2"])
     assert server.rounds[0]["missing"] == ["site-3"]
     server.wait_until(lambda: not server.spool)
+    server.stop()
+    server.round_timeout = 600.0  # the next round must not end before all have come
+    server.start()
     server.run_round("site-1", "site-2", "site-3", round=1)
 
 
@@ -242,12 +251,9 @@ def test_a_site_that_died_in_its_upload_may_come_back(start_server: StartServer,
 
 
 def test_a_site_waits_for_a_server_that_is_not_up_yet(start_server: StartServer, provision: Any) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     early = start_server()
     early.stop()
-    early.address = f"127.0.0.1:{port}"
+    early.address = own_address()
     waiting = [early.exchange(site, provision.update(site)) for site in ("site-1", "site-2")]
     time.sleep(0.5)
     early.start()
@@ -257,7 +263,7 @@ def test_a_site_waits_for_a_server_that_is_not_up_yet(start_server: StartServer,
 
 
 def test_sites_survive_a_server_that_is_killed_in_a_round(start_server: StartServer, provision: Any) -> None:
-    server = start_server()
+    server = start_server(address=own_address())
     server.join("site-1", "site-2", "site-3")
     waiting = [server.exchange(site, provision.update(site)) for site in ("site-1", "site-2")]
     with server.session("site-3") as session:
@@ -274,7 +280,7 @@ def test_sites_survive_a_server_that_is_killed_in_a_round(start_server: StartSer
 
 
 def test_a_server_that_starts_again_goes_on(start_server: StartServer, provision: Any, tmp_path: Path) -> None:
-    server = start_server()
+    server = start_server(address=own_address())
     server.join("site-1", "site-2")
     update = provision.update("site-1")
     waiting = [server.exchange("site-1", update), server.exchange("site-2", provision.update("site-2"))]
@@ -305,9 +311,10 @@ def test_a_run_folder_of_another_key_is_refused(start_server: StartServer, provi
 def test_a_server_that_stops_lets_waiting_sites_go(start_server: StartServer, provision: Any) -> None:
     server = start_server()
     server.join("site-1", "site-2")
-    with server.session("site-1", timeout=1.0) as session:
+    with server.session("site-1") as session:
         session.upload(provision.update("site-1"))
         assert server.stop() == []
+        session._timeout = 1.0  # from here on it is to run into it
         with pytest.raises(TransportError, match="download of round 0"):
             session.download(0, server.folder / "aggregate")
 
@@ -315,8 +322,9 @@ def test_a_server_that_stops_lets_waiting_sites_go(start_server: StartServer, pr
 def test_a_deadline_ends_the_waiting(start_server: StartServer, provision: Any) -> None:
     server = start_server()
     server.join("site-1", "site-2")
-    with server.session("site-1", timeout=1.0) as session:
+    with server.session("site-1") as session:
         session.upload(provision.update("site-1"))
+        session._timeout = 1.0  # from here on it is to run into it
         with pytest.raises(TransportError, match="DEADLINE_EXCEEDED"):
             session.download(0, server.folder / "aggregate")
 

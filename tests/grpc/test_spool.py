@@ -242,11 +242,11 @@ def test_who_asks_first_and_uploads_then(running: Running, update: secagg.Update
     """A download may begin before the upload; one that names an update which is not there is told so."""
     request = pb.DownloadRequest(round=0, kind="aggregate", nonce=update.header.contributions[0].nonce)
     with running.stub() as stub:
-        early = stub.Download(pb.DownloadRequest(round=0), timeout=40.0)
+        early = stub.Download(pb.DownloadRequest(round=0), timeout=120.0)
         with pytest.raises(StateError, match="upload it again"):
-            typed(lambda: next(stub.Download(request, timeout=40.0)))
+            typed(lambda: next(stub.Download(request, timeout=120.0)))
         assert_goes_well(running, update)
-        for call in (early, stub.Download(request, timeout=40.0)):
+        for call in (early, stub.Download(request, timeout=120.0)):
             blob = b"".join(message.data for message in call)
             assert secagg.Update.from_bytes(blob).header.sites == ("site-1", "site-2")
 
@@ -254,23 +254,23 @@ def test_who_asks_first_and_uploads_then(running: Running, update: secagg.Update
 def test_a_download_of_what_there_is_not(running: Running) -> None:
     with running.stub() as stub:
         with pytest.raises(FormatError, match="'update' cannot be downloaded"):
-            typed(lambda: next(stub.Download(pb.DownloadRequest(round=0, kind="update"), timeout=40.0)))
+            typed(lambda: next(stub.Download(pb.DownloadRequest(round=0, kind="update"), timeout=120.0)))
         with pytest.raises(RoundMismatchError, match="not begun"):
-            typed(lambda: next(stub.Download(pb.DownloadRequest(round=1), timeout=40.0)))
+            typed(lambda: next(stub.Download(pb.DownloadRequest(round=1), timeout=120.0)))
 
 
 @pytest.mark.parametrize("frame", [1, 6, 7, 8])
 def test_a_download_goes_on(running: Running, update: secagg.Update, frame: int) -> None:
     assert_goes_well(running, update)
     with running.stub() as stub:
-        whole = [message.data for message in stub.Download(pb.DownloadRequest(round=0), timeout=40.0)]
+        whole = [message.data for message in stub.Download(pb.DownloadRequest(round=0), timeout=120.0)]
         request = pb.DownloadRequest(round=0, frame=frame, head=whole[0][-32:])
-        head, *rest = stub.Download(request, timeout=40.0)
+        head, *rest = stub.Download(request, timeout=120.0)
         first = min(frame, len(whole) - 2)
         assert (head.data, head.frame) == (whole[0], first)
         assert [message.data for message in rest] == whole[1 + first :]
         request.head = bytes(32)  # of another file: from the beginning
-        assert [message.data for message in stub.Download(request, timeout=40.0)] == whole
+        assert [message.data for message in stub.Download(request, timeout=120.0)] == whole
 
 
 def test_a_model_goes_on_too(running: Running, tmp_path: Path) -> None:

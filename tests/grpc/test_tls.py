@@ -94,7 +94,7 @@ def test_names_of_sites(tmp_path: Path, name: str) -> None:
 
 
 def test_a_host_must_be_ascii(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="IDNA"):
+    with pytest.raises(ConfigError, match="in ASCII and without a port"):
         Authority.create(tmp_path).issue_server(["bücher.example"])
 
 
@@ -183,7 +183,7 @@ def test_without_a_certificate_of_ones_own(server: Any, provision: Any, tls: boo
         stub = pb_grpc.SecureAggregationStub(channel)
         for call, request in ((stub.Join, pb.JoinRequest(site="site-1")), (stub.Status, pb.StatusRequest())):
             with pytest.raises(grpc.RpcError) as caught:
-                call(request, timeout=20.0)
+                call(request, timeout=120.0)
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     session = SiteSession(server.address, "site-1", tls=None, timeout=1.0)
     with session, pytest.raises(TransportError, match="joining failed"):
@@ -203,7 +203,8 @@ def test_a_server_with_a_sites_certificate(
 
 def test_nobody_there() -> None:
     session = SiteSession("127.0.0.1:1", "site-1", tls=None, timeout=0.5)
-    with session, pytest.raises(TransportError, match=r"joining failed: .* \(UNAVAILABLE\)"):
+    # The latter on a machine so slow that the connection was not refused yet.
+    with session, pytest.raises(TransportError, match=r"joining failed: .* \((UNAVAILABLE|DEADLINE_EXCEEDED)\)"):
         session.join()
 
 

@@ -44,7 +44,7 @@ def server(signed: Signed, tmp_path: Path) -> Iterator[Server]:
 
 
 def session_of(server: Server, site: str) -> SiteSession:
-    return SiteSession(server.address, site, tls=None, timeout=30.0)
+    return SiteSession(server.address, site, tls=None, timeout=120.0)
 
 
 @pytest.mark.parametrize("base", [bytes(32), None])

@@ -163,7 +163,7 @@ class Site:
     folder: Path
     address: str
     secure: bool = True
-    timeout: float = 60.0
+    timeout: float = 240.0
     client: secagg.Client = field(init=False)
     _session: WatchedSession | None = None
     _update: secagg.Update | None = None

@@ -16,7 +16,7 @@ from secagg.errors import RoundMismatchError, SecAggError
 from secagg.integrations.grpc import Tls
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc import secagg_pb2_grpc as pb_grpc
-from secagg.integrations.grpc.status import abort
+from secagg.integrations.grpc.status import Refusal
 
 
 @dataclass
@@ -57,7 +57,7 @@ class HostileServer(pb_grpc.SecureAggregationServicer):
 
     def Resume(self, request: pb.Chunk, context: grpc.ServicerContext) -> pb.ResumeReply:
         if self.closed is not None:
-            abort(context, self.closed)
+            Refusal.of(self.closed).abort(context)
         return pb.ResumeReply()
 
     def Upload(self, request_iterator: Iterator[pb.Chunk], context: grpc.ServicerContext) -> pb.UploadReply:
@@ -68,7 +68,7 @@ class HostileServer(pb_grpc.SecureAggregationServicer):
         self.asked.append((request.kind, request.round))
         stored = self.models if request.kind == "model" else self.aggregates
         if request.round not in stored:
-            abort(context, RoundMismatchError("it is not kept any more"))
+            Refusal.of(RoundMismatchError("it is not kept any more")).abort(context)
         for chunk in stored[request.round].chunks():
             yield pb.Chunk(data=bytes(chunk))
 
@@ -76,8 +76,8 @@ class HostileServer(pb_grpc.SecureAggregationServicer):
     def serving(self) -> Iterator[HostileServer]:
         server = grpc.server(ThreadPoolExecutor(4))
         pb_grpc.add_SecureAggregationServicer_to_server(self, server)
-        port = server.add_secure_port("localhost:0", Tls.load(self.folder).server_credentials())
-        self.address = f"localhost:{port}"
+        port = server.add_secure_port("127.0.0.1:0", Tls.load(self.folder).server_credentials())
+        self.address = f"127.0.0.1:{port}"
         server.start()
         try:
             yield self

@@ -119,7 +119,7 @@ class MortalServer:
     def dead_by_kill(self, wait: bool = False) -> bool:
         """Whether it is dead; if it has ended in another way than by SIGKILL, that is a fault."""
         assert self.process is not None
-        code = self.process.wait(60) if wait else self.process.poll()
+        code = self.process.wait(240) if wait else self.process.poll()
         assert code in (None, -signal.SIGKILL), f"the server ended by itself: {code}\n{self.log[-4000:]}"
         return code is not None
 
@@ -128,7 +128,7 @@ class MortalServer:
         assert self.process is not None
         assert not self.dead_by_kill()
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(60) == 0, self.log[-4000:]
+        assert self.process.wait(240) == 0, self.log[-4000:]
         assert "Traceback" not in self.log, self.log[-8000:]
 
     def __enter__(self) -> MortalServer:

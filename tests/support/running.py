@@ -32,7 +32,8 @@ STATE = {"w": np.linspace(-1, 1, 2_500_000, dtype=np.float32)}
 SMALL = {"w": np.linspace(-1, 1, 50, dtype=np.float32)}
 SITES = ("site-1", "site-2", "site-3")
 
-_SECONDS = 40.0
+#: Of calls that must not run into it, on a slow machine either.
+_SECONDS = 120.0
 
 
 def make_signed(epoch: int = 0, **fields: Any) -> Signed:
@@ -102,8 +103,8 @@ class Running:
                 wait_until(lambda: upload.call.done() or self.frames_in(update) >= frames)
                 yield upload
             finally:
+                upload.call.cancel()  # first: or more frames could be on their way
                 upload.go_on()
-                upload.call.cancel()
 
     def frames_in(self, update: secagg.Update) -> int:
         """How many frames of an update are whole in the spool."""

@@ -59,7 +59,7 @@ class Kits:
         shutil.copytree(changed, self.provisioner.folder, dirs_exist_ok=True)
         return Kits(kits, Provisioner.load(self.provisioner.folder), self)
 
-    def session(self, site: str, address: str, timeout: float = 30.0) -> SiteSession:
+    def session(self, site: str, address: str, timeout: float = 120.0) -> SiteSession:
         kit = load_site_kit(self[site])
         return SiteSession(address, kit.name, tls=Tls.load(kit.folder), timeout=timeout, project=kit.project)
 
@@ -99,7 +99,7 @@ class Served:
 
     def wait_for(self, pattern: str) -> str:
         """Return the group of `pattern`, once the log has it."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not (found := re.search(pattern, self.log)):
             assert self.process.poll() is None, self.log
             assert time.monotonic() < deadline, self.log
@@ -109,4 +109,4 @@ class Served:
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal; return the exit code."""
         self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(240)

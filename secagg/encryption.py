@@ -1,0 +1,196 @@
+"""The way between a state dict and an update: values, codec, backend, ring and tag, a frame at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, BinaryIO, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .backends.registry import load_backend
+from .clear_codec import FixedPointCodec
+from .codec import Encoder, codec_for
+from .config import Config
+from .errors import DecryptionError, RangeError
+from .feedback import Feedback
+from .flat import FlatVector
+from .header import Header
+from .identity import Identity
+from .key import ClientKey
+from .mac import Authenticator
+from .params import QuantisedParams
+from .ring import CLEAR_RING, Ring
+from .state import checked_vectors
+from .tensors import FLOAT_DTYPES
+from .update import Update, UpdateWriter
+
+_Stream = TypeVar("_Stream", bound=BinaryIO)
+
+
+class Encryption:
+    """Encrypts updates and decrypts aggregates under one configuration and key. Threads may share it.
+
+    Parameters
+    ----------
+    config : Config
+        The configuration.
+    key : ClientKey
+        The key; it was made for this configuration.
+
+    Attributes
+    ----------
+    clipped : int
+        How many values of the last update were clipped.
+    exact : bool
+        Whether sums are exact, and held against the tags of their updates.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If the HE library of ``he.lib`` is not installed.
+    """
+
+    def __init__(self, config: Config, key: ClientKey) -> None:
+        params = config.params
+        self.clipped = 0
+        self.exact = isinstance(params, QuantisedParams)
+        self._key = key
+        self._aggregation = config.aggregation
+        self._backend = load_backend(config.lib)(params, key)
+        self._lock = threading.Lock()  # a backend's buffers serve one block at a time
+        self._ring = Ring.of_update(params, key.server.primes)
+        self._codec = codec_for(params, config.aggregation)
+        self._clear = FixedPointCodec(config.aggregation) if config.encrypt.leaves_clear else None
+        self._clips = isinstance(params, QuantisedParams) and params.overflow == "clip"
+        self._feedback = Feedback() if isinstance(params, QuantisedParams) and params.error_feedback else None
+        # What one update drops is due to the next: with error feedback, updates are made one after another.
+        self._turn: AbstractContextManager[object] = threading.Lock() if self._feedback else nullcontext()
+
+    def check_fraction(self, fraction: float) -> None:
+        """Raise `RangeError` if a weight, as a fraction of ``max_weight``, is too small to be encoded."""
+        self._codec.check_fraction(fraction)
+
+    def encrypt(
+        self,
+        header: Header,
+        state: Mapping[str, Any],
+        fraction: float,
+        identity: Identity | None,
+        open_stream: Callable[[Header], _Stream],
+    ) -> _Stream:
+        """Write the update of `header` to a stream, which is opened once all values have been checked.
+
+        Parameters
+        ----------
+        header : Header
+            Of an update of this configuration, key and state.
+        state : mapping of str to torch.Tensor or numpy.ndarray
+            The tensors of the header's layout.
+        fraction : float
+            The weight, as a fraction of ``max_weight``.
+        identity : Identity or None
+            Whoever signs.
+        open_stream : callable
+            Returns the stream, which is returned.
+
+        Raises
+        ------
+        RangeError
+            If a value is not finite or beyond its ``max_abs``.
+        """
+        with self._turn:
+            return self._encrypt(header, state, fraction, identity, open_stream)
+
+    def _encrypt(
+        self,
+        header: Header,
+        state: Mapping[str, Any],
+        fraction: float,
+        identity: Identity | None,
+        open_stream: Callable[[Header], _Stream],
+    ) -> _Stream:
+        layout, round, numbers = header.layout, header.round, self._aggregation
+        vectors, bounds = checked_vectors(layout.role("encrypted"), state, numbers, clips=self._clips)
+        residuals = (
+            self._feedback.begin(layout.fingerprint, round, [vector.size for vector in vectors])
+            if self._feedback
+            else None
+        )
+        encoders: dict[str, Encoder] = {"encrypted": self._codec.encoder(vectors, bounds, fraction, residuals)}
+        if self._clear:
+            clear = checked_vectors(layout.role("clear"), state, numbers, clips=False)
+            encoders["clear"] = self._clear.encoder(*clear, fraction)
+        cipher = self._backend.cipher(round, header.contributions)
+        stream = open_stream(header)
+        writer = UpdateWriter(stream, header)
+        authenticator = Authenticator(self._key, header) if self.exact else None
+        for frame in header.frames:
+            encoder, encrypted = encoders[frame.section], frame.section == "encrypted"
+            plain = encoder.encode(frame.first_block, frame.blocks)
+            if encoder.clipped and not (self._clips and encrypted):
+                raise RangeError("a tensor changed to a value out of range while it was encrypted; nothing was sent")
+            if authenticator:
+                authenticator.add(plain, signed=not encrypted)
+            if encrypted:
+                with self._lock:
+                    plain = cipher.encrypt(frame.first_block, plain)
+            packed = (self._ring if encrypted else CLEAR_RING).to_bytes(plain)
+            writer.write(frame, memoryview(packed))  # type: ignore[arg-type]  # an ndarray is a buffer
+        writer.finish(authenticator.tag() if authenticator else 0, identity)
+        self.clipped = encoders["encrypted"].clipped
+        if self._feedback and residuals is not None:
+            self._feedback.commit(layout.fingerprint, round, residuals)
+        return stream
+
+    def decrypt(self, aggregate: Update) -> dict[str, NDArray[Any]]:
+        """Return the mean of every float tensor of an aggregate, which has been held against the configuration.
+
+        Raises
+        ------
+        FormatError, DigestError
+            If it is damaged.
+        DecryptionError
+            If the sum is not plausible or, in an exact scheme, not that of the updates listed.
+        """
+        header, aggregation = aggregate.header, self._aggregation
+        specs = {role: header.layout.role(role) for role in ("encrypted", "clear")}
+        vectors = {spec.name: np.empty(spec.size, FLOAT_DTYPES[spec.dtype]) for role in specs for spec in specs[role]}
+        targets = {role: [vectors[spec.name] for spec in specs[role]] for role in specs}
+        bounds = [aggregation.bound(spec.name) for spec in specs["encrypted"]]
+        sites = len(header.contributions)
+        decoder = self._codec.decoder(targets["encrypted"], bounds, sites)
+        clear = FlatVector(targets["clear"])
+        cipher = self._backend.cipher(header.round, header.contributions)
+        authenticator = Authenticator(self._key, header) if self.exact else None
+        plausible = True
+        for frame, payload in aggregate.frames():
+            # A fault must not show in the time: whoever learns where it is learns more than that there is one.
+            try:
+                if frame.section == "encrypted":  # these frames come first, and the weight first in them
+                    plain = self._ring.from_bytes(payload)
+                    with self._lock:
+                        plain = cipher.decrypt(frame.first_block, plain)
+                    decoder.decode(frame.first_block, plain)
+                elif self._clear:
+                    plain = CLEAR_RING.from_bytes(payload)
+                    self._clear.decode(frame.first_block, plain, clear, decoder.weight_sum)
+            except DecryptionError:
+                plausible = False
+            if authenticator:
+                authenticator.add(plain, signed=frame.section == "clear")
+        if authenticator:
+            plausible &= authenticator.fits(aggregate.tail.tag)
+        for name, vector in vectors.items():
+            plausible &= self._is_mean(vector, aggregation.bound(name), sites, decoder.weight_sum)
+        if not plausible:
+            raise DecryptionError
+        return vectors
+
+    def _is_mean(self, vector: NDArray[Any], bound: float, sites: int, weight_sum: float) -> bool:
+        """Return whether a mean is within what honest sites can have sent."""
+        error = self._codec.mean_error(sites, weight_sum, bound)
+        largest = bound * (1 + 2.0**-7) + error  # 2**-7: rounding to bfloat16
+        return FlatVector([vector], [largest]).first_out_of_range() is None
