@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError
+from .files import open_regular
 
 if TYPE_CHECKING:
     import yaml
+
+#: PyYAML takes seconds for as much.
+_MAX_NBYTES = 1 << 20
+#: Values that a document may have when its aliases are written out: without any, so many bytes do not hold more.
+_MAX_VALUES = 1 << 20
 
 
 def read_yaml(path: str | os.PathLike[str]) -> Any:
@@ -18,30 +23,60 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
     Raises
     ------
     ConfigError
-        If it cannot be read, is not YAML, or gives a key twice in one block.
+        If it cannot be read, is no regular file or larger than 1 MiB, is not YAML, gives a
+        key twice in one block, or has aliases that stand for too much.
     """
     import yaml
 
     name = os.fspath(path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        data = yaml.safe_load(text)
-        _refuse_duplicate_keys(yaml.compose(text, Loader=yaml.SafeLoader), name)
+        with open_regular(path) as file:
+            blob = file.read(_MAX_NBYTES + 1)
+        if len(blob) > _MAX_NBYTES:
+            raise ConfigError(f"{name!r} has more than {_MAX_NBYTES} bytes: is it the right file?")
+        loader = yaml.SafeLoader(blob.decode("utf-8"))
+        node = loader.get_single_node()
+        _count(node, name, {})
+        return None if node is None else loader.construct_document(node)
     except OSError as error:
         raise ConfigError(f"cannot read {name!r}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no such date
         raise ConfigError(f"{name!r} is not YAML: {error}") from error
-    return data
 
 
-def _refuse_duplicate_keys(node: yaml.Node | None, path: str) -> None:
-    """Raise `ConfigError` if a block of a YAML document gives a key twice, which PyYAML lets pass."""
+def _count(node: yaml.Node | None, path: str, counts: dict[int, int]) -> int:
+    """Return how many values a document has when its aliases are written out: nine lines can stand for billions.
+
+    Parameters
+    ----------
+    node : yaml.Node or None
+        The document, or a part of it.
+    path : str
+        For messages.
+    counts : dict
+        Of the nodes that were looked at, by their ids; 0 of those that are being looked at.
+
+    Raises
+    ------
+    ConfigError
+        If there are too many, one holds itself, or a block gives a key twice, which PyYAML lets pass.
+    """
     if node is None or not isinstance(node.value, list):
-        return
+        return 1
+    if id(node) in counts:
+        if not counts[id(node)]:
+            raise ConfigError(f"{path!r} has an alias that stands for a block around it; write out what it shall hold")
+        return counts[id(node)]
+    counts[id(node)] = 0
     pairs = [item for item in node.value if isinstance(item, tuple)]
-    keys = [key.value for key, _ in pairs if isinstance(key.value, str)]
-    for key in keys:
-        if keys.count(key) > 1:
+    keys: set[str] = set()
+    for key in (key.value for key, _ in pairs if isinstance(key.value, str)):
+        if key in keys:
             raise ConfigError(f"{path!r} gives the key {key!r} twice in one block; keep one")
-    for child in (value for _, value in pairs) if pairs else node.value:
-        _refuse_duplicate_keys(child, path)
+        keys.add(key)
+    children = [child for pair in pairs for child in pair] if pairs else node.value
+    count = 1 + sum(_count(child, path, counts) for child in children)
+    if count > _MAX_VALUES:
+        raise ConfigError(f"{path!r} has aliases that stand for more than {_MAX_VALUES:,} values; write fewer")
+    counts[id(node)] = count
+    return count

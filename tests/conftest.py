@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -27,9 +28,14 @@ FOREIGN = (
 
 @pytest.fixture(scope="session", autouse=True)
 def own_environment() -> Iterator[None]:
-    """Of the variables of the shell, tests and the processes that they start see those that do not steer them."""
+    """Of the variables of the shell, tests and the processes that they start see those that do not steer them.
+
+    New files are for their owner to write: `secagg doctor` finds fault with what others can change.
+    """
+    umask = os.umask(0o022)
     with pytest.MonkeyPatch.context() as patch:
         for name in FOREIGN:
             patch.delenv(name, raising=False)
             patch.delenv(name.upper(), raising=False)
         yield
+    os.umask(umask)

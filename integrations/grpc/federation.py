@@ -22,12 +22,14 @@ from .history import History
 from .hooks import MetricsHook, NoMetrics
 from .limits import Limits
 from .model_store import ModelStore
+from .printable import one_line
 from .receipts import Receipts
 from .round_sum import Terms, read_aggregates
 from .rounds import Admission, Due, Rounds
 from .run_folder import UPDATE_SUFFIX, RunFolder
-from .server_status import ServerStatus
+from .server_status import MAX_TROUBLE_LENGTH, ServerStatus
 from .spool import Part, Spool
+from .stored import served_project
 
 _POLL_SECONDS = 1.0
 
@@ -60,8 +62,8 @@ class Federation:
     Raises
     ------
     ConfigError
-        If the folder cannot be used, another server uses it, or what lies in it was made under another key of this
-        epoch, or under a later one.
+        If the folder cannot be used, another server uses it, it was served under a later manifest or one of another
+        federation, or what lies in it was made under another key of this epoch, or under a later one.
     FormatError
         If an aggregate in it is damaged.
     StorageError
@@ -90,6 +92,7 @@ class Federation:
         self._released = False
         self._saving = threading.Lock()
         self._saved: object = None
+        self._trouble = ""
         self._folder = RunFolder(folder)
         with ExitStack() as held:  # gives the lock back if anything below fails
             held.callback(self._folder.close)
@@ -110,6 +113,7 @@ class Federation:
             self._spool = Spool(self._folder, self._limits)
             last = aggregates.get(self._rounds.round - 1)
             self._go_on([] if last is None else list(last.sites))
+            self._keep_project()
             held.pop_all()
 
     # What sites do
@@ -295,6 +299,8 @@ class Federation:
             aggregates=snapshot.completed,
             base=base,
             project_serial=0 if self._project is None else self._project.serial,
+            disk_free=self._folder.free(),
+            trouble=self._trouble,
         )
 
     def watch(self) -> None:
@@ -409,6 +415,7 @@ class Federation:
             now = time.monotonic()
             self._history.completed(self._rounds.snapshot(), now - started, header.nbytes)
             self._rounds.complete(now)
+            self._trouble = ""
             self._sum, self._bases = following, {header.round: header.base}
             self._untidy = True  # who uploads need not wait until their files are deleted
             self._changed.notify_all()
@@ -429,6 +436,8 @@ class Federation:
             now, state = time.monotonic(), self._rounds.snapshot()
             told = TransportError(f"the server could not store the aggregate of round {round}; its log says why")
             self._rounds.unseal(now, told)
+            # Everybody may ask for it, and need not know where the folder lies.
+            self._trouble = one_line(str(error).replace(f"{self._folder.path}/", ""))[:MAX_TROUBLE_LENGTH]
             if self._rounds.snapshot().attempt != state.attempt:
                 self._history.failed(state, "the aggregate could not be stored")
             self._changed.notify_all()
@@ -452,6 +461,13 @@ class Federation:
         if len(stored) < len(acknowledged):
             self._save_roster()
         self._history.opened(self._rounds.snapshot())
+
+    def _keep_project(self) -> None:
+        """Write down the manifest, if it is later than that of the earlier server: whom it revoked stays revoked."""
+        if self._project is not None and self._project.signed:
+            served = served_project(self._folder.path)
+            if served is None or served.serial < self._project.serial:
+                self._folder.save_project(self._project.signed)
 
     def _takes_part(self, site: str) -> bool:
         with suppress(SecAggError):

@@ -13,10 +13,26 @@ import time
 from secagg.errors import IdentityError, KeyFileError
 
 from .address import parse_address
+from .printable import one_line
 from .tls import Tls
 
 _TIMEOUT_SECONDS = 5.0
 _PAUSES_SECONDS = (0.0, 0.5, 1.0)
+
+_FOREIGN = "it is of another project, or a proxy ends TLS: use the kit of this federation"
+
+#: By OpenSSL's codes (X509_V_ERR_…): what to do about a certificate that was refused.
+_REMEDIES = {
+    2: _FOREIGN,
+    9: "set the clock of this machine, or of the provisioner's, by NTP",
+    10: "`secagg rotate` at the provisioner renews it",
+    18: _FOREIGN,
+    19: _FOREIGN,
+    20: _FOREIGN,
+    21: _FOREIGN,
+    26: "a site's certificate is no server's: does `secagg serve` have the server's kit?",
+}
+_OTHER_NAME = (62, 64)
 
 
 def check_handshake(address: str, tls: Tls) -> None:
@@ -36,7 +52,10 @@ def check_handshake(address: str, tls: Tls) -> None:
         time.sleep(seconds)
         if not _hangs_up(address, tls):
             return
-    raise IdentityError(f"the server at {address} refuses the certificate {tls.cert}; has it another authority?")
+    raise IdentityError(
+        f"the server at {address} refuses the certificate {tls.cert}: it has expired, or the server is of another "
+        "project; unpack the newest kit, at the site or at the server"
+    )
 
 
 def _hangs_up(address: str, tls: Tls) -> bool:
@@ -63,9 +82,12 @@ def _hangs_up(address: str, tls: Tls) -> bool:
         try:
             secure = context.wrap_socket(connection, server_hostname=host)
         except ssl.SSLCertVerificationError as error:
-            raise IdentityError(
-                f"the certificate of the server at {address} is refused: {error.verify_message}"
-            ) from error
+            reason = error.verify_message.rstrip(".")
+            if error.verify_code in _OTHER_NAME:
+                remedy = _names_in(context, host, port)
+            else:
+                remedy = _REMEDIES.get(error.verify_code, "unpack the newest kit, at the site or at the server")
+            raise IdentityError(f"the certificate of the server at {address} is refused: {reason}; {remedy}") from error
         except ssl.SSLError as error:
             return "ALERT" in (error.reason or "")
         except OSError:
@@ -77,3 +99,19 @@ def _hangs_up(address: str, tls: Tls) -> bool:
                 return False
             except OSError:
                 return True
+
+
+def _names_in(context: ssl.SSLContext, host: str, port: int) -> str:
+    """Return which names to use: those of a certificate that the authority issued, for another host."""
+    context.check_hostname = False
+    try:
+        with (
+            socket.create_connection((host, port), timeout=_TIMEOUT_SECONDS) as connection,
+            context.wrap_socket(connection) as secure,
+        ):
+            certificate = secure.getpeercert() or {}
+    except OSError:
+        certificate = {}
+    names = ", ".join(str(name[1]) for name in certificate.get("subjectAltName", ()))
+    known = f" ({one_line(names):.500})" if names else ""
+    return f"use one of the names that the certificate has{known}, or have `hosts` of project.yaml name this one"

@@ -125,14 +125,25 @@ class Members:
         project = self._project
         if project is None:
             return Caller(certificate.name, is_server=certificate.for_server)
-        if certificate.name == project.server.name and certificate.fingerprint == project.server.certificate:
-            return Caller(certificate.name, is_server=True)
-        if certificate.fingerprint != project.member(certificate.name).certificate:
+        name, is_server = certificate.name, certificate.name == project.server.name
+        if not is_server and all(site.name != name for site in project.sites):
+            raise IdentityError(f"site {name!r} is not in project {project.name} {self._which_is_old}")
+        member = project.server if is_server else project.member(name)
+        if certificate.fingerprint != member.certificate:
+            who = "the server" if is_server else repr(name)
             raise IdentityError(
-                f"the certificate of {certificate.name!r} is not the one in project {project.name} (serial "
-                f"{project.serial}): use the newest kit"
+                f"the certificate of {who} is not the one in project {project.name} {self._which_is_old}"
             )
-        return Caller(certificate.name)
+        return Caller(name, is_server)
+
+    @property
+    def _which_is_old(self) -> str:
+        """Which of the two kits must be replaced; the certificate does not tell what manifest is beside it."""
+        serial = None if self._project is None else self._project.serial
+        return (
+            f"(the server has manifest {serial}): if this kit has a later one, the server needs its newest kit, "
+            "else the newest is needed here"
+        )
 
 
 @lru_cache(maxsize=_KNOWN_CERTIFICATES)

@@ -16,6 +16,7 @@
 ``secagg_uploads_in_flight``                        uploads that are being received
 ``secagg_disk_used_bytes``                          what the run folder takes
 ``secagg_disk_quota_bytes``                         what it may take
+``secagg_disk_free_bytes``                          what its file system has left
 ``secagg_epoch``                                    of the HE key
 ``secagg_expiry_timestamp_seconds{what}``           when the ``certificate`` or the ``project`` expires
 ``process_*``                                       memory, CPU, open files, start: prometheus_client's own
@@ -28,8 +29,9 @@ types that there are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -45,6 +47,9 @@ if TYPE_CHECKING:
 _RESULTS = {True: "added", False: "already_added"}
 _OUTCOMES = ("completed", "failed")
 _OTHER = "other"
+
+#: Whoever says nothing for so long is not answered.
+_SILENCE_SECONDS = 5.0
 
 #: Every label of a refusal, so that the first refusal of a kind is an increase, not the appearance of a series.
 _ERRORS = tuple(name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, SecAggError))
@@ -164,7 +169,22 @@ class _Gauges:
         yield GaugeMetricFamily("secagg_uploads_in_flight", "Uploads that are being received.", now.uploads_in_flight)
         yield GaugeMetricFamily("secagg_disk_used_bytes", "What the run folder takes.", now.disk_used)
         yield GaugeMetricFamily("secagg_disk_quota_bytes", "What the run folder may take.", now.disk_quota)
+        if now.disk_free is not None:
+            yield GaugeMetricFamily("secagg_disk_free_bytes", "What its file system has left.", now.disk_free)
         yield GaugeMetricFamily("secagg_epoch", "Epoch of the HE key.", now.epoch)
+
+
+def _impatient(handler: Any) -> Any:
+    """Return a handler of connections that hangs up on whoever is silent: each takes a thread and an open file."""
+
+    class Handler(handler):  # type: ignore[misc]
+        timeout = _SILENCE_SECONDS
+
+        def handle(self) -> None:
+            with suppress(OSError):  # silence is one; it is nobody's business but the peer's
+                super().handle()
+
+    return Handler
 
 
 class MetricsEndpoint:
@@ -192,6 +212,7 @@ class MetricsEndpoint:
         self._host, port = parse_address(address)
         try:
             self._server, self._thread = start_http_server(port, self._host, registry=metrics.registry)
+            self._server.RequestHandlerClass = _impatient(self._server.RequestHandlerClass)
         except OSError as error:
             raise TransportError(
                 f"cannot serve metrics on {address}: {error.strerror}; is another server there already?"

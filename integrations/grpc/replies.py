@@ -12,8 +12,9 @@ from secagg.errors import ConfigError, FormatError, IdentityError, KeyMismatchEr
 
 from . import secagg_pb2 as pb
 from .chunks import DIGEST_NBYTES
+from .printable import one_line
 from .rounds import MAX_TIMEOUT_SECONDS
-from .server_status import ServerStatus
+from .server_status import MAX_TROUBLE_LENGTH, ServerStatus
 from .tls import check_name
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
@@ -122,6 +123,8 @@ def read_status(reply: pb.StatusReply) -> RoundStatus:
         aggregates=tuple(map(_round, reply.aggregates)),
         base=_base(reply.base),
         project_serial=reply.project_serial,
+        disk_free=reply.disk_free if reply.HasField("disk_free") else None,
+        trouble=one_line(reply.trouble)[:MAX_TROUBLE_LENGTH],
         time=reply.time,
     )
 

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import secagg
-from secagg.errors import ConfigError, FormatError, SecAggError, StorageError
+from secagg.errors import FormatError, SecAggError, StorageError
 
 from .run_folder import UPDATE_SUFFIX, RunFolder
+from .stored import stored_aggregates
 
 #: Of files that are no part of the sum any more; they go with the folder of their round.
 REFUSED_SUFFIX = ".refused"
@@ -172,25 +173,10 @@ class RoundSum:
 def read_aggregates(terms: Terms) -> tuple[dict[int, secagg.Header], RoundSum]:
     """Return the headers of the stored aggregates by their rounds, and the sum of the round after the last of them.
 
-    Raises
-    ------
-    ConfigError
-        If one was made under another key of this epoch, or under a later one: aggregates of earlier epochs are those
-        of the same federation before its key was rotated.
-    FormatError
-        If one is damaged.
+    Errors as of `secagg.integrations.grpc.stored.check_stored`.
     """
     headers, following = {}, None
-    for round, path in sorted(terms.folder.stored("aggregate").items()):
-        with secagg.Update.open(path) as aggregate:
-            header = headers[round] = aggregate.header
-            if header.kind != "aggregate" or header.round != round:
-                raise ConfigError(f"{path} is not the aggregate of round {round}; use another run folder")
-            if header.epoch > terms.key.epoch:
-                raise ConfigError(
-                    f"{path} is of epoch {header.epoch}, this key of epoch {terms.key.epoch}: use the newest kit"
-                )
-            if header.epoch == terms.key.epoch and header.key != terms.key.fingerprint:
-                raise ConfigError(f"{path} was made under another key; use another run folder")
-            following = RoundSum.after(terms, aggregate)
+    for aggregate in stored_aggregates(terms.folder.path, terms.key, terms.project):
+        headers[aggregate.header.round] = aggregate.header
+        following = RoundSum.after(terms, aggregate)
     return headers, following or RoundSum(terms, 0, None, None if terms.project is None else terms.project.base)

@@ -281,7 +281,8 @@ class Rounds:
             raise StateError(f"round {self.round} has not failed: {self.due(now).value} is due")
         error = QuorumError(
             f"round {self.round} has {len(self._added)} of at least {self._min_clients} updates after "
-            f"{self._timeout:g} s; it goes on, and what was uploaded stays in it: wait for it again"
+            f"{self._timeout:g} s; it goes on, and what was uploaded stays in it: wait for it again, or start "
+            "`secagg site` again"
         )
         self._next_attempt(now, error)
 

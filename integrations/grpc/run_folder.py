@@ -7,6 +7,7 @@
 ``round-<r>/<site>.update``     what was acknowledged of the open round, one file a site
 ``spool/``                      uploads on their way
 ``roster.json``                 the sites that the open round waits for
+``project.secagg``              the manifest that was served last: no earlier one is served here any more
 ``rounds.jsonl``                one line an attempt: `secagg.integrations.grpc.records`
 ==============================  =======================================================================
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import logging
 import os
 import re
 import shutil
@@ -35,9 +37,27 @@ from secagg.errors import ConfigError, QuotaError, StorageError
 
 _STORED = {kind: re.compile(rf"{kind}-(\d+)\.secagg") for kind in ("aggregate", "model")}
 _ROUND = re.compile(r"round-(\d+)")
-_TEMPORARY = re.compile(r"\.(aggregate|model)-\d+\.secagg\..*|\.roster\.json")
+_TEMPORARY = re.compile(r"\.(aggregate|model)-\d+\.secagg\..*|\.roster\.json|\.project\.secagg")
 
 UPDATE_SUFFIX = ".update"
+PROJECT_FILE = "project.secagg"
+ROSTER_FILE = "roster.json"
+
+log = logging.getLogger(__name__)
+
+
+def stored(folder: Path, kind: str) -> dict[int, Path]:
+    """Return the files of the aggregates or models (`kind`) in a run folder by their rounds; none if it is not there.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    """
+    if not folder.exists():
+        return {}
+    matches = ((_STORED[kind].fullmatch(path.name), path) for path in folder.iterdir())
+    return {int(match[1]): path for match, path in matches if match}
 
 
 class RunFolder:
@@ -82,8 +102,7 @@ class RunFolder:
 
     def stored(self, kind: str) -> dict[int, Path]:
         """Return the files of the stored aggregates or models (`kind`), by their rounds."""
-        matches = ((_STORED[kind].fullmatch(path.name), path) for path in self.path.iterdir())
-        return {int(match[1]): path for match, path in matches if match}
+        return stored(self.path, kind)
 
     def path_of(self, kind: str, round: int) -> Path:
         """Return where the aggregate or model of a round lies."""
@@ -160,26 +179,43 @@ class RunFolder:
 
     def save_roster(self, round: int, attempt: int, sites: Iterable[str]) -> None:
         """Write down whom the open round waits for; errors as of `keep_update`."""
-        temporary = self.path / ".roster.json"
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                json.dump({"round": round, "attempt": attempt, "sites": sorted(sites)}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path / "roster.json")
-            synchronise_folder(self.path)
-        except OSError as error:
-            refuse("roster.json", error)
+        text = json.dumps({"round": round, "attempt": attempt, "sites": sorted(sites)})
+        self._replace(ROSTER_FILE, text.encode())
+
+    def save_project(self, manifest: bytes) -> None:
+        """Write down the signed manifest that is served from now on; errors as of `keep_update`."""
+        self._replace(PROJECT_FILE, manifest)
 
     def load_roster(self, round: int) -> tuple[int, list[str]] | None:
-        """Return attempt and roster as they were written down; None if they are not there, or of another round."""
+        """Return attempt and roster as they were written down; None if they are not there, or of an earlier round.
+
+        None, and a warning in the log, also if they cannot be read, or are of a later round: its aggregate is lost.
+        """
+        path = self.path / ROSTER_FILE
         try:
-            data = json.loads((self.path / "roster.json").read_text(encoding="utf-8"))
-            if data["round"] == round:
-                return int(data["attempt"]), [str(site) for site in data["sites"]]
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
-        return None
+            data = json.loads(path.read_text(encoding="utf-8"))
+            written, attempt, sites = int(data["round"]), int(data["attempt"]), [str(site) for site in data["sites"]]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning(
+                "%s cannot be read, its attempt and roster are left out: %s: %s",
+                path,
+                type(error).__name__,
+                error,
+                extra={"event": "roster_left_out", "round": round, "error": type(error).__name__},
+            )
+            return None
+        if written > round:
+            log.warning(
+                "%s is of round %d, the stored aggregates lead to round %d only: restore the run folder from a backup, "
+                "if one of them is missing",
+                path,
+                written,
+                round,
+                extra={"event": "roster_left_out", "round": round},
+            )
+        return (attempt, sites) if written == round else None
 
     def used(self) -> int:
         """Return the bytes of all files, those of uploads on their way in the size that they will have."""
@@ -190,6 +226,18 @@ class RunFolder:
         """Return the bytes that the file system has left for us."""
         state = os.statvfs(self.path)
         return state.f_bavail * state.f_frsize
+
+    def _replace(self, name: str, data: bytes) -> None:
+        temporary = self.path / f".{name}"
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path / name)
+            synchronise_folder(self.path)
+        except OSError as error:
+            refuse(name, error)
 
     def _round_folder(self, round: int) -> Path:
         return self.path / f"round-{round}"

@@ -19,6 +19,7 @@ from secagg.errors import ConfigError, KeyFileError, TransportError
 from . import secagg_pb2 as pb
 from . import secagg_pb2_grpc as pb_grpc
 from .address import is_loopback, parse_address
+from .certificates import Certificate
 from .chunks import MAX_MESSAGE_NBYTES
 from .federation import Federation
 from .gate import Gate
@@ -91,7 +92,7 @@ class Server:
     ConfigError
         Without certificates and not `insecure`, or not on a loopback address; for an unusable folder or timeout.
     KeyFileError
-        If `key` or `identity` is not that of the project.
+        If `key` or `identity` is not that of the project, or the files of `tls` are damaged or do not fit each other.
     TransportError
         If nothing can listen at the address.
     """
@@ -122,6 +123,8 @@ class Server:
             raise ConfigError(f"project {project.name} is not signed: read it from the provisioner's file")
         if project is not None and identity is not None and identity.public != project.server.public:
             raise KeyFileError(f"{identity!r} is not the signing key of server {project.server.name!r} of the project")
+        if tls is not None:
+            Certificate.load(tls)  # gRPC says only that it cannot listen
         credentials = None if tls is None else tls.server_credentials()
         limits, metrics = limits or Limits(), metrics or NoMetrics()
         self._streams = Streams(limits)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: Characters of `ServerStatus.trouble`.
+MAX_TROUBLE_LENGTH = 500
+
 
 @dataclass(frozen=True)
 class ServerStatus:
@@ -31,6 +34,11 @@ class ServerStatus:
         Digest of the global model that updates of the open round must begin from; None if it is not known.
     project_serial : int
         Of the project manifest; 0 if there is none.
+    disk_free : int or None
+        Bytes that the file system of the run folder has left; None if a server of another release does not tell.
+    trouble : str
+        Why the aggregate of the open round could not be stored at the last attempt, in one line; empty if nothing is
+        wrong, or no more.
     """
 
     round: int
@@ -47,3 +55,5 @@ class ServerStatus:
     aggregates: tuple[int, ...]
     base: bytes | None = None
     project_serial: int = 0
+    disk_free: int | None = None
+    trouble: str = ""

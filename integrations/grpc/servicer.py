@@ -132,6 +132,8 @@ class Servicer(pb_grpc.SecureAggregationServicer):
                 uploads_in_flight=status.uploads_in_flight,
                 base=status.base or b"",
                 project_serial=status.project_serial,
+                disk_free=status.disk_free,
+                trouble=status.trouble,
             )
 
     def _admit(self, head: bytes, caller: Caller) -> tuple[secagg.Header, bytes | None]:

@@ -122,7 +122,8 @@ class Spool:
         if not layout_known and header.nbytes > limits.max_upload_nbytes:
             raise QuotaError(
                 f"the {header.kind} of {header.site!r} announces {header.nbytes} bytes; the server takes "
-                f"{limits.max_upload_nbytes} while it does not know the model: raise max_upload_nbytes there"
+                f"{limits.max_upload_nbytes} bytes while it does not know the model: raise --max-upload "
+                "(max_upload_nbytes) there"
             )
         if header.kind == "update":
             self._reserved = header.nbytes + _LISTED_NBYTES * header.aggregation.max_clients
@@ -135,7 +136,7 @@ class Spool:
                 return used
         raise QuotaError(
             f"the {header.kind} of {header.site!r} announces {header.nbytes} bytes; the server has room for "
-            f"{max(room, 0)}: free its disk, or raise disk_quota there"
+            f"{max(room, 0)} bytes: free its disk, or raise --disk-quota (disk_quota) there"
         )
 
 

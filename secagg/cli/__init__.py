@@ -7,9 +7,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Sequence
 from typing import TextIO
 
 from .. import errors
@@ -28,6 +26,7 @@ from . import (
     status,
     unpack,
 )
+from .signals import terminable
 
 #: Exit code of each kind of error; the first class that fits counts.
 EXIT_CODES: tuple[tuple[type[BaseException], int, str], ...] = (
@@ -77,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.showwarning = _show_warning
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what went wrong, our errors say
     try:
-        with _terminable():
+        with terminable():
             return int(options.run(options) or 0)
     except errors.SecAggError as error:
         print(f"secagg: {error}", file=sys.stderr)
@@ -94,20 +93,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         print("secagg: stopped", file=sys.stderr)
         return 128 + (error.args[0] if error.args else signal.SIGINT)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does: what it has half made, secret files too, is removed."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt(number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _parser() -> argparse.ArgumentParser:

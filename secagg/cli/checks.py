@@ -42,7 +42,7 @@ from .kit import (
 )
 from .plan_choices import header
 from .staging import is_committed
-from .units import show_size
+from .units import show_count, show_size
 
 _EXPIRY_SECONDS = 30 * 86_400
 _LEAST_FREE_NBYTES = 1 << 30
@@ -136,7 +136,7 @@ def _manifest(folder: Path) -> str:
     project = Project.load(folder / PROJECT_FILE)
     active = len(active_sites(project))
     removed = f" and {len(project.sites) - active} removed" if active < len(project.sites) else ""
-    return f"project {project.name}, serial {project.serial}, {active} sites{removed}; its signature fits"
+    return f"project {project.name}, serial {project.serial}, {show_count(active, 'site')}{removed}; its signature fits"
 
 
 def _validity(project: Project, now: float) -> str:

@@ -12,6 +12,7 @@ from types import FrameType, TracebackType
 from typing import NoReturn
 
 from ..errors import SecAggError
+from .signals import undisturbed
 
 _GRACE_SECONDS = 5.0
 
@@ -30,7 +31,8 @@ class Children:
     def start(self, name: str, module: str, arguments: list[str], log: Path) -> None:
         """Start ``python -m module arguments``; output and errors go to `log`."""
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-        with log.open("wb") as file:
+        # A child that has been started, and is not in the list yet, would outlive an interruption.
+        with log.open("wb") as file, undisturbed():
             process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
@@ -39,7 +41,7 @@ class Children:
                 env=environment,
                 start_new_session=True,
             )
-        self._children.append((name, process, log))
+            self._children.append((name, process, log))
 
     def running(self, names: set[str]) -> bool:
         """Return whether any of the named children still runs.

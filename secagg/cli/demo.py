@@ -23,6 +23,7 @@ from .progress import progress
 from .project_file import ProjectFile
 from .staging import new_folder
 from .task import SiteRecord, check_least, read_records
+from .units import show_count
 
 EXAMPLE = """secagg demo --sites 3 --rounds 4 --backend pyfhel --encrypt conv
 secagg demo --preset smallest"""
@@ -54,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
     sites = [f"site-{number}" for number in range(1, options.sites + 1)]
     _make_kits(config, out / "kits", sites)
     print(
-        f"{options.sites} sites, {rounds} rounds, {config.lib} {config.params.scheme}, "
+        f"{show_count(options.sites, 'site')}, {show_count(rounds, 'round')}, {config.lib} {config.params.scheme}, "
         f"encrypt {config.encrypt.to_value()}; see {out}"
     )
     federation = _Federation(out, sites, rounds, options.seed)
@@ -65,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
     print_table(results)
     last = {name: rows[-1].dice for name, rows in results.items()}
     print(
-        f"held-out Dice after {rounds} rounds: {last['encrypted']:.4f} encrypted, {last['raw']:.4f} raw, "
+        f"held-out Dice after {show_count(rounds, 'round')}: {last['encrypted']:.4f} encrypted, {last['raw']:.4f} raw, "
         f"difference {abs(last['encrypted'] - last['raw']):.4f}"
     )
     print(f"{seconds:.0f} s in all; {out / 'report.json'}, {out / 'curves.png'}")
@@ -188,13 +189,18 @@ class _Federation:
     def _watch(self, children: Children, name: str, folder: Path) -> None:
         """Wait for the sites to end, and show each round as all sites have done it."""
         shown = 0
-        with progress(f"{name}: {self._rounds} rounds of training at {len(self._sites)} sites") as report:
+        with progress(
+            f"{name}: {show_count(self._rounds, 'round')} of training at {show_count(len(self._sites), 'site')}"
+        ) as report:
             while True:
                 alive = children.running(set(self._sites))
                 records = self._records(folder)
                 report(sum(map(len, records)), self._rounds * len(self._sites))
                 while shown < min(map(len, records)):
-                    print(f"{name}: round {shown + 1}/{self._rounds}, Dice {records[0][shown].dice:.4f}", flush=True)
+                    print(
+                        f"{name}: round {shown} ({shown + 1} of {self._rounds}), Dice {records[0][shown].dice:.4f}",
+                        flush=True,
+                    )
                     shown += 1
                 if not alive:
                     return

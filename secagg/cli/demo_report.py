@@ -55,7 +55,7 @@ def print_table(results: dict[str, list[RoundResult]]) -> None:
     for run, rows in results.items():
         for row in rows:
             seconds = (f"{getattr(row, f'{step}_seconds'):.3f}" for step in STEPS)
-            table.add_row(run, str(row.round + 1), f"{row.dice:.4f}", f"{row.nbytes / 1e6:.3f}", *seconds)
+            table.add_row(run, str(row.round), f"{row.dice:.4f}", f"{row.nbytes / 1e6:.3f}", *seconds)
         table.add_section()
     console = Console()
     Console(width=max(console.width, 100)).print(table)
@@ -83,9 +83,9 @@ def write_curves(path: Path, results: dict[str, list[RoundResult]]) -> None:
     FigureCanvasAgg(figure)
     curves, bars = figure.subplots(1, 2)
     for (run, rows), style in zip(results.items(), ("o-", "x--"), strict=True):
-        curves.plot([row.round + 1 for row in rows], [row.dice for row in rows], style, label=run)
+        curves.plot([row.round for row in rows], [row.dice for row in rows], style, label=run)
     curves.set(title="held-out Dice of the global model", xlabel="round", ylabel="Dice", ylim=(0, 1))
-    curves.set_xticks([row.round + 1 for row in results["raw"]])
+    curves.set_xticks([row.round for row in results["raw"]])
     curves.legend(loc="lower right")
     left = [0.0] * len(results)
     for step in STEPS:

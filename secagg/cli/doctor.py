@@ -74,6 +74,7 @@ def _findings(options: argparse.Namespace) -> Iterator[Finding]:
 def _examine(folder: Path, options: argparse.Namespace) -> Iterator[Finding]:
     from .checks import check_disk, check_kit
     from .network_checks import check_port, check_server
+    from .run_folder_checks import check_run_folder
 
     failed = False
     for finding in check_kit(folder):
@@ -88,6 +89,7 @@ def _examine(folder: Path, options: argparse.Namespace) -> Iterator[Finding]:
     if isinstance(kit, ServerKit):
         if options.server is not None:
             raise ConfigError("--server is for a site's kit; of the server's, give --address")
+        yield examine("run folder", lambda: check_run_folder(options.run_dir, kit))
         yield examine("disk", lambda: check_disk(options.run_dir, kit.project, server=True))
         yield examine("port", lambda: check_port(kit, options.address))
     else:

@@ -214,11 +214,14 @@ def load_kit(folder: Path) -> SiteKit | ServerKit:
 
 
 def is_server_kit(folder: Path) -> bool:
-    """Return whether the folder holds the server's kit; `KeyFileError` if it holds none at all."""
-    if (folder / SERVER_KEY_FILE).exists():
-        return True
-    if (folder / CLIENT_KEY_FILE).exists():
-        return False
+    """Return whether the folder holds the server's kit; `KeyFileError` if it holds none at all, or none to be seen."""
+    try:
+        if (folder / SERVER_KEY_FILE).exists():
+            return True
+        if (folder / CLIENT_KEY_FILE).exists():
+            return False
+    except OSError as error:
+        raise _unreadable(folder, error) from error
     if folder.is_file():
         raise KeyFileError(f"{folder} is a file; open it with `secagg unpack {folder}`, and give the folder")
     raise KeyFileError(
@@ -283,5 +286,14 @@ def _project(folder: Path, config: Config) -> Project:
 
 
 def _old_epochs(folder: Path) -> tuple[int, ...]:
-    found = (_OLD_KEY.fullmatch(path.name) for path in folder.iterdir())
+    try:
+        found = [_OLD_KEY.fullmatch(path.name) for path in folder.iterdir()]
+    except OSError as error:
+        raise _unreadable(folder, error) from error
     return tuple(sorted(int(match[1]) for match in found if match))
+
+
+def _unreadable(folder: Path, error: OSError) -> KeyFileError:
+    return KeyFileError(
+        f"cannot read the kit {folder}: {error.strerror}; try as its owner, or have its owner give it to this user"
+    )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import re
 import socket
 import time
 from collections.abc import Iterator
 
-from ..errors import KeyMismatchError, SecAggError, TransportError
+from ..errors import IdentityError, KeyMismatchError, SecAggError, TransportError
 from ..integrations.grpc import RoundStatus, SiteSession, Tls
 from ..integrations.grpc.address import parse_address
 from ..integrations.grpc.handshake import check_handshake
@@ -17,8 +18,9 @@ from .kit import ServerKit, SiteKit
 from .units import show_seconds
 
 _TIMEOUT_SECONDS = 10.0
-_OWN_TIMEOUT_SECONDS = 2.0
 _CLOCK_DOUBT_SECONDS = 10.0
+#: What a server says whose manifest does not list the certificate.
+_REFUSED = re.compile(r"(.*\(the server has manifest (\d{1,18}))\): .*")
 
 
 def check_port(kit: ServerKit, address: str) -> str:
@@ -47,7 +49,7 @@ def check_port(kit: ServerKit, address: str) -> str:
 def _is_own_server(kit: ServerKit, host: str, port: int) -> bool:
     here = "127.0.0.1" if host == "0.0.0.0" else "[::1]" if host == "::" else f"[{host}]" if ":" in host else host  # noqa: S104
     try:
-        with SiteSession(f"{here}:{port}", kit.name, tls=Tls.load(kit.folder), timeout=_OWN_TIMEOUT_SECONDS) as session:
+        with SiteSession(f"{here}:{port}", kit.name, tls=Tls.load(kit.folder), timeout=_TIMEOUT_SECONDS) as session:
             session.status()
     except SecAggError:
         return False
@@ -72,7 +74,10 @@ def check_server(kit: SiteKit, address: str) -> Iterator[Finding]:
 
     def ask() -> str:
         with SiteSession(address, kit.name, tls=tls, timeout=_TIMEOUT_SECONDS) as session:
-            session.status()  # connects: the next answer is quick, and tells the time
+            try:
+                session.status()  # connects: the next answer is quick, and tells the time
+            except IdentityError as error:
+                raise _which_is_old(kit, error) from error
             before = time.time()
             status = session.status()
             answers.append((status, status.time - (before + time.time()) / 2))
@@ -108,6 +113,19 @@ def _clock(ahead: float) -> str:
     if abs(ahead) > _CLOCK_DOUBT_SECONDS:
         raise Doubt(f"{apart}: set both by NTP")
     return "agrees with the server's"
+
+
+def _which_is_old(kit: SiteKit, error: IdentityError) -> IdentityError:
+    """Return a refusal of a server with another manifest with the remedy: the server does not know the kit's."""
+    refused = _REFUSED.fullmatch(str(error))
+    if refused is None or int(refused[2]) == kit.project.serial:
+        return error
+    remedy = (
+        "unpack the newest kit of the server, and start it again"
+        if int(refused[2]) < kit.project.serial
+        else f"unpack the newest kit of {kit.name}"
+    )
+    return IdentityError(f"{refused[1]}, this kit {kit.project.serial}): {remedy}")
 
 
 def _epoch(kit: SiteKit, status: RoundStatus) -> str:

@@ -156,12 +156,14 @@ class Participant:
     def receive(self, aggregate: Update) -> None:
         """Let the handler take an aggregate, held against the own receipt, and keep the new global model."""
         header = aggregate.header
-        round, receipt = read_receipt(self._kit) or (None, None)
-        held = round == header.round
+        sent, receipt = read_receipt(self._kit) or (None, None)
+        meant = sent is not None and sent.round == header.round
+        # A round that was open when the key was rotated began anew: what was sent for it under the old key is void.
+        held = meant and sent is not None and sent.epoch >= header.epoch
         with self._reader(header):
             self._handler.receive(aggregate, receipt if held else None)
         self._handler.save_model(self._kit.folder / MODEL_FILE)
-        if held:
+        if meant:
             (self._kit.folder / RECEIPT_FILE).unlink(missing_ok=True)  # the server has kept its word
 
     def store_model(self, aggregate: Header) -> bool:
@@ -202,12 +204,12 @@ class Participant:
             self._load_stored(max(models))
         elif missing is None:
             with (
-                progress(f"round {here + 1}: download the aggregate") as report,
+                progress(f"round {here}: download the aggregate") as report,
                 self._session.download(here, self._kit.folder / DOWNLOAD_FILE, report) as aggregate,
             ):
                 self.receive(aggregate)
             self._begun = True
-            print(f"round {here + 1}: caught up with the sum of {', '.join(aggregate.header.sites)}", flush=True)
+            print(f"round {here}: caught up with the sum of {', '.join(aggregate.header.sites)}", flush=True)
         else:
             why = "".join(
                 f"; that of round {number} cannot be used: {error}" for number, error in self._unusable.items()
@@ -222,10 +224,11 @@ class Participant:
 
         None if there is none to hold against the receipt any more.
         """
-        round, _ = read_receipt(self._kit) or (None, None)
+        sent, _ = read_receipt(self._kit) or (None, None)
         folder = self._kit.folder
-        if round is None or not self._handler.round <= round < status.round:
+        if sent is None or not self._handler.round <= sent.round < status.round:
             return None
+        round = sent.round
         if round in status.aggregates:
             return round
         what = f"the server has acknowledged this site's update of round {round}, and shows no aggregate of that round"

@@ -17,7 +17,7 @@ def progress(what: str) -> Iterator[Report]:
     Parameters
     ----------
     what : str
-        What is done, such as ``"round 1/4: upload"``. A line of its own if standard error is not a terminal.
+        What is done, such as ``"round 0 (1 of 4): upload"``. A line of its own if standard error is not a terminal.
 
     Yields
     ------

@@ -16,6 +16,7 @@ from .passphrases import PASSPHRASES_FILE
 from .progress import progress
 from .project_file import ProjectFile
 from .staging import new_folder
+from .units import show_count
 
 EXAMPLE = """secagg provision project.yaml --out kits
 
@@ -79,7 +80,7 @@ def pack_kits(kits: Path, out: Path, noted: Path, passphrase: str | None, kept: 
     """
     folders = sorted(kits.iterdir())
     made: dict[str, str] = {}
-    with progress(f"encrypt {len(folders)} kits, one or two seconds each") as report:
+    with progress(f"encrypt {show_count(len(folders), 'kit')}, one or two seconds each") as report:
         for number, kit in enumerate(folders):
             report(number, len(folders))
             own = passphrases.generate() if passphrase is None else passphrase

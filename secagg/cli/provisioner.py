@@ -23,6 +23,7 @@ import yaml
 from ..client import Client
 from ..config import Config
 from ..errors import ConfigError, KeyFileError, show_time
+from ..files import replace_file
 from ..identity import Identity
 from ..integrations.grpc import Authority, Tls
 from ..integrations.grpc.certificates import Certificate
@@ -225,8 +226,9 @@ class Provisioner:
         """Put into the provisioner's folder, and into the kits that were made, what goes with the manifest."""
         self.project.save(changed / PROJECT_FILE, self.identity)
         for kit in kits.iterdir():
-            shutil.copyfile(changed / PROJECT_FILE, kit / PROJECT_FILE)
-            (kit / CONFIG_FILE).write_text(_yaml(self.project.config), encoding="utf-8")
+            self.project.save(kit / PROJECT_FILE, self.identity)
+            with replace_file(kit / CONFIG_FILE) as file:  # whatever the umask
+                file.write(_yaml(self.project.config).encode())
             if kit.name == SERVER:
                 self.key.server.save(kit / SERVER_KEY_FILE)
             else:

@@ -23,8 +23,8 @@ def run(options: argparse.Namespace) -> None:
         f"remove {', '.join(names)}",
         lambda provisioner, changed, kits: provisioner.remove(names, changed, kits),
     )
-    listed = ", ".join(names)
+    listed, know = ", ".join(names), "knows" if len(names) == 1 else "know"
     print(
         f"unpack the server's kit over its old one and restart `secagg serve`: from then on it refuses {listed}\n"
-        f"{listed} still knows the HE key of this epoch: if that is not as it should be, go on with `secagg rotate`"
+        f"{listed} still {know} the HE key of this epoch: if that is not as it should be, go on with `secagg rotate`"
     )

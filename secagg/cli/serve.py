@@ -6,7 +6,9 @@ import argparse
 import logging
 import os
 import resource
+import select
 import signal
+import time
 import warnings
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -15,12 +17,22 @@ from types import FrameType
 from ..errors import ConfigError, PrivacyWarning
 from ..integrations.grpc.address import parse_address
 from ..integrations.grpc.limits import Limits
+from .expiry import wait_and_tell
 from .kit import load_server_kit
 from .logs import FORMATS, start_log
 from .units import parse_size, show_size
 
 EXAMPLE = """secagg serve server --address 0.0.0.0:8443 --run-dir /var/lib/secagg
 secagg serve server --address 0.0.0.0:8443 --metrics 9464 --log-format json --disk-quota 200G"""
+
+#: Fields of `Limits`, and the options that set them.
+_LIMITS = {
+    "uploads_in_flight": "max_uploads",
+    "idle_seconds": "idle_timeout",
+    "upload_seconds": "upload_timeout",
+    "disk_quota": "disk_quota",
+    "max_upload_nbytes": "max_upload",
+}
 
 log = logging.getLogger(__name__)
 
@@ -91,15 +103,10 @@ def run(options: argparse.Namespace) -> None:
     """Serve until SIGINT or SIGTERM, then stop in order; at a second signal, at once."""
     kit = load_server_kit(options.kit)
     kit.project.check_time()
-    limits = Limits(
-        uploads_in_flight=options.max_uploads,
-        idle_seconds=options.idle_timeout,
-        upload_seconds=options.upload_timeout,
-        disk_quota=options.disk_quota,
-        max_upload_nbytes=options.max_upload,
-    )
+    limits = _limits(options)
 
     from ..integrations.grpc import Server, Tls
+    from ..integrations.grpc.certificates import Certificate
     from .checks import round_nbytes
 
     _raise_open_files()
@@ -112,19 +119,19 @@ def run(options: argparse.Namespace) -> None:
     if needed is not None and needed > limits.disk_quota:
         raise ConfigError(f"--disk-quota {show_size(limits.disk_quota)} is too little: rounds take {show_size(needed)}")
     tls = Tls.load(kit.folder)
+    ends = {"project": float(kit.project.expires), "certificate": Certificate.load(tls).expires}
     stop = _Stop()
     with ExitStack() as stack:
         metrics = None
         if options.metrics is not None:
             from prometheus_client import disable_created_metrics
 
-            from ..integrations.grpc.certificates import Certificate
             from ..integrations.grpc.metrics import Metrics, MetricsEndpoint
 
             disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double the number of series
             metrics = Metrics()
-            metrics.expires("project", kit.project.expires)
-            metrics.expires("certificate", Certificate.load(tls).expires)
+            for what, end in ends.items():
+                metrics.expires(what, end)
             endpoint = stack.enter_context(MetricsEndpoint(metrics, options.metrics))
             log.info("metrics on http://%s/metrics", endpoint.address, extra={"event": "metrics"})
             if not endpoint.local:
@@ -150,10 +157,21 @@ def run(options: argparse.Namespace) -> None:
         server.start()
         if options.log_format == "text":  # whoever reads JSON reads it in the log
             print(f"serving on {server.address}", flush=True)
-        name = stop.wait()
+        name = wait_and_tell(stop.wait, ends, time.time)
         log.info("%s: stopping; a second signal stops at once", name, extra={"event": "stopping"})
         server.stop()
         log.info("stopped; the open round goes on at the next start", extra={"event": "stopped"})
+
+
+def _limits(options: argparse.Namespace) -> Limits:
+    """Return the limits; `ConfigError` that names the option, as an operator knows it."""
+    try:
+        return Limits(**{field: getattr(options, option) for field, option in _LIMITS.items()})
+    except ConfigError as error:
+        message = str(error)
+        for field, option in _LIMITS.items():
+            message = message.replace(f"limits.{field} ", f"--{option.replace('_', '-')} ")
+        raise ConfigError(message) from error
 
 
 def _raise_open_files() -> None:
@@ -176,9 +194,10 @@ class _Stop:
             signal.signal(number, self._take)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
 
-    def wait(self) -> str:
-        """Return the name of the signal, once there is one."""
-        return signal.Signals(os.read(self._reader, 1)[0]).name
+    def wait(self, seconds: float) -> str | None:
+        """Return the name of the signal, once there is one; None if there is none for so many seconds."""
+        ready, _, _ = select.select([self._reader], [], [], seconds)
+        return signal.Signals(os.read(self._reader, 1)[0]).name if ready else None
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         if self._signalled:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import RoundMismatchError, SecAggError
+from ..errors import QuorumError, RoundMismatchError, SecAggError
 from ..params import QuantisedParams
 from .kit import SiteKit, load_site_kit
 from .participant import Participant
@@ -90,7 +90,8 @@ def _run(options: argparse.Namespace, rounds: int, kit: SiteKit) -> None:
                 print(f"round {missed} ({missed + 1} of {rounds}): missed: {error}", flush=True)
         participant.clear()
     assert handler.global_state is not None
-    print(f"{rounds} rounds are done: Dice {task.dice(handler.global_state):.4f} on held-out data", flush=True)
+    done = "1 round is" if rounds == 1 else f"{rounds} rounds are"
+    print(f"{done} done: Dice {task.dice(handler.global_state):.4f} on held-out data", flush=True)
 
 
 def _take_part(rounds: int, task: LocalTask, handler: SecAggHandler, participant: Participant) -> SiteRecord:
@@ -111,7 +112,13 @@ def _take_part(rounds: int, task: LocalTask, handler: SecAggHandler, participant
         participant.upload(report)
     sent = time.perf_counter()
     with progress(f"{here}: wait for others") as report:
-        aggregate = participant.download(report)
+        try:
+            aggregate = participant.download(report)
+        except QuorumError as error:
+            raise QuorumError(
+                f"{error}; this site's update stays in the sum: the same command, started again, goes on waiting, and "
+                "does not train again"
+            ) from error
     received = time.perf_counter()
     with aggregate:
         participant.receive(aggregate)

@@ -20,7 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..client import Client
-from ..errors import ConfigError, SecAggError
+from ..errors import ConfigError, KeyFileError, SecAggError
+from ..header import Header
 from ..receipt import Receipt
 from ..update import Update
 from .kit import SiteKit
@@ -37,8 +38,22 @@ _DAY_SECONDS = 86_400
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes of the same site away from its files; `ConfigError` if one is at work."""
-    with (folder / LOCK_FILE).open("ab") as file:
+    """Keep other processes of the same site away from its files.
+
+    Raises
+    ------
+    ConfigError
+        If one is at work.
+    KeyFileError
+        If this user may not write to the folder.
+    """
+    try:
+        file = (folder / LOCK_FILE).open("ab")
+    except OSError as error:
+        raise KeyFileError(
+            f"cannot write to the kit {folder}: {error.strerror}; run this as the owner of the folder"
+        ) from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -66,12 +81,17 @@ def make_old_client(kit: SiteKit, epoch: int) -> Client:
     return make_client(replace(old, project=project))
 
 
-def read_receipt(kit: SiteKit) -> tuple[int, Receipt] | None:
-    """Return round and receipt of the update in the folder, if the server has acknowledged it."""
+def read_receipt(kit: SiteKit) -> tuple[Header, Receipt] | None:
+    """Return header and receipt of the update in the folder, if the server has acknowledged it.
+
+    An update of an earlier epoch has a receipt by the server's signing key of that time.
+    """
     try:
         receipt = Receipt.from_bytes((kit.folder / RECEIPT_FILE).read_bytes())
         with Update.open(kit.folder / UPDATE_FILE) as update:
-            receipt.check(update, kit.project)
-            return update.header.round, receipt
+            header = update.header
+            project = kit.project if header.epoch == kit.project.epoch else kit.old_epoch(header.epoch).project
+            receipt.check(update, project)
+            return header, receipt
     except (OSError, SecAggError):  # there is none, or it is for another update
         return None

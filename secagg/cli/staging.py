@@ -9,14 +9,13 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 
 from ..errors import ConfigError, StorageError
+from .signals import undisturbed
 
 #: Folders with this prefix are what interrupted commands left; the next one removes them.
 PREFIX = ".secagg-staging-"
@@ -57,7 +56,7 @@ def change_folder(folder: Path) -> Iterator[Stage]:
                 with _locked(room):
                     yield Stage(room)
                     _sync(room)
-                    with _undisturbed():
+                    with undisturbed():
                         room.rename(folder / _COMMITTED)
                         finish(folder)
             except BaseException:
@@ -146,24 +145,6 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Put off Ctrl-C and SIGTERM. Masks would not do: libraries have threads that a signal can reach."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # handlers run in the main thread, and interrupt that
-        return
-    came: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda number, _: came.append(number)) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-        for late in came:
-            signal.raise_signal(late)
 
 
 def _sync(folder: Path) -> None:

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ EXAMPLE = """secagg status site-1 --server fl.example.org:8443
 secagg status server --server localhost:8443 --check --json"""
 
 _FULL = 0.9
+_LEAST_FREE_NBYTES = 64_000_000
 _EXPIRY_SECONDS = 14 * 86400
 
 
@@ -97,8 +98,10 @@ class Report:
     now: float
 
     @property
-    def not_joined(self) -> list[str]:
-        """Sites of the project that the round neither has nor waits for."""
+    def not_joined(self) -> list[str] | None:
+        """Sites of the project that the round neither has nor waits for; None if the kit's list is an older one."""
+        if self._has_older_list:
+            return None
         known = {*self.status.added, *self.status.waiting_for}
         return sorted({site.name for site in self.project.sites if not site.revoked} - known)
 
@@ -107,9 +110,9 @@ class Report:
         status, project = self.status, self.project
         if self._failed:
             yield self._quorum()
-        if project.serial < status.project_serial:
+        if project.epoch < status.epoch:
             yield (
-                f"this kit is out of date, it has manifest {project.serial}, the server {status.project_serial}: "
+                f"this kit is out of date, it has epoch {project.epoch} of the HE key, the server {status.epoch}: "
                 "unpack the newest kit here"
             )
         if project.serial > status.project_serial:
@@ -119,8 +122,9 @@ class Report:
             )
         if abs(self.clock_difference) > CLOCK_SKEW_SECONDS:
             yield f"the clocks are {show_seconds(abs(self.clock_difference))} apart: set both by NTP"
-        if status.disk_used >= _FULL * status.disk_quota:
-            yield f"the run folder takes {self._disk()}: raise --disk-quota, if the disk has room"
+        if status.trouble:
+            yield f"the server could not store the aggregate of round {status.round}, and tries again: {status.trouble}"
+        yield from self._disk_problems()
         if self.now > project.expires - _EXPIRY_SECONDS:
             left = project.expires - self.now
             when = f"expires in {show_seconds(left)}" if left > 0 else "has expired"
@@ -158,7 +162,7 @@ class Report:
             ("round", f"{status.round}, attempt {status.attempt}, {status.state}{left}"),
             ("added", f"{_names(status.added)} (at least {project.config.aggregation.min_clients} are needed)"),
             ("waiting for", _names(status.waiting_for)),
-            ("not joined", _names(self.not_joined)),
+            ("not joined", self._not_joined()),
             ("aggregates", _rounds(status.aggregates)),
             ("models", _rounds(status.models)),
             ("uploads", f"{status.uploads_in_flight} in flight"),
@@ -173,13 +177,46 @@ class Report:
         # While the clock stands still, nobody waits: the federation has ended, say.
         return self.status.attempt > 1 and self.status.state == "open"
 
+    @property
+    def _has_older_list(self) -> bool:
+        # No fault: sites that stay get no new kit when others come and go.
+        return self.project.serial < self.status.project_serial
+
+    def _not_joined(self) -> str:
+        if self.not_joined is not None:
+            return _names(self.not_joined)
+        return (
+            f"unknown: this kit has manifest {self.project.serial}, the server {self.status.project_serial}; "
+            "`secagg site` takes it when it joins"
+        )
+
     def _quorum(self) -> str:
-        missing = ", ".join([*self.status.waiting_for, *self.not_joined]) or "nobody"
+        missing = ", ".join([*self.status.waiting_for, *(self.not_joined or ())]) or "nobody"
+        if self.not_joined is None and missing == "nobody":
+            missing = f"unknown to this kit, of manifest {self.project.serial}"
         often = "once" if self.status.attempt == 2 else f"{self.status.attempt - 1} times"
         return f"round {self.status.round} has ended {often} with too few sites and is open again; missing: {missing}"
 
     def _disk(self) -> str:
-        return f"{show_size(self.status.disk_used)} of {show_size(self.status.disk_quota)}"
+        free = "" if self.status.disk_free is None else f", {show_size(self.status.disk_free)} free"
+        return f"{show_size(self.status.disk_used)} of {show_size(self.status.disk_quota)}{free}"
+
+    def _disk_problems(self) -> Iterator[str]:
+        from .checks import round_nbytes
+
+        status, rounds = self.status, round_nbytes(self.project) or 0
+        left = max(status.disk_quota - status.disk_used, 0)
+        if status.disk_used >= _FULL * status.disk_quota:
+            yield f"the run folder takes {self._disk()}: raise --disk-quota, if the disk has room"
+        elif status.disk_quota < rounds:
+            yield (
+                f"rounds take up to {show_size(rounds)}, the quota is {show_size(status.disk_quota)}: uploads may be "
+                "refused; raise --disk-quota"
+            )
+        # What the quota forbids to use, the disk need not have.
+        least = min(max(rounds - status.disk_used, _LEAST_FREE_NBYTES), left)
+        if status.disk_free is not None and status.disk_free < least:
+            yield f"the disk of the run folder has {show_size(status.disk_free)} free, rounds may take more: make room"
 
 
 def _ask(session: SiteSession, options: argparse.Namespace, project: Project) -> Report:

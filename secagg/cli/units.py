@@ -1,4 +1,4 @@
-"""Sizes and times as people write and read them."""
+"""Sizes, times and numbers of things as people write and read them."""
 
 from __future__ import annotations
 
@@ -31,6 +31,11 @@ def show_size(nbytes: int) -> str:
             break
         size, unit = size / 1000, larger
     return f"{size:.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.1f} {unit}"
+
+
+def show_count(number: int, what: str) -> str:
+    """Return so many things: 1 round, 2 rounds."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def show_seconds(seconds: float) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -24,7 +26,8 @@ from secagg.cli.checks import check_disk, check_kit
 from secagg.cli.kit import load_server_kit, load_site_kit
 from secagg.cli.network_checks import check_port, check_server
 from secagg.cli.packing import pack
-from secagg.errors import StorageError, TransportError
+from secagg.cli.site_folder import locked
+from secagg.errors import KeyFileError, StorageError, TransportError
 from secagg.layout import Layout
 
 from .conftest import Federation, Secagg
@@ -351,7 +354,7 @@ def test_the_way_to_the_server(
     assert "ok service answers: round 0, idle" in lines
     assert "ok clock agrees with the server's" in lines
     assert "ok epoch 0, as the server's; manifest 1, this kit's is 1" in lines
-    monkeypatch.setattr("secagg.cli.network_checks._OWN_TIMEOUT_SECONDS", 120.0)  # two are few on a slow machine
+    monkeypatch.setattr("secagg.cli.network_checks._TIMEOUT_SECONDS", 120.0)  # ten are few on a slow machine
     code, own = main(["doctor", str(kits["server"]), "--address", served.address]), capsys.readouterr().out
     assert code == 0, own
     assert f"this federation's server listens on {served.address}" in own
@@ -389,12 +392,24 @@ def changed(kits: Kits, tmp_path: Path) -> Callable[..., Federation]:
 
 def test_one_side_has_rotated(kits: Kits, served: Served, changed: Callable[..., Federation], tmp_path: Path) -> None:
     new = changed("rotate", None)
-    found = checked(new, "site-1", served.address)
-    assert found["service"][0] == "FAIL"
+    level, text = checked(new, "site-1", served.address)["service"]
+    assert level == "FAIL"
+    assert text.endswith(
+        "(the server has manifest 1, this kit 2): unpack the newest kit of the server, and start it again"
+    )
     with Served(new["server"], tmp_path / "server") as server:
-        found = checked(kits, "site-1", server.address)
+        level, text = checked(kits, "site-1", server.address)["service"]
         server.stop()
-    assert found["service"][0] == "FAIL"
+    assert level == "FAIL"
+    assert text.endswith("(the server has manifest 2, this kit 1): unpack the newest kit of site-1")
+
+
+def test_a_site_that_the_server_does_not_know_yet(
+    kits: Kits, served: Served, changed: Callable[..., Federation]
+) -> None:
+    level, text = checked(changed("add", ("site-5",)), "site-5", served.address)["service"]
+    assert level == "FAIL"
+    assert text.startswith("site 'site-5' is not in project brain (the server has manifest 1, this kit 2): unpack the")
 
 
 def test_a_manifest_that_one_side_has_not(
@@ -426,3 +441,79 @@ def test_a_clock_that_differs(
     if level != "ok":
         assert "set both by NTP" in found[1]
         assert ("ahead of" if ahead > 0 else "behind") in found[1]
+
+
+def lines_of(text: str) -> dict[str, str]:
+    """Level and text of each line of the command's output, by what it is about."""
+    found = (re.fullmatch(r"(ok|warning|FAIL) +(run folder|\S+( key)?) +(.*)", line) for line in text.splitlines())
+    return {match[2]: f"{match[1]} {match[4]}" for match in found if match}
+
+
+def run_folder_line(kit: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    before = sorted(folder.rglob("*"))
+    main(["doctor", str(kit), "--address", f"127.0.0.1:{free_port()}", "--run-dir", str(folder)])
+    assert sorted(folder.rglob("*")) == before  # nothing is made
+    return lines_of(capsys.readouterr().out)["run folder"]
+
+
+def test_a_run_folder_as_serve_would_see_it(
+    kits: Kits, changed: Callable[..., Federation], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = changed("rotate", None)
+    with Served(new["server"], tmp_path / "server") as server:
+        folder = tmp_path / "server" / "run"
+        assert run_folder_line(new["server"], folder, capsys) == f"ok {folder} can be written, and fits this kit"
+        server.stop()
+    line = run_folder_line(kits["server"], folder, capsys)
+    assert line.startswith("FAIL")
+    assert "was served under manifest 2, this kit has 1: unpack the newest kit" in line
+    (folder / "project.secagg").unlink()
+    (folder / "aggregate-3.secagg").write_bytes(b"nothing of ours")
+    line = run_folder_line(new["server"], folder, capsys)
+    assert line.startswith(f"FAIL {folder}/aggregate-3.secagg: ")
+
+
+def test_run_folders_that_are_none(
+    made: Federation, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, file, kit = tmp_path / "not" / "yet", tmp_path / "file", made["server"]
+    assert run_folder_line(kit, folder, capsys) == f"ok {folder} does not exist yet; `secagg serve` makes it"
+    assert not folder.parent.exists()
+    file.touch()
+    assert run_folder_line(kit, file, capsys) == f"FAIL {file} is a file; give a folder"
+    assert run_folder_line(kit, file / "run", capsys) == f"FAIL {file}/run cannot be made: {file} is a file"
+    # Whoever runs the tests may be root, who may write everywhere.
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    assert run_folder_line(kit, folder, capsys).startswith(f"FAIL {folder} cannot be made: this user may not write to")
+    folder.mkdir(parents=True)
+    assert run_folder_line(kit, folder, capsys).startswith(f"FAIL {folder} cannot be used: this user may not write to")
+
+
+@pytest.mark.parametrize("party", ["a", "server"])
+def test_a_kit_that_this_user_may_not_read(
+    made: Federation, party: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Root may, so the system is made to refuse."""
+    exists = Path.exists
+
+    def refuse(path: Path) -> bool:
+        if path.parent == made[party]:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    assert main(["doctor", str(made[party])]) == 1
+    output = capsys.readouterr()
+    assert f"cannot read the kit {made[party]}: Permission denied; try as its owner" in output.out
+    assert output.out.endswith(" of these failed\n")
+    assert output.err == ""
+    commands = (["status", str(made[party]), "--server", "localhost:1"], ["serve", str(made[party])])
+    for command in (*commands, ["site", str(made[party]), "--server", "localhost:1"]):
+        assert main(command) == 3
+        assert "cannot read the kit" in capsys.readouterr().err
+
+
+def test_a_kit_that_this_user_may_not_write_to(tmp_path: Path) -> None:
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(KeyFileError, match=r"cannot write to the kit .*: Is a directory"), locked(tmp_path):
+        pass

@@ -229,6 +229,77 @@ def test_a_site_that_was_away_for_longer_than_aggregates_are_kept(
     assert world.kept(RECEIPT_FILE).exists()
 
 
+# Receipts, after the key was rotated.
+
+
+@contextlib.contextmanager
+def rotated(world: World, folder: Path) -> Iterator[World]:
+    """The next epoch: site a and the server have their new kits; the federation that it yields has all of them."""
+    folder.mkdir()
+    later = world.federation.change(folder, lambda made, at, kits: made.rotate(None, at, kits))
+    for name in ("a", "server"):
+        unpack({path.name: path.read_bytes() for path in later[name].iterdir()}, world.federation[name])
+    with HostileServer(world.federation["server"]).serving() as server:
+        world.server = server
+        yield World(later, server)
+
+
+def test_a_receipt_outlives_a_rotation(world: World, acknowledged: Participant, tmp_path: Path) -> None:
+    """The server closes the round without the site, and shows that after the key was rotated only."""
+    left_out = world.aggregate("b", "c", "d")
+    with rotated(world, tmp_path / "later"):
+        world.server.say(1)
+        with world.site() as site, pytest.raises(VerificationError, match="of round 0, and shows no aggregate"):
+            site.join()
+        world.server.aggregates = {0: left_out}
+        world.server.say(1)
+        with world.site() as site:
+            with pytest.raises(VerificationError, match="has left it out"):
+                site.join()
+            assert position(site) == (0, 0.0)
+        assert world.kept(RECEIPT_FILE).exists()
+
+
+def test_a_receipt_that_was_kept_in_an_earlier_epoch(world: World, acknowledged: Participant, tmp_path: Path) -> None:
+    with secagg.Update.open(world.kept(UPDATE_FILE)) as update:
+        aggregate = world.aggregate("b", "c", given=(update,))
+    with rotated(world, tmp_path / "later"):
+        world.server.aggregates = {0: aggregate}
+        world.server.say(1)
+        with world.site() as site:
+            site.join()
+            assert position(site)[0] == 1
+        assert not world.kept(RECEIPT_FILE).exists()
+
+
+def test_a_rotation_in_an_open_round_makes_receipts_void(
+    world: World, acknowledged: Participant, tmp_path: Path
+) -> None:
+    """The round began anew under the new key, and ended without this site."""
+    with rotated(world, tmp_path / "later") as later:
+        world.server.aggregates = {0: later.aggregate("b", "c", "d")}
+        world.server.say(1)
+        with world.site() as site:
+            site.join()
+            assert position(site)[0] == 1
+        assert not world.kept(RECEIPT_FILE).exists()
+
+
+def test_a_receipt_of_this_epoch_and_an_aggregate_of_an_earlier_one(world: World, tmp_path: Path) -> None:
+    """No server that keeps its word has both."""
+    earlier = world.aggregate("b", "c", "d")
+    with rotated(world, tmp_path / "later"):
+        world.server.say(0)
+        with world.site() as site:
+            site.join()
+            world.client("a").encrypt_to(world.kept(UPDATE_FILE), state(0.5), round=0, base=world.base)
+            site.upload(ignored)
+        world.server.aggregates = {0: earlier}
+        world.server.say(1)
+        with world.site() as site, pytest.raises(VerificationError, match="has left it out"):
+            site.join()
+
+
 # Stored models that are of no use.
 
 
@@ -339,6 +410,31 @@ def test_a_running_site_takes_a_later_manifest(world: World, tmp_path: Path, mon
     with server.serving():
         assert main(["site", str(world.federation["a"]), "--server", server.address, "--rounds", "2"]) == 0
     assert load_site_kit(world.federation["a"]).project == later.provisioner.project
+
+
+class ServerOfFewSites(HostileServer):
+    """Takes an update, and then says that the round has failed."""
+
+    def Upload(self, request_iterator: Iterator[pb.Chunk], context: grpc.ServicerContext) -> pb.UploadReply:
+        reply = super().Upload(request_iterator, context)
+        self.closed = QuorumError("round 0 has 1 of at least 3 updates after 15 s")
+        return reply
+
+
+def test_a_round_with_too_few_sites(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The user is told that the same command goes on; so it does."""
+    monkeypatch.setattr("secagg.cli.site.LocalTask", TinyTask)
+    with ServerOfFewSites(world.federation["server"]).serving() as server:
+        command = ["site", str(world.federation["a"]), "--server", server.address, "--rounds", "1"]
+        for again in (False, True):
+            server.closed = None
+            assert main(command) == 6
+            shown = capsys.readouterr()
+            assert "round 0 has 1 of at least 3 updates" in shown.err
+            assert shown.err.endswith("the same command, started again, goes on waiting, and does not train again\n")
+            assert ("going on with the update that was encrypted before" in shown.out) == again
 
 
 # What is shown to people.

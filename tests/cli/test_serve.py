@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import resource
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from urllib.request import urlopen
 import pytest
 from served import Kits, Served, federation
 
+from secagg.cli.expiry import wait_and_tell
 from secagg.errors import IdentityError
 
 from .conftest import Federation, Secagg
@@ -134,10 +136,10 @@ def test_metrics_beyond_the_loopback_are_warned_of(kits: Kits, tmp_path: Path, s
     [
         ("--disk-quota", "lots", "write a size as 20G"),
         ("--disk-quota", "20 miles", "write a size as 20G"),
-        ("--disk-quota", "0", "disk_quota is 0"),
-        ("--max-uploads", "0", "uploads_in_flight is 0"),
-        ("--idle-timeout", "-1", "idle_seconds is -1"),
-        ("--upload-timeout", "inf", "upload_seconds is inf"),
+        ("--disk-quota", "0", "--disk-quota is 0; use a whole number above 0"),
+        ("--max-uploads", "0", "secagg: --max-uploads is 0; use a whole number above 0"),
+        ("--idle-timeout", "-1", "--idle-timeout is -1"),
+        ("--upload-timeout", "inf", "--upload-timeout is inf"),
         ("--round-timeout", "0", "the round timeout is 0"),
         ("--metrics", "nonsense", "argument --metrics: 'nonsense': write PORT, as 9464, or HOST:PORT"),
         ("--address", "8443", "use host:port"),
@@ -173,6 +175,74 @@ def test_an_expired_project_is_not_served(kits: Kits, tmp_path: Path, secagg: Se
     assert result.returncode == 3
     assert "project brain expired on" in result.stderr
     assert "have it renewed by `secagg rotate`" in result.stderr
+
+
+DAY = 86_400.0
+
+
+def test_what_the_log_says_of_a_kit_that_expires(caplog: pytest.LogCaptureFixture) -> None:
+    """In time, each day, and when it has."""
+    now, asked = 1e9, []
+    ends = {"certificate": now + 15.5 * DAY, "project": now + 400 * DAY}
+
+    def wait(seconds: float) -> str | None:
+        nonlocal now
+        asked.append(seconds)
+        now += seconds
+        return "SIGTERM" if now > ends["certificate"] + 1.5 * DAY else None
+
+    caplog.set_level("INFO")
+    assert wait_and_tell(wait, ends, lambda: now) == "SIGTERM"
+    assert asked == [DAY] * 15 + [DAY / 2] + [DAY] * 2
+    said = [(item.levelname, vars(item)["event"]) for item in caplog.records]
+    assert said == [("WARNING", "expires_soon")] * 14 + [("ERROR", "expired")] * 2
+    first, last = caplog.records[0].getMessage(), caplog.records[-1].getMessage()
+    assert first.startswith("the certificate expires in 13 d 12 h, on 2001-09-2")
+    assert last.startswith("the certificate expired on 2001-09-2")
+    for text in (first, last):
+        assert text.endswith("`secagg rotate` at the provisioner renews it")
+
+
+def test_a_kit_that_expires_soon_is_served_with_a_warning(kits: Kits, tmp_path: Path) -> None:
+    def shorten(provisioner: object, _: Path, made: Path) -> None:
+        (made / "server").mkdir()
+        for file in kits["server"].iterdir():
+            (made / "server" / file.name).write_bytes(file.read_bytes())
+        soon = replace(kits.provisioner.project, expires=int(time.time() + 3 * DAY))
+        soon.save(made / "server" / "project.secagg", kits.provisioner.identity)
+
+    short = kits.change(tmp_path / "changed", shorten)
+    with Served(short["server"], tmp_path / "server", ("--log-format", "json")) as server:
+        server.wait_for(r'("event": "expires_soon")')
+        assert server.stop() == 0
+        [line] = [line for line in map(json.loads, server.log.splitlines()) if line["event"] == "expires_soon"]
+    assert line["level"] == "warning"
+    assert re.match(r"the project expires in [23] d", line["message"])
+
+
+@pytest.mark.parametrize("damage", ["rubbish", "of another"])
+def test_a_tls_key_that_does_not_fit(kits: Kits, tmp_path: Path, secagg: Secagg, damage: str) -> None:
+    kit = shutil.copytree(kits["server"], tmp_path / "server")
+    rubbish = b"-----BEGIN PRIVATE KEY-----\nrubbish\n"
+    (kit / "tls.key").write_bytes(rubbish if damage == "rubbish" else (kits["site-1"] / "tls.key").read_bytes())
+    result = secagg("serve", kit, "--address", "127.0.0.1:0", "--run-dir", tmp_path / "run")
+    assert result.returncode == 3
+    assert str(kit / "tls.key") in result.stderr
+    assert "unpack the kit again" in result.stderr
+    assert "cannot listen" not in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_older_kit_on_a_newer_run_folder(kits: Kits, tmp_path: Path, secagg: Secagg) -> None:
+    """The site that was removed meanwhile would be taken in again."""
+    later = kits.change(tmp_path / "later", lambda made, changed, folder: made.remove(("site-4",), changed, folder))
+    with Served(later["server"], tmp_path / "server") as server:
+        assert server.stop() == 0
+    folder = tmp_path / "server" / "run"
+    result = secagg("serve", kits["server"], "--address", "127.0.0.1:0", "--run-dir", folder)
+    assert result.returncode == 2
+    assert "run was served under manifest " in result.stderr
+    assert ": unpack the newest kit" in result.stderr
 
 
 def test_a_run_folder_in_use_is_refused(served: Served, kits: Kits, secagg: Secagg) -> None:

@@ -9,14 +9,39 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from served import Kits, Served, federation
 
+from secagg import Layout
+from secagg.cli.kit import load_site_kit
+from secagg.cli.status import Report
 from secagg.cli.units import parse_size, show_seconds, show_size
+from secagg.config import Encrypt
+from secagg.errors import QuorumError, SecAggError
+from secagg.integrations.grpc import RoundStatus
 
 from .conftest import Secagg
+
+STATUS = RoundStatus(
+    round=0,
+    attempt=1,
+    state="idle",
+    added=(),
+    waiting_for=(),
+    seconds_left=None,
+    uploads_in_flight=0,
+    disk_used=0,
+    disk_quota=64 << 30,
+    epoch=0,
+    models=(),
+    aggregates=(),
+    project_serial=1,
+)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +78,7 @@ def test_an_open_round(secagg: Secagg, kits: Kits, half: Served, party: str) -> 
     assert rows["not-joined"] == "2: site-3, site-4"
     assert rows["aggregates"] == rows["models"] == "none"
     assert rows["uploads"] == "0 in flight"
-    assert rows["disk"].endswith(" of 68.7 GB")
+    assert re.search(r" of 68\.7 GB, .* free$", rows["disk"])
     assert float(rows["clock"].split()[0]) < 60  # half of what one call took
     assert "ATTENTION" not in result.stdout
 
@@ -69,6 +94,8 @@ def test_as_json(secagg: Secagg, kits: Kits, half: Served) -> None:
     assert 0 < data["seconds_left"] <= 3600
     assert 0 < data["disk_used"] < data["disk_quota"] == 64 << 30
     assert data["uploads_in_flight"] == 0
+    assert data["disk_free"] > 0
+    assert data["trouble"] == ""
     assert data["aggregates"] == data["models"] == data["problems"] == []
     assert data["project_serial"] == data["own_project_serial"] == 1
     assert abs(data["clock_difference"]) < 60
@@ -117,16 +144,44 @@ def test_a_round_that_failed_needs_attention(secagg: Secagg, kits: Kits, tmp_pat
     assert len(json.loads(checked.stdout)["problems"]) == 1
 
 
-def test_a_kit_that_is_out_of_date(secagg: Secagg, kits: Kits, tmp_path: Path) -> None:
+def test_sites_that_stay_need_no_new_kit(secagg: Secagg, kits: Kits, tmp_path: Path) -> None:
+    """They get none when others come and go. Who has not joined, an older list does not know."""
     later = kits.change(tmp_path, lambda made, changed, folder: made.add(("site-5",), changed, folder))
     with Served(later["server"], tmp_path / "new") as server:
-        old = secagg("status", kits["site-1"], "--server", server.address, "--check")
-    assert old.returncode == 1
-    assert "this kit is out of date, it has manifest 1, the server 2" in old.stderr
+        arguments = ("status", kits["site-1"], "--server", server.address, "--check")
+        shown, data = secagg(*arguments), json.loads(secagg(*arguments, "--json").stdout)
+        told = secagg("status", later["site-5"], "--server", server.address, "--check")
+    assert shown.returncode == 0, shown.stderr
+    assert "ATTENTION" not in shown.stdout
+    row = "unknown: this kit has manifest 1, the server 2; `secagg site` takes it when it joins"
+    assert f"not joined   {row}\n" in shown.stdout
+    assert data["not_joined"] is None
+    assert data["problems"] == []
+    assert "not joined   5: site-1, site-2, site-3, site-4, site-5" in told.stdout
+
+
+def test_a_server_whose_kit_is_out_of_date(secagg: Secagg, kits: Kits, tmp_path: Path) -> None:
+    later = kits.change(tmp_path, lambda made, changed, folder: made.remove(("site-4",), changed, folder))
     with Served(kits["server"], tmp_path / "old") as server:
-        new = secagg("status", later["server"], "--server", server.address, "--check")
-    assert new.returncode == 1
-    assert "the server's kit is out of date, it has manifest 1, this kit 2" in new.stderr
+        result = secagg("status", later["server"], "--server", server.address, "--check")
+    assert result.returncode == 1
+    assert "the server's kit is out of date, it has manifest " in result.stderr
+
+
+@pytest.mark.parametrize("ours", [0, 2])
+def test_another_epoch(kits: Kits, ours: int) -> None:
+    project = replace(load_site_kit(kits["site-1"]).project, epoch=ours, serial=ours + 1)
+    report = Report("fl:1", replace(STATUS, epoch=1, project_serial=2), project, 0.0, project.issued)
+    (problem,) = report.problems()
+    assert problem.endswith("unpack the newest kit here" if ours == 0 else "and start the server again")
+
+
+@pytest.mark.parametrize(("waiting", "missing"), [(("site-2",), "site-2"), ((), "unknown to this kit, of manifest 1")])
+def test_who_is_missing_by_an_older_list(kits: Kits, waiting: tuple[str, ...], missing: str) -> None:
+    project = replace(load_site_kit(kits["site-1"]).project, serial=1)
+    status = replace(STATUS, attempt=2, state="open", waiting_for=waiting, project_serial=2)
+    with pytest.raises(QuorumError, match=f"missing: {missing}$"):
+        Report("fl:1", status, project, 0.0, project.issued).check()
 
 
 def test_a_full_disk_needs_attention(secagg: Secagg, kits: Kits, tmp_path: Path) -> None:
@@ -136,6 +191,43 @@ def test_a_full_disk_needs_attention(secagg: Secagg, kits: Kits, tmp_path: Path)
         result = secagg("status", kits["server"], "--server", server.address, "--check")
     assert result.returncode == 1
     assert "raise --disk-quota" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("state", "problems"),
+    [
+        ({"disk_free": None}, ()),
+        ({"disk_free": 64_000_000}, ()),
+        ({"disk_free": 63_999_999}, ("has 64.0 MB free, .*: make room",)),
+        ({"disk_free": 10_000, "disk_quota": 10_000}, ()),
+        ({"disk_free": 9_999, "disk_quota": 10_000}, ("has 10.0 kB free",)),
+        ({"disk_used": 9_500, "disk_quota": 10_000, "disk_free": 400}, ("takes 9.5 kB of 10.0 kB", "has 400 bytes")),
+        ({"trouble": "No space left on device"}, ("of round 0, and tries again: No space left on device",)),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_disks(kits: Kits, state: dict[str, Any], problems: tuple[str, ...]) -> None:
+    project = load_site_kit(kits["site-1"]).project
+    report = Report("fl:1", replace(STATUS, **state), project, 0.0, project.issued)
+    for found, pattern in zip(report.problems(), problems, strict=True):
+        assert re.search(pattern, found)
+        assert f"ATTENTION    {found}" in report.text()
+        assert found in json.loads(report.json())["problems"]
+    if problems:
+        with pytest.raises(SecAggError, match=problems[-1]):
+            report.check()
+
+
+def test_a_quota_and_a_disk_that_are_small_for_the_model(kits: Kits) -> None:
+    layout = Layout.of({"w": np.zeros(100_000_000, np.float32)}, Encrypt())
+    project = replace(load_site_kit(kits["site-1"]).project, layout=layout)
+    status = replace(STATUS, disk_quota=100_000_000)
+    report = Report("fl:1", status, project, 0.0, project.issued)
+    (problem,) = report.problems()
+    assert re.fullmatch(r"rounds take up to [\d.]+ GB, the quota is 100 MB: uploads may be refused; .*", problem)
+    report = replace(report, status=replace(STATUS, disk_free=1_000_000_000))
+    (problem,) = report.problems()
+    assert problem.endswith("has 1.0 GB free, rounds may take more: make room")
 
 
 def test_watching_goes_on_when_the_server_goes(kits: Kits, served: Served) -> None:

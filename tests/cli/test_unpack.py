@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import shutil
 import stat
 import tarfile
@@ -148,11 +149,16 @@ def test_archives_that_are_none_or_lack_something(made: Federation, tmp_path: Pa
             read_archive(archive, path)
 
 
-def test_modes(made: Federation, tmp_path: Path) -> None:
-    unpack_into(files_of(made["a"]), tmp_path / "a")
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077], ids=oct)
+def test_modes(made: Federation, tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        unpack_into(files_of(made["a"]), tmp_path / "a")
+    finally:
+        os.umask(before)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o700
     for path in (tmp_path / "a").iterdir():
-        assert stat.S_IMODE(path.stat().st_mode) == (0o600 if is_secret(path.name) else 0o644)
+        assert stat.S_IMODE(path.stat().st_mode) == (0o600 if is_secret(path.name) else 0o644 & ~umask)
     assert load_site_kit(tmp_path / "a").name == "a"
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from federation import CLARA
@@ -204,3 +207,40 @@ def test_params_that_seal_alone_would_accept(degree, sizes):
     params = {"poly_modulus_degree": degree, "coeff_mod_bit_sizes": sizes, "scale_bits": 30}
     with pytest.raises(ConfigError, match="ePrint 2024/463"):
         Config.from_dict({"he": {"lib": "pyfhel", "config": params}})
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    ["[{0}, {0}, {0}, {0}]", "{{x: {0}, y: {0}, z: {0}}}", "{{<<: [{0}, {0}, {0}, {0}]}}", "{{? [{0}, {0}] : {0}}}"],
+    ids=["lists", "blocks", "merges", "keys"],
+)
+def test_few_lines_that_stand_for_billions(tmp_path: Path, bomb: str) -> None:
+    names = [f"a{number}" for number in range(40)]
+    lines = ["- &a0 {x: 1}", *(f"- &{new} {bomb.format('*' + old)}" for old, new in pairwise(names))]
+    path = tmp_path / "federation.yaml"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(ConfigError, match="stand for more than 1,048,576 values"):
+        Config.load(path)
+    path.write_text("he: &he {config: *he}", encoding="utf-8")
+    with pytest.raises(ConfigError, match="stands for a block around it"):
+        Config.load(path)
+
+
+def test_files_that_are_none_or_too_large(tmp_path: Path) -> None:
+    path = tmp_path / "federation.yaml"
+    path.write_text("# " + "x" * (1 << 20), encoding="utf-8")
+    with pytest.raises(ConfigError, match="has more than 1048576 bytes: is it the right file"):
+        Config.load(path)
+    os.mkfifo(tmp_path / "pipe")
+    for name, message in (("pipe", "not a regular file"), ("nothing", "No such file"), (".", "not a regular file")):
+        with pytest.raises(ConfigError, match=f"cannot read .*{message}"):
+            Config.load(tmp_path / name)
+
+
+def test_an_anchor_may_be_used_again(tmp_path: Path) -> None:
+    path = tmp_path / "federation.yaml"
+    path.write_text(
+        "he: {preset: smallest}\naggregation: {min_clients: 3, max_clients: 5, max_abs: &x 2.0, max_weight: *x}\n",
+        encoding="utf-8",
+    )
+    assert Config.load(path).aggregation.max_weight == 2.0

@@ -22,7 +22,7 @@ from secagg.integrations.grpc.server_status import ServerStatus
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "operators.md").read_text(encoding="utf-8")
-STATUS = ServerStatus(0, 1, "open", ("a",), ("b",), 1.0, 0, 0, 1, 0, (), ())
+STATUS = ServerStatus(0, 1, "open", ("a",), ("b",), 1.0, 0, 0, 1, 0, (), (), disk_free=1)
 
 
 def blocks(language: str = "") -> list[str]:

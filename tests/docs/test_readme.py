@@ -6,10 +6,15 @@ import ast
 import re
 import subprocess
 import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from served import Kits, Served, federation
 
 import secagg
 
@@ -38,11 +43,45 @@ def test_the_library_example_prints_the_weighted_mean(tmp_path: Path) -> None:
 def test_names_in_the_training_example_exist() -> None:
     tree = ast.parse(blocks("python")[1])
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    assert {node.module for node in imports} == {"secagg.integrations.monai", "secagg.integrations.grpc"}
+    assert {node.module for node in imports} == {"secagg.integrations.monai", "secagg.integrations.grpc", "pathlib"}
     for node in imports:
         module = __import__(str(node.module), fromlist=["_"])
         for name in node.names:
             assert getattr(module, name.name)
+
+
+def test_the_rounds_without_monai(tmp_path: Path) -> None:
+    """At three sites, with the lines before them that open the session; a training that adds one."""
+    kits = Kits.make(tmp_path, federation())
+    # As far as the handler, which is MONAI's; the rounds stand inside the same block.
+    opened = blocks("python")[1].partition("    handler = ")[0]
+    opened = "\n".join(line for line in opened.splitlines() if "monai" not in line)
+    code = opened + "\n" + textwrap.indent(blocks("python")[2], "    ")
+
+    def take_part(name: str) -> dict[str, Any]:
+        folder = tmp_path / name
+        folder.mkdir()
+        text = code.replace("fl.example.org:8443", server.address).replace("aggregate.secagg", f"{folder}/aggregate")
+        text = text.replace('"site-1"', repr(name)).replace("len(dataset)", "1.0")
+        text = re.sub(r'"site-1/([^"]+)"', lambda match: repr(str(kits[name] / match[1])), text)
+        text = text.replace(f"Tls.load({name!r})", f"Tls.load({str(kits[name])!r})")
+        names: dict[str, Any] = {
+            "model": {"w": np.zeros(1000, np.float32)},
+            "train": lambda model: {"w": np.full(1000, 0.5, np.float32)},
+            "rounds": 2,
+        }
+        exec(text, names)
+        return names
+
+    timeout = ("--round-timeout", 300)  # if one fails, the others do not wait for an hour
+    with Served(kits["server"], tmp_path / "server", timeout) as server, ThreadPoolExecutor(3) as pool:
+        for name in ("site-1", "site-2", "site-3"):  # no round ends before all of them have joined
+            with kits.session(name, server.address) as session:
+                session.join()
+        done = list(pool.map(take_part, ("site-1", "site-2", "site-3")))
+    for names in done:
+        np.testing.assert_allclose(names["model"]["w"], 1.0, atol=4e-3)  # 11 bits of max_abs 1, twice
+        assert names["base"] == done[0]["base"]
 
 
 def test_the_config_is_valid() -> None:

@@ -240,12 +240,16 @@ def test_a_disk_that_fails_at_the_end_of_a_round(start_server: Callable[..., Any
     with server.session("site-3") as session:
         status = session.status()
     assert (status.round, status.attempt, status.added) == (0, 1, ("site-1", "site-2"))
+    assert "Is a directory" in status.trouble  # an operator must act
+    assert str(server.folder) not in status.trouble
     assert not any(future.done() for future in waiting)
     shutil.rmtree(blocker.parent)
     for future in waiting:
         with future.result() as aggregate:
             provision.assert_mean(aggregate, ["site-1", "site-2"])
     assert [record["outcome"] for record in server.rounds] == ["completed"]
+    with server.session("site-3") as session:
+        assert session.status().trouble == ""
 
 
 def test_a_disk_that_fails_until_the_round_timeout(start_server: Callable[..., Any], provision: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
+from contextlib import ExitStack
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -12,6 +13,7 @@ from mortal import free_port
 from prometheus_client.parser import text_string_to_metric_families
 
 from secagg.errors import ConfigError, TransportError
+from secagg.integrations.grpc import metrics as metrics_module
 from secagg.integrations.grpc.metrics import Metrics, MetricsEndpoint
 from secagg.integrations.grpc.server_status import ServerStatus
 
@@ -42,6 +44,7 @@ OPEN = ServerStatus(
     epoch=4,
     models=(7,),
     aggregates=(5, 6),
+    disk_free=77,
 )
 
 Samples = Mapping[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -127,6 +130,7 @@ def test_gauges_are_read_at_the_scrape() -> None:
     assert value(first, "secagg_uploads_in_flight") == 3
     assert value(first, "secagg_disk_used_bytes") == 123
     assert value(first, "secagg_disk_quota_bytes") == 1000
+    assert value(first, "secagg_disk_free_bytes") == 77
     assert value(first, "secagg_epoch") == 4
     # The clock stands still, and sites that left the roster are no series any more.
     assert value(second, "secagg_round") == 0
@@ -159,6 +163,20 @@ def test_the_endpoint_ends_and_its_port_is_free() -> None:
         urlopen(f"http://{address}/metrics", timeout=5)
     with MetricsEndpoint(Metrics(), address):
         pass
+
+
+def test_whoever_is_silent_is_hung_up_on(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Connections that say nothing, or half of something, take a thread and a file each, but not for ever."""
+    monkeypatch.setattr(metrics_module, "_SILENCE_SECONDS", 0.2)
+    with MetricsEndpoint(Metrics(), "127.0.0.1:0") as endpoint, ExitStack() as open_ones:
+        host, port = endpoint.address.split(":")
+        silent = [open_ones.enter_context(socket.create_connection((host, int(port)), 120)) for _ in range(30)]
+        for connection in silent[::2]:
+            connection.sendall(b"GET /metr")
+        assert value(scrape(endpoint), "secagg_refusals_total", error="other") == 0
+        assert [connection.recv(1) for connection in silent] == [b""] * len(silent)
+        assert value(scrape(endpoint), "secagg_refusals_total", error="other") == 0
+    assert capfd.readouterr() == ("", "")
 
 
 def test_addresses_that_cannot_be() -> None:

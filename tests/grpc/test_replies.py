@@ -11,6 +11,7 @@ from secagg.errors import FormatError
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc.printable import one_line
 from secagg.integrations.grpc.replies import read_membership, read_status
+from secagg.integrations.grpc.server_status import MAX_TROUBLE_LENGTH
 
 STATUS = {"round": 3, "attempt": 2, "state": "open", "added": ["site-1"], "seconds_left": 60.0, "time": 1e9}
 JOINED = {"round": 3, "round_timeout": 60.0, "key": "ab" * 32}
@@ -21,6 +22,19 @@ def test_what_makes_sense() -> None:
     assert (status.round, status.added, status.aggregates, status.seconds_left) == (3, ("site-1",), (1, 2), 60.0)
     assert read_status(pb.StatusReply(state="idle")).seconds_left is None
     assert read_membership(pb.JoinReply(**JOINED), None, "site-1").round == 3
+
+
+def test_what_an_operator_is_told() -> None:
+    assert (read_status(pb.StatusReply(**STATUS)).disk_free, read_status(pb.StatusReply(**STATUS)).trouble) == (
+        None,
+        "",
+    )
+    assert read_status(pb.StatusReply(**STATUS, disk_free=0)).disk_free == 0
+    status = read_status(pb.StatusReply(**STATUS, disk_free=2**64 - 1, trouble="\x1b[2Jall is well\n" + 10_000 * "\n"))
+    assert status.disk_free == 2**64 - 1
+    assert status.trouble.startswith(r"\x1b[2Jall is well\n")
+    assert status.trouble.isprintable()
+    assert len(status.trouble) == MAX_TROUBLE_LENGTH
 
 
 @pytest.mark.parametrize(

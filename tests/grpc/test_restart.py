@@ -15,6 +15,7 @@ from signed import Signed
 
 import secagg
 from secagg.errors import ConfigError, DuplicateError, FormatError, RoundMismatchError
+from secagg.integrations.grpc.stored import check_stored
 
 BASE = bytes(range(32))
 
@@ -44,7 +45,7 @@ def half(signed: Signed, updates: dict[str, secagg.Update], tmp_path: Path) -> P
 def rotated(signed: Signed, epoch: int) -> Signed:
     """The same parties with other keys."""
     keys = secagg.generate_keys(signed.config, epoch)
-    project = signed.reissue(epoch=epoch, key=keys.server.fingerprint)
+    project = signed.reissue(serial=signed.project.serial + epoch, epoch=epoch, key=keys.server.fingerprint)
     return replace(signed, federation=Federation(signed.config, keys), project=project)
 
 
@@ -87,17 +88,25 @@ def test_a_round_that_could_have_ended(signed: Signed, updates: dict[str, secagg
         assert_ends_well(running, updates)
 
 
-def test_attempts_are_counted_on(signed: Signed, updates: dict[str, secagg.Update], tmp_path: Path) -> None:
+def test_attempts_are_counted_on(
+    signed: Signed, updates: dict[str, secagg.Update], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with serving(signed, tmp_path / "run", round_timeout=0.5) as running:
         running.send(updates["site-1"])
         wait_until(lambda: running.server.status().attempt >= 3)
     with serving(signed, tmp_path / "run") as running:
         assert running.server.status().attempt >= 3
         assert running.server.status().added == ("site-1",)
-    for text in ("rubbish", "[]", '{"round": 0}', '{"round": 0, "attempt": "x", "sites": 7}', ""):
+    later = json.dumps({"round": 7, "attempt": 3, "sites": []})
+    for text in ("rubbish", "[]", '{"round": 0}', '{"round": 0, "attempt": "x", "sites": 7}', "", later):
         (tmp_path / "run" / "roster.json").write_text(text)
+        caplog.clear()
         with serving(signed, tmp_path / "run") as running:  # no reason to stop: what was added is in the files
             assert (running.server.status().attempt, running.server.status().added) == (1, ("site-1",))
+        [warning] = [item.getMessage() for item in caplog.records if "roster.json" in item.getMessage()]
+        assert (
+            "is of round 7, the stored aggregates lead to round 0 only" if text == later else "cannot be read"
+        ) in warning
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "rubbish", "other site", "other round", "unsigned"])
@@ -152,6 +161,7 @@ def test_leftovers_of_rounds_that_are_over(signed: Signed, updates: dict[str, se
         "aggregate-0.secagg",
         "lock",
         "notes.txt",
+        "project.secagg",
         "roster.json",
         "round-1",
         "rounds.jsonl",
@@ -192,6 +202,11 @@ def test_a_key_that_was_rotated(
         aggregate = running.run_round(1)
         assert aggregate.header.epoch == 1
         assert aggregate.header.base == base
+    with pytest.raises(ConfigError, match="was served under manifest 1, this kit has 0: unpack the newest kit"):
+        serving(signed, half).__enter__()
+    with pytest.raises(ConfigError, match="was served under another manifest 1 than this kit's"):
+        serving(rotated(signed, 1), half).__enter__()
+    (half / "project.secagg").unlink()  # as in the run folder of an earlier release
     with pytest.raises(ConfigError, match="is of epoch 1, this key of epoch 0: use the newest kit"):
         serving(signed, half).__enter__()
     with pytest.raises(ConfigError, match="was made under another key; use another run folder"):
@@ -212,7 +227,62 @@ def test_a_rotation_in_the_first_round(
     assert [json.loads(line)["round"] for line in (half / "rounds.jsonl").read_text().splitlines()] == [0]
 
 
-@pytest.mark.parametrize("damage", ["rubbish", "other round", "update"])
+def listing(folder: Path) -> dict[Path, tuple[int, int]]:
+    return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in (folder, *folder.rglob("*"))}
+
+
+def assert_refused(signed: Signed, folder: Path, kind: type[Exception], message: str) -> None:
+    """What a server refuses at its start, `secagg doctor` can tell beforehand, and leaves no trace of that."""
+    before = listing(folder)
+    with pytest.raises(kind, match=message):
+        check_stored(folder, signed.federation.keys.server, signed.project)
+    assert listing(folder) == before
+    for _ in range(2):  # the lock is given back
+        with pytest.raises(kind, match=message):
+            serving(signed, folder).__enter__()
+
+
+def test_the_manifest_that_was_served_last(signed: Signed, half: Path) -> None:
+    """A site that a later manifest has revoked is not let in again by an earlier one."""
+    later = replace(signed, project=signed.without("site-1"))
+    before = (half / "project.secagg").read_bytes()
+    assert before == signed.project.signed
+    with serving(signed, half):
+        pass
+    for _ in range(2):
+        with serving(later, half):
+            assert (half / "project.secagg").read_bytes() == later.project.signed
+    check_stored(half, later.federation.keys.server, later.project)
+    assert_refused(signed, half, ConfigError, "run was served under manifest 1, this kit has 0: unpack the newest kit")
+    with serving(signed, half, project=None, identity=None):
+        pass  # without a project there is nothing to compare
+
+
+def test_a_run_folder_of_another_federation(signed: Signed, half: Path) -> None:
+    """It says so before anything of epochs, which count anew in each federation."""
+    own = secagg.Identity.generate()
+    project = replace(signed.project, name="another", authority=own.public, serial=7)
+    other = replace(signed, authority=own, project=secagg.Project.from_bytes(project.sign(own)))
+    assert_refused(other, half, ConfigError, "of another federation than this kit, of project another; use another run")
+    other = replace(rotated(signed, 3), authority=own)
+    other = replace(other, project=other.reissue(authority=own.public))
+    assert_refused(other, half, ConfigError, "is of another federation")
+
+
+def test_a_damaged_manifest_in_the_run_folder(signed: Signed, half: Path) -> None:
+    (half / "project.secagg").write_bytes(b"rubbish")
+    assert_refused(signed, half, ConfigError, "run/project.secagg' is not .*; restore the run folder from a backup, or")
+
+
+def test_a_folder_that_is_not_there_is_as_good_as_empty(signed: Signed, tmp_path: Path) -> None:
+    check_stored(tmp_path / "none", signed.federation.keys.server, signed.project)
+    assert not (tmp_path / "none").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot use the run folder .*file"):
+        check_stored(tmp_path / "file", signed.federation.keys.server, signed.project)
+
+
+@pytest.mark.parametrize("damage", ["rubbish", "cut", "other round", "update"])
 def test_a_damaged_aggregate_stops_the_start(
     signed: Signed, updates: dict[str, secagg.Update], half: Path, damage: str
 ) -> None:
@@ -222,13 +292,14 @@ def test_a_damaged_aggregate_stops_the_start(
     path = half / "aggregate-0.secagg"
     if damage == "rubbish":
         path.write_bytes(b"rubbish")
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:-1])
     elif damage == "other round":
-        path.rename(half / "aggregate-3.secagg")
+        path = path.rename(half / "aggregate-3.secagg")
     else:
         updates["site-1"].save(path)
-    for _ in range(2):  # the lock is given back
-        with pytest.raises(FormatError if damage == "rubbish" else ConfigError):
-            serving(signed, half).__enter__()
+    kind = FormatError if damage in ("rubbish", "cut") else ConfigError
+    assert_refused(signed, half, kind, f"{path.name}.*restore the run folder from a backup, or use another")
 
 
 def test_a_round_after_the_last_is_not_known(signed: Signed, half: Path) -> None:

@@ -595,7 +595,7 @@ def _another_of_the_same_serial(signed: Signed) -> bytes:
         (_tampered, SignatureError, "not that of the authority"),
         (_revoking, IdentityError, "'site-1' has been revoked"),
         (_without_the_site, IdentityError, "'site-1' is not in project"),
-        (_expired, IdentityError, "has expired"),
+        (_expired, IdentityError, "project expired on"),
         (_of_tomorrow, IdentityError, "is not valid before"),
         (_of_another_key, KeyMismatchError, "unpack the server's newest kit"),
         (_of_another_epoch, KeyMismatchError, "of epoch 0, its manifest says .* of epoch 1"),

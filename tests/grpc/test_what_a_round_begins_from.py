@@ -47,13 +47,17 @@ def session_of(server: Server, site: str) -> SiteSession:
     return SiteSession(server.address, site, tls=None, timeout=120.0)
 
 
-@pytest.mark.parametrize("base", [bytes(32), None])
-def test_the_project_says_what_round_0_begins_from(server: Server, signed: Signed, base: bytes | None) -> None:
+@pytest.mark.parametrize(
+    ("base", "message"), [(bytes(32), "load the current global model"), (None, "names no global model")]
+)
+def test_the_project_says_what_round_0_begins_from(
+    server: Server, signed: Signed, base: bytes | None, message: str
+) -> None:
     """The first site that uploads cannot settle it for the others."""
     right = signed.site().base(STATE)
     with session_of(server, "site-3") as session:
         assert session.join().base == right
-        with pytest.raises(MismatchError, match="load the current global model"):
+        with pytest.raises(MismatchError, match=message):
             session.upload(signed.site("site-3").encrypt(STATE, base=base))
     for name in ("site-1", "site-2"):
         with session_of(server, name) as session:

@@ -79,7 +79,7 @@ class Signed:
 
     def reissue(self, **changes: Any) -> secagg.Project:
         """The next manifest of the project, read from its signed form."""
-        project = replace(self.project, serial=self.project.serial + 1, **changes)
+        project = replace(self.project, **{"serial": self.project.serial + 1, **changes})
         return secagg.Project.from_bytes(project.sign(self.authority))
 
     def without(self, *names: str) -> secagg.Project:
