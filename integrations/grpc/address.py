@@ -9,7 +9,8 @@ from secagg.errors import ConfigError, show
 
 _MAX_HOST_LENGTH = 253
 #: Underscores are of no host, strictly; container networks have them.
-_HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?)*", re.ASCII | re.I)
+_LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*", re.ASCII | re.IGNORECASE)
 _NUMBERS = re.compile(r"[0-9.]+", re.ASCII)
 
 
@@ -32,7 +33,7 @@ def parse_address(address: str) -> tuple[str, int]:
 
 
 def check_host(host: str) -> str:
-    """Return `host` if a server can be reached under it, and its certificate be made out to it.
+    """Return `host` if a certificate can be made out to it, under which a server is reached.
 
     Raises
     ------

@@ -467,7 +467,10 @@ class Federation:
         if self._project is not None and self._project.signed:
             served = served_project(self._folder.path)
             if served is None or served.serial < self._project.serial:
-                self._folder.save_project(self._project.signed)
+                try:
+                    self._folder.save_project(self._project.signed)
+                except StorageError as error:  # a full disk must not keep sites from what is there
+                    log.error("%s", error, extra={"event": "project_not_stored", "error": type(error).__name__})
 
     def _takes_part(self, site: str) -> bool:
         with suppress(SecAggError):

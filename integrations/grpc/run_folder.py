@@ -76,10 +76,10 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        if self.path.exists() and not self.path.is_dir():
-            raise ConfigError(f"cannot use the run folder {self.path}: it is a file")
         self.spool = self.path / "spool"
         try:
+            if self.path.exists() and not self.path.is_dir():
+                raise ConfigError(f"cannot use the run folder {self.path}: it is a file")
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.spool.mkdir(mode=0o700, exist_ok=True)
             self._lock = (self.path / "lock").open("ab")

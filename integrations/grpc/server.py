@@ -19,7 +19,6 @@ from secagg.errors import ConfigError, KeyFileError, TransportError
 from . import secagg_pb2 as pb
 from . import secagg_pb2_grpc as pb_grpc
 from .address import is_loopback, parse_address
-from .certificates import Certificate
 from .chunks import MAX_MESSAGE_NBYTES
 from .federation import Federation
 from .gate import Gate
@@ -123,8 +122,6 @@ class Server:
             raise ConfigError(f"project {project.name} is not signed: read it from the provisioner's file")
         if project is not None and identity is not None and identity.public != project.server.public:
             raise KeyFileError(f"{identity!r} is not the signing key of server {project.server.name!r} of the project")
-        if tls is not None:
-            Certificate.load(tls)  # gRPC says only that it cannot listen
         credentials = None if tls is None else tls.server_credentials()
         limits, metrics = limits or Limits(), metrics or NoMetrics()
         self._streams = Streams(limits)
@@ -223,11 +220,14 @@ class Server:
 
 def _obstacle(host: str, port: int) -> str:
     """Return why a server cannot listen there, which gRPC tells nobody."""
-    try:
-        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
-    except OSError as error:
-        return str(error.strerror).partition(" (")[0]
-    return "certificate and key do not fit"
+    for name in dict.fromkeys((host, "0.0.0.0" if host == "::" else host)):  # noqa: S104 - not to be served there
+        try:
+            socket.create_server((name, port), family=socket.AF_INET6 if ":" in name else socket.AF_INET).close()
+        except OSError as error:
+            return str(error.strerror).partition(" (")[0]
+        except (TypeError, UnicodeError):
+            return f"{host!r:.80} is no name of a host"
+    return "the port may be taken, or not be allowed, or certificate and key not fit"
 
 
 def _most_connections() -> int:

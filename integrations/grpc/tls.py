@@ -22,8 +22,6 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from secagg.errors import ConfigError, KeyFileError
 
-from .address import check_host
-
 #: The server's certificate always names these, beside the hosts that are asked for.
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
@@ -260,7 +258,10 @@ def _alternative(host: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         pass
-    return x509.DNSName(check_host(host))
+    try:
+        return x509.DNSName(host)
+    except ValueError as error:
+        raise ConfigError(f"host {host!r}: write it in ASCII (IDNA), or use its IP address") from error
 
 
 def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -97,8 +97,8 @@ def round_nbytes(project: Project, *, server: bool = True) -> int | None:
     count = len(active_sites(project))
     update = header("update", 1, project.config, project.layout).nbytes
     aggregate = header("aggregate", count, project.config, project.layout).nbytes
-    model = 8 * sum(project.layout.size(role) for role in ("encrypted", "clear", "local"))
-    return (count + 1) * update + 3 * aggregate + 3 * model if server else update + aggregate + 2 * model
+    model = header("model", 1, project.config, project.layout).nbytes
+    return count * update + 3 * aggregate + 3 * model if server else update + aggregate + 2 * model
 
 
 def _files(folder: Path) -> str:

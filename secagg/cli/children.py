@@ -95,4 +95,4 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(number)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ..errors import KeyFileError, show_time
@@ -16,7 +15,7 @@ from .packing import SUFFIX
 from .passphrases import PASSPHRASES_FILE
 from .progress import progress
 from .provision import AUTHORITY, pack_kits, print_kits, print_warnings
-from .staging import PREFIX, change_folder
+from .staging import change_folder
 
 if TYPE_CHECKING:
     from .provisioner import Provisioner
@@ -49,9 +48,9 @@ def change(options: argparse.Namespace, what: str, make: Change) -> Project:
     if not (folder / AUTHORITY / PROJECT_FILE).is_file():
         raise KeyFileError(f"{folder} has no {AUTHORITY}/{PROJECT_FILE}; name the folder that `secagg provision` made")
     passphrase = passphrases.given_for_new_kits(options.passphrase_file)
-    with change_folder(folder) as stage, TemporaryDirectory(prefix=PREFIX, dir=folder) as room:
+    with change_folder(folder) as stage:
         provisioner = Provisioner.load(folder / AUTHORITY)
-        changed, kits = stage.folder / AUTHORITY, Path(room)
+        changed, kits = stage.folder / AUTHORITY, stage.aside
         changed.mkdir(0o700)
         with progress(what):
             project = make(provisioner, changed, kits)

@@ -7,10 +7,12 @@ import os
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..errors import KeyFileError
 from ..files import open_regular, replace_file
 from .kit import CLIENT_KEY_FILE, SERVER_FILES, SERVER_KEY_FILE, SITE_FILES, is_secret
+from .signals import undisturbed
 
 SUFFIX = ".kit"
 
@@ -30,8 +32,7 @@ def pack(folder: Path, path: Path, passphrase: str) -> None:
     passphrase : str
         Opens it. The format stretches it with scrypt, which takes about a second.
     """
-    from pyrage import passphrase as age
-
+    age = _pyrage().passphrase
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for file in sorted(folder.iterdir()):
@@ -52,8 +53,7 @@ def unpack(path: Path, passphrase: str) -> dict[str, bytes]:
     KeyFileError
         If it cannot be read, the passphrase is another, or it has been cut or changed, or it is no kit.
     """
-    import pyrage
-
+    pyrage = _pyrage()
     try:
         with open_regular(path) as file:
             sealed = file.read(MAX_KIT_NBYTES + 1)
@@ -92,6 +92,13 @@ def write(files: Mapping[str, bytes], folder: Path) -> None:
 def permissions(name: str) -> int:
     """Return the permissions that a file of a kit has."""
     return 0o600 if is_secret(name) else 0o644
+
+
+def _pyrage() -> Any:
+    """Load the library. Whatever interrupts it while it loads, it turns into a panic of its own."""
+    with undisturbed():
+        import pyrage
+    return pyrage
 
 
 def _read(archive: bytes) -> dict[str, bytes]:

@@ -14,9 +14,10 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
 
-from ..errors import ConfigError, PrivacyWarning
+from ..errors import ConfigError, IdentityError, PrivacyWarning, TransportError
 from ..integrations.grpc.address import parse_address
 from ..integrations.grpc.limits import Limits
+from ..project import Project
 from .expiry import wait_and_tell
 from .kit import load_server_kit
 from .logs import FORMATS, start_log
@@ -102,7 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Serve until SIGINT or SIGTERM, then stop in order; at a second signal, at once."""
     kit = load_server_kit(options.kit)
-    kit.project.check_time()
+    _check_time(kit.project)
     limits = _limits(options)
 
     from ..integrations.grpc import Server, Tls
@@ -117,7 +118,12 @@ def run(options: argparse.Namespace) -> None:
     warnings.simplefilter("ignore", PrivacyWarning)  # it has been said
     needed = round_nbytes(kit.project)
     if needed is not None and needed > limits.disk_quota:
-        raise ConfigError(f"--disk-quota {show_size(limits.disk_quota)} is too little: rounds take {show_size(needed)}")
+        log.warning(
+            "--disk-quota is %s, rounds take up to %s: uploads may be refused",
+            show_size(limits.disk_quota),
+            show_size(needed),
+            extra={"event": "quota_small"},
+        )
     tls = Tls.load(kit.folder)
     ends = {"project": float(kit.project.expires), "certificate": Certificate.load(tls).expires}
     stop = _Stop()
@@ -172,6 +178,16 @@ def _limits(options: argparse.Namespace) -> Limits:
         for field, option in _LIMITS.items():
             message = message.replace(f"limits.{field} ", f"--{option.replace('_', '-')} ")
         raise ConfigError(message) from error
+
+
+def _check_time(project: Project) -> None:
+    try:
+        project.check_time()
+    except IdentityError as error:
+        if time.time() >= project.expires:
+            raise
+        # The clock of a machine that has just started may not be set yet: another exit code, worth another start.
+        raise TransportError(str(error)) from error
 
 
 def _raise_open_files() -> None:

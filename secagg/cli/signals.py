@@ -12,6 +12,9 @@ from types import FrameType
 @contextmanager
 def terminable() -> Iterator[None]:
     """Let SIGTERM end a command as Ctrl-C does: what it has half made, secret files too, is removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # whoever has the main thread decides
+        return
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt(number)

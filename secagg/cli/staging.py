@@ -9,6 +9,8 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,18 +21,28 @@ from .signals import undisturbed
 
 #: Folders with this prefix are what interrupted commands left; the next one removes them.
 PREFIX = ".secagg-staging-"
+_YOUNG_SECONDS = 5.0
 _COMMITTED = ".secagg-staged"
 _FILES = "files"
 _REMOVED = "removed"
 
 
 class Stage:
-    """The change that `change_folder` collects; files for ``<folder>/a/b`` are written to ``stage.folder / "a/b"``."""
+    """The change that `change_folder` collects.
+
+    Attributes
+    ----------
+    folder : Path
+        Files for ``<folder>/a/b`` are written to ``stage.folder / "a/b"``.
+    aside : Path
+        A folder for what the change is made from, and which goes with its end.
+    """
 
     def __init__(self, room: Path) -> None:
         self._room = room
-        self.folder = room / _FILES
+        self.folder, self.aside = room / _FILES, room / "aside"
         self.folder.mkdir()
+        self.aside.mkdir(0o700)
 
     def remove(self, name: str) -> None:
         """Note a file directly in the folder that goes; it may be missing."""
@@ -50,11 +62,12 @@ def change_folder(folder: Path) -> Iterator[Stage]:
     try:
         with _locked(folder):
             finish(folder)
-            _sweep(folder)
+            _sweep(folder, 0)
             room = Path(mkdtemp(prefix=PREFIX, dir=folder))  # made with 0o700
             try:
                 with _locked(room):
-                    yield Stage(room)
+                    yield (stage := Stage(room))
+                    shutil.rmtree(stage.aside)
                     _sync(room)
                     with undisturbed():
                         room.rename(folder / _COMMITTED)
@@ -86,7 +99,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         raise ConfigError(f"{folder} exists; name a new folder, nothing is overwritten")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(folder.parent)
+        _sweep(folder.parent, _YOUNG_SECONDS)
         with TemporaryDirectory(prefix=PREFIX, dir=folder.parent) as room, _locked(Path(room)):  # made with 0o700
             made = Path(room, "new")
             made.mkdir(0o700)
@@ -127,16 +140,23 @@ def finish(folder: Path) -> None:
     _sync_folder(folder)
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what commands that were killed left in a folder: secret files, perhaps. Those at work hold a lock."""
+def _sweep(folder: Path, age: float) -> None:
+    """Remove what commands of this user that were killed left in a folder: secret files, perhaps.
+
+    Those at work hold a lock, but for the moment after they have made theirs: `age` is in seconds.
+    """
     for path in folder.glob(f"{PREFIX}*"):
-        with suppress(StorageError, NotADirectoryError), _locked(path):
-            shutil.rmtree(path)
+        with suppress(OSError, StorageError):
+            state = path.lstat()
+            old = time.time() - state.st_mtime >= age
+            if stat.S_ISDIR(state.st_mode) and state.st_uid == os.geteuid() and old:
+                with _locked(path):
+                    shutil.rmtree(path)
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -153,12 +153,26 @@ def test_wrong_options_are_explained(secagg: Secagg, kits: Kits, option: str, va
     assert "Traceback" not in result.stderr
 
 
-def test_a_quota_for_the_projects_model(tmp_path: Path, secagg: Secagg) -> None:
+def test_a_quota_for_the_projects_model(tmp_path: Path) -> None:
     (tmp_path / "shapes.yaml").write_text("{w: [1000, 1000]}")
     made = Federation.make(tmp_path, model="shapes.yaml")
-    result = secagg("serve", made["server"], "--disk-quota", "10M")
-    assert result.returncode == 2
-    assert re.search(r"--disk-quota 10.5 MB is too little: rounds take 3\d\.\d MB", result.stderr), result.stderr
+    update = (8 if "CKKS" in made.provisioner.project.config.params.scheme else 2) * 10**6
+    with Served(made["server"], tmp_path / "served", ("--disk-quota", "10M")) as server:
+        found = re.search(r"--disk-quota is 10.5 MB, rounds take up to (\d+\.\d) MB: uploads may", server.log)
+    assert found is not None
+    sites = len(made.provisioner.project.sites)
+    assert float(found[1]) == pytest.approx(((sites + 3) * update + 3 * 4 * 10**6) / 1e6, rel=0.1)
+
+
+def test_a_clock_that_is_not_set_yet(kits: Kits, tmp_path: Path, secagg: Secagg) -> None:
+    """A service manager starts the server again then; what has expired stays so."""
+    project = kits.provisioner.project
+    later = replace(project, serial=2, issued=int(time.time()) + 10**6, expires=int(time.time()) + 2 * 10**6)
+    shutil.copytree(kits["server"], tmp_path / "kit")
+    later.save(tmp_path / "kit" / "project.secagg", kits.provisioner.identity)
+    result = secagg("serve", tmp_path / "kit", "--run-dir", "run")
+    assert result.returncode == 5
+    assert "is this clock right?" in result.stderr
 
 
 def test_an_expired_project_is_not_served(kits: Kits, tmp_path: Path, secagg: Secagg) -> None:

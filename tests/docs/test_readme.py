@@ -43,7 +43,7 @@ def test_the_library_example_prints_the_weighted_mean(tmp_path: Path) -> None:
 def test_names_in_the_training_example_exist() -> None:
     tree = ast.parse(blocks("python")[1])
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    assert {node.module for node in imports} == {"secagg.integrations.monai", "secagg.integrations.grpc", "pathlib"}
+    assert {node.module for node in imports} == {"secagg.integrations.monai", "secagg.integrations.grpc"}
     for node in imports:
         module = __import__(str(node.module), fromlist=["_"])
         for name in node.names:
