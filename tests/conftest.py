@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -30,12 +31,15 @@ FOREIGN = (
 def own_environment() -> Iterator[None]:
     """Of the variables of the shell, tests and the processes that they start see those that do not steer them.
 
-    New files are for their owner to write: `secagg doctor` finds fault with what others can change.
+    New files are for their owner to write: `secagg doctor` finds fault with what others can change. A shell starts
+    background jobs with SIGINT ignored, and so would be what they start.
     """
     umask = os.umask(0o022)
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.MonkeyPatch.context() as patch:
         for name in FOREIGN:
             patch.delenv(name, raising=False)
             patch.delenv(name.upper(), raising=False)
         yield
+    signal.signal(signal.SIGINT, interrupt)
     os.umask(umask)
