@@ -28,11 +28,11 @@ def report_of(folder: Path) -> dict[str, Any]:
 
 
 def test_encrypted_training_is_as_good_as_raw(secagg: Secagg, tmp_path: Path) -> None:
-    result = secagg("demo", "--sites", 3, "--rounds", 4, "--run-dir", "run", timeout=3600)
+    result = secagg("demo", "--sites", 3, "--rounds", 2, "--run-dir", "run", timeout=3600)
     assert result.returncode == 0, result.stderr
     runs = report_of(tmp_path / "run")["runs"]
     encrypted, raw = runs["encrypted"], runs["raw"]
-    assert [row["round"] for row in encrypted] == [row["round"] for row in raw] == [0, 1, 2, 3]
+    assert [row["round"] for row in encrypted] == [row["round"] for row in raw] == [0, 1]
     assert encrypted[-1]["dice"] >= 0.75
     assert abs(encrypted[-1]["dice"] - raw[-1]["dice"]) <= 0.02
     assert raw[0]["nbytes"] == 4 * 108_346 + 8
