@@ -102,48 +102,40 @@ class Encryption:
             If a value is not finite or beyond its ``max_abs``.
         """
         with self._turn:
-            return self._encrypt(header, state, fraction, identity, open_stream)
-
-    def _encrypt(
-        self,
-        header: Header,
-        state: Mapping[str, Any],
-        fraction: float,
-        identity: Identity | None,
-        open_stream: Callable[[Header], _Stream],
-    ) -> _Stream:
-        layout, round, numbers = header.layout, header.round, self._aggregation
-        vectors, bounds = checked_vectors(layout.role("encrypted"), state, numbers, clips=self._clips)
-        residuals = (
-            self._feedback.begin(layout.fingerprint, round, [vector.size for vector in vectors])
-            if self._feedback
-            else None
-        )
-        encoders: dict[str, Encoder] = {"encrypted": self._codec.encoder(vectors, bounds, fraction, residuals)}
-        if self._clear:
-            clear = checked_vectors(layout.role("clear"), state, numbers, clips=False)
-            encoders["clear"] = self._clear.encoder(*clear, fraction)
-        cipher = self._backend.cipher(round, header.contributions)
-        stream = open_stream(header)
-        writer = UpdateWriter(stream, header)
-        authenticator = Authenticator(self._key, header) if self.exact else None
-        for frame in header.frames:
-            encoder, encrypted = encoders[frame.section], frame.section == "encrypted"
-            plain = encoder.encode(frame.first_block, frame.blocks)
-            if encoder.clipped and not (self._clips and encrypted):
-                raise RangeError("a tensor changed to a value out of range while it was encrypted; nothing was sent")
-            if authenticator:
-                authenticator.add(plain, signed=not encrypted)
-            if encrypted:
-                with self._lock:
-                    plain = cipher.encrypt(frame.first_block, plain)
-            packed = (self._ring if encrypted else CLEAR_RING).to_bytes(plain)
-            writer.write(frame, memoryview(packed))  # type: ignore[arg-type]  # an ndarray is a buffer
-        writer.finish(authenticator.tag() if authenticator else 0, identity)
-        self.clipped = encoders["encrypted"].clipped
-        if self._feedback and residuals is not None:
-            self._feedback.commit(layout.fingerprint, round, residuals)
-        return stream
+            layout, round, numbers = header.layout, header.round, self._aggregation
+            vectors, bounds = checked_vectors(layout.role("encrypted"), state, numbers, clips=self._clips)
+            residuals = (
+                self._feedback.begin(layout.fingerprint, round, [vector.size for vector in vectors])
+                if self._feedback
+                else None
+            )
+            encoders: dict[str, Encoder] = {"encrypted": self._codec.encoder(vectors, bounds, fraction, residuals)}
+            if self._clear:
+                clear = checked_vectors(layout.role("clear"), state, numbers, clips=False)
+                encoders["clear"] = self._clear.encoder(*clear, fraction)
+            cipher = self._backend.cipher(round, header.contributions)
+            stream = open_stream(header)
+            writer = UpdateWriter(stream, header)
+            authenticator = Authenticator(self._key, header) if self.exact else None
+            for frame in header.frames:
+                encoder, encrypted = encoders[frame.section], frame.section == "encrypted"
+                plain = encoder.encode(frame.first_block, frame.blocks)
+                if encoder.clipped and not (self._clips and encrypted):
+                    raise RangeError(
+                        "a tensor changed to a value out of range while it was encrypted; nothing was sent"
+                    )
+                if authenticator:
+                    authenticator.add(plain, signed=not encrypted)
+                if encrypted:
+                    with self._lock:
+                        plain = cipher.encrypt(frame.first_block, plain)
+                packed = (self._ring if encrypted else CLEAR_RING).to_bytes(plain)
+                writer.write(frame, memoryview(packed))  # type: ignore[arg-type]  # an ndarray is a buffer
+            writer.finish(authenticator.tag() if authenticator else 0, identity)
+            self.clipped = encoders["encrypted"].clipped
+            if self._feedback and residuals is not None:
+                self._feedback.commit(layout.fingerprint, round, residuals)
+            return stream
 
     def decrypt(self, aggregate: Update) -> dict[str, NDArray[Any]]:
         """Return the mean of every float tensor of an aggregate, which has been held against the configuration.

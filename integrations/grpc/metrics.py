@@ -177,7 +177,7 @@ class _Gauges:
 def _impatient(handler: Any) -> Any:
     """Return a handler of connections that hangs up on whoever is silent: each takes a thread and an open file."""
 
-    class Handler(handler):  # type: ignore[misc]
+    class Handler(handler):  # type: ignore[misc]  # prometheus_client makes the class for each endpoint anew
         timeout = _SILENCE_SECONDS
 
         def handle(self) -> None:

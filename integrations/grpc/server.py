@@ -91,7 +91,7 @@ class Server:
     ConfigError
         Without certificates and not `insecure`, or not on a loopback address; for an unusable folder or timeout.
     KeyFileError
-        If `key` or `identity` is not that of the project, or the files of `tls` are damaged or do not fit each other.
+        If `key` or `identity` is not that of the project.
     TransportError
         If nothing can listen at the address.
     """

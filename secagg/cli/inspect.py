@@ -10,6 +10,7 @@ from ..key import ClientKey, ServerKey, load_key
 from ..project import Project
 from ..update import Update
 from ..wire import PREAMBLE_NBYTES, container_kind
+from .units import show_count
 from .words import lanes_rows, params_rows
 
 EXAMPLE = """secagg inspect update.secagg
@@ -72,7 +73,7 @@ def _show_update(update: Update) -> None:
     _row("round", header.round)
     _row("epoch", _epoch(header.epoch))
     _row("sites", ", ".join(header.sites))
-    _row("size", f"{update.nbytes:,} bytes in {header.frame_count} frame{'s' if header.frame_count > 1 else ''}")
+    _row("size", f"{update.nbytes:,} bytes in {show_count(header.frame_count, 'frame')}")
     _row("expansion", f"{update.nbytes / max(raw, 1):.2f} × the {raw:,} bytes that its values take as float32")
     _row("digests", damaged or "all fit")
     _row("key", header.key)
