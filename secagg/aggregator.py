@@ -9,15 +9,7 @@ from numpy.typing import NDArray
 
 from .agreement import check_header, check_key
 from .config import Config
-from .errors import (
-    CapacityError,
-    FormatError,
-    LayoutError,
-    MismatchError,
-    QuorumError,
-    RoundMismatchError,
-    StateError,
-)
+from .errors import CapacityError, FormatError, LayoutError, MismatchError, QuorumError, RoundMismatchError, StateError
 from .header import Contribution, Header, check_round, refuse_duplicates
 from .key import ServerKey, check_role
 from .layout import Layout

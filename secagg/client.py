@@ -14,15 +14,9 @@ import numpy as np
 from .agreement import check_header, check_key
 from .config import Config
 from .encryption import Encryption
-from .errors import (
-    ConfigError,
-    KeyFileError,
-    LayoutError,
-    RangeError,
-    show,
-)
+from .errors import ConfigError, KeyFileError, LayoutError, RangeError, show
 from .failures import Failures
-from .files import replace_file
+from .storage.files import replace_file
 from .header import NONCE_NBYTES, Contribution, Header, check_round, check_site
 from .identity import Identity
 from .key import ClientKey, check_role

@@ -12,7 +12,7 @@ from .errors import ConfigError, show
 from .params import Params
 from .plan import plan_params, preset
 from .plugins import check_registered, registered_backends
-from .yaml_file import read_yaml
+from .storage.yaml_file import read_yaml
 
 #: Named choices of what is encrypted.
 ENCRYPT_CHOICES = ("all", "conv", "first-middle-last")

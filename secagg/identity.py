@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, NoReturn
 
 from .errors import KeyFileError, SignatureError
-from .files import open_regular, replace_file
+from .storage.files import open_regular, replace_file
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

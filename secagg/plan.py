@@ -9,17 +9,7 @@ from .aggregation import Aggregation
 from .errors import ConfigError, show
 from .lanes import lanes_below
 from .noise import bgv_fits
-from .params import (
-    MAX_COEFF_MOD_BITS,
-    MAX_PRIME_BITS,
-    BGVParams,
-    CKKSParams,
-    FLASHEParams,
-    Params,
-    known_fields,
-    min_prime_bits,
-    prime_floor,
-)
+from .params import MAX_COEFF_MOD_BITS, MAX_PRIME_BITS, BGVParams, CKKSParams, FLASHEParams, Params, known_fields, min_prime_bits, prime_floor
 from .plugins import load_plugin
 
 #: ``he: {preset: NAME}``.

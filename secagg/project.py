@@ -9,18 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .config import Config
-from .errors import (
-    ConfigError,
-    FormatError,
-    IdentityError,
-    KeyFileError,
-    SecAggError,
-    SignatureError,
-    VerificationError,
-    show,
-    show_time,
-)
-from .files import open_regular, replace_file
+from .errors import ConfigError, FormatError, IdentityError, KeyFileError, SecAggError, SignatureError, VerificationError, show, show_time
+from .storage.files import open_regular, replace_file
 from .header import Header, check_site
 from .identity import PUBLIC_NBYTES, SIGNATURE_NBYTES, Identity, check_signature
 from .key import check_epoch

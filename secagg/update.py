@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import BinaryIO, Protocol
 
 from .errors import FormatError, StateError
-from .files import open_regular, replace_file
+from .storage.files import open_regular, replace_file
 from .header import Frame, Header
 from .identity import UNSIGNED, Identity
 from .params import QuantisedParams

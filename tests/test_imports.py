@@ -22,7 +22,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "secagg.aggregation",
         "secagg.errors",
         "secagg.config",
-        "secagg.files",
+        "secagg.storage.files",
         "secagg.lanes",
         "secagg.noise",
         "secagg.params",
@@ -30,7 +30,7 @@ LEVELS: dict[int, tuple[str, ...]] = {
         "secagg.plugins",
         "secagg.tensors",
         "secagg.wire",
-        "secagg.yaml_file",
+        "secagg.storage.yaml_file",
     ),
     2: (
         "secagg.agreement",

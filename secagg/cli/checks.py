@@ -25,23 +25,9 @@ from ..key import ClientKey
 from ..project import Member, Project
 from ..ring import KERNELS
 from .findings import Doubt, Finding, examine
-from .kit import (
-    CLIENT_KEY_FILE,
-    CONFIG_FILE,
-    IDENTITY_FILE,
-    PROJECT_FILE,
-    SERVER_FILES,
-    SERVER_KEY_FILE,
-    SITE_FILES,
-    active_sites,
-    find_owner,
-    is_secret,
-    is_server_kit,
-    load_client_key,
-    load_server_key,
-)
+from .kit import CLIENT_KEY_FILE, CONFIG_FILE, IDENTITY_FILE, PROJECT_FILE, SERVER_FILES, SERVER_KEY_FILE, SITE_FILES, active_sites, find_owner, is_secret, is_server_kit, load_client_key, load_server_key
 from .plan_choices import header
-from .staging import is_committed
+from ..storage.staging import is_committed
 from .units import show_count, show_size
 
 _EXPIRY_SECONDS = 30 * 86_400

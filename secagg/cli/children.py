@@ -12,7 +12,7 @@ from types import FrameType, TracebackType
 from typing import NoReturn
 
 from ..errors import SecAggError
-from .signals import undisturbed
+from ..storage.signals import undisturbed
 
 _GRACE_SECONDS = 5.0
 

@@ -21,7 +21,7 @@ from .children import Children
 from .demo_report import RoundResult, combine, print_table, write_curves, write_report
 from .progress import progress
 from .project_file import ProjectFile
-from .staging import new_folder
+from ..storage.staging import new_folder
 from .task import SiteRecord, check_least, read_records
 from .units import show_count
 

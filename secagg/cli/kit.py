@@ -27,7 +27,7 @@ from pathlib import Path
 
 from ..config import Config
 from ..errors import KeyFileError, KeyMismatchError
-from ..files import replace_file
+from ..storage.files import replace_file
 from ..identity import Identity
 from ..key import ClientKey, ServerKey, check_role, load_key
 from ..project import Member, Project

@@ -15,7 +15,7 @@ from .packing import SUFFIX
 from .passphrases import PASSPHRASES_FILE
 from .progress import progress
 from .provision import AUTHORITY, pack_kits, print_kits, print_warnings
-from .staging import change_folder
+from ..storage.staging import change_folder
 
 if TYPE_CHECKING:
     from .provisioner import Provisioner

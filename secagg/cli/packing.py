@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import KeyFileError
-from ..files import open_regular, replace_file
+from ..storage.files import open_regular, replace_file
 from .kit import CLIENT_KEY_FILE, SERVER_FILES, SERVER_KEY_FILE, SITE_FILES, is_secret
-from .signals import undisturbed
+from ..storage.signals import undisturbed
 
 SUFFIX = ".kit"
 

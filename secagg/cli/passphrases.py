@@ -11,7 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ..errors import ConfigError, KeyFileError
-from ..files import open_regular, replace_file
+from ..storage.files import open_regular, replace_file
 
 VARIABLE = "SECAGG_PASSPHRASE"
 PASSPHRASES_FILE = "passphrases.txt"

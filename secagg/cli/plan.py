@@ -15,16 +15,7 @@ from ..layout import Layout
 from .plan_bounds import needed_bits, read_sample, suggest_max_abs
 from .plan_choices import choices, cost, header, recommend
 from .plan_model import read_layout
-from .plan_report import (
-    Row,
-    bounds_words,
-    comments,
-    pattern_lines,
-    print_table,
-    publish_words,
-    refuse_existing,
-    write_config,
-)
+from .plan_report import Row, bounds_words, comments, pattern_lines, print_table, publish_words, refuse_existing, write_config
 from .plan_speed import measure
 from .progress import progress
 

@@ -12,11 +12,11 @@ import numpy as np
 
 from ..config import Encrypt
 from ..errors import ConfigError, FormatError, LayoutError, show
-from ..files import open_regular
+from ..storage.files import open_regular
 from ..layout import Layout
 from ..params import is_int
 from ..tensors import FLOAT_DTYPES, LOCAL_DTYPES
-from ..yaml_file import read_yaml
+from ..storage.yaml_file import read_yaml
 
 SHAPE_SUFFIXES = (".yaml", ".yml", ".json")
 TORCH_SUFFIXES = (".pt", ".pth")

@@ -13,7 +13,7 @@ from ..header import check_site
 from ..integrations.grpc.address import check_host
 from ..layout import Layout
 from ..params import is_int
-from ..yaml_file import read_yaml
+from ..storage.yaml_file import read_yaml
 from .kit import SERVER
 from .plan_model import read_layout, read_state
 

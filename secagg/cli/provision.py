@@ -15,7 +15,7 @@ from .packing import SUFFIX, pack
 from .passphrases import PASSPHRASES_FILE
 from .progress import progress
 from .project_file import ProjectFile
-from .staging import new_folder
+from ..storage.staging import new_folder
 from .units import show_count
 
 EXAMPLE = """secagg provision project.yaml --out kits

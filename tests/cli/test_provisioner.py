@@ -12,24 +12,9 @@ import numpy as np
 import pytest
 
 import secagg as library
-from secagg.cli.kit import (
-    SERVER_FILES,
-    SITE_FILES,
-    is_secret,
-    is_server_kit,
-    load_kit,
-    load_server_kit,
-    load_site_kit,
-)
+from secagg.cli.kit import SERVER_FILES, SITE_FILES, is_secret, is_server_kit, load_kit, load_server_kit, load_site_kit
 from secagg.cli.provisioner import Provisioner
-from secagg.errors import (
-    ConfigError,
-    IdentityError,
-    KeyFileError,
-    KeyMismatchError,
-    SignatureError,
-    VerificationError,
-)
+from secagg.errors import ConfigError, IdentityError, KeyFileError, KeyMismatchError, SignatureError, VerificationError
 from secagg.integrations.grpc import Tls
 from secagg.integrations.grpc.certificates import Certificate
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from secagg.cli.staging import change_folder, is_committed, is_empty, new_folder
+from secagg.storage.staging import change_folder, is_committed, is_empty, new_folder
 from secagg.errors import ConfigError, StorageError
 
 OLD = {"a": "old a", "sub/b": "old b", "gone": "old gone"}

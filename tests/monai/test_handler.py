@@ -15,18 +15,7 @@ from monai.engines import SupervisedTrainer
 
 import secagg
 from secagg.codec import RealCodec
-from secagg.errors import (
-    ConfigError,
-    DigestError,
-    KeyMismatchError,
-    LayoutError,
-    MismatchError,
-    RangeError,
-    RoundMismatchError,
-    SecAggError,
-    StateError,
-    VerificationError,
-)
+from secagg.errors import ConfigError, DigestError, KeyMismatchError, LayoutError, MismatchError, RangeError, RoundMismatchError, SecAggError, StateError, VerificationError
 from secagg.integrations.monai import SecAggHandler
 
 CONFIG = secagg.Config.from_dict(

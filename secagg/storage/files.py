@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import mkstemp
 from typing import BinaryIO
 
-from .errors import StorageError
+from ..errors import StorageError
 
 
 def open_regular(path: str | os.PathLike[str]) -> BufferedReader:

@@ -1,0 +1,1 @@
+"""Durable files: read strictly, written whole or not at all, on the disk before anybody is told."""
