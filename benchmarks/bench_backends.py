@@ -8,7 +8,7 @@ from measured import BACKENDS
 from report import TARGETS, BackendRow
 
 import secagg
-from secagg.codec import codec_for
+from secagg.scheme.codec import codec_for
 
 CASES = [(backend, "all") for backend in BACKENDS] + [("tenseal", "conv"), ("tenseal", "first-middle-last")]
 ROUNDS = 3

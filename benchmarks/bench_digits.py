@@ -9,7 +9,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 import secagg
-from secagg.plan import PRESETS
+from secagg.scheme.presets import PRESETS
 
 SITES, ROUNDS, STEPS, RATE = 10, 20, 20, 0.5
 LOST: dict[str, float] = {}

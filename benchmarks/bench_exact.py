@@ -12,9 +12,9 @@ from blake3 import blake3
 import secagg
 import secagg_ext
 from secagg.backends.registry import load_backend
-from secagg.codec import codec_for
-from secagg.expansion import PIECE_NBYTES, Keystream, Masks
 from secagg.mac import Authenticator
+from secagg.scheme.codec import codec_for
+from secagg.scheme.keystream import PIECE_NBYTES, Keystream, Masks
 from secagg.tail import TAG_NBYTES
 
 SITES = 30

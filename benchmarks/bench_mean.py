@@ -12,7 +12,7 @@ import pytest
 import random_site
 
 import secagg
-from secagg.codec import codec_for
+from secagg.scheme.codec import codec_for
 
 SITES = 30
 LARGEST_WEIGHT = 1000

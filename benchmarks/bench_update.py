@@ -7,7 +7,7 @@ import pytest
 import tenseal as ts
 
 import secagg
-from secagg.codec import codec_for
+from secagg.scheme.codec import codec_for
 
 FLOAT32_ROUNDING = 2.0**-24  # of values up to 2
 

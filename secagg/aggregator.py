@@ -14,9 +14,9 @@ from .header import Contribution, Header, check_round, refuse_duplicates
 from .key import ServerKey, check_role
 from .layout import Layout
 from .manifest import check_project
-from .params import LatticeParams
 from .project import Project
-from .ring import CLEAR_RING, Ring
+from .scheme.params import LatticeParams
+from .scheme.ring import CLEAR_RING, Ring
 from .tail import Proof, Tail, add_tags, tail_nbytes
 from .update import MemoryBody, Update
 from .wire import DIGEST_NBYTES, frame_digest

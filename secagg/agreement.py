@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from .codec import codec_for
 from .config import Config
 from .errors import CapacityError, ConfigError, KeyMismatchError, LayoutError, MismatchError, show
 from .header import Header
 from .key import ServerKey
+from .scheme.codec import codec_for
 
 
 def check_key(config: Config, key: ServerKey) -> None:

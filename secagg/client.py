@@ -16,7 +16,6 @@ from .config import Config
 from .encryption import Encryption
 from .errors import ConfigError, KeyFileError, LayoutError, RangeError, show
 from .failures import Failures
-from .storage.files import replace_file
 from .header import NONCE_NBYTES, Contribution, Header, check_round, check_site
 from .identity import Identity
 from .key import ClientKey, check_role
@@ -25,8 +24,9 @@ from .manifest import check_manifest, check_project
 from .model import read_model, write_model
 from .project import Project
 from .receipt import Receipt
+from .scheme.tensors import FLOAT_DTYPES, to_vector
 from .state import arrange
-from .tensors import FLOAT_DTYPES, to_vector
+from .storage.files import replace_file
 from .update import Update
 from .wire import DIGEST_NBYTES, digest
 

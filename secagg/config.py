@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .aggregation import Aggregation, read_pattern
 from .errors import ConfigError, show
-from .params import Params
-from .plan import plan_params, preset
-from .plugins import check_registered, registered_backends
+from .scheme.aggregation import Aggregation, read_pattern
+from .scheme.params import Params
+from .scheme.plugins import check_registered, registered_backends
+from .scheme.presets import plan_params, preset
 from .storage.yaml_file import read_yaml
 
 #: Named choices of what is encrypted.
@@ -103,7 +103,7 @@ class Config:
         ----------
         data : mapping
             The keys ``he`` (``lib`` and ``config``, or ``preset``), ``encrypt`` and ``aggregation``; only ``he`` is
-            required. What ``he.config`` leaves out is planned, see `secagg.plan`.
+            required. What ``he.config`` leaves out is planned, see `secagg.scheme.presets`.
 
         Raises
         ------

@@ -11,20 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backends.registry import load_backend
-from .clear_codec import FixedPointCodec
-from .codec import Encoder, codec_for
 from .config import Config
 from .errors import DecryptionError, RangeError
-from .feedback import Feedback
-from .flat import FlatVector
 from .header import Header
 from .identity import Identity
 from .key import ClientKey
 from .mac import Authenticator
-from .params import QuantisedParams
-from .ring import CLEAR_RING, Ring
+from .scheme.clear_codec import FixedPointCodec
+from .scheme.codec import Encoder, codec_for
+from .scheme.feedback import Feedback
+from .scheme.flat_vector import FlatVector
+from .scheme.params import QuantisedParams
+from .scheme.ring import CLEAR_RING, Ring
+from .scheme.tensors import FLOAT_DTYPES
 from .state import checked_vectors
-from .tensors import FLOAT_DTYPES
 from .update import Update, UpdateWriter
 
 _Stream = TypeVar("_Stream", bound=BinaryIO)

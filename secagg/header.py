@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from .aggregation import MAX_CLIENTS, Aggregation
-from .codec import codec_for
 from .errors import ConfigError, DuplicateError, FormatError, SecAggError, show
 from .key import check_epoch
 from .layout import Layout
-from .params import Params
-from .ring import CLEAR_BLOCK_SIZE
+from .scheme.aggregation import MAX_CLIENTS, Aggregation
+from .scheme.codec import codec_for
+from .scheme.params import Params
+from .scheme.ring import CLEAR_BLOCK_SIZE
+from .scheme.tensors import FLOAT_DTYPES
 from .tail import tail_nbytes
-from .tensors import FLOAT_DTYPES
 from .wire import DIGEST_NBYTES, MAX_FRAME_NBYTES, pack_head, read_hex, unpack_head
 
 NONCE_NBYTES = 32

@@ -16,9 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ConfigError, FormatError, KeyFileError, show
+from .scheme.params import BGVParams, LatticeParams, Params, is_int
 from .storage.files import open_regular, replace_file
-from .params import BGVParams, LatticeParams, Params, is_int
-from .wire import DIGEST_NBYTES, MAX_FRAME_NBYTES, check_digest, digest, frame_digest, head_nbytes, pack_head, unpack_head
+from .wire import (
+    DIGEST_NBYTES,
+    MAX_FRAME_NBYTES,
+    check_digest,
+    digest,
+    frame_digest,
+    head_nbytes,
+    pack_head,
+    unpack_head,
+)
 
 #: 64-bit words of a key of FLASHE: 32 bytes, the key of HKDF.
 SYMMETRIC_KEY_WORDS = 4

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from .backends.registry import load_backend
-from .clear_codec import FixedPointCodec
-from .codec import codec_for
 from .config import Config
 from .key import ClientKey, KeyPair, check_epoch
-from .ring import Ring
+from .scheme.clear_codec import FixedPointCodec
+from .scheme.codec import codec_for
+from .scheme.ring import Ring
 
 
 def generate_keys(config: Config, epoch: int = 0) -> KeyPair:

@@ -11,7 +11,7 @@ from typing import Any
 
 from .config import Encrypt
 from .errors import ConfigError, FormatError, LayoutError
-from .tensors import FLOAT_DTYPES, LOCAL_DTYPES, describe
+from .scheme.tensors import FLOAT_DTYPES, LOCAL_DTYPES, describe
 from .wire import digest
 
 #: What becomes of a tensor: its sum is encrypted, its sum is in the clear, or it never leaves the site.

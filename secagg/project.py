@@ -9,13 +9,23 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .config import Config
-from .errors import ConfigError, FormatError, IdentityError, KeyFileError, SecAggError, SignatureError, VerificationError, show, show_time
-from .storage.files import open_regular, replace_file
+from .errors import (
+    ConfigError,
+    FormatError,
+    IdentityError,
+    KeyFileError,
+    SecAggError,
+    SignatureError,
+    VerificationError,
+    show,
+    show_time,
+)
 from .header import Header, check_site
 from .identity import PUBLIC_NBYTES, SIGNATURE_NBYTES, Identity, check_signature
 from .key import check_epoch
 from .layout import Layout
-from .params import is_int
+from .scheme.params import is_int
+from .storage.files import open_regular, replace_file
 from .tail import Proof, signed_message
 from .wire import DIGEST_NBYTES, MAX_HEADER_NBYTES, head_nbytes, pack_head, read_hex, unpack_head
 

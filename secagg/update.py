@@ -9,10 +9,10 @@ from types import TracebackType
 from typing import BinaryIO, Protocol
 
 from .errors import FormatError, StateError
-from .storage.files import open_regular, replace_file
 from .header import Frame, Header
 from .identity import UNSIGNED, Identity
-from .params import QuantisedParams
+from .scheme.params import QuantisedParams
+from .storage.files import open_regular, replace_file
 from .tail import Proof, Tail, body_digest, signed_message
 from .wire import DIGEST_NBYTES, PREAMBLE_NBYTES, check_digest, digest, frame_digest, head_nbytes
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from .errors import DigestError, FormatError
+from .scheme.ring import MAX_BLOCK_NBYTES
 
 MAGIC = b"SECAGG\r\n"
 VERSION = 3
@@ -20,7 +21,7 @@ KINDS = {"update": 1, "aggregate": 2, "client-key": 3, "server-key": 4, "model":
 DIGEST_NBYTES = 32
 PREAMBLE_NBYTES = 16
 MAX_HEADER_NBYTES = 4 << 20
-MAX_FRAME_NBYTES = 1 << 20
+MAX_FRAME_NBYTES = MAX_BLOCK_NBYTES
 
 _PREAMBLE = struct.Struct("<8sHBBI")
 _KIND_NAMES = {code: name for name, code in KINDS.items()}

@@ -12,7 +12,15 @@ from typing import TypeVar
 import grpc
 
 import secagg
-from secagg.errors import ConfigError, DuplicateError, MismatchError, RoundMismatchError, SecAggError, StateError, TransportError
+from secagg.errors import (
+    ConfigError,
+    DuplicateError,
+    MismatchError,
+    RoundMismatchError,
+    SecAggError,
+    StateError,
+    TransportError,
+)
 
 from . import secagg_pb2 as pb
 from . import secagg_pb2_grpc as pb_grpc

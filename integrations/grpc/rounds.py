@@ -25,7 +25,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from secagg.errors import CapacityError, ConfigError, DuplicateError, QuorumError, RoundMismatchError, SecAggError, StateError
+from secagg.errors import (
+    CapacityError,
+    ConfigError,
+    DuplicateError,
+    QuorumError,
+    RoundMismatchError,
+    SecAggError,
+    StateError,
+)
 
 #: Longest timeout, four months: clocks and gRPC's deadlines do not take every float.
 MAX_TIMEOUT_SECONDS = 1e7

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..errors import BackendUnavailableError, ConfigError
 from ..header import Contribution
 from ..key import ClientKey, KeyMaterial
-from ..params import LatticeParams, Params
+from ..scheme.params import LatticeParams, Params
 
 #: Clara's trust model, which every backend with one key for all sites repeats.
 SHARED_KEY_TRUST = (

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..expansion import PIECE_NBYTES, Keystream
 from ..header import Contribution
 from ..key import SYMMETRIC_KEY_WORDS, ClientKey, KeyMaterial
-from ..params import FLASHE_BLOCK_WORDS, Params
+from ..scheme.keystream import PIECE_NBYTES, Keystream
+from ..scheme.params import FLASHE_BLOCK_WORDS, Params
 from .base import SHARED_KEY_TRUST, Backend, Cipher
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 
 from ..errors import BackendUnavailableError, ConfigError
-from ..plugins import load_plugin, registered_backends
+from ..scheme.plugins import load_plugin, registered_backends
 from .base import Backend
 
 

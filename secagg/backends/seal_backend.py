@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import BackendError, ConfigError, DecryptionError
 from ..key import ClientKey, KeyMaterial
-from ..params import BGVParams, CKKSParams, LatticeParams, Params
+from ..scheme.params import BGVParams, CKKSParams, LatticeParams, Params
 from . import seal_format
 from .base import SHARED_KEY_TRUST
 from .lattice import NATIVE_ERRORS, LatticeBackend

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError, FormatError
 from ..key import KeyMaterial
-from ..params import BGVParams, CKKSParams, LatticeParams
+from ..scheme.params import BGVParams, CKKSParams, LatticeParams
 
 SEAL_MAJOR = 4
 HEADER_NBYTES = 16

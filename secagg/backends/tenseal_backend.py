@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import BackendError, BackendUnavailableError, ConfigError, DecryptionError
 from ..key import ClientKey, KeyMaterial
-from ..params import CKKSParams, Params
+from ..scheme.params import CKKSParams, Params
 from . import seal_format
 from .base import SHARED_KEY_TRUST
 from .lattice import NATIVE_ERRORS, LatticeBackend

@@ -11,8 +11,22 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from .. import errors
-from . import add_site, backends, demo, doctor, inspect, plan, provision, remove_site, rotate, serve, site, status, unpack
 from ..storage.signals import terminable
+from . import (
+    add_site,
+    backends,
+    demo,
+    doctor,
+    inspect,
+    plan,
+    provision,
+    remove_site,
+    rotate,
+    serve,
+    site,
+    status,
+    unpack,
+)
 
 #: Exit code of each kind of error; the first class that fits counts.
 EXIT_CODES: tuple[tuple[type[BaseException], int, str], ...] = (

@@ -6,7 +6,7 @@ import argparse
 
 from ..backends.registry import available_backends
 from ..errors import BackendUnavailableError
-from ..ring import KERNELS
+from ..scheme.ring import KERNELS
 from .words import SCHEME_WORDS
 
 EXAMPLE = "secagg backends"

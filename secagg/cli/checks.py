@@ -15,7 +15,6 @@ import numpy as np
 from ..aggregator import Aggregator
 from ..backends.registry import available_backends
 from ..client import Client
-from ..codec import codec_for
 from ..config import Config, Encrypt
 from ..errors import BackendError, BackendUnavailableError, KeyFileError, PrivacyWarning, StorageError, show_time
 from ..identity import Identity
@@ -23,11 +22,26 @@ from ..integrations.grpc import Tls
 from ..integrations.grpc.certificates import Certificate
 from ..key import ClientKey
 from ..project import Member, Project
-from ..ring import KERNELS
-from .findings import Doubt, Finding, examine
-from .kit import CLIENT_KEY_FILE, CONFIG_FILE, IDENTITY_FILE, PROJECT_FILE, SERVER_FILES, SERVER_KEY_FILE, SITE_FILES, active_sites, find_owner, is_secret, is_server_kit, load_client_key, load_server_key
-from .plan_choices import header
+from ..scheme.codec import codec_for
+from ..scheme.ring import KERNELS
 from ..storage.staging import is_committed
+from .findings import Doubt, Finding, examine
+from .kit import (
+    CLIENT_KEY_FILE,
+    CONFIG_FILE,
+    IDENTITY_FILE,
+    PROJECT_FILE,
+    SERVER_FILES,
+    SERVER_KEY_FILE,
+    SITE_FILES,
+    active_sites,
+    find_owner,
+    is_secret,
+    is_server_kit,
+    load_client_key,
+    load_server_key,
+)
+from .plan_choices import header
 from .units import show_count, show_size
 
 _EXPIRY_SECONDS = 30 * 86_400

@@ -16,12 +16,12 @@ from typing import Any
 from ..backends.registry import load_backend
 from ..config import ENCRYPT_CHOICES, Config
 from ..errors import ConfigError, TransportError
-from ..plan import PRESETS
+from ..scheme.presets import PRESETS
+from ..storage.staging import new_folder
 from .children import Children
 from .demo_report import RoundResult, combine, print_table, write_curves, write_report
 from .progress import progress
 from .project_file import ProjectFile
-from ..storage.staging import new_folder
 from .task import SiteRecord, check_least, read_records
 from .units import show_count
 

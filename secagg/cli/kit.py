@@ -27,10 +27,10 @@ from pathlib import Path
 
 from ..config import Config
 from ..errors import KeyFileError, KeyMismatchError
-from ..storage.files import replace_file
 from ..identity import Identity
 from ..key import ClientKey, ServerKey, check_role, load_key
 from ..project import Member, Project
+from ..storage.files import replace_file
 
 CONFIG_FILE = "federation.yaml"
 PROJECT_FILE = "project.secagg"

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from ..errors import KeyFileError, show_time
 from ..project import Project
+from ..storage.staging import change_folder
 from . import passphrases
 from .kit import PROJECT_FILE, SERVER, active_sites
 from .packing import SUFFIX
 from .passphrases import PASSPHRASES_FILE
 from .progress import progress
 from .provision import AUTHORITY, pack_kits, print_kits, print_warnings
-from ..storage.staging import change_folder
 
 if TYPE_CHECKING:
     from .provisioner import Provisioner

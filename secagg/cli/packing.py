@@ -11,8 +11,8 @@ from typing import Any
 
 from ..errors import KeyFileError
 from ..storage.files import open_regular, replace_file
-from .kit import CLIENT_KEY_FILE, SERVER_FILES, SERVER_KEY_FILE, SITE_FILES, is_secret
 from ..storage.signals import undisturbed
+from .kit import CLIENT_KEY_FILE, SERVER_FILES, SERVER_KEY_FILE, SITE_FILES, is_secret
 
 SUFFIX = ".kit"
 

@@ -8,14 +8,31 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..config import Config
-from ..errors import DuplicateError, MismatchError, RoundMismatchError, SecAggError, StateError, StorageError, TransportError, VerificationError
-from ..storage.files import replace_file
+from ..errors import (
+    DuplicateError,
+    MismatchError,
+    RoundMismatchError,
+    SecAggError,
+    StateError,
+    StorageError,
+    TransportError,
+    VerificationError,
+)
 from ..header import Header
 from ..integrations.grpc.rounds import KEPT_ROUNDS
+from ..storage.files import replace_file
 from ..update import Update
 from .kit import SiteKit
 from .progress import Report, progress
-from .site_folder import DOWNLOAD_FILE, MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, make_client, make_old_client, read_receipt
+from .site_folder import (
+    DOWNLOAD_FILE,
+    MODEL_FILE,
+    RECEIPT_FILE,
+    UPDATE_FILE,
+    make_client,
+    make_old_client,
+    read_receipt,
+)
 
 if TYPE_CHECKING:
     from ..integrations.grpc import RoundStatus, SiteSession

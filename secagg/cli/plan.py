@@ -8,14 +8,23 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-from ..aggregation import MAX_CLIENTS, Aggregation
 from ..backends.registry import available_backends
 from ..errors import BackendUnavailableError, ConfigError, PrivacyWarning, SecAggError
 from ..layout import Layout
+from ..scheme.aggregation import MAX_CLIENTS, Aggregation
 from .plan_bounds import needed_bits, read_sample, suggest_max_abs
 from .plan_choices import choices, cost, header, recommend
 from .plan_model import read_layout
-from .plan_report import Row, bounds_words, comments, pattern_lines, print_table, publish_words, refuse_existing, write_config
+from .plan_report import (
+    Row,
+    bounds_words,
+    comments,
+    pattern_lines,
+    print_table,
+    publish_words,
+    refuse_existing,
+    write_config,
+)
 from .plan_speed import measure
 from .progress import progress
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..aggregation import Aggregation
 from ..errors import LayoutError, RangeError
 from ..layout import Layout
-from ..tensors import FLOAT_DTYPES, describe, from_vector, to_vector
+from ..scheme.aggregation import Aggregation
+from ..scheme.tensors import FLOAT_DTYPES, describe, from_vector, to_vector
 from .plan_model import read_state
 
 #: ``max_abs`` is so many times the largest value of the samples.

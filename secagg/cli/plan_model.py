@@ -12,10 +12,10 @@ import numpy as np
 
 from ..config import Encrypt
 from ..errors import ConfigError, FormatError, LayoutError, show
-from ..storage.files import open_regular
 from ..layout import Layout
-from ..params import is_int
-from ..tensors import FLOAT_DTYPES, LOCAL_DTYPES
+from ..scheme.params import is_int
+from ..scheme.tensors import FLOAT_DTYPES, LOCAL_DTYPES
+from ..storage.files import open_regular
 from ..storage.yaml_file import read_yaml
 
 SHAPE_SUFFIXES = (".yaml", ".yml", ".json")

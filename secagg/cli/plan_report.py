@@ -11,7 +11,7 @@ from pathlib import Path
 from ..backends.base import SHARED_KEY_TRUST
 from ..config import Config
 from ..errors import ConfigError, StorageError
-from ..params import CKKSParams, QuantisedParams
+from ..scheme.params import CKKSParams, QuantisedParams
 from .plan_bounds import HEADROOM, SPREAD, TYPICAL_BITS, Sample
 from .plan_choices import Choice, Cost
 from .plan_speed import Seconds

@@ -14,13 +14,13 @@ import numpy as np
 from ..aggregator import Aggregator
 from ..backends.registry import load_backend
 from ..client import Client
-from ..codec import codec_for
 from ..config import Config
 from ..header import NONCE_NBYTES, Contribution, Header
 from ..key import ClientKey
 from ..keygen import generate_keys
-from ..params import LatticeParams
-from ..ring import Ring
+from ..scheme.codec import codec_for
+from ..scheme.params import LatticeParams
+from ..scheme.ring import Ring
 
 #: By how many more contributions the time that each adds to decryption is measured.
 _MORE_SITES = 64

@@ -12,7 +12,7 @@ from ..errors import ConfigError, SecAggError, show
 from ..header import check_site
 from ..integrations.grpc.address import check_host
 from ..layout import Layout
-from ..params import is_int
+from ..scheme.params import is_int
 from ..storage.yaml_file import read_yaml
 from .kit import SERVER
 from .plan_model import read_layout, read_state

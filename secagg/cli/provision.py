@@ -9,13 +9,13 @@ from tempfile import TemporaryDirectory
 
 from ..errors import show_time
 from ..project import Project
+from ..storage.staging import new_folder
 from . import passphrases
 from .kit import SERVER, active_sites
 from .packing import SUFFIX, pack
 from .passphrases import PASSPHRASES_FILE
 from .progress import progress
 from .project_file import ProjectFile
-from ..storage.staging import new_folder
 from .units import show_count
 
 EXAMPLE = """secagg provision project.yaml --out kits

@@ -23,14 +23,27 @@ import yaml
 from ..client import Client
 from ..config import Config
 from ..errors import ConfigError, KeyFileError, show_time
-from ..storage.files import replace_file
 from ..identity import Identity
 from ..integrations.grpc import Authority, Tls
 from ..integrations.grpc.certificates import Certificate
 from ..key import ClientKey
 from ..keygen import generate_keys
 from ..project import Member, Project
-from .kit import CA_FILE, CLIENT_KEY_FILE, CONFIG_FILE, IDENTITY_FILE, PROJECT_FILE, SERVER, SERVER_KEY_FILE, TLS_FILE, TLS_KEY_FILE, active_sites, load_client_key, of_epoch
+from ..storage.files import replace_file
+from .kit import (
+    CA_FILE,
+    CLIENT_KEY_FILE,
+    CONFIG_FILE,
+    IDENTITY_FILE,
+    PROJECT_FILE,
+    SERVER,
+    SERVER_KEY_FILE,
+    TLS_FILE,
+    TLS_KEY_FILE,
+    active_sites,
+    load_client_key,
+    of_epoch,
+)
 from .project_file import ProjectFile, check_count, check_names
 
 CA_KEY_FILE = "ca.key"

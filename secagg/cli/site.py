@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import QuorumError, RoundMismatchError, SecAggError
-from ..params import QuantisedParams
+from ..scheme.params import QuantisedParams
 from .kit import SiteKit, load_site_kit
 from .participant import Participant
 from .progress import progress

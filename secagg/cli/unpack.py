@@ -10,11 +10,21 @@ from pathlib import Path
 from ..errors import KeyFileError, SignatureError, VerificationError, show_time
 from ..identity import Identity
 from ..project import Project
+from ..storage.staging import change_folder, is_committed, is_empty, new_folder
 from . import packing, passphrases
-from .kit import CLIENT_KEY_FILE, IDENTITY_FILE, OLD_FILES, PROJECT_FILE, ServerKit, SiteKit, load_client_key, load_kit, of_epoch
+from .kit import (
+    CLIENT_KEY_FILE,
+    IDENTITY_FILE,
+    OLD_FILES,
+    PROJECT_FILE,
+    ServerKit,
+    SiteKit,
+    load_client_key,
+    load_kit,
+    of_epoch,
+)
 from .progress import progress
 from .site_folder import LOCK_FILE, locked
-from ..storage.staging import change_folder, is_committed, is_empty, new_folder
 
 EXAMPLE = """secagg unpack site-1.kit
 secagg unpack server.kit --out /etc/secagg/server --passphrase-file passphrase"""

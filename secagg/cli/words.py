@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..aggregation import Aggregation
-from ..integer_codec import IntegerCodec
-from ..params import BGVParams, CKKSParams, FLASHEParams, LatticeParams, Params, QuantisedParams
+from ..scheme.aggregation import Aggregation
+from ..scheme.integer_codec import IntegerCodec
+from ..scheme.params import BGVParams, CKKSParams, FLASHEParams, LatticeParams, Params, QuantisedParams
 
 #: What each scheme is, in a few words.
 SCHEME_WORDS = {

@@ -23,8 +23,8 @@ from five_sites import state_of, weight_of
 import secagg
 from secagg.cli.kit import load_site_kit
 from secagg.errors import SecAggError, StateError
-from secagg.storage.files import replace_file
 from secagg.integrations.grpc import SiteSession, Tls, Uploaded
+from secagg.storage.files import replace_file
 
 
 class Session(SiteSession):

@@ -22,7 +22,15 @@ from secagg.cli.kit import PROJECT_FILE, load_server_kit, load_site_kit
 from secagg.cli.participant import Participant
 from secagg.cli.site_folder import MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, make_client
 from secagg.cli.unpack import unpack
-from secagg.errors import FormatError, IdentityError, MismatchError, QuorumError, RoundMismatchError, StateError, VerificationError
+from secagg.errors import (
+    FormatError,
+    IdentityError,
+    MismatchError,
+    QuorumError,
+    RoundMismatchError,
+    StateError,
+    VerificationError,
+)
 from secagg.integrations.grpc import SiteSession, Tls
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc.status import Refusal

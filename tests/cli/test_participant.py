@@ -21,7 +21,18 @@ from secagg.cli.participant import Participant
 from secagg.cli.provisioner import Provisioner
 from secagg.cli.site_folder import FAILURES_FILE, MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, locked, make_client
 from secagg.cli.unpack import unpack
-from secagg.errors import ConfigError, DecryptionError, EpochError, KeyMismatchError, MismatchError, QuorumError, RoundMismatchError, SecAggError, StateError, VerificationError
+from secagg.errors import (
+    ConfigError,
+    DecryptionError,
+    EpochError,
+    KeyMismatchError,
+    MismatchError,
+    QuorumError,
+    RoundMismatchError,
+    SecAggError,
+    StateError,
+    VerificationError,
+)
 from secagg.header import Contribution
 from secagg.integrations.grpc import SiteSession, Tls
 from secagg.integrations.monai import SecAggHandler

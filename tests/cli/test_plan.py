@@ -20,7 +20,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import secagg as library
-from secagg.aggregation import Aggregation
 from secagg.cli.plan_bounds import needed_bits, read_sample, suggest_max_abs
 from secagg.cli.plan_choices import Choice, choices, cost, header, recommend
 from secagg.cli.plan_model import read_layout
@@ -28,6 +27,7 @@ from secagg.cli.plan_report import publish_words
 from secagg.cli.plan_speed import measure
 from secagg.errors import ConfigError
 from secagg.layout import Layout
+from secagg.scheme.aggregation import Aggregation
 
 from .conftest import Secagg
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from secagg.storage.staging import change_folder, is_committed, is_empty, new_folder
 from secagg.errors import ConfigError, StorageError
+from secagg.storage.staging import change_folder, is_committed, is_empty, new_folder
 
 OLD = {"a": "old a", "sub/b": "old b", "gone": "old gone"}
 NEW = {"a": "new a", "sub/b": "new b", "sub/c": "new c"}

@@ -9,12 +9,12 @@ import pytest
 from federation import CLARA, LARGE, TINY, VARIANTS, federate
 
 from secagg import generate_keys
-from secagg.aggregation import Aggregation
-from secagg.clear_codec import FixedPointCodec
 from secagg.errors import ConfigError
-from secagg.params import CKKSParams, Params
-from secagg.real_codec import RealCodec
-from secagg.ring import Ring
+from secagg.scheme.aggregation import Aggregation
+from secagg.scheme.clear_codec import FixedPointCodec
+from secagg.scheme.params import CKKSParams, Params
+from secagg.scheme.real_codec import RealCodec
+from secagg.scheme.ring import Ring
 
 ALL_NUMBERS = r"lower scale_bits, max_abs or max_clients, or use larger coeff_mod_bit_sizes"
 

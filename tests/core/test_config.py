@@ -13,7 +13,7 @@ from federation import CLARA
 
 from secagg import Config
 from secagg.errors import ConfigError
-from secagg.params import MAX_COEFF_MOD_BITS, CKKSParams
+from secagg.scheme.params import MAX_COEFF_MOD_BITS, CKKSParams
 
 FULL = {
     "he": {"lib": "tenseal", "config": {**CLARA, "complex_slots": False, "seeded": True}},

@@ -10,7 +10,16 @@ from federation import Federation, federate, make_keys, random_states
 from quantised import rebuilt, renamed
 
 from secagg import Update
-from secagg.errors import CapacityError, DecryptionError, DuplicateError, FormatError, KeyMismatchError, MismatchError, QuorumError, RoundMismatchError
+from secagg.errors import (
+    CapacityError,
+    DecryptionError,
+    DuplicateError,
+    FormatError,
+    KeyMismatchError,
+    MismatchError,
+    QuorumError,
+    RoundMismatchError,
+)
 from secagg.header import Contribution
 from secagg.key import ClientKey, KeyPair
 

@@ -10,7 +10,16 @@ from container import Container, block_nbytes, fraction_bits
 from federation import CLARA, LARGE, LATTICE, TINY_AGGREGATION, federate, other_keys, random_states
 
 from secagg import Update
-from secagg.errors import CapacityError, DecryptionError, DigestError, FormatError, KeyMismatchError, LayoutError, MismatchError, QuorumError
+from secagg.errors import (
+    CapacityError,
+    DecryptionError,
+    DigestError,
+    FormatError,
+    KeyMismatchError,
+    LayoutError,
+    MismatchError,
+    QuorumError,
+)
 
 ENCRYPT = {"exclude": ["c"]}
 

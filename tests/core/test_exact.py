@@ -11,12 +11,12 @@ import pytest
 from federation import federate
 from quantised import limit_of, mean_of, quantised, rebuilt, renamed, weight_digits, weight_of
 
-from secagg import integer_codec
-from secagg.aggregation import Aggregation
-from secagg.codec import codec_for
 from secagg.errors import DecryptionError, RangeError
-from secagg.params import FLASHEParams
-from secagg.plan import plan_params
+from secagg.scheme import integer_codec
+from secagg.scheme.aggregation import Aggregation
+from secagg.scheme.codec import codec_for
+from secagg.scheme.params import FLASHEParams
+from secagg.scheme.presets import plan_params
 
 VARIANTS = ["seal-BGV", "pyfhel-BGV", "flashe"]
 variants = pytest.mark.parametrize("variant", VARIANTS)

@@ -17,10 +17,10 @@ from quantised import quantised, renamed, weight_digits
 import secagg
 from secagg.backends.flashe_backend import FLASHEBackend
 from secagg.errors import ConfigError, KeyFileError, MismatchError
-from secagg.expansion import PIECE_NBYTES
 from secagg.header import Contribution
 from secagg.key import ClientKey, KeyMaterial, KeyPair, load_key
-from secagg.params import FLASHE_BLOCK_WORDS, CKKSParams, FLASHEParams
+from secagg.scheme.keystream import PIECE_NBYTES
+from secagg.scheme.params import FLASHE_BLOCK_WORDS, CKKSParams, FLASHEParams
 
 PARAMS = FLASHEParams(value_bits=16)
 SECRET = np.arange(4, dtype=np.uint64) * np.uint64(0x0123456789ABCDEF)

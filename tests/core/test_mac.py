@@ -22,7 +22,7 @@ from secagg.failures import MAX_FAILURES
 from secagg.header import Contribution, Header
 from secagg.layout import Layout
 from secagg.mac import Authenticator
-from secagg.ring import CLEAR_RING, Ring
+from secagg.scheme.ring import CLEAR_RING, Ring
 from secagg.tail import TAG_MODULUS, TAG_NBYTES, add_tags, tail_nbytes
 
 P = 2**127 - 1

@@ -17,7 +17,19 @@ from signed import ROUND, Parts, Signed, add_constant, combine, ring_of, sign_fe
 
 import secagg
 from secagg import Receipt, Update
-from secagg.errors import DecryptionError, DuplicateError, IdentityError, KeyMismatchError, LayoutError, MismatchError, QuorumError, RoundMismatchError, SecAggError, SignatureError, VerificationError
+from secagg.errors import (
+    DecryptionError,
+    DuplicateError,
+    IdentityError,
+    KeyMismatchError,
+    LayoutError,
+    MismatchError,
+    QuorumError,
+    RoundMismatchError,
+    SecAggError,
+    SignatureError,
+    VerificationError,
+)
 from secagg.header import Contribution
 from secagg.layout import Layout
 from secagg.mac import Authenticator

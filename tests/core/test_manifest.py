@@ -12,7 +12,18 @@ from signed import ROUND, Parts, Signed, combine, sign_federation
 
 import secagg
 from secagg import Client, Identity, Receipt, Update
-from secagg.errors import ConfigError, DigestError, FormatError, IdentityError, MismatchError, PrivacyWarning, QuorumError, SecAggError, SignatureError, VerificationError
+from secagg.errors import (
+    ConfigError,
+    DigestError,
+    FormatError,
+    IdentityError,
+    MismatchError,
+    PrivacyWarning,
+    QuorumError,
+    SecAggError,
+    SignatureError,
+    VerificationError,
+)
 from secagg.header import Contribution
 from secagg.identity import UNSIGNED
 from secagg.tail import TAG_MODULUS, Proof, Tail, signed_message, tail_nbytes

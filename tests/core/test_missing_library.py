@@ -13,9 +13,9 @@ from container import Container
 from federation import VARIANTS, federate, random_states
 
 import secagg
-from secagg import plugins
 from secagg.backends import registry
 from secagg.errors import BackendUnavailableError, ConfigError
+from secagg.scheme import plugins
 
 #: Runs in a Python in which the modules named on the command line cannot be imported.
 PRELUDE = """

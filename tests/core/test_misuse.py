@@ -12,7 +12,7 @@ from federation import CLARA, LARGE, federate
 
 import secagg
 from secagg.errors import ConfigError, FormatError, KeyFileError, LayoutError, RangeError, StorageError
-from secagg.params import CKKSParams, Params
+from secagg.scheme.params import CKKSParams, Params
 
 HUGE = 10**5000  # Python refuses to print it
 

@@ -16,7 +16,19 @@ from signed import ROUND, Parts, Signed, sign_federation
 
 import secagg
 from secagg import Identity, Update
-from secagg.errors import ConfigError, DecryptionError, DigestError, FormatError, IdentityError, KeyMismatchError, LayoutError, MismatchError, SecAggError, SignatureError, StorageError
+from secagg.errors import (
+    ConfigError,
+    DecryptionError,
+    DigestError,
+    FormatError,
+    IdentityError,
+    KeyMismatchError,
+    LayoutError,
+    MismatchError,
+    SecAggError,
+    SignatureError,
+    StorageError,
+)
 from secagg.header import MODEL_BLOCK_NBYTES, MODEL_BLOCK_PLAIN_NBYTES, Contribution
 from secagg.identity import UNSIGNED
 from secagg.layout import Layout

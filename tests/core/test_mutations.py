@@ -12,7 +12,16 @@ from container import PRIME, Container, block_nbytes, canonical, put_word, row_o
 from federation import federate, random_states
 
 from secagg import Update
-from secagg.errors import DigestError, DuplicateError, FormatError, KeyMismatchError, LayoutError, MismatchError, RoundMismatchError, SecAggError
+from secagg.errors import (
+    DigestError,
+    DuplicateError,
+    FormatError,
+    KeyMismatchError,
+    LayoutError,
+    MismatchError,
+    RoundMismatchError,
+    SecAggError,
+)
 
 COUNT = 10_000
 ROUND = 3

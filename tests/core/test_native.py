@@ -14,8 +14,8 @@ from federation import CLARA, LARGE, TINY, federate, is_symmetric
 import secagg
 from secagg.backends import seal_format
 from secagg.backends.registry import load_backend
-from secagg.noise import ERROR_VARIANCE
-from secagg.ring import Ring
+from secagg.scheme.noise import ERROR_VARIANCE
+from secagg.scheme.ring import Ring
 
 PARAMS = {
     "tiny": TINY,

@@ -11,12 +11,12 @@ import seal
 from federation import read_config
 
 from secagg import Config, generate_keys
-from secagg.aggregation import Aggregation
-from secagg.codec import codec_for
 from secagg.errors import ConfigError
-from secagg.params import BGVParams, CKKSParams, FLASHEParams, Params
-from secagg.plan import PRESETS, plan_bgv, plan_params
-from secagg.ring import Ring
+from secagg.scheme.aggregation import Aggregation
+from secagg.scheme.codec import codec_for
+from secagg.scheme.params import BGVParams, CKKSParams, FLASHEParams, Params
+from secagg.scheme.presets import PRESETS, plan_bgv, plan_params
+from secagg.scheme.ring import Ring
 
 VALUE_BITS = range(4, 25)
 SITES = (2, 3, 9, 30, 100, 1000, 4681, 10_000)

@@ -17,7 +17,19 @@ from signed import DAY, ROUND, member, sign_federation
 
 import secagg
 from secagg import Aggregator, Client, Identity, Layout, Project
-from secagg.errors import ConfigError, DigestError, FormatError, IdentityError, KeyFileError, LayoutError, MismatchError, SecAggError, SignatureError, StorageError, VerificationError
+from secagg.errors import (
+    ConfigError,
+    DigestError,
+    FormatError,
+    IdentityError,
+    KeyFileError,
+    LayoutError,
+    MismatchError,
+    SecAggError,
+    SignatureError,
+    StorageError,
+    VerificationError,
+)
 from secagg.identity import SIGNATURE_NBYTES
 from secagg.manifest import check_project
 from secagg.project import CLOCK_SKEW_SECONDS

@@ -14,15 +14,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from secagg import Config, Header, Layout, Update
-from secagg.aggregation import Aggregation
-from secagg.clear_codec import FixedPointCodec
 from secagg.errors import DigestError
 from secagg.header import Contribution
 from secagg.layout import TensorSpec
-from secagg.params import MAX_COEFF_MOD_BITS, OVERFLOW_CHOICES, ROUNDING_CHOICES, BGVParams, CKKSParams, FLASHEParams
-from secagg.plan import plan_params
+from secagg.scheme.aggregation import Aggregation
+from secagg.scheme.clear_codec import FixedPointCodec
+from secagg.scheme.params import (
+    MAX_COEFF_MOD_BITS,
+    OVERFLOW_CHOICES,
+    ROUNDING_CHOICES,
+    BGVParams,
+    CKKSParams,
+    FLASHEParams,
+)
+from secagg.scheme.presets import plan_params
+from secagg.scheme.tensors import LOCAL_DTYPES
 from secagg.tail import Proof, Tail
-from secagg.tensors import LOCAL_DTYPES
 
 names = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=12).filter(str.isprintable)
 small_shapes = st.lists(st.integers(0, 5), max_size=4).map(tuple)

@@ -9,8 +9,8 @@ import pytest
 from federation import federate
 from quantised import limit_of, quantised, renamed, weight_digits
 
-from secagg import integer_codec
 from secagg.errors import BackendError, ConfigError, RangeError
+from secagg.scheme import integer_codec
 
 VARIANTS = ["seal-BGV", "pyfhel-BGV", "flashe"]
 variants = pytest.mark.parametrize("variant", VARIANTS)

@@ -17,7 +17,19 @@ from federation import LARGE, LATTICE, VARIANTS, Federation, federate, is_symmet
 
 import secagg
 from secagg import Header, Update
-from secagg.errors import CapacityError, ConfigError, DigestError, DuplicateError, FormatError, KeyMismatchError, LayoutError, MismatchError, QuorumError, RoundMismatchError, StateError
+from secagg.errors import (
+    CapacityError,
+    ConfigError,
+    DigestError,
+    DuplicateError,
+    FormatError,
+    KeyMismatchError,
+    LayoutError,
+    MismatchError,
+    QuorumError,
+    RoundMismatchError,
+    StateError,
+)
 from secagg.update import FileBody
 
 SHAPES = {"w": (1500,), "c": (5,), "b": (2, 3)}

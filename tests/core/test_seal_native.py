@@ -16,8 +16,8 @@ from secagg.backends.pyfhel_backend import PyfhelBackend
 from secagg.backends.seal_backend import SEALBackend
 from secagg.errors import ConfigError
 from secagg.key import KeyMaterial
-from secagg.noise import ERROR_BOUND, bgv_noise
-from secagg.params import BGVParams
+from secagg.scheme.noise import ERROR_BOUND, bgv_noise
+from secagg.scheme.params import BGVParams
 
 MINOR = 4  # seal-python 4.4 is SEAL 4.4
 

@@ -11,10 +11,10 @@ from blake3 import blake3
 
 from secagg import ClientKey
 from secagg.backends.flashe_backend import FLASHEBackend
-from secagg.expansion import Keystream, Masks, slack
 from secagg.header import Contribution
 from secagg.key import KeyMaterial
-from secagg.params import FLASHE_BLOCK_WORDS, FLASHEParams
+from secagg.scheme.keystream import Keystream, Masks, slack
+from secagg.scheme.params import FLASHE_BLOCK_WORDS, FLASHEParams
 
 FOLDER = Path(__file__).resolve().parent.parent / "vectors"
 EXPANSIONS = json.loads((FOLDER / "expansion.json").read_text())["cases"]

@@ -14,11 +14,11 @@ from quantised import quantised, rebuilt
 
 from secagg import generate_keys
 from secagg.backends.registry import load_backend
-from secagg.codec import codec_for
 from secagg.errors import ConfigError, DecryptionError, MismatchError
-from secagg.expansion import PIECE_NBYTES, Keystream, Masks, slack
 from secagg.header import Contribution
-from secagg.params import MAX_COEFF_MOD_BITS
+from secagg.scheme.codec import codec_for
+from secagg.scheme.keystream import PIECE_NBYTES, Keystream, Masks, slack
+from secagg.scheme.params import MAX_COEFF_MOD_BITS
 
 SEEDED = ["seal", "seal-BGV", "tenseal"]
 seeded = pytest.mark.parametrize("variant", SEEDED)

@@ -10,11 +10,11 @@ import pytest
 
 import secagg_ext
 from secagg import ClientKey, Header, Layout
-from secagg.aggregation import Aggregation
 from secagg.header import Contribution
 from secagg.key import KeyMaterial
 from secagg.mac import Authenticator
-from secagg.params import FLASHEParams
+from secagg.scheme.aggregation import Aggregation
+from secagg.scheme.params import FLASHEParams
 
 FOLDER = Path(__file__).resolve().parent.parent / "vectors"
 CASES = json.loads((FOLDER / "tags.json").read_text())["cases"]

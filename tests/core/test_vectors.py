@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import secagg
 from secagg import errors
-from secagg.codec import codec_for
 from secagg.key import KeyPair
+from secagg.scheme.codec import codec_for
 
 FOLDER = Path(__file__).resolve().parent.parent / "vectors"
 INDEX = json.loads((FOLDER / "index.json").read_text())

@@ -19,7 +19,7 @@ ROUND = textwrap.dedent("""
 
     import numpy as np
     import secagg
-    from secagg.codec import codec_for
+    from secagg.scheme.codec import codec_for
     from secagg.errors import PrivacyWarning
 
     warnings.simplefilter("ignore", PrivacyWarning)  # two sites are enough here

@@ -13,7 +13,20 @@ import numpy as np
 import pytest
 
 import secagg
-from secagg.errors import CapacityError, DigestError, FormatError, IdentityError, KeyMismatchError, LayoutError, MismatchError, QuorumError, RoundMismatchError, SecAggError, StorageError, TransportError
+from secagg.errors import (
+    CapacityError,
+    DigestError,
+    FormatError,
+    IdentityError,
+    KeyMismatchError,
+    LayoutError,
+    MismatchError,
+    QuorumError,
+    RoundMismatchError,
+    SecAggError,
+    StorageError,
+    TransportError,
+)
 from secagg.integrations.grpc import secagg_pb2 as pb
 
 Chunks = list[bytes]

@@ -7,7 +7,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from secagg.errors import CapacityError, ConfigError, DuplicateError, QuorumError, RoundMismatchError, SecAggError, StateError, TransportError
+from secagg.errors import (
+    CapacityError,
+    ConfigError,
+    DuplicateError,
+    QuorumError,
+    RoundMismatchError,
+    SecAggError,
+    StateError,
+    TransportError,
+)
 from secagg.integrations.grpc.rounds import KEPT_ROUNDS, Admission, Attempt, Due, Rounds
 
 TIMEOUT = 10.0

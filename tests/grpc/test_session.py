@@ -22,7 +22,23 @@ from federation import Federation
 from signed import Signed, sign_federation
 
 import secagg
-from secagg.errors import ConfigError, DigestError, DuplicateError, FormatError, IdentityError, KeyMismatchError, MismatchError, QuotaError, RoundMismatchError, SecAggError, SignatureError, StateError, StorageError, TransportError, VerificationError
+from secagg.errors import (
+    ConfigError,
+    DigestError,
+    DuplicateError,
+    FormatError,
+    IdentityError,
+    KeyMismatchError,
+    MismatchError,
+    QuotaError,
+    RoundMismatchError,
+    SecAggError,
+    SignatureError,
+    StateError,
+    StorageError,
+    TransportError,
+    VerificationError,
+)
 from secagg.integrations.grpc import Authority, Membership, SiteSession
 from secagg.integrations.grpc import Server as RealServer
 from secagg.integrations.grpc import secagg_pb2 as pb

@@ -14,9 +14,20 @@ from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedTrainer
 
 import secagg
-from secagg.codec import RealCodec
-from secagg.errors import ConfigError, DigestError, KeyMismatchError, LayoutError, MismatchError, RangeError, RoundMismatchError, SecAggError, StateError, VerificationError
+from secagg.errors import (
+    ConfigError,
+    DigestError,
+    KeyMismatchError,
+    LayoutError,
+    MismatchError,
+    RangeError,
+    RoundMismatchError,
+    SecAggError,
+    StateError,
+    VerificationError,
+)
 from secagg.integrations.monai import SecAggHandler
+from secagg.scheme.codec import RealCodec
 
 CONFIG = secagg.Config.from_dict(
     {

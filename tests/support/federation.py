@@ -13,12 +13,12 @@ import numpy as np
 from container import fraction_bits
 
 import secagg
-from secagg.aggregation import Aggregation
 from secagg.backends.base import Backend
 from secagg.backends.registry import load_backend
-from secagg.codec import Codec, codec_for
 from secagg.key import KeyPair
-from secagg.params import Params
+from secagg.scheme.aggregation import Aggregation
+from secagg.scheme.codec import Codec, codec_for
+from secagg.scheme.params import Params
 
 State = Mapping[str, Any]
 

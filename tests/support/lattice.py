@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 
 from secagg.key import ClientKey
-from secagg.params import BGVParams, CKKSParams
+from secagg.scheme.params import BGVParams, CKKSParams
 
 
 def bgv(degree, sizes, plain):

@@ -1,7 +1,7 @@
 """What quantisation must compute, written from the documentation alone; and updates with another header.
 
 An update of weight w = `fraction` · ``max_weight`` holds, in lanes, the weight's digits and then q = round(x · fraction
-· L / ``max_abs``) of every value. Nothing here is taken from `secagg.integer_codec` or the kernels.
+· L / ``max_abs``) of every value. Nothing here is taken from `secagg.scheme.integer_codec` or the kernels.
 """
 
 from __future__ import annotations

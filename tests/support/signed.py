@@ -20,7 +20,7 @@ from federation import Federation, State
 import secagg
 from secagg.header import Header
 from secagg.project import Member
-from secagg.ring import CLEAR_RING, Ring
+from secagg.scheme.ring import CLEAR_RING, Ring
 from secagg.tail import Proof, Tail, add_tags, body_digest
 from secagg.update import UpdateWriter
 from secagg.wire import frame_digest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from secagg.backends import seal_format
-from secagg.params import LatticeParams
+from secagg.scheme.params import LatticeParams
 
 _DOUBLE, _BYTES = 1, 2
 

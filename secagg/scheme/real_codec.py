@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import ConfigError, DecryptionError
 from .aggregation import Aggregation
-from .errors import ConfigError, DecryptionError
-from .flat import FlatVector
+from .flat_vector import FlatVector
 from .noise import TAIL, ckks_coefficient_bound, ckks_slot_deviation
 from .params import CKKSParams
 
@@ -64,12 +64,12 @@ class RealCodec:
         fraction: float,
         residuals: Sequence[NDArray[np.float32]] | None = None,
     ) -> RealEncoder:
-        """Begin an update; see `secagg.codec.Codec`. Nothing is dropped, so there are no residuals."""
+        """Begin an update; see `secagg.scheme.codec.Codec`. Nothing is dropped, so there are no residuals."""
         # A constant 1, which the weight turns into the weight itself.
         return RealEncoder(self, FlatVector([np.ones(1), *vectors], [1.0, *bounds]), fraction)
 
     def decoder(self, targets: Sequence[NDArray[Any]], bounds: Sequence[float], sites: int) -> RealDecoder:
-        """Begin a mean; see `secagg.codec.Codec`."""
+        """Begin a mean; see `secagg.scheme.codec.Codec`."""
         return RealDecoder(self, FlatVector([np.empty(1), *targets]), sites)
 
     def to_slots(self, values: NDArray[np.float64]) -> NDArray[Any]:
@@ -86,7 +86,7 @@ class RealCodec:
         return noise + 2.0**-46 * self._largest * (sites + 1)
 
     def mean_error(self, sites: int, weight_sum: float, bound: float | None = None) -> float:
-        """Return a bound on the absolute error of any value of the mean; see `secagg.codec.Codec`."""
+        """Return a bound on the absolute error of any value of the mean; see `secagg.scheme.codec.Codec`."""
         error = self.sum_error(sites)
         if weight_sum <= error:
             return math.inf
@@ -129,7 +129,7 @@ class RealEncoder:
         self.clipped = 0
 
     def encode(self, block: int, blocks: int) -> NDArray[Any]:
-        """Return slots of whole blocks; see `secagg.codec.Encoder`."""
+        """Return slots of whole blocks; see `secagg.scheme.codec.Encoder`."""
         size = self._codec.block_values
         values = np.empty(blocks * size)
         self.clipped += self._source.read(block * size, values, self._fraction) >= 0
@@ -144,7 +144,7 @@ class RealDecoder:
         self.weight_sum = 1.0  # what comes behind an implausible weight is decoded all the same, and dropped
 
     def decode(self, block: int, plain: NDArray[Any]) -> None:
-        """Write the mean of whole blocks; see `secagg.codec.Decoder`."""
+        """Write the mean of whole blocks; see `secagg.scheme.codec.Decoder`."""
         values = plain.view(np.float64)
         if block == 0:
             self.weight_sum = self._check_weight(float(values[0]))

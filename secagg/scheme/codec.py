@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import ConfigError, show
 from .aggregation import Aggregation
-from .errors import ConfigError, show
 from .integer_codec import IntegerCodec
 from .params import CKKSParams, Params, QuantisedParams
 from .real_codec import RealCodec

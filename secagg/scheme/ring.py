@@ -9,12 +9,14 @@ from numpy.typing import NDArray
 
 import secagg_ext
 
-from .errors import ConfigError, FormatError
+from ..errors import ConfigError, FormatError
 from .params import FLASHE_BLOCK_WORDS, LatticeParams, Params
-from .wire import MAX_FRAME_NBYTES
 
 #: Which implementation of the kernels runs: ``"cython"`` or ``"numpy"``.
 KERNELS = secagg_ext.IMPLEMENTATION
+
+#: Most bytes of a block: a frame, the unit of streaming, holds whole blocks.
+MAX_BLOCK_NBYTES = 1 << 20
 
 #: Words of a block of clear tensors.
 CLEAR_BLOCK_SIZE = 4096
@@ -39,9 +41,9 @@ class Ring:
     degree: int
 
     def __post_init__(self) -> None:
-        if self.block_nbytes > MAX_FRAME_NBYTES:
+        if self.block_nbytes > MAX_BLOCK_NBYTES:
             raise ConfigError(
-                f"a block takes {self.block_nbytes} bytes, a frame holds {MAX_FRAME_NBYTES}: use fewer or smaller "
+                f"a block takes {self.block_nbytes} bytes, a frame holds {MAX_BLOCK_NBYTES}: use fewer or smaller "
                 "coeff_mod_bit_sizes, or a smaller poly_modulus_degree"
             )
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import ConfigError
 from .aggregation import Aggregation
-from .errors import ConfigError
-from .flat import FlatVector
+from .flat_vector import FlatVector
 from .ring import CLEAR_BLOCK_SIZE
 
 
@@ -47,7 +47,7 @@ class FixedPointCodec:
         return np.ldexp(words.view(np.int64).astype(np.float64), -self._fraction_bits)
 
     def encoder(self, vectors: Sequence[NDArray[Any]], bounds: Sequence[float], fraction: float) -> ClearEncoder:
-        """Begin the clear section of an update; see `secagg.codec.Codec.encoder`."""
+        """Begin the clear section of an update; see `secagg.scheme.codec.Codec.encoder`."""
         return ClearEncoder(self, FlatVector(vectors, bounds), fraction)
 
     def decode(self, block: int, words: NDArray[np.uint64], targets: FlatVector, weight_sum: float) -> None:
@@ -63,7 +63,7 @@ class ClearEncoder:
         self.clipped = 0
 
     def encode(self, block: int, blocks: int) -> NDArray[np.uint64]:
-        """Return words of whole blocks; see `secagg.codec.Encoder`."""
+        """Return words of whole blocks; see `secagg.scheme.codec.Encoder`."""
         values = np.empty(blocks * CLEAR_BLOCK_SIZE)
         self.clipped += self._source.read(block * CLEAR_BLOCK_SIZE, values, self._fraction) >= 0
         return self._codec.to_words(values)

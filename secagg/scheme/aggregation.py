@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from .errors import ConfigError, PrivacyWarning, show
+from ..errors import ConfigError, PrivacyWarning, show
 
 #: The most contributions that one aggregate can list.
 MAX_CLIENTS = 10_000

@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..errors import ConfigError, show
 from .aggregation import Aggregation
-from .errors import ConfigError, show
 from .lanes import lanes_below
 from .noise import bgv_fits
-from .params import MAX_COEFF_MOD_BITS, MAX_PRIME_BITS, BGVParams, CKKSParams, FLASHEParams, Params, known_fields, min_prime_bits, prime_floor
+from .params import (
+    MAX_COEFF_MOD_BITS,
+    MAX_PRIME_BITS,
+    BGVParams,
+    CKKSParams,
+    FLASHEParams,
+    Params,
+    known_fields,
+    min_prime_bits,
+    prime_floor,
+)
 from .plugins import load_plugin
 
 #: ``he: {preset: NAME}``.

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import ConfigError, DecryptionError, RangeError
 from .aggregation import Aggregation
-from .errors import ConfigError, DecryptionError, RangeError
-from .flat import FlatVector
+from .flat_vector import FlatVector
 from .lanes import Lanes, lane_bits, lanes_below, largest_word
 from .noise import bgv_fits
 from .params import FLASHE_BLOCK_WORDS, BGVParams, QuantisedParams, prime_floor
@@ -100,7 +100,7 @@ class IntegerCodec:
         fraction: float,
         residuals: Sequence[NDArray[np.float32]] | None = None,
     ) -> IntegerEncoder:
-        """Begin an update; see `secagg.codec.Codec`.
+        """Begin an update; see `secagg.scheme.codec.Codec`.
 
         `residuals`, one a vector, in units of a step, are added to the values and replaced by what is dropped. What is
         due may exceed a bound by less than a step: else the part of a step below the bound would never be sent.
@@ -124,11 +124,11 @@ class IntegerCodec:
         )
 
     def decoder(self, targets: Sequence[NDArray[Any]], bounds: Sequence[float], sites: int) -> IntegerDecoder:
-        """Begin a mean; see `secagg.codec.Codec`."""
+        """Begin a mean; see `secagg.scheme.codec.Codec`."""
         return IntegerDecoder(self, targets, [bound / self.lanes.limit for bound in bounds], sites)
 
     def mean_error(self, sites: int, weight_sum: float, bound: float | None = None) -> float:
-        """Return n·Δ/W, or half of it if values are rounded to the nearest; see `secagg.codec.Codec`.
+        """Return n·Δ/W, or half of it if values are rounded to the nearest; see `secagg.scheme.codec.Codec`.
 
         With error feedback it is n·Δ/W too, beside what earlier updates dropped and this one makes good.
         """
@@ -185,7 +185,7 @@ class IntegerEncoder:
         self.clipped = 0
 
     def encode(self, block: int, blocks: int) -> NDArray[np.uint64]:
-        """Return words of whole blocks; see `secagg.codec.Encoder`."""
+        """Return words of whole blocks; see `secagg.scheme.codec.Encoder`."""
         codec = self._codec
         words = np.empty(blocks * codec.lanes.words, dtype=np.uint64)
         self.clipped += self._source.quantise(
@@ -207,7 +207,7 @@ class IntegerDecoder:
         self.weight_sum = 1.0  # what comes behind an implausible weight is decoded all the same, and dropped
 
     def decode(self, block: int, plain: NDArray[np.uint64]) -> None:
-        """Write the mean of whole blocks; see `secagg.codec.Decoder`."""
+        """Write the mean of whole blocks; see `secagg.scheme.codec.Decoder`."""
         codec, start = self._codec, block * self._codec.block_values
         if block == 0:
             FlatVector([self._head]).dequantise(start, plain, codec.lanes, [1.0], self._sites)

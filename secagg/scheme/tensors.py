@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import LayoutError
+from ..errors import LayoutError
 
 #: Float dtypes that are aggregated. bfloat16, which NumPy lacks, is held as its uint16 bit patterns.
 FLOAT_DTYPES = {"float16": np.float16, "bfloat16": np.uint16, "float32": np.float32, "float64": np.float64}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, TypeGuard
 
-from .errors import ConfigError, show
+from ..errors import ConfigError, show
 
 #: Largest log2 of the whole coefficient modulus (special prime included) for 128-bit classical security with a
 #: ternary secret, by polynomial degree: Bossuat et al., "Security Guidelines for Implementing Homomorphic
