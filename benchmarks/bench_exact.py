@@ -8,6 +8,7 @@ from statistics import mean, median
 import numpy as np
 import pytest
 from blake3 import blake3
+from secagg.wire.container.tail import TAG_NBYTES
 
 import secagg
 import secagg_ext
@@ -15,7 +16,6 @@ from secagg.backends.registry import load_backend
 from secagg.mac import Authenticator
 from secagg.scheme.codec import codec_for
 from secagg.scheme.keystream import PIECE_NBYTES, Keystream, Masks
-from secagg.tail import TAG_NBYTES
 
 SITES = 30
 

@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from secagg.wire.container.header import Contribution
+from secagg.wire.container.update import UpdateWriter
+
 import secagg
-from secagg.header import Contribution
-from secagg.update import UpdateWriter
 
 SCRIPT = Path(__file__).parent / "support" / "peak_memory.py"
 SITES = (2, 10, 30)

@@ -9,14 +9,14 @@ from .backends.registry import available_backends
 from .client import Client
 from .config import Config
 from .errors import SecAggError
-from .header import Header
 from .identity import Identity
 from .key import ClientKey, ServerKey, load_key
 from .keygen import generate_keys
-from .layout import Layout
 from .project import Project
 from .receipt import Receipt
-from .update import Update
+from .wire.header import Header
+from .wire.layout import Layout
+from .wire.update import Update
 
 __all__ = [
     "Aggregator",

@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from .agreement import check_header, check_key
 from .config import Config
 from .errors import CapacityError, FormatError, LayoutError, MismatchError, QuorumError, RoundMismatchError, StateError
-from .header import Contribution, Header, check_round, refuse_duplicates
 from .key import ServerKey, check_role
-from .layout import Layout
 from .manifest import check_project
 from .project import Project
 from .scheme.params import LatticeParams
 from .scheme.ring import CLEAR_RING, Ring
-from .tail import Proof, Tail, add_tags, tail_nbytes
-from .update import MemoryBody, Update
-from .wire import DIGEST_NBYTES, frame_digest
+from .wire.container import DIGEST_NBYTES, frame_digest
+from .wire.header import Contribution, Header, check_round, refuse_duplicates
+from .wire.layout import Layout
+from .wire.tail import Proof, Tail, add_tags, tail_nbytes
+from .wire.update import MemoryBody, Update
 
 
 class Aggregator:

@@ -16,19 +16,19 @@ from .config import Config
 from .encryption import Encryption
 from .errors import ConfigError, KeyFileError, LayoutError, RangeError, show
 from .failures import Failures
-from .header import NONCE_NBYTES, Contribution, Header, check_round, check_site
 from .identity import Identity
 from .key import ClientKey, check_role
-from .layout import Layout
 from .manifest import check_manifest, check_project
 from .model import read_model, write_model
 from .project import Project
 from .receipt import Receipt
 from .scheme.tensors import FLOAT_DTYPES, to_vector
-from .state import arrange
 from .storage.files import replace_file
-from .update import Update
-from .wire import DIGEST_NBYTES, digest
+from .wire.container import DIGEST_NBYTES, digest
+from .wire.header import NONCE_NBYTES, Contribution, Header, check_round, check_site
+from .wire.layout import Layout
+from .wire.state_dict import arrange
+from .wire.update import Update
 
 _Stream = TypeVar("_Stream", bound=BinaryIO)
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from .backends.registry import load_backend
 from .config import Config
 from .errors import DecryptionError, RangeError
-from .header import Header
 from .identity import Identity
 from .key import ClientKey
 from .mac import Authenticator
@@ -24,8 +23,9 @@ from .scheme.flat_vector import FlatVector
 from .scheme.params import QuantisedParams
 from .scheme.ring import CLEAR_RING, Ring
 from .scheme.tensors import FLOAT_DTYPES
-from .state import checked_vectors
-from .update import Update, UpdateWriter
+from .wire.header import Header
+from .wire.state_dict import checked_vectors
+from .wire.update import Update, UpdateWriter
 
 _Stream = TypeVar("_Stream", bound=BinaryIO)
 
@@ -131,7 +131,7 @@ class Encryption:
                         plain = cipher.encrypt(frame.first_block, plain)
                 packed = (self._ring if encrypted else CLEAR_RING).to_bytes(plain)
                 writer.write(frame, memoryview(packed))  # type: ignore[arg-type]  # an ndarray is a buffer
-            writer.finish(authenticator.tag() if authenticator else 0, identity)
+            writer.finish(authenticator.tag() if authenticator else 0, identity.sign if identity else None)
             self.clipped = encoders["encrypted"].clipped
             if self._feedback and residuals is not None:
                 self._feedback.commit(layout.fingerprint, round, residuals)

@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 from .errors import KeyFileError, SignatureError
 from .storage.files import open_regular, replace_file
+from .wire.tail import UNSIGNED
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 PUBLIC_NBYTES = 32
-SIGNATURE_NBYTES = 64
-
-#: In the place of a signature that nobody made.
-UNSIGNED = bytes(SIGNATURE_NBYTES)
 
 #: No PEM file of such a key is larger.
 _MAX_FILE_NBYTES = 4096

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ConfigError, FormatError, KeyFileError, show
+from .errors import ConfigError, FormatError, KeyFileError
 from .scheme.params import BGVParams, LatticeParams, Params, is_int
 from .storage.files import open_regular, replace_file
-from .wire import (
+from .wire.container import (
     DIGEST_NBYTES,
     MAX_FRAME_NBYTES,
     check_digest,
@@ -28,6 +28,7 @@ from .wire import (
     pack_head,
     unpack_head,
 )
+from .wire.header import check_epoch
 
 #: 64-bit words of a key of FLASHE: 32 bytes, the key of HKDF.
 SYMMETRIC_KEY_WORDS = 4
@@ -193,13 +194,6 @@ def check_role(key: object, role: type[ClientKey] | type[ServerKey]) -> None:
     if not isinstance(key, role):
         needed = "client key (client.key)" if role is ClientKey else "server key (server.key)"
         raise KeyFileError(f"a {needed} is needed here; got {type(key).__name__}")
-
-
-def check_epoch(epoch: object) -> int:
-    """Return a valid epoch; anything but a whole number from 0 raises `ConfigError`."""
-    if not is_int(epoch) or not 0 <= epoch < 1 << 32:
-        raise ConfigError(f"epoch is {show(epoch)}; epochs are whole numbers from 0 to 2**32 - 1")
-    return epoch
 
 
 def _write(path: str | os.PathLike[str], kind: str, header: dict[str, Any], payload: bytes, mode: int) -> None:

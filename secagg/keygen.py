@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from .backends.registry import load_backend
 from .config import Config
-from .key import ClientKey, KeyPair, check_epoch
+from .key import ClientKey, KeyPair
 from .scheme.clear_codec import FixedPointCodec
 from .scheme.codec import codec_for
 from .scheme.ring import Ring
+from .wire.header import check_epoch
 
 
 def generate_keys(config: Config, epoch: int = 0) -> KeyPair:

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DecryptionError
-from .header import MODEL_BLOCK_NBYTES, MODEL_BLOCK_PLAIN_NBYTES, Header
 from .identity import Identity
 from .key import ClientKey
-from .update import Update, UpdateWriter
-from .wire import DIGEST_NBYTES
+from .wire.container import DIGEST_NBYTES
+from .wire.header import MODEL_BLOCK_NBYTES, MODEL_BLOCK_PLAIN_NBYTES, Header
+from .wire.update import Update, UpdateWriter
 
 
 def write_model(
@@ -37,7 +37,7 @@ def write_model(
             source.copy(block * MODEL_BLOCK_PLAIN_NBYTES, memoryview(plain), into=True)
             payload += cipher.encrypt(block, bytes(plain))
         writer.write(frame, memoryview(payload))
-    writer.finish(0, identity)
+    writer.finish(0, identity.sign if identity else None)
 
 
 def read_model(model: Update, key: ClientKey, vectors: Sequence[NDArray[Any]]) -> None:

@@ -20,17 +20,16 @@ from .errors import (
     show,
     show_time,
 )
-from .header import Header, check_site
-from .identity import PUBLIC_NBYTES, SIGNATURE_NBYTES, Identity, check_signature
-from .key import check_epoch
-from .layout import Layout
+from .identity import PUBLIC_NBYTES, Identity, check_signature
 from .scheme.params import is_int
 from .storage.files import open_regular, replace_file
-from .tail import Proof, signed_message
-from .wire import DIGEST_NBYTES, MAX_HEADER_NBYTES, head_nbytes, pack_head, read_hex, unpack_head
+from .wire.container import DIGEST_NBYTES, MAX_HEADER_NBYTES, head_nbytes, pack_head, read_hex, unpack_head
+from .wire.header import Header, check_epoch, check_site
+from .wire.layout import Layout
+from .wire.tail import SIGNATURE_NBYTES, Proof, signed_message
 
 if TYPE_CHECKING:
-    from .update import Update
+    from .wire.update import Update
 
 _FIELDS = frozenset(
     ["authority", "base", "config", "epoch", "expires", "issued", "key", "layout", "name", "serial", "server", "sites"]

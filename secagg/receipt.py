@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .errors import FormatError, VerificationError
-from .header import Header
-from .identity import SIGNATURE_NBYTES, Identity, check_signature
+from .identity import Identity, check_signature
 from .project import Project
-from .tail import Proof
-from .update import Update
-from .wire import DIGEST_NBYTES
+from .wire.container import DIGEST_NBYTES
+from .wire.header import Header
+from .wire.tail import SIGNATURE_NBYTES, Proof
+from .wire.update import Update
 
 _PURPOSE = b"secagg receipt v1"
 _NBYTES = 2 * DIGEST_NBYTES + SIGNATURE_NBYTES

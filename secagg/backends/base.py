@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BackendUnavailableError, ConfigError
-from ..header import Contribution
 from ..key import ClientKey, KeyMaterial
 from ..scheme.params import LatticeParams, Params
+from ..wire.header import Contribution
 
 #: Clara's trust model, which every backend with one key for all sites repeats.
 SHARED_KEY_TRUST = (

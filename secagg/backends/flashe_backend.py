@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..header import Contribution
 from ..key import SYMMETRIC_KEY_WORDS, ClientKey, KeyMaterial
 from ..scheme.keystream import PIECE_NBYTES, Keystream
 from ..scheme.params import FLASHE_BLOCK_WORDS, Params
+from ..wire.header import Contribution
 from .base import SHARED_KEY_TRUST, Backend, Cipher
 
 

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BackendError, DecryptionError
-from ..header import Contribution
 from ..key import ClientKey
 from ..scheme.keystream import Keystream, Masks
 from ..scheme.params import LatticeParams, Params
 from ..scheme.ring import replace_mask
+from ..wire.header import Contribution
 from .base import Backend, Cipher
 
 #: What libraries raise through pybind11 and Cython.

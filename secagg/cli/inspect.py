@@ -8,8 +8,8 @@ from pathlib import Path
 from ..errors import FormatError, show_time
 from ..key import ClientKey, ServerKey, load_key
 from ..project import Project
-from ..update import Update
-from ..wire import PREAMBLE_NBYTES, container_kind
+from ..wire.container import PREAMBLE_NBYTES, container_kind
+from ..wire.update import Update
 from .units import show_count
 from .words import lanes_rows, params_rows
 

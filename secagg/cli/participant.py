@@ -18,10 +18,10 @@ from ..errors import (
     TransportError,
     VerificationError,
 )
-from ..header import Header
 from ..integrations.grpc.rounds import KEPT_ROUNDS
 from ..storage.files import replace_file
-from ..update import Update
+from ..wire.header import Header
+from ..wire.update import Update
 from .kit import SiteKit
 from .progress import Report, progress
 from .site_folder import (

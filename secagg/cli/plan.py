@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ..backends.registry import available_backends
 from ..errors import BackendUnavailableError, ConfigError, PrivacyWarning, SecAggError
-from ..layout import Layout
 from ..scheme.aggregation import MAX_CLIENTS, Aggregation
+from ..wire.layout import Layout
 from .plan_bounds import needed_bits, read_sample, suggest_max_abs
 from .plan_choices import choices, cost, header, recommend
 from .plan_model import read_layout

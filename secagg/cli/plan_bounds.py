@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import LayoutError, RangeError
-from ..layout import Layout
 from ..scheme.aggregation import Aggregation
 from ..scheme.tensors import FLOAT_DTYPES, describe, from_vector, to_vector
+from ..wire.layout import Layout
 from .plan_model import read_state
 
 #: ``max_abs`` is so many times the largest value of the samples.

@@ -9,13 +9,13 @@ from typing import Any
 
 from ..config import Config
 from ..errors import ConfigError
-from ..header import NONCE_NBYTES, Contribution, Header
-from ..layout import Layout
 from ..scheme.aggregation import Aggregation
 from ..scheme.codec import codec_for
 from ..scheme.params import MAX_COEFF_MOD_BITS, MAX_PRIME_BITS, CKKSParams, Params
 from ..scheme.presets import PRESETS, min_planned_bits, split_bits
 from ..scheme.real_codec import RealCodec
+from ..wire.header import NONCE_NBYTES, Contribution, Header
+from ..wire.layout import Layout
 
 #: Bits of precision that CKKS for sums only has at least: about those of quantised values of 16 bits.
 _SUMS_BITS = 16.0

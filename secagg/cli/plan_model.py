@@ -12,11 +12,11 @@ import numpy as np
 
 from ..config import Encrypt
 from ..errors import ConfigError, FormatError, LayoutError, show
-from ..layout import Layout
 from ..scheme.params import is_int
 from ..scheme.tensors import FLOAT_DTYPES, LOCAL_DTYPES
 from ..storage.files import open_regular
 from ..storage.yaml_file import read_yaml
+from ..wire.layout import Layout
 
 SHAPE_SUFFIXES = (".yaml", ".yml", ".json")
 TORCH_SUFFIXES = (".pt", ".pth")

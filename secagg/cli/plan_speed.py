@@ -15,12 +15,12 @@ from ..aggregator import Aggregator
 from ..backends.registry import load_backend
 from ..client import Client
 from ..config import Config
-from ..header import NONCE_NBYTES, Contribution, Header
 from ..key import ClientKey
 from ..keygen import generate_keys
 from ..scheme.codec import codec_for
 from ..scheme.params import LatticeParams
 from ..scheme.ring import Ring
+from ..wire.header import NONCE_NBYTES, Contribution, Header
 
 #: By how many more contributions the time that each adds to decryption is measured.
 _MORE_SITES = 64

@@ -9,11 +9,11 @@ from typing import Any
 
 from ..config import Config
 from ..errors import ConfigError, SecAggError, show
-from ..header import check_site
 from ..integrations.grpc.address import check_host
-from ..layout import Layout
 from ..scheme.params import is_int
 from ..storage.yaml_file import read_yaml
+from ..wire.header import check_site
+from ..wire.layout import Layout
 from .kit import SERVER
 from .plan_model import read_layout, read_state
 

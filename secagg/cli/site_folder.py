@@ -21,9 +21,9 @@ from pathlib import Path
 
 from ..client import Client
 from ..errors import ConfigError, KeyFileError, SecAggError
-from ..header import Header
 from ..receipt import Receipt
-from ..update import Update
+from ..wire.header import Header
+from ..wire.update import Update
 from .kit import SiteKit
 
 MODEL_FILE = "model.secagg"

@@ -88,7 +88,7 @@ class Noise:
 
     def _of_another(self, update: secagg.Update) -> list[bytes]:
         other = next(name for name in SITES if name != self._site.name)
-        contribution = secagg.header.Contribution(other, update.header.contributions[0].nonce)
+        contribution = secagg.wire.header.Contribution(other, update.header.contributions[0].nonce)
         return [update.header.of(contribution).head, *(bytes(chunk) for chunk in list(update.chunks())[1:])]
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from mortal import free_port
+from secagg.wire.container.layout import Layout
 from served import Kits, Served
 from served import federation as four_sites
 
@@ -28,7 +29,6 @@ from secagg.cli.network_checks import check_port, check_server
 from secagg.cli.packing import pack
 from secagg.cli.site_folder import locked
 from secagg.errors import KeyFileError, StorageError, TransportError
-from secagg.layout import Layout
 
 from .conftest import Federation, Secagg
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from ignite.engine import Engine
+from secagg.wire.container.header import Contribution
+from secagg.wire.container.tail import add_tags
 from served import Served
 from signed import Parts
 
@@ -33,10 +35,8 @@ from secagg.errors import (
     StateError,
     VerificationError,
 )
-from secagg.header import Contribution
 from secagg.integrations.grpc import SiteSession, Tls
 from secagg.integrations.monai import SecAggHandler
-from secagg.tail import add_tags
 
 from .conftest import Federation
 

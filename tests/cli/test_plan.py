@@ -18,6 +18,7 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from secagg.wire.container.layout import Layout
 
 import secagg as library
 from secagg.cli.plan_bounds import needed_bits, read_sample, suggest_max_abs
@@ -26,7 +27,6 @@ from secagg.cli.plan_model import read_layout
 from secagg.cli.plan_report import publish_words
 from secagg.cli.plan_speed import measure
 from secagg.errors import ConfigError
-from secagg.layout import Layout
 from secagg.scheme.aggregation import Aggregation
 
 from .conftest import Secagg

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from federation import Federation, federate, make_keys, random_states
 from quantised import rebuilt, renamed
+from secagg.wire.container.header import Contribution
 
 from secagg import Update
 from secagg.errors import (
@@ -20,7 +21,6 @@ from secagg.errors import (
     QuorumError,
     RoundMismatchError,
 )
-from secagg.header import Contribution
 from secagg.key import ClientKey, KeyPair
 
 #: Those whose sums need the nonces of all that are in them.

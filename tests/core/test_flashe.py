@@ -13,11 +13,11 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from federation import federate
 from quantised import quantised, renamed, weight_digits
+from secagg.wire.container.header import Contribution
 
 import secagg
 from secagg.backends.flashe_backend import FLASHEBackend
 from secagg.errors import ConfigError, KeyFileError, MismatchError
-from secagg.header import Contribution
 from secagg.key import ClientKey, KeyMaterial, KeyPair, load_key
 from secagg.scheme.keystream import PIECE_NBYTES
 from secagg.scheme.params import FLASHE_BLOCK_WORDS, CKKSParams, FLASHEParams

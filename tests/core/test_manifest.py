@@ -8,6 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from federation import federate, libs_of, random_states
+from secagg.wire.container.container import digest, frame_digest
+from secagg.wire.container.header import Contribution
+from secagg.wire.container.tail import TAG_MODULUS, UNSIGNED, Proof, Tail, signed_message, tail_nbytes
 from signed import ROUND, Parts, Signed, combine, sign_federation
 
 import secagg
@@ -24,10 +27,6 @@ from secagg.errors import (
     SignatureError,
     VerificationError,
 )
-from secagg.header import Contribution
-from secagg.identity import UNSIGNED
-from secagg.tail import TAG_MODULUS, Proof, Tail, signed_message, tail_nbytes
-from secagg.wire import digest, frame_digest
 
 SHAPES = {"w": (40,), "c": (3,)}
 BASE = bytes(range(32))

@@ -13,6 +13,8 @@ import pytest
 from federation import VARIANTS, federate, other_keys
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from secagg.wire.container.container import PREAMBLE_NBYTES, digest, pack_head
+from secagg.wire.container.tail import SIGNATURE_NBYTES
 from signed import DAY, ROUND, member, sign_federation
 
 import secagg
@@ -30,10 +32,8 @@ from secagg.errors import (
     StorageError,
     VerificationError,
 )
-from secagg.identity import SIGNATURE_NBYTES
 from secagg.manifest import check_project
 from secagg.project import CLOCK_SKEW_SECONDS
-from secagg.wire import PREAMBLE_NBYTES, digest, pack_head
 
 SIGNED = sign_federation(federate("flashe"))
 PROJECT, AUTHORITY = SIGNED.project, SIGNED.authority

@@ -12,11 +12,12 @@ from container import UPDATE, Container, canonical, fraction_bits, frame_digest,
 from federation import ROUNDING, VARIANTS, federate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from secagg.wire.container.header import Contribution
+from secagg.wire.container.layout import TensorSpec
+from secagg.wire.container.tail import Proof, Tail
 
 from secagg import Config, Header, Layout, Update
 from secagg.errors import DigestError
-from secagg.header import Contribution
-from secagg.layout import TensorSpec
 from secagg.scheme.aggregation import Aggregation
 from secagg.scheme.clear_codec import FixedPointCodec
 from secagg.scheme.params import (
@@ -29,7 +30,6 @@ from secagg.scheme.params import (
 )
 from secagg.scheme.presets import plan_params
 from secagg.scheme.tensors import LOCAL_DTYPES
-from secagg.tail import Proof, Tail
 
 names = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=12).filter(str.isprintable)
 small_shapes = st.lists(st.integers(0, 5), max_size=4).map(tuple)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from secagg.wire.container.header import Contribution
 
 import secagg_ext
 from secagg import ClientKey, Header, Layout
-from secagg.header import Contribution
 from secagg.key import KeyMaterial
 from secagg.mac import Authenticator
 from secagg.scheme.aggregation import Aggregation

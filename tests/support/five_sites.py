@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from secagg.wire.container.container import DIGEST_NBYTES
 from served import Kits
 
 import secagg
@@ -20,7 +21,6 @@ from secagg.cli.project_file import ProjectFile
 from secagg.cli.provisioner import Provisioner
 from secagg.errors import StateError
 from secagg.integrations.grpc import SiteSession, Tls, Uploaded
-from secagg.wire import DIGEST_NBYTES
 
 SITES = tuple(f"site-{number}" for number in range(1, 6))
 MIN_CLIENTS = 3

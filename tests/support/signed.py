@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 from federation import Federation, State
+from secagg.wire.container.container import frame_digest
+from secagg.wire.container.header import Header
+from secagg.wire.container.tail import Proof, Tail, add_tags, body_digest
+from secagg.wire.container.update import UpdateWriter
 
 import secagg
-from secagg.header import Header
 from secagg.project import Member
 from secagg.scheme.ring import CLEAR_RING, Ring
-from secagg.tail import Proof, Tail, add_tags, body_digest
-from secagg.update import UpdateWriter
-from secagg.wire import frame_digest
 
 ROUND = 4
 DAY = 86_400

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import RangeError
+from ..errors import RangeError
+from ..scheme.aggregation import Aggregation
+from ..scheme.flat_vector import FlatVector
+from ..scheme.tensors import from_vector, to_vector
 from .layout import Layout, TensorSpec
-from .scheme.aggregation import Aggregation
-from .scheme.flat_vector import FlatVector
-from .scheme.tensors import from_vector, to_vector
 
 
 def checked_vectors(

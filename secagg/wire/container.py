@@ -12,8 +12,8 @@ import struct
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
-from .errors import DigestError, FormatError
-from .scheme.ring import MAX_BLOCK_NBYTES
+from ..errors import DigestError, FormatError
+from ..scheme.ring import MAX_BLOCK_NBYTES
 
 MAGIC = b"SECAGG\r\n"
 VERSION = 3

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BufferedReader, BytesIO
 from types import TracebackType
 from typing import BinaryIO, Protocol
 
-from .errors import FormatError, StateError
+from ..errors import FormatError, StateError
+from ..scheme.params import QuantisedParams
+from ..storage.files import open_regular, replace_file
+from .container import DIGEST_NBYTES, PREAMBLE_NBYTES, check_digest, digest, frame_digest, head_nbytes
 from .header import Frame, Header
-from .identity import UNSIGNED, Identity
-from .scheme.params import QuantisedParams
-from .storage.files import open_regular, replace_file
-from .tail import Proof, Tail, body_digest, signed_message
-from .wire import DIGEST_NBYTES, PREAMBLE_NBYTES, check_digest, digest, frame_digest, head_nbytes
+from .tail import UNSIGNED, Proof, Tail, body_digest, signed_message
 
 _CLOSED = "the update's file is closed; open it again"
 _NEXT_BASE = b"secagg base v1"
@@ -257,10 +256,10 @@ class UpdateWriter:
         self._stream.write(payload)
         self._stream.write(self._digests[-1])
 
-    def finish(self, tag: int, identity: Identity | None) -> None:
-        """Write the tail: the tag, and the signature of `identity` if there is one."""
+    def finish(self, tag: int, sign: Callable[[bytes], bytes] | None) -> None:
+        """Write the tail: the tag, and what `sign` makes of the message that a site signs; zeros without it."""
         body = body_digest(self._head, self._digests, tag)
-        signature = identity.sign(signed_message(self._head, body)) if identity else UNSIGNED
+        signature = sign(signed_message(self._head, body)) if sign else UNSIGNED
         self._stream.write(Tail(tag, (Proof(body, signature),)).pack(self._head, len(self._digests)))
 
 

@@ -9,10 +9,10 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
-from .config import Encrypt
-from .errors import ConfigError, FormatError, LayoutError
-from .scheme.tensors import FLOAT_DTYPES, LOCAL_DTYPES, describe
-from .wire import digest
+from ..config import Encrypt
+from ..errors import ConfigError, FormatError, LayoutError
+from ..scheme.tensors import FLOAT_DTYPES, LOCAL_DTYPES, describe
+from .container import digest
 
 #: What becomes of a tensor: its sum is encrypted, its sum is in the clear, or it never leaves the site.
 ROLES = ("encrypted", "clear", "local")

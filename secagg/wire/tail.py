@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .errors import FormatError
-from .identity import SIGNATURE_NBYTES, UNSIGNED
-from .wire import DIGEST_NBYTES, check_digest, digest, frame_digest
+from ..errors import FormatError
+from .container import DIGEST_NBYTES, check_digest, digest, frame_digest
 
 TAG_NBYTES = 16
+SIGNATURE_NBYTES = 64
+
+#: In the place of a signature that nobody made.
+UNSIGNED = bytes(SIGNATURE_NBYTES)
 
 #: Tags are numbers modulo this prime.
 TAG_MODULUS = (1 << 127) - 1

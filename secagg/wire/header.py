@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from .errors import ConfigError, DuplicateError, FormatError, SecAggError, show
-from .key import check_epoch
+from ..errors import ConfigError, DuplicateError, FormatError, SecAggError, show
+from ..scheme.aggregation import MAX_CLIENTS, Aggregation
+from ..scheme.codec import codec_for
+from ..scheme.params import Params, is_int
+from ..scheme.ring import CLEAR_BLOCK_SIZE
+from ..scheme.tensors import FLOAT_DTYPES
+from .container import DIGEST_NBYTES, MAX_FRAME_NBYTES, pack_head, read_hex, unpack_head
 from .layout import Layout
-from .scheme.aggregation import MAX_CLIENTS, Aggregation
-from .scheme.codec import codec_for
-from .scheme.params import Params
-from .scheme.ring import CLEAR_BLOCK_SIZE
-from .scheme.tensors import FLOAT_DTYPES
 from .tail import tail_nbytes
-from .wire import DIGEST_NBYTES, MAX_FRAME_NBYTES, pack_head, read_hex, unpack_head
 
 NONCE_NBYTES = 32
 MAX_SITE_LENGTH = 64
@@ -244,6 +243,13 @@ class _Section:
     @property
     def frames(self) -> int:
         return -(-self.blocks // self.frame_blocks)
+
+
+def check_epoch(epoch: object) -> int:
+    """Return a valid epoch; anything but a whole number from 0 raises `ConfigError`."""
+    if not is_int(epoch) or not 0 <= epoch < 1 << 32:
+        raise ConfigError(f"epoch is {show(epoch)}; epochs are whole numbers from 0 to 2**32 - 1")
+    return epoch
 
 
 def check_round(round: object) -> int:
