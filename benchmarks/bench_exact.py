@@ -8,14 +8,14 @@ from statistics import mean, median
 import numpy as np
 import pytest
 from blake3 import blake3
-from secagg.wire.container.tail import TAG_NBYTES
 
 import secagg
 import secagg_ext
 from secagg.backends.registry import load_backend
-from secagg.mac import Authenticator
 from secagg.scheme.codec import codec_for
 from secagg.scheme.keystream import PIECE_NBYTES, Keystream, Masks
+from secagg.trust.tags import Authenticator
+from secagg.wire.tail import TAG_NBYTES
 
 SITES = 30
 

@@ -10,10 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from secagg.wire.container.header import Contribution
-from secagg.wire.container.update import UpdateWriter
-
 import secagg
+from secagg.wire.header import Contribution
+from secagg.wire.update import UpdateWriter
 
 SCRIPT = Path(__file__).parent / "support" / "peak_memory.py"
 SITES = (2, 10, 30)

@@ -23,10 +23,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 import secagg
-from secagg.integrations.grpc import Authority, SiteSession, Tls
+from secagg.integrations.grpc import SiteSession
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc import secagg_pb2_grpc as pb_grpc
-from secagg.project import Member
+from secagg.integrations.grpc.credentials import channel_credentials
+from secagg.trust import Authority, Tls
+from secagg.trust.project import Party
 
 SCRIPT = Path(__file__).parent / "support" / "upload_servers.py"
 SENDERS = 8
@@ -68,7 +70,7 @@ def make_federation(folder: Path, config: secagg.Config, states: Any, count: int
         identity.save(folder / name / "signing.key")
         certificate = x509.load_pem_x509_certificate(tls.cert.read_bytes())
         digest = hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
-        members.append(Member(name, identity.public, digest))
+        members.append(Party(name, identity.public, digest))
     now = int(time.time())
     key = keys.client.fingerprint
     project = secagg.Project(
@@ -100,7 +102,7 @@ def running(kind: str, federation: Federation) -> Iterator[tuple[str, psutil.Pro
 
 
 def send_plain(address: str, federation: Federation, site: str) -> None:
-    credentials = Tls.load(federation.folder / site).channel_credentials()
+    credentials = channel_credentials(Tls.load(federation.folder / site))
     with (
         secagg.Update.open(federation.update(site)) as update,
         grpc.secure_channel(address, credentials) as channel,

@@ -25,7 +25,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from report import Report
 
 import secagg
-from secagg.key import KeyPair
+from secagg.trust.key import KeyPair
 
 RESULTS = Path(__file__).parent / "results.json"
 REPORT = pytest.StashKey[Report]()

@@ -9,11 +9,11 @@ from .backends.registry import available_backends
 from .client import Client
 from .config import Config
 from .errors import SecAggError
-from .identity import Identity
-from .key import ClientKey, ServerKey, load_key
 from .keygen import generate_keys
-from .project import Project
-from .receipt import Receipt
+from .trust.identity import Identity
+from .trust.key import ClientKey, ServerKey, load_key
+from .trust.project import Project
+from .trust.receipt import Receipt
 from .wire.header import Header
 from .wire.layout import Layout
 from .wire.update import Update

@@ -7,14 +7,14 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from .agreement import check_header, check_key
 from .config import Config
 from .errors import CapacityError, FormatError, LayoutError, MismatchError, QuorumError, RoundMismatchError, StateError
-from .key import ServerKey, check_role
-from .manifest import check_project
-from .project import Project
 from .scheme.params import LatticeParams
 from .scheme.ring import CLEAR_RING, Ring
+from .trust.agreement import check_header, check_key
+from .trust.contributions import check_project
+from .trust.key import ServerKey, check_role
+from .trust.project import Project
 from .wire.container import DIGEST_NBYTES, frame_digest
 from .wire.header import Contribution, Header, check_round, refuse_duplicates
 from .wire.layout import Layout
@@ -221,7 +221,7 @@ class Aggregator:
         if (self._base is not None or self._contributions) and header.base != self._base:
             raise MismatchError(_other_base(header.site, self._round, header.base, self._base))
         if self._project is not None:
-            self._project.member(header.site)
+            self._project.site(header.site)
         refuse_duplicates([*self._contributions, *header.contributions])
         if len(self._contributions) == self._config.aggregation.max_clients:
             raise CapacityError(f"max_clients {len(self._contributions)} updates are in the sum already")

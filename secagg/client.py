@@ -11,19 +11,19 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from .agreement import check_header, check_key
 from .config import Config
 from .encryption import Encryption
 from .errors import ConfigError, KeyFileError, LayoutError, RangeError, show
-from .failures import Failures
-from .identity import Identity
-from .key import ClientKey, check_role
-from .manifest import check_manifest, check_project
-from .model import read_model, write_model
-from .project import Project
-from .receipt import Receipt
 from .scheme.tensors import FLOAT_DTYPES, to_vector
 from .storage.files import replace_file
+from .trust.agreement import check_header, check_key
+from .trust.contributions import check_manifest, check_project
+from .trust.failures import Failures
+from .trust.identity import Identity
+from .trust.key import ClientKey, check_role
+from .trust.project import Project
+from .trust.receipt import Receipt
+from .trust.sealed_model import read_model, write_model
 from .wire.container import DIGEST_NBYTES, digest
 from .wire.header import NONCE_NBYTES, Contribution, Header, check_round, check_site
 from .wire.layout import Layout
@@ -85,7 +85,7 @@ class Client:
         self._identity, self._project = identity, project
         if project is not None:
             check_project(config, key.server, project)
-            public = project.member(name).public
+            public = project.site(name).public
             if identity is None or identity.public != public:
                 raise KeyFileError(
                     f"project {project.name} lists the signing key {public.hex()[:16]}… for site {name!r}, given is "

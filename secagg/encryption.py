@@ -13,9 +13,6 @@ from numpy.typing import NDArray
 from .backends.registry import load_backend
 from .config import Config
 from .errors import DecryptionError, RangeError
-from .identity import Identity
-from .key import ClientKey
-from .mac import Authenticator
 from .scheme.clear_codec import FixedPointCodec
 from .scheme.codec import Encoder, codec_for
 from .scheme.feedback import Feedback
@@ -23,6 +20,9 @@ from .scheme.flat_vector import FlatVector
 from .scheme.params import QuantisedParams
 from .scheme.ring import CLEAR_RING, Ring
 from .scheme.tensors import FLOAT_DTYPES
+from .trust.identity import Identity
+from .trust.key import ClientKey
+from .trust.tags import Authenticator
 from .wire.header import Header
 from .wire.state_dict import checked_vectors
 from .wire.update import Update, UpdateWriter

@@ -18,6 +18,11 @@ def show(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
+def one_line(text: str) -> str:
+    """Return text of another side, with what could steer a terminal or forge lines of a log escaped."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
 def show_time(seconds: float) -> str:
     """Return a time in seconds since 1970 for a message."""
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))

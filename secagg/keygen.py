@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from .backends.registry import load_backend
 from .config import Config
-from .key import ClientKey, KeyPair
 from .scheme.clear_codec import FixedPointCodec
 from .scheme.codec import codec_for
 from .scheme.ring import Ring
+from .trust.key import ClientKey, KeyPair
 from .wire.header import check_epoch
 
 

@@ -20,10 +20,12 @@ from pathlib import Path
 import grpc
 
 import secagg
-from secagg.integrations.grpc import Limits, Server, Tls
+from secagg.integrations.grpc import Limits, Server
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc import secagg_pb2_grpc as pb_grpc
+from secagg.integrations.grpc.credentials import server_credentials
 from secagg.integrations.grpc.server import OPTIONS
+from secagg.trust import Tls
 
 
 class PlainServicer(pb_grpc.SecureAggregationServicer):
@@ -45,7 +47,7 @@ class PlainServicer(pb_grpc.SecureAggregationServicer):
 def plain_server(folder: Path, threads: int) -> Iterator[str]:
     server = grpc.server(futures.ThreadPoolExecutor(threads), options=OPTIONS)
     pb_grpc.add_SecureAggregationServicer_to_server(PlainServicer(folder / "run"), server)
-    port = server.add_secure_port("127.0.0.1:0", Tls.load(folder / "server").server_credentials())
+    port = server.add_secure_port("127.0.0.1:0", server_credentials(Tls.load(folder / "server")))
     server.start()
     yield f"127.0.0.1:{port}"
     server.stop(1).wait()

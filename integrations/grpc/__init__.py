@@ -4,7 +4,6 @@
 `Server`               listens, adds uploads just in time, serves the aggregates
 `Limits`               what the server lets its sites use: uploads at a time, seconds, bytes
 `SiteSession`          joins, uploads, downloads; waits and retries until its deadline
-`Tls`, `Authority`     certificates: read those of one party, make those of a federation
 =====================  =====================================================================
 
 Server: ``with Server(config, keys.server, "run", address="0.0.0.0:8443", tls=Tls.load("certs/server")): ...``
@@ -32,10 +31,8 @@ if TYPE_CHECKING:
     from .replies import Membership, RoundStatus, Uploaded
     from .server import Server
     from .server_status import ServerStatus
-    from .tls import Authority, Tls
 
 __all__ = [
-    "Authority",
     "Limits",
     "Membership",
     "RoundRecord",
@@ -43,13 +40,11 @@ __all__ = [
     "Server",
     "ServerStatus",
     "SiteSession",
-    "Tls",
     "UploadRecord",
     "Uploaded",
 ]
 
 _MODULES = {
-    "Authority": "tls",
     "Limits": "limits",
     "Membership": "replies",
     "RoundRecord": "records",
@@ -57,7 +52,6 @@ _MODULES = {
     "Server": "server",
     "ServerStatus": "server_status",
     "SiteSession": "client",
-    "Tls": "tls",
     "UploadRecord": "records",
     "Uploaded": "replies",
 }

@@ -21,16 +21,18 @@ from secagg.errors import (
     StateError,
     TransportError,
 )
+from secagg.trust import Tls
+from secagg.wire.header import check_site
 
 from . import secagg_pb2 as pb
 from . import secagg_pb2_grpc as pb_grpc
 from .address import is_loopback, parse_address
 from .chunks import MAX_MESSAGE_NBYTES, Progress
+from .credentials import channel_credentials
 from .expected import Expected
 from .replies import Membership, RoundStatus, Uploaded, read_membership, read_receipt, read_status
 from .retry import persist
 from .rounds import MAX_TIMEOUT_SECONDS
-from .tls import Tls, check_name
 from .transfer import Check, Sender, fetch
 
 T = TypeVar("T")
@@ -100,7 +102,7 @@ class SiteSession:
             raise ConfigError(f"without certificates a site connects to a loopback address only, not to {host!r}")
         if not 0 < timeout <= MAX_TIMEOUT_SECONDS:
             raise ConfigError(f"the timeout is {timeout} s; use more than 0 and at most {MAX_TIMEOUT_SECONDS:g} s")
-        self.site_name = check_name(site_name)
+        self.site_name = check_site(site_name)
         self._address = address
         self._tls = tls
         self._timeout = timeout
@@ -115,7 +117,7 @@ class SiteSession:
         if tls is None:
             self._channel = grpc.insecure_channel(address, options)
         else:
-            self._channel = grpc.secure_channel(address, tls.channel_credentials(), options)
+            self._channel = grpc.secure_channel(address, channel_credentials(tls), options)
         self._stub = pb_grpc.SecureAggregationStub(self._channel)  # type: ignore[no-untyped-call]
 
     def join(self) -> Membership:

@@ -16,13 +16,12 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 
 import secagg
-from secagg.errors import FormatError, RoundMismatchError, SecAggError, StorageError, TransportError
+from secagg.errors import FormatError, RoundMismatchError, SecAggError, StorageError, TransportError, one_line
 
 from .history import History
 from .hooks import MetricsHook, NoMetrics
 from .limits import Limits
 from .model_store import ModelStore
-from .printable import one_line
 from .receipts import Receipts
 from .round_sum import Terms, read_aggregates
 from .rounds import Admission, Due, Rounds
@@ -475,7 +474,7 @@ class Federation:
     def _takes_part(self, site: str) -> bool:
         with suppress(SecAggError):
             if self._project is not None:
-                self._project.member(site)
+                self._project.site(site)
             return True
         return False
 

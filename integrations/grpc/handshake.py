@@ -10,11 +10,10 @@ import socket
 import ssl
 import time
 
-from secagg.errors import IdentityError, KeyFileError
+from secagg.errors import IdentityError, KeyFileError, one_line
+from secagg.trust import Tls
 
 from .address import parse_address
-from .printable import one_line
-from .tls import Tls
 
 _TIMEOUT_SECONDS = 5.0
 _PAUSES_SECONDS = (0.0, 0.5, 1.0)

@@ -12,8 +12,7 @@ from functools import lru_cache
 
 import secagg
 from secagg.errors import IdentityError, KeyFileError, show_time
-
-from .certificates import Certificate
+from secagg.trust import Certificate
 
 #: Calls of one party at a time. A site needs two: one uploads or waits, another asks for the status; and as many again,
 #: while what was broken off has not ended yet.
@@ -103,7 +102,7 @@ class Members:
         if caller.is_server or (caller.name is not None and caller.name != site):
             raise IdentityError(f"{what} under the certificate of {caller.name!r}")
         if self._project is not None:
-            self._project.member(site)
+            self._project.site(site)
 
     @contextmanager
     def counted(self, caller: Caller) -> Iterator[bool]:
@@ -128,7 +127,7 @@ class Members:
         name, is_server = certificate.name, certificate.name == project.server.name
         if not is_server and all(site.name != name for site in project.sites):
             raise IdentityError(f"site {name!r} is not in project {project.name} {self._which_is_old}")
-        member = project.server if is_server else project.member(name)
+        member = project.server if is_server else project.site(name)
         if certificate.fingerprint != member.certificate:
             who = "the server" if is_server else repr(name)
             raise IdentityError(

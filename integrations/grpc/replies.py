@@ -8,14 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import secagg
-from secagg.errors import ConfigError, FormatError, IdentityError, KeyMismatchError, SignatureError
+from secagg.errors import ConfigError, FormatError, IdentityError, KeyMismatchError, SignatureError, one_line
+from secagg.wire.header import check_site
 
 from . import secagg_pb2 as pb
 from .chunks import DIGEST_NBYTES
-from .printable import one_line
 from .rounds import MAX_TIMEOUT_SECONDS
 from .server_status import MAX_TROUBLE_LENGTH, ServerStatus
-from .tls import check_name
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _STATES = ("idle", "open")
@@ -152,7 +151,7 @@ def _successor(reply: pb.JoinReply, own: secagg.Project, site: str) -> secagg.Pr
         raise IdentityError(f"the server shows no manifest of project {own.name}; start it with the server's kit")
     project = own.successor(reply.project)
     project.check_time()
-    project.member(site)
+    project.site(site)
     if (reply.epoch, reply.key) != (project.epoch, project.key):
         raise KeyMismatchError(
             f"the server adds under key {reply.key[:16]}… of epoch {reply.epoch}, its manifest says "
@@ -169,7 +168,7 @@ def _round(number: int) -> int:
 
 def _names(names: Iterable[str]) -> tuple[str, ...]:
     try:
-        return tuple(map(check_name, names))
+        return tuple(map(check_site, names))
     except ConfigError as error:
         raise FormatError(f"the server names a site that is none: {error}") from error
 

@@ -9,9 +9,10 @@ from typing import TypeVar
 
 import grpc
 
+from secagg.trust import Tls
+
 from .handshake import check_handshake
 from .status import error_of, transport_error
-from .tls import Tls
 
 T = TypeVar("T")
 

@@ -15,11 +15,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 import secagg
 from secagg.errors import ConfigError, KeyFileError, TransportError
+from secagg.trust import Tls
 
 from . import secagg_pb2 as pb
 from . import secagg_pb2_grpc as pb_grpc
 from .address import is_loopback, parse_address
 from .chunks import MAX_MESSAGE_NBYTES
+from .credentials import server_credentials
 from .federation import Federation
 from .gate import Gate
 from .hooks import MetricsHook, NoMetrics
@@ -28,7 +30,6 @@ from .membership import MAX_CALLS, Members
 from .server_status import ServerStatus
 from .servicer import Servicer
 from .streams import Streams
-from .tls import Tls
 
 SERVICE = pb.DESCRIPTOR.services_by_name["SecureAggregation"].full_name
 
@@ -122,7 +123,7 @@ class Server:
             raise ConfigError(f"project {project.name} is not signed: read it from the provisioner's file")
         if project is not None and identity is not None and identity.public != project.server.public:
             raise KeyFileError(f"{identity!r} is not the signing key of server {project.server.name!r} of the project")
-        credentials = None if tls is None else tls.server_credentials()
+        credentials = None if tls is None else server_credentials(tls)
         limits, metrics = limits or Limits(), metrics or NoMetrics()
         self._streams = Streams(limits)
         self._federation = Federation(

@@ -11,6 +11,7 @@ import grpc
 
 import secagg
 from secagg.errors import FormatError, MismatchError, SecAggError, TransportError
+from secagg.wire.header import check_site
 
 from . import secagg_pb2 as pb
 from . import secagg_pb2_grpc as pb_grpc
@@ -20,7 +21,6 @@ from .hooks import MetricsHook
 from .membership import Caller, Members
 from .status import Refusal
 from .streams import BusyError, Stream, Streams
-from .tls import check_name
 
 _UPLOADED = {"update": "an update", "model": "a model"}
 
@@ -61,7 +61,7 @@ class Servicer(pb_grpc.SecureAggregationServicer):
     def Join(self, request: pb.JoinRequest, context: grpc.ServicerContext) -> pb.JoinReply:
         """Take the site into the roster."""
         with self.call(context) as caller:
-            site = check_name(request.site)
+            site = check_site(request.site)
             self._members.check_site(caller, site, f"site {site!r} joined")
             aggregation, key = self._federation.config.aggregation, self._federation.key
             round, base = self._federation.join(site)

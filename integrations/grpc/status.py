@@ -11,9 +11,7 @@ from typing import NamedTuple, NoReturn
 import grpc
 
 from secagg import errors
-from secagg.errors import SecAggError, TransportError
-
-from .printable import one_line
+from secagg.errors import SecAggError, TransportError, one_line
 
 ERROR_KEY = "secagg-error"
 MAX_MESSAGE_LENGTH = 2000

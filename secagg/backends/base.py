@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BackendUnavailableError, ConfigError
-from ..key import ClientKey, KeyMaterial
 from ..scheme.params import LatticeParams, Params
+from ..trust.key import ClientKey, KeyMaterial
 from ..wire.header import Contribution
 
 #: Clara's trust model, which every backend with one key for all sites repeats.

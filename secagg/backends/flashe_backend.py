@@ -5,8 +5,9 @@ federation and from (federation, epoch, round, site, nonce). Who has that key re
 a sum and takes them off. A fresh nonce for every encryption makes every pad one of its own, so that encrypting a round
 again is safe.
 
-What it does not have: integrity of its own (a changed ciphertext changes the sum in the same places; `secagg.mac` is
-what notices), public-key encryption (who can encrypt can decrypt), and keys of single sites: all sites share one key.
+What it does not have: integrity of its own (a changed ciphertext changes the sum in the same places;
+`secagg.trust.tags` is what notices), public-key encryption (who can encrypt can decrypt), and keys of single sites: all
+sites share one key.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..key import SYMMETRIC_KEY_WORDS, ClientKey, KeyMaterial
 from ..scheme.keystream import PIECE_NBYTES, Keystream
 from ..scheme.params import FLASHE_BLOCK_WORDS, Params
+from ..trust.key import SYMMETRIC_KEY_WORDS, ClientKey, KeyMaterial
 from ..wire.header import Contribution
 from .base import SHARED_KEY_TRUST, Backend, Cipher
 

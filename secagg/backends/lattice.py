@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BackendError, DecryptionError
-from ..key import ClientKey
 from ..scheme.keystream import Keystream, Masks
 from ..scheme.params import LatticeParams, Params
 from ..scheme.ring import replace_mask
+from ..trust.key import ClientKey
 from ..wire.header import Contribution
 from .base import Backend, Cipher
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BackendError, ConfigError, DecryptionError
-from ..key import ClientKey, KeyMaterial
 from ..scheme.params import BGVParams, CKKSParams, LatticeParams, Params
+from ..trust.key import ClientKey, KeyMaterial
 from . import seal_format
 from .base import SHARED_KEY_TRUST
 from .lattice import NATIVE_ERRORS, LatticeBackend

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, FormatError
-from ..key import KeyMaterial
 from ..scheme.params import BGVParams, CKKSParams, LatticeParams
+from ..trust.key import KeyMaterial
 
 SEAL_MAJOR = 4
 HEADER_NBYTES = 16

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BackendError, BackendUnavailableError, ConfigError, DecryptionError
-from ..key import ClientKey, KeyMaterial
 from ..scheme.params import CKKSParams, Params
+from ..trust.key import ClientKey, KeyMaterial
 from . import seal_format
 from .base import SHARED_KEY_TRUST
 from .lattice import NATIVE_ERRORS, LatticeBackend

@@ -17,16 +17,13 @@ from ..backends.registry import available_backends
 from ..client import Client
 from ..config import Config, Encrypt
 from ..errors import BackendError, BackendUnavailableError, KeyFileError, PrivacyWarning, StorageError, show_time
-from ..identity import Identity
-from ..integrations.grpc import Tls
-from ..integrations.grpc.certificates import Certificate
-from ..key import ClientKey
-from ..project import Member, Project
 from ..scheme.codec import codec_for
 from ..scheme.ring import KERNELS
 from ..storage.staging import is_committed
-from .findings import Doubt, Finding, examine
-from .kit import (
+from ..trust import Certificate, Tls
+from ..trust.identity import Identity
+from ..trust.key import ClientKey
+from ..trust.kit import (
     CLIENT_KEY_FILE,
     CONFIG_FILE,
     IDENTITY_FILE,
@@ -41,6 +38,8 @@ from .kit import (
     load_client_key,
     load_server_key,
 )
+from ..trust.project import Party, Project
+from .findings import Doubt, Finding, examine
 from .plan_choices import header
 from .units import show_count, show_size
 
@@ -72,8 +71,8 @@ def check_kit(folder: Path, now: float | None = None) -> Iterator[Finding]:
     identity = examine("signing key", lambda: _identity(folder, project))
     yield identity
     if identity.level != "FAIL":
-        member = _member(folder, project)
-        yield examine("certificate", lambda: _certificate(folder, member, now))
+        party = _party(folder, project)
+        yield examine("certificate", lambda: _certificate(folder, party, now))
     yield examine("HE key", lambda: _key(folder, project))
     yield examine("configuration", lambda: _config(folder, project))
     yield examine("min_clients", lambda: _quorum(project))
@@ -146,24 +145,24 @@ def _validity(project: Project, now: float) -> str:
     return f"until {show_time(project.expires)}"
 
 
-def _member(folder: Path, project: Project) -> Member:
-    members = (project.server,) if is_server_kit(folder) else project.sites
-    return find_owner(folder / IDENTITY_FILE, members, Identity.load(folder / IDENTITY_FILE))
+def _party(folder: Path, project: Project) -> Party:
+    parties = (project.server,) if is_server_kit(folder) else project.sites
+    return find_owner(folder / IDENTITY_FILE, parties, Identity.load(folder / IDENTITY_FILE))
 
 
 def _identity(folder: Path, project: Project) -> str:
-    member = _member(folder, project)
-    if member != project.server:
-        project.member(member.name)
-    return f"that of {member.name} in the manifest"
+    party = _party(folder, project)
+    if party != project.server:
+        project.site(party.name)
+    return f"that of {party.name} in the manifest"
 
 
-def _certificate(folder: Path, member: Member, now: float) -> str:
+def _certificate(folder: Path, party: Party, now: float) -> str:
     certificate = Certificate.load(Tls.load(folder))
-    if certificate.fingerprint != member.certificate:
+    if certificate.fingerprint != party.certificate:
         raise KeyFileError(
             f"the certificate of {certificate.name} ({certificate.fingerprint[:16]}…) is not that which the manifest "
-            f"gives {member.name} ({member.certificate[:16]}…); unpack the newest kit"
+            f"gives {party.name} ({party.certificate[:16]}…); unpack the newest kit"
         )
     if now < certificate.begins:
         raise KeyFileError(f"not valid before {show_time(certificate.begins)}; set the clock of this machine by NTP")

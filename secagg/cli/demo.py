@@ -160,7 +160,7 @@ class _Federation:
 
     def raw(self) -> list[RoundResult]:
         """Train with plain averaging."""
-        from ..integrations.grpc import Tls
+        from ..trust import Tls
         from .raw import RawServer
 
         folder, count = self._folder("raw"), len(self._sites)

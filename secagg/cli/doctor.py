@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 
 from ..errors import ConfigError, SecAggError
 from ..integrations.grpc.address import parse_address
+from ..trust.kit import ServerKit, load_kit
 from . import packing, passphrases, unpack
 from .findings import Finding, examine
-from .kit import ServerKit, load_kit
 
 EXAMPLE = """secagg doctor site-1 --server fl.example.org:8443
 secagg doctor server --address 0.0.0.0:8443 --run-dir /var/lib/secagg

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from ..errors import FormatError, show_time
-from ..key import ClientKey, ServerKey, load_key
-from ..project import Project
+from ..trust.key import ClientKey, ServerKey, load_key
+from ..trust.project import Project
 from ..wire.container import PREAMBLE_NBYTES, container_kind
 from ..wire.update import Update
 from .units import show_count

@@ -12,7 +12,7 @@ import sys
 import time
 from typing import TextIO
 
-from ..integrations.grpc.printable import one_line
+from ..errors import one_line
 
 #: Formats of the log.
 FORMATS = ("text", "json")

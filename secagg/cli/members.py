@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import KeyFileError, show_time
-from ..project import Project
 from ..storage.staging import change_folder
+from ..trust.kit import PROJECT_FILE, SERVER, active_sites
+from ..trust.project import Project
 from . import passphrases
-from .kit import PROJECT_FILE, SERVER, active_sites
 from .packing import SUFFIX
 from .passphrases import PASSPHRASES_FILE
 from .progress import progress

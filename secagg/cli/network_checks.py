@@ -9,12 +9,13 @@ import time
 from collections.abc import Iterator
 
 from ..errors import IdentityError, KeyMismatchError, SecAggError, TransportError
-from ..integrations.grpc import RoundStatus, SiteSession, Tls
+from ..integrations.grpc import RoundStatus, SiteSession
 from ..integrations.grpc.address import parse_address
 from ..integrations.grpc.handshake import check_handshake
-from ..project import CLOCK_SKEW_SECONDS
+from ..trust import Tls
+from ..trust.kit import ServerKit, SiteKit
+from ..trust.project import CLOCK_SKEW_SECONDS
 from .findings import Doubt, Finding, examine
-from .kit import ServerKit, SiteKit
 from .units import show_seconds
 
 _TIMEOUT_SECONDS = 10.0

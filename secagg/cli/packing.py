@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import KeyFileError
 from ..storage.files import open_regular, replace_file
 from ..storage.signals import undisturbed
-from .kit import CLIENT_KEY_FILE, SERVER_FILES, SERVER_KEY_FILE, SITE_FILES, is_secret
+from ..trust.kit import CLIENT_KEY_FILE, SERVER_FILES, SERVER_KEY_FILE, SITE_FILES, is_secret
 
 SUFFIX = ".kit"
 

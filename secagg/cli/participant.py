@@ -20,9 +20,9 @@ from ..errors import (
 )
 from ..integrations.grpc.rounds import KEPT_ROUNDS
 from ..storage.files import replace_file
+from ..trust.kit import SiteKit
 from ..wire.header import Header
 from ..wire.update import Update
-from .kit import SiteKit
 from .progress import Report, progress
 from .site_folder import (
     DOWNLOAD_FILE,

@@ -15,11 +15,11 @@ from ..aggregator import Aggregator
 from ..backends.registry import load_backend
 from ..client import Client
 from ..config import Config
-from ..key import ClientKey
 from ..keygen import generate_keys
 from ..scheme.codec import codec_for
 from ..scheme.params import LatticeParams
 from ..scheme.ring import Ring
+from ..trust.key import ClientKey
 from ..wire.header import NONCE_NBYTES, Contribution, Header
 
 #: By how many more contributions the time that each adds to decryption is measured.

@@ -12,9 +12,9 @@ from ..errors import ConfigError, SecAggError, show
 from ..integrations.grpc.address import check_host
 from ..scheme.params import is_int
 from ..storage.yaml_file import read_yaml
+from ..trust.kit import SERVER
 from ..wire.header import check_site
 from ..wire.layout import Layout
-from .kit import SERVER
 from .plan_model import read_layout, read_state
 
 MAX_DAYS = 36_500

@@ -8,10 +8,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..errors import show_time
-from ..project import Project
 from ..storage.staging import new_folder
+from ..trust.kit import SERVER, active_sites
+from ..trust.project import Project
 from . import passphrases
-from .kit import SERVER, active_sites
 from .packing import SUFFIX, pack
 from .passphrases import PASSPHRASES_FILE
 from .progress import progress

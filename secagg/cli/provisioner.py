@@ -23,14 +23,12 @@ import yaml
 from ..client import Client
 from ..config import Config
 from ..errors import ConfigError, KeyFileError, show_time
-from ..identity import Identity
-from ..integrations.grpc import Authority, Tls
-from ..integrations.grpc.certificates import Certificate
-from ..key import ClientKey
 from ..keygen import generate_keys
-from ..project import Member, Project
 from ..storage.files import replace_file
-from .kit import (
+from ..trust import Authority, Certificate, Tls
+from ..trust.identity import Identity
+from ..trust.key import ClientKey
+from ..trust.kit import (
     CA_FILE,
     CLIENT_KEY_FILE,
     CONFIG_FILE,
@@ -44,6 +42,7 @@ from .kit import (
     load_client_key,
     of_epoch,
 )
+from ..trust.project import Party, Project
 from .project_file import ProjectFile, check_count, check_names
 
 CA_KEY_FILE = "ca.key"
@@ -235,25 +234,25 @@ class Provisioner:
                 self.key.save(kit / CLIENT_KEY_FILE)
 
 
-def _make_server(authority: Authority, hosts: tuple[str, ...], days: int, folder: Path, kits: Path) -> Member:
+def _make_server(authority: Authority, hosts: tuple[str, ...], days: int, folder: Path, kits: Path) -> Party:
     """Make the server's certificate and signing key, in the provisioner's folder and in the server's kit."""
     folder.mkdir(0o700)
     tls = authority.issue_server(hosts, name=SERVER, days=days, folder=folder)
-    member = _make_identity(SERVER, tls, folder)
+    party = _make_identity(SERVER, tls, folder)
     _copy_server(folder, kits)
-    return member
+    return party
 
 
-def _make_site(authority: Authority, name: str, days: int, kits: Path) -> Member:
+def _make_site(authority: Authority, name: str, days: int, kits: Path) -> Party:
     kit = kits / name
     kit.mkdir(0o700)
     return _make_identity(name, authority.issue_site(name, days=days, folder=kit), kit)
 
 
-def _make_identity(name: str, tls: Tls, folder: Path) -> Member:
+def _make_identity(name: str, tls: Tls, folder: Path) -> Party:
     identity = Identity.generate()
     identity.save(folder / IDENTITY_FILE)
-    return Member(name, identity.public, Certificate.load(tls).fingerprint)
+    return Party(name, identity.public, Certificate.load(tls).fingerprint)
 
 
 def _copy_server(folder: Path, kits: Path) -> None:

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..integrations.grpc import Tls
+from ..integrations.grpc.credentials import channel_credentials, server_credentials
+from ..trust import Tls
 from .progress import progress
 from .task import LocalTask, Part, SiteRecord
 
@@ -49,7 +50,7 @@ class RawServer:
             "Download": grpc.unary_unary_rpc_method_handler(self._download),
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
-        self.address = f"127.0.0.1:{self._server.add_secure_port('127.0.0.1:0', tls.server_credentials())}"
+        self.address = f"127.0.0.1:{self._server.add_secure_port('127.0.0.1:0', server_credentials(tls))}"
         self._server.start()
 
     def stop(self) -> None:
@@ -94,7 +95,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     task = LocalTask(options.part, options.seed)
     model = _flatten(task.network)
-    with grpc.secure_channel(options.server, Tls.load(options.kit).channel_credentials(), _OPTIONS) as channel:
+    with grpc.secure_channel(options.server, channel_credentials(Tls.load(options.kit)), _OPTIONS) as channel:
         upload, download = (
             channel.unary_unary(f"/{_SERVICE}/{name}", request_serializer=bytes, response_deserializer=bytes)
             for name in ("Upload", "Download")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from ..integrations.grpc.stored import check_stored
-from .kit import ServerKit
+from ..trust.kit import ServerKit
 
 
 def check_run_folder(folder: Path, kit: ServerKit) -> str:

@@ -17,9 +17,9 @@ from types import FrameType
 from ..errors import ConfigError, IdentityError, PrivacyWarning, TransportError
 from ..integrations.grpc.address import parse_address
 from ..integrations.grpc.limits import Limits
-from ..project import Project
+from ..trust.kit import load_server_kit
+from ..trust.project import Project
 from .expiry import wait_and_tell
-from .kit import load_server_kit
 from .logs import FORMATS, start_log
 from .units import parse_size, show_size
 
@@ -106,8 +106,8 @@ def run(options: argparse.Namespace) -> None:
     _check_time(kit.project)
     limits = _limits(options)
 
-    from ..integrations.grpc import Server, Tls
-    from ..integrations.grpc.certificates import Certificate
+    from ..integrations.grpc import Server
+    from ..trust import Certificate, Tls
     from .checks import round_nbytes
 
     _raise_open_files()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import QuorumError, RoundMismatchError, SecAggError
 from ..scheme.params import QuantisedParams
-from .kit import SiteKit, load_site_kit
+from ..trust.kit import SiteKit, load_site_kit
 from .participant import Participant
 from .progress import progress
 from .site_folder import UPDATE_FILE, locked, make_client
@@ -56,8 +56,9 @@ def _run(options: argparse.Namespace, rounds: int, kit: SiteKit) -> None:
 
     import torch  # these take seconds: after all that can be wrong with the kit
 
-    from ..integrations.grpc import SiteSession, Tls
+    from ..integrations.grpc import SiteSession
     from ..integrations.monai import SecAggHandler
+    from ..trust import Tls
 
     torch.set_num_threads(options.threads)
     with progress("load the brain MRI"):

@@ -21,10 +21,10 @@ from pathlib import Path
 
 from ..client import Client
 from ..errors import ConfigError, KeyFileError, SecAggError
-from ..receipt import Receipt
+from ..trust.kit import SiteKit
+from ..trust.receipt import Receipt
 from ..wire.header import Header
 from ..wire.update import Update
-from .kit import SiteKit
 
 MODEL_FILE = "model.secagg"
 UPDATE_FILE = "update.secagg"

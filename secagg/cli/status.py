@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, IdentityError, QuorumError, SecAggError, TransportError
-from ..project import CLOCK_SKEW_SECONDS, Project
-from .kit import load_kit
+from ..trust.kit import load_kit
+from ..trust.project import CLOCK_SKEW_SECONDS, Project
 from .progress import progress
 from .units import show_seconds, show_size
 
@@ -53,7 +53,8 @@ def run(options: argparse.Namespace) -> None:
         raise ConfigError("--check judges one answer: leave out --watch")
     kit = load_kit(options.kit)
 
-    from ..integrations.grpc import SiteSession, Tls
+    from ..integrations.grpc import SiteSession
+    from ..trust import Tls
 
     tls = Tls.load(kit.folder)
     with SiteSession(options.server, kit.name, tls=tls, timeout=options.timeout, project=kit.project) as session:

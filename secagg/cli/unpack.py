@@ -8,11 +8,9 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from ..errors import KeyFileError, SignatureError, VerificationError, show_time
-from ..identity import Identity
-from ..project import Project
 from ..storage.staging import change_folder, is_committed, is_empty, new_folder
-from . import packing, passphrases
-from .kit import (
+from ..trust.identity import Identity
+from ..trust.kit import (
     CLIENT_KEY_FILE,
     IDENTITY_FILE,
     OLD_FILES,
@@ -23,6 +21,8 @@ from .kit import (
     load_kit,
     of_epoch,
 )
+from ..trust.project import Project
+from . import packing, passphrases
 from .progress import progress
 from .site_folder import LOCK_FILE, locked
 

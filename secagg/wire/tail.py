@@ -36,7 +36,7 @@ class Tail:
     Parameters
     ----------
     tag : int
-        Of the plaintext words (`secagg.mac`), a sum of tags in an aggregate; 0 where the scheme is not exact.
+        Of the plaintext words (`secagg.trust.tags`), a sum of tags in an aggregate; 0 where the scheme is not exact.
     proofs : tuple of Proof
         One for each contribution, in the order of the header.
     """

@@ -21,10 +21,11 @@ import numpy as np
 from five_sites import state_of, weight_of
 
 import secagg
-from secagg.cli.kit import load_site_kit
 from secagg.errors import SecAggError, StateError
-from secagg.integrations.grpc import SiteSession, Tls, Uploaded
+from secagg.integrations.grpc import SiteSession, Uploaded
 from secagg.storage.files import replace_file
+from secagg.trust import Tls
+from secagg.trust.kit import load_site_kit
 
 
 class Session(SiteSession):

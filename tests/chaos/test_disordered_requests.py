@@ -19,10 +19,11 @@ from five_sites import SITES, FiveSites, Site, make_kits
 from mortal import MortalServer
 
 import secagg
-from secagg.integrations.grpc import Tls
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc import secagg_pb2_grpc as pb_grpc
+from secagg.integrations.grpc.credentials import channel_credentials
 from secagg.integrations.grpc.status import error_of
+from secagg.trust import Tls
 
 from .conftest import Report, Watch
 
@@ -41,7 +42,7 @@ class Noise:
 
     def __init__(self, site: Site, rng: random.Random) -> None:
         self._site, self._rng = site, rng
-        credentials = Tls.load(site.kits[site.name]).channel_credentials()
+        credentials = channel_credentials(Tls.load(site.kits[site.name]))
         options = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
         self._channel = grpc.secure_channel(site.address, credentials, options)
         self._stub = pb_grpc.SecureAggregationStub(self._channel)

@@ -13,7 +13,7 @@ import yaml
 
 from secagg.cli.project_file import ProjectFile
 from secagg.cli.provisioner import Provisioner
-from secagg.project import Project
+from secagg.trust.project import Project
 
 Secagg = Callable[..., "subprocess.CompletedProcess[str]"]
 

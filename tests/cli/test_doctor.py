@@ -18,17 +18,17 @@ from typing import Any
 
 import pytest
 from mortal import free_port
-from secagg.wire.container.layout import Layout
 from served import Kits, Served
 from served import federation as four_sites
 
 from secagg.cli import main
 from secagg.cli.checks import check_disk, check_kit
-from secagg.cli.kit import load_server_kit, load_site_kit
 from secagg.cli.network_checks import check_port, check_server
 from secagg.cli.packing import pack
 from secagg.cli.site_folder import locked
 from secagg.errors import KeyFileError, StorageError, TransportError
+from secagg.trust.kit import load_server_kit, load_site_kit
+from secagg.wire.layout import Layout
 
 from .conftest import Federation, Secagg
 

@@ -18,7 +18,6 @@ from signed import Parts
 
 import secagg
 from secagg.cli import main
-from secagg.cli.kit import PROJECT_FILE, load_server_kit, load_site_kit
 from secagg.cli.participant import Participant
 from secagg.cli.site_folder import MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, make_client
 from secagg.cli.unpack import unpack
@@ -31,10 +30,12 @@ from secagg.errors import (
     StateError,
     VerificationError,
 )
-from secagg.integrations.grpc import SiteSession, Tls
+from secagg.integrations.grpc import SiteSession
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc.status import Refusal
 from secagg.integrations.monai import SecAggHandler
+from secagg.trust import Tls
+from secagg.trust.kit import PROJECT_FILE, load_server_kit, load_site_kit
 
 from .conftest import Federation, Secagg
 

@@ -12,13 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 from ignite.engine import Engine
-from secagg.wire.container.header import Contribution
-from secagg.wire.container.tail import add_tags
 from served import Served
 from signed import Parts
 
 import secagg
-from secagg.cli.kit import PROJECT_FILE, load_server_kit, load_site_kit
 from secagg.cli.participant import Participant
 from secagg.cli.provisioner import Provisioner
 from secagg.cli.site_folder import FAILURES_FILE, MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, locked, make_client
@@ -35,8 +32,12 @@ from secagg.errors import (
     StateError,
     VerificationError,
 )
-from secagg.integrations.grpc import SiteSession, Tls
+from secagg.integrations.grpc import SiteSession
 from secagg.integrations.monai import SecAggHandler
+from secagg.trust import Tls
+from secagg.trust.kit import PROJECT_FILE, load_server_kit, load_site_kit
+from secagg.wire.header import Contribution
+from secagg.wire.tail import add_tags
 
 from .conftest import Federation
 

@@ -18,7 +18,6 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from secagg.wire.container.layout import Layout
 
 import secagg as library
 from secagg.cli.plan_bounds import needed_bits, read_sample, suggest_max_abs
@@ -28,6 +27,7 @@ from secagg.cli.plan_report import publish_words
 from secagg.cli.plan_speed import measure
 from secagg.errors import ConfigError
 from secagg.scheme.aggregation import Aggregation
+from secagg.wire.layout import Layout
 
 from .conftest import Secagg
 

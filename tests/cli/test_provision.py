@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from secagg.cli import main
-from secagg.cli.kit import SERVER_FILES, SITE_FILES
 from secagg.cli.packing import unpack
-from secagg.project import Project
+from secagg.trust.kit import SERVER_FILES, SITE_FILES
+from secagg.trust.project import Project
 
 from .conftest import PROJECT, Federation, Secagg
 

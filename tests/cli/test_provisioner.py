@@ -12,11 +12,18 @@ import numpy as np
 import pytest
 
 import secagg as library
-from secagg.cli.kit import SERVER_FILES, SITE_FILES, is_secret, is_server_kit, load_kit, load_server_kit, load_site_kit
 from secagg.cli.provisioner import Provisioner
 from secagg.errors import ConfigError, IdentityError, KeyFileError, KeyMismatchError, SignatureError, VerificationError
-from secagg.integrations.grpc import Tls
-from secagg.integrations.grpc.certificates import Certificate
+from secagg.trust import Certificate, Tls
+from secagg.trust.kit import (
+    SERVER_FILES,
+    SITE_FILES,
+    is_secret,
+    is_server_kit,
+    load_kit,
+    load_server_kit,
+    load_site_kit,
+)
 
 from .conftest import Federation
 
@@ -175,7 +182,7 @@ def test_removing_a_site(made: Federation, tmp_path: Path) -> None:
     assert (project.serial, [site.name for site in project.sites if site.revoked]) == (2, ["b"])
     assert {kit.name for kit in fewer.kits.iterdir()} == {"server"}
     with pytest.raises(IdentityError, match="'b' has been revoked"):
-        project.member("b")
+        project.site("b")
     kit = load_server_kit(fewer["server"])
     aggregator = library.Aggregator(kit.config, kit.key, 0, project=kit.project)
     aggregator.add(client(made, "a").encrypt(STATE, weight=1, round=0))

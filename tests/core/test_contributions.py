@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from federation import Federation, federate, make_keys, random_states
 from quantised import rebuilt, renamed
-from secagg.wire.container.header import Contribution
 
 from secagg import Update
 from secagg.errors import (
@@ -21,7 +20,8 @@ from secagg.errors import (
     QuorumError,
     RoundMismatchError,
 )
-from secagg.key import ClientKey, KeyPair
+from secagg.trust.key import ClientKey, KeyPair
+from secagg.wire.header import Contribution
 
 #: Those whose sums need the nonces of all that are in them.
 SEEDED = ["flashe", "seal", "seal-BGV", "tenseal"]

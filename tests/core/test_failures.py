@@ -15,7 +15,7 @@ from signed import Parts
 
 import secagg
 from secagg.errors import DecryptionError, EpochError, KeyFileError, QuorumError, RoundMismatchError, SecAggError
-from secagg.failures import MAX_FAILURES, Failures
+from secagg.trust.failures import MAX_FAILURES, Failures
 
 
 @pytest.fixture(scope="module")

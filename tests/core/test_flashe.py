@@ -13,14 +13,14 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from federation import federate
 from quantised import quantised, renamed, weight_digits
-from secagg.wire.container.header import Contribution
 
 import secagg
 from secagg.backends.flashe_backend import FLASHEBackend
 from secagg.errors import ConfigError, KeyFileError, MismatchError
-from secagg.key import ClientKey, KeyMaterial, KeyPair, load_key
 from secagg.scheme.keystream import PIECE_NBYTES
 from secagg.scheme.params import FLASHE_BLOCK_WORDS, CKKSParams, FLASHEParams
+from secagg.trust.key import ClientKey, KeyMaterial, KeyPair, load_key
+from secagg.wire.header import Contribution
 
 PARAMS = FLASHEParams(value_bits=16)
 SECRET = np.arange(4, dtype=np.uint64) * np.uint64(0x0123456789ABCDEF)
@@ -117,7 +117,7 @@ def test_pads_differ_by_all_that_they_are_made_of():
 
 def test_an_epoch_is_part_of_the_pad_by_itself(monkeypatch):
     """Also were the fingerprint not to depend on it."""
-    monkeypatch.setattr("secagg.key._fingerprint", lambda *_: "ab" * 32)
+    monkeypatch.setattr("secagg.trust.key._fingerprint", lambda *_: "ab" * 32)
     assert (pad(key_of()) != pad(key_of(epoch=1))).all()
     assert (pad(key_of()) == pad(key_of())).all()
 
@@ -125,7 +125,7 @@ def test_an_epoch_is_part_of_the_pad_by_itself(monkeypatch):
 def test_the_federation_is_part_of_the_pad_by_itself(monkeypatch):
     """Were two federations to share the secret."""
     one = pad(key_of())
-    monkeypatch.setattr("secagg.key._fingerprint", lambda *_: "ab" * 32)
+    monkeypatch.setattr("secagg.trust.key._fingerprint", lambda *_: "ab" * 32)
     assert (one != pad(key_of())).all()
 
 

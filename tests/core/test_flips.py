@@ -18,14 +18,14 @@ from dataclasses import dataclass
 
 import pytest
 from federation import VARIANTS, federate, random_states
-from secagg.wire.container.container import DIGEST_NBYTES, PREAMBLE_NBYTES, digest, frame_digest
-from secagg.wire.container.tail import TAG_NBYTES, body_digest
 from signed import ROUND, Signed, sign_federation
 
 import secagg
 from secagg import Update
 from secagg.errors import EpochError, FormatError, SecAggError
-from secagg.failures import Failures
+from secagg.trust.failures import Failures
+from secagg.wire.container import DIGEST_NBYTES, PREAMBLE_NBYTES, digest, frame_digest
+from secagg.wire.tail import TAG_NBYTES, body_digest
 
 KINDS = ("update", "aggregate", "model")
 CASES = [

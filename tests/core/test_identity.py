@@ -15,12 +15,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from federation import federate
 from hypothesis import given
 from hypothesis import strategies as st
-from secagg.wire.container.tail import UNSIGNED
 from signed import sign_federation
 
 from secagg import Identity
 from secagg.errors import KeyFileError, SignatureError, StorageError
-from secagg.identity import check_signature
+from secagg.trust.identity import check_signature
+from secagg.wire.tail import UNSIGNED
 
 #: RFC 8032, section 7.1, tests 1 to 3: secret, public, message, signature.
 RFC_8032 = [

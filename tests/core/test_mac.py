@@ -14,16 +14,16 @@ import pytest
 from federation import VARIANTS, federate, libs_of, make_keys, random_states
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from secagg.wire.container.header import Contribution, Header
-from secagg.wire.container.layout import Layout
-from secagg.wire.container.tail import TAG_MODULUS, TAG_NBYTES, add_tags, tail_nbytes
 
 import secagg
 import secagg_ext
 from secagg.backends.registry import load_backend
-from secagg.failures import MAX_FAILURES
-from secagg.mac import Authenticator
 from secagg.scheme.ring import CLEAR_RING, Ring
+from secagg.trust.failures import MAX_FAILURES
+from secagg.trust.tags import Authenticator
+from secagg.wire.header import Contribution, Header
+from secagg.wire.layout import Layout
+from secagg.wire.tail import TAG_MODULUS, TAG_NBYTES, add_tags, tail_nbytes
 
 P = 2**127 - 1
 EXACT = [variant for variant, (_, scheme) in VARIANTS.items() if scheme != "CKKS"]

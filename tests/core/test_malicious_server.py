@@ -13,10 +13,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 from federation import State, federate, make_keys, random_states
-from secagg.wire.container.container import DIGEST_NBYTES
-from secagg.wire.container.header import Contribution
-from secagg.wire.container.layout import Layout
-from secagg.wire.container.tail import TAG_MODULUS, Proof, signed_message
 from signed import ROUND, Parts, Signed, add_constant, combine, ring_of, sign_federation
 
 import secagg
@@ -34,7 +30,11 @@ from secagg.errors import (
     SignatureError,
     VerificationError,
 )
-from secagg.mac import Authenticator
+from secagg.trust.tags import Authenticator
+from secagg.wire.container import DIGEST_NBYTES
+from secagg.wire.header import Contribution
+from secagg.wire.layout import Layout
+from secagg.wire.tail import TAG_MODULUS, Proof, signed_message
 
 WEIGHTS = [0.25, 0.5, 0.75]  # their sum leaves room for a doubled one: no bound on weights is in the way
 ENCRYPT = {"exclude": ["c*"]}

@@ -8,9 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from federation import federate, libs_of, random_states
-from secagg.wire.container.container import digest, frame_digest
-from secagg.wire.container.header import Contribution
-from secagg.wire.container.tail import TAG_MODULUS, UNSIGNED, Proof, Tail, signed_message, tail_nbytes
 from signed import ROUND, Parts, Signed, combine, sign_federation
 
 import secagg
@@ -27,6 +24,9 @@ from secagg.errors import (
     SignatureError,
     VerificationError,
 )
+from secagg.wire.container import digest, frame_digest
+from secagg.wire.header import Contribution
+from secagg.wire.tail import TAG_MODULUS, UNSIGNED, Proof, Tail, signed_message, tail_nbytes
 
 SHAPES = {"w": (40,), "c": (3,)}
 BASE = bytes(range(32))

@@ -12,9 +12,6 @@ import torch
 from federation import federate, make_keys, other_keys, random_states
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from secagg.wire.container.header import MODEL_BLOCK_NBYTES, MODEL_BLOCK_PLAIN_NBYTES, Contribution
-from secagg.wire.container.layout import Layout
-from secagg.wire.container.tail import UNSIGNED, Proof
 from signed import ROUND, Parts, Signed, sign_federation
 
 import secagg
@@ -32,6 +29,9 @@ from secagg.errors import (
     SignatureError,
     StorageError,
 )
+from secagg.wire.header import MODEL_BLOCK_NBYTES, MODEL_BLOCK_PLAIN_NBYTES, Contribution
+from secagg.wire.layout import Layout
+from secagg.wire.tail import UNSIGNED, Proof
 
 BASE = bytes(range(32))
 STATE = {

@@ -13,8 +13,6 @@ import pytest
 from federation import VARIANTS, federate, other_keys
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from secagg.wire.container.container import PREAMBLE_NBYTES, digest, pack_head
-from secagg.wire.container.tail import SIGNATURE_NBYTES
 from signed import DAY, ROUND, member, sign_federation
 
 import secagg
@@ -32,8 +30,10 @@ from secagg.errors import (
     StorageError,
     VerificationError,
 )
-from secagg.manifest import check_project
-from secagg.project import CLOCK_SKEW_SECONDS
+from secagg.trust.contributions import check_project
+from secagg.trust.project import CLOCK_SKEW_SECONDS
+from secagg.wire.container import PREAMBLE_NBYTES, digest, pack_head
+from secagg.wire.tail import SIGNATURE_NBYTES
 
 SIGNED = sign_federation(federate("flashe"))
 PROJECT, AUTHORITY = SIGNED.project, SIGNED.authority
@@ -98,7 +98,7 @@ def test_many_sites():
         for n in range(1000)
     )
     project = replace(PROJECT, sites=sites)
-    assert Project.from_bytes(project.sign(AUTHORITY)).member("site-999").public == (999).to_bytes(32, "big")
+    assert Project.from_bytes(project.sign(AUTHORITY)).site("site-999").public == (999).to_bytes(32, "big")
 
 
 # Who signs.
@@ -371,14 +371,14 @@ def test_a_damaged_successor():
 
 
 def test_members():
-    assert [PROJECT.member(name).public for name in SIGNED.names] == [one.public for one in SIGNED.identities.values()]
+    assert [PROJECT.site(name).public for name in SIGNED.names] == [one.public for one in SIGNED.identities.values()]
     for name in ("site-9", "server", "", "SITE-1", "site-1 "):
         with pytest.raises(IdentityError, match=r"is not in project project \(serial 0\)"):
-            PROJECT.member(name)
+            PROJECT.site(name)
     later = SIGNED.without("site-2")
     with pytest.raises(IdentityError, match="'site-2' has been revoked in project project"):
-        later.member("site-2")
-    assert later.member("site-1") == PROJECT.member("site-1")
+        later.site("site-2")
+    assert later.site("site-1") == PROJECT.site("site-1")
 
 
 # When it is valid.

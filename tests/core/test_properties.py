@@ -12,9 +12,6 @@ from container import UPDATE, Container, canonical, fraction_bits, frame_digest,
 from federation import ROUNDING, VARIANTS, federate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from secagg.wire.container.header import Contribution
-from secagg.wire.container.layout import TensorSpec
-from secagg.wire.container.tail import Proof, Tail
 
 from secagg import Config, Header, Layout, Update
 from secagg.errors import DigestError
@@ -30,6 +27,9 @@ from secagg.scheme.params import (
 )
 from secagg.scheme.presets import plan_params
 from secagg.scheme.tensors import LOCAL_DTYPES
+from secagg.wire.header import Contribution
+from secagg.wire.layout import TensorSpec
+from secagg.wire.tail import Proof, Tail
 
 names = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=12).filter(str.isprintable)
 small_shapes = st.lists(st.integers(0, 5), max_size=4).map(tuple)

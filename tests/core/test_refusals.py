@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from container import UPDATE, Container, block_nbytes, put_word, row_offsets
 from federation import LARGE, LATTICE, VARIANTS, Federation, federate, is_symmetric, other_keys, random_states
-from secagg.wire.container.update import FileBody
 
 import secagg
 from secagg import Header, Update
@@ -31,6 +30,7 @@ from secagg.errors import (
     RoundMismatchError,
     StateError,
 )
+from secagg.wire.update import FileBody
 
 SHAPES = {"w": (1500,), "c": (5,), "b": (2, 3)}
 ENCRYPT = {"exclude": ["c"]}

@@ -15,7 +15,7 @@ from secagg.backends.pyfhel_backend import PyfhelBackend
 from secagg.backends.seal_backend import SEALBackend
 from secagg.backends.tenseal_backend import TenSEALBackend
 from secagg.errors import BackendError, ConfigError, DecryptionError
-from secagg.key import ClientKey
+from secagg.trust.key import ClientKey
 
 LIBRARIES = (SEALBackend, PyfhelBackend, TenSEALBackend)
 

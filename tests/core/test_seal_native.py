@@ -15,9 +15,9 @@ from secagg.backends import seal_format
 from secagg.backends.pyfhel_backend import PyfhelBackend
 from secagg.backends.seal_backend import SEALBackend
 from secagg.errors import ConfigError
-from secagg.key import KeyMaterial
 from secagg.scheme.noise import ERROR_BOUND, bgv_noise
 from secagg.scheme.params import BGVParams
+from secagg.trust.key import KeyMaterial
 
 MINOR = 4  # seal-python 4.4 is SEAL 4.4
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from blake3 import blake3
-from secagg.wire.container.header import Contribution
 
 from secagg import ClientKey
 from secagg.backends.flashe_backend import FLASHEBackend
-from secagg.key import KeyMaterial
 from secagg.scheme.keystream import Keystream, Masks, slack
 from secagg.scheme.params import FLASHE_BLOCK_WORDS, FLASHEParams
+from secagg.trust.key import KeyMaterial
+from secagg.wire.header import Contribution
 
 FOLDER = Path(__file__).resolve().parent.parent / "vectors"
 EXPANSIONS = json.loads((FOLDER / "expansion.json").read_text())["cases"]

@@ -11,7 +11,6 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from federation import TINY, federate, random_states
 from phases import phase
 from quantised import quantised, rebuilt
-from secagg.wire.container.header import Contribution
 
 from secagg import generate_keys
 from secagg.backends.registry import load_backend
@@ -19,6 +18,7 @@ from secagg.errors import ConfigError, DecryptionError, MismatchError
 from secagg.scheme.codec import codec_for
 from secagg.scheme.keystream import PIECE_NBYTES, Keystream, Masks, slack
 from secagg.scheme.params import MAX_COEFF_MOD_BITS
+from secagg.wire.header import Contribution
 
 SEEDED = ["seal", "seal-BGV", "tenseal"]
 seeded = pytest.mark.parametrize("variant", SEEDED)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from secagg.wire.container.header import Contribution
 
 import secagg_ext
 from secagg import ClientKey, Header, Layout
-from secagg.key import KeyMaterial
-from secagg.mac import Authenticator
 from secagg.scheme.aggregation import Aggregation
 from secagg.scheme.params import FLASHEParams
+from secagg.trust.key import KeyMaterial
+from secagg.trust.tags import Authenticator
+from secagg.wire.header import Contribution
 
 FOLDER = Path(__file__).resolve().parent.parent / "vectors"
 CASES = json.loads((FOLDER / "tags.json").read_text())["cases"]

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import secagg
 from secagg import errors
-from secagg.key import KeyPair
 from secagg.scheme.codec import codec_for
+from secagg.trust.key import KeyPair
 
 FOLDER = Path(__file__).resolve().parent.parent / "vectors"
 INDEX = json.loads((FOLDER / "index.json").read_text())
@@ -280,7 +280,7 @@ def test_a_failed_decryption_says_nothing(vector):
 def test_where_only_the_tag_tells(name, monkeypatch):
     """These sums are plausible: a reader that computes no tags takes them for good."""
     (which,) = {vector["config"] for vector in INDEX["bad"] if vector["file"] == name}
-    monkeypatch.setattr("secagg.mac.Authenticator.tag", lambda self: read(name).tail.tag)
+    monkeypatch.setattr("secagg.trust.tags.Authenticator.tag", lambda self: read(name).tail.tag)
     decrypt(which, name)
 
 

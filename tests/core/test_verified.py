@@ -10,8 +10,8 @@ from signed import ROUND, sign_federation
 
 from secagg import Receipt, Update
 from secagg.errors import DecryptionError, FormatError, SignatureError, VerificationError
-from secagg.key import ClientKey
-from secagg.mac import Authenticator
+from secagg.trust.key import ClientKey
+from secagg.trust.tags import Authenticator
 
 SHAPES = {"w": (1500,), "c": (5000,), "b": (2, 3)}
 ENCRYPT = {"exclude": ["c"]}

@@ -16,9 +16,9 @@ import yaml
 from served import Kits, Served, federation
 
 from secagg import cli, errors
-from secagg.cli.kit import SERVER_FILES
 from secagg.integrations.grpc.metrics import Metrics
 from secagg.integrations.grpc.server_status import ServerStatus
+from secagg.trust.kit import SERVER_FILES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "operators.md").read_text(encoding="utf-8")

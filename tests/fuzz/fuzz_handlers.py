@@ -26,7 +26,6 @@ from google.protobuf.message import DecodeError, Message
 
 import secagg
 from secagg.errors import ConfigError, SecAggError
-from secagg.identity import check_signature
 from secagg.integrations.grpc import federation, secagg_pb2
 from secagg.integrations.grpc.federation import Federation
 from secagg.integrations.grpc.gate import Gate
@@ -36,6 +35,7 @@ from secagg.integrations.grpc.membership import Members
 from secagg.integrations.grpc.servicer import Servicer
 from secagg.integrations.grpc.status import ERROR_KEY
 from secagg.integrations.grpc.streams import Streams
+from secagg.trust.identity import check_signature
 
 T = TypeVar("T")
 
@@ -312,7 +312,7 @@ class Server:
                 assert listed == {site: nonce for (at, site), nonce in self._acknowledged.items() if at == round}
                 for _ in aggregate.frames():
                     pass
-                WORLD.project.member(aggregate.header.sites[0])
+                WORLD.project.site(aggregate.header.sites[0])
                 with suppress(SecAggError):
                     _SITE.decrypt(aggregate)
 

@@ -19,10 +19,10 @@ from container import (
     fingerprint,
 )
 from fuzz_worlds import AUTHORITY, NAMES, identity
-from secagg.wire.container.tail import signed_message
 
 from secagg import Header, Update
 from secagg.errors import SecAggError
+from secagg.wire.tail import signed_message
 
 Mutate = Callable[[bytes, int], bytes]
 

@@ -12,7 +12,7 @@ from fuzz_worlds import AUTHORITY, BASE, NAMES, ROUND, WORLDS, attempt
 import secagg
 from secagg import Project, Receipt, Update
 from secagg.errors import SecAggError
-from secagg.failures import Failures
+from secagg.trust.failures import Failures
 
 
 class Reader:
@@ -85,7 +85,7 @@ class Reader:
         project = Project.from_bytes(data)
         assert Project.load(self._write(data)) == project
         attempt(project.check_time)
-        attempt(lambda: [project.member(member.name) for member in project.sites])
+        attempt(lambda: [project.site(member.name) for member in project.sites])
         for world in WORLDS.values():
             attempt(lambda: world.project.successor(data))  # noqa: B023
             attempt(lambda: secagg.Aggregator(world.config, world.key.server, project=project))  # noqa: B023

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 import secagg
 from secagg import Identity, Project
 from secagg.errors import PrivacyWarning, SecAggError
-from secagg.key import KeyMaterial
-from secagg.project import Member
+from secagg.trust.key import KeyMaterial
+from secagg.trust.project import Party
 
 warnings.simplefilter("ignore", PrivacyWarning)
 
@@ -75,7 +75,7 @@ class World:
         public = rng.integers(0, PRIME, (2, *words), np.uint64) if lattice else np.empty(0, np.uint64)
         key = secagg.ClientKey(config.params, KeyMaterial(moduli, secret, public))
         members = [
-            Member(name, public, certificates.get(name, public.hex()))
+            Party(name, public, certificates.get(name, public.hex()))
             for name, public in ((name, identity(name).public) for name in ("server", *NAMES))
         ]
         authority = identity("authority")

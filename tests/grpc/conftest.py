@@ -22,10 +22,11 @@ import numpy as np
 import pytest
 
 import secagg
-from secagg.integrations.grpc import Authority, SiteSession, Tls
+from secagg.integrations.grpc import SiteSession
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc.status import error_of, transport_error
 from secagg.scheme.codec import RealCodec
+from secagg.trust import Authority, Tls
 
 HERE = Path(__file__).parent
 #: Far beyond what any test takes on a slow machine: it ends what hangs.

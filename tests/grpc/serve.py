@@ -14,7 +14,8 @@ import sys
 import threading
 
 import secagg
-from secagg.integrations.grpc import Limits, Server, Tls
+from secagg.integrations.grpc import Limits, Server
+from secagg.trust import Tls
 
 HE_LIBRARIES = ("tenseal", "Pyfhel", "seal", "torch")
 

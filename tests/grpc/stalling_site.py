@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
-from secagg.integrations.grpc import SiteSession, Tls
+from secagg.integrations.grpc import SiteSession
+from secagg.trust import Tls
 
 address, site, certificates, path = sys.argv[1:]
 

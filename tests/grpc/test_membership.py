@@ -16,11 +16,12 @@ from signed import DAY, Signed, identities
 
 import secagg
 from secagg.errors import IdentityError, KeyFileError, KeyMismatchError, SignatureError
-from secagg.integrations.grpc import Authority, Server, Tls
+from secagg.integrations.grpc import Server
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc import secagg_pb2_grpc as pb_grpc
 from secagg.integrations.grpc.membership import MAX_CALLS, Members
 from secagg.integrations.grpc.status import error_of
+from secagg.trust import Authority, Tls
 
 
 @dataclass

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from secagg.errors import FormatError
+from secagg.errors import FormatError, one_line
 from secagg.integrations.grpc import secagg_pb2 as pb
-from secagg.integrations.grpc.printable import one_line
 from secagg.integrations.grpc.replies import read_membership, read_status
 from secagg.integrations.grpc.server_status import MAX_TROUBLE_LENGTH
 

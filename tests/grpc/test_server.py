@@ -18,6 +18,7 @@ from mortal import free_port
 import secagg
 from secagg.errors import ConfigError, DuplicateError, QuorumError, RoundMismatchError, TransportError
 from secagg.integrations.grpc import Server, SiteSession
+from secagg.integrations.grpc.credentials import channel_credentials
 from secagg.integrations.grpc.server import SERVICE
 
 StartServer = Callable[..., Any]
@@ -84,7 +85,7 @@ def test_a_port_that_is_taken(start_server: StartServer, provision: Any, tmp_pat
 
 def test_health(start_server: StartServer, provision: Any) -> None:
     server = start_server()
-    with grpc.secure_channel(server.address, provision.tls["site-1"].channel_credentials()) as channel:
+    with grpc.secure_channel(server.address, channel_credentials(provision.tls["site-1"])) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         for service in ("", SERVICE):
             reply = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=120, wait_for_ready=True)

@@ -20,11 +20,12 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from secagg.errors import ConfigError, IdentityError, KeyFileError, TransportError
-from secagg.integrations.grpc import Authority, Server, SiteSession, Tls
+from secagg.integrations.grpc import Server, SiteSession
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc import secagg_pb2_grpc as pb_grpc
-from secagg.integrations.grpc import tls as tls_module
 from secagg.integrations.grpc.handshake import check_handshake
+from secagg.trust import Authority, Tls
+from secagg.trust import tls as tls_module
 
 
 def certificate(tls: Tls) -> x509.Certificate:

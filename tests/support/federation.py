@@ -15,10 +15,10 @@ from container import fraction_bits
 import secagg
 from secagg.backends.base import Backend
 from secagg.backends.registry import load_backend
-from secagg.key import KeyPair
 from secagg.scheme.aggregation import Aggregation
 from secagg.scheme.codec import Codec, codec_for
 from secagg.scheme.params import Params
+from secagg.trust.key import KeyPair
 
 State = Mapping[str, Any]
 

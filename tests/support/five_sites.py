@@ -12,15 +12,16 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from secagg.wire.container.container import DIGEST_NBYTES
 from served import Kits
 
 import secagg
-from secagg.cli.kit import load_server_kit, load_site_kit
 from secagg.cli.project_file import ProjectFile
 from secagg.cli.provisioner import Provisioner
 from secagg.errors import StateError
-from secagg.integrations.grpc import SiteSession, Tls, Uploaded
+from secagg.integrations.grpc import SiteSession, Uploaded
+from secagg.trust import Tls
+from secagg.trust.kit import load_server_kit, load_site_kit
+from secagg.wire.container import DIGEST_NBYTES
 
 SITES = tuple(f"site-{number}" for number in range(1, 6))
 MIN_CLIENTS = 3

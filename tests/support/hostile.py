@@ -11,12 +11,13 @@ from pathlib import Path
 import grpc
 
 import secagg
-from secagg.cli.kit import PROJECT_FILE, load_server_kit
 from secagg.errors import RoundMismatchError, SecAggError
-from secagg.integrations.grpc import Tls
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc import secagg_pb2_grpc as pb_grpc
+from secagg.integrations.grpc.credentials import server_credentials
 from secagg.integrations.grpc.status import Refusal
+from secagg.trust import Tls
+from secagg.trust.kit import PROJECT_FILE, load_server_kit
 
 
 @dataclass
@@ -76,7 +77,7 @@ class HostileServer(pb_grpc.SecureAggregationServicer):
     def serving(self) -> Iterator[HostileServer]:
         server = grpc.server(ThreadPoolExecutor(4))
         pb_grpc.add_SecureAggregationServicer_to_server(self, server)
-        port = server.add_secure_port("127.0.0.1:0", Tls.load(self.folder).server_credentials())
+        port = server.add_secure_port("127.0.0.1:0", server_credentials(Tls.load(self.folder)))
         self.address = f"127.0.0.1:{port}"
         server.start()
         try:

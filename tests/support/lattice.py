@@ -6,8 +6,8 @@ from functools import cache
 
 import numpy as np
 
-from secagg.key import ClientKey
 from secagg.scheme.params import BGVParams, CKKSParams
+from secagg.trust.key import ClientKey
 
 
 def bgv(degree, sizes, plain):

@@ -14,10 +14,10 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
-from secagg.wire.container.tail import Proof, Tail
-from secagg.wire.container.update import UpdateWriter
 
 import secagg
+from secagg.wire.tail import Proof, Tail
+from secagg.wire.update import UpdateWriter
 
 #: The weight has at least so many bits.
 WEIGHT_BITS = 40

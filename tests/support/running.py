@@ -17,11 +17,12 @@ from signed import Signed, sign_federation
 
 import secagg
 from secagg.errors import SecAggError
-from secagg.integrations.grpc import Authority, Server, SiteSession, Tls
+from secagg.integrations.grpc import Server, SiteSession
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc import secagg_pb2_grpc as pb_grpc
-from secagg.integrations.grpc.certificates import Certificate
+from secagg.integrations.grpc.credentials import channel_credentials
 from secagg.integrations.grpc.status import error_of
+from secagg.trust import Authority, Certificate, Tls
 
 CONFIG = {
     "he": {"lib": "flashe", "config": {"scheme": "FLASHE", "value_bits": 16}},
@@ -74,7 +75,7 @@ class Running:
         if tls is None:
             channel = grpc.insecure_channel(self.server.address, options, **keywords)
         else:
-            channel = grpc.secure_channel(self.server.address, tls.channel_credentials(), options, **keywords)
+            channel = grpc.secure_channel(self.server.address, channel_credentials(tls), options, **keywords)
         with channel:
             yield channel
 

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from secagg import Client, Update
-from secagg.cli.kit import load_site_kit
 from secagg.cli.project_file import ProjectFile
 from secagg.cli.provisioner import Provisioner
 from secagg.config import Config
-from secagg.integrations.grpc import SiteSession, Tls
+from secagg.integrations.grpc import SiteSession
+from secagg.trust import Tls
+from secagg.trust.kit import load_site_kit
 
 SITES = ("site-1", "site-2", "site-3", "site-4")
 STATE = {"w": np.arange(1000, dtype=np.float32) / 1000}

@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 from federation import Federation, State
-from secagg.wire.container.container import frame_digest
-from secagg.wire.container.header import Header
-from secagg.wire.container.tail import Proof, Tail, add_tags, body_digest
-from secagg.wire.container.update import UpdateWriter
 
 import secagg
-from secagg.project import Member
 from secagg.scheme.ring import CLEAR_RING, Ring
+from secagg.trust.project import Party
+from secagg.wire.container import frame_digest
+from secagg.wire.header import Header
+from secagg.wire.tail import Proof, Tail, add_tags, body_digest
+from secagg.wire.update import UpdateWriter
 
 ROUND = 4
 DAY = 86_400
@@ -116,8 +116,8 @@ def identities(count: int) -> tuple[secagg.Identity, ...]:
     return tuple(secagg.Identity.generate() for _ in range(count))
 
 
-def member(name: str, identity: secagg.Identity) -> Member:
-    return Member(name, identity.public, identity.public[::-1].hex())  # no certificate, but one of its own
+def member(name: str, identity: secagg.Identity) -> Party:
+    return Party(name, identity.public, identity.public[::-1].hex())  # no certificate, but one of its own
 
 
 # The server's craft: updates taken apart, and put together as it likes.

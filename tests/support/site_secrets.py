@@ -14,13 +14,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from needles import Needles
-from secagg.wire.container.tail import TAG_MODULUS
 
-from secagg.cli.kit import CLIENT_KEY_FILE, IDENTITY_FILE, TLS_KEY_FILE
 from secagg.cli.provisioner import CA_KEY_FILE
-from secagg.identity import Identity
-from secagg.key import ClientKey, load_key
-from secagg.mac import Authenticator
+from secagg.trust.identity import Identity
+from secagg.trust.key import ClientKey, load_key
+from secagg.trust.kit import CLIENT_KEY_FILE, IDENTITY_FILE, TLS_KEY_FILE
+from secagg.trust.tags import Authenticator
+from secagg.wire.tail import TAG_MODULUS
 
 
 def add_client_key(needles: Needles, path: Path) -> None:

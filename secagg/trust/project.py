@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from .config import Config
-from .errors import (
+from ..config import Config
+from ..errors import (
     ConfigError,
     FormatError,
     IdentityError,
@@ -20,21 +20,21 @@ from .errors import (
     show,
     show_time,
 )
+from ..scheme.params import is_int
+from ..storage.files import open_regular, replace_file
+from ..wire.container import DIGEST_NBYTES, MAX_HEADER_NBYTES, head_nbytes, pack_head, read_hex, unpack_head
+from ..wire.header import Header, check_epoch, check_site
+from ..wire.layout import Layout
+from ..wire.tail import SIGNATURE_NBYTES, Proof, signed_message
 from .identity import PUBLIC_NBYTES, Identity, check_signature
-from .scheme.params import is_int
-from .storage.files import open_regular, replace_file
-from .wire.container import DIGEST_NBYTES, MAX_HEADER_NBYTES, head_nbytes, pack_head, read_hex, unpack_head
-from .wire.header import Header, check_epoch, check_site
-from .wire.layout import Layout
-from .wire.tail import SIGNATURE_NBYTES, Proof, signed_message
 
 if TYPE_CHECKING:
-    from .wire.update import Update
+    from ..wire.update import Update
 
 _FIELDS = frozenset(
     ["authority", "base", "config", "epoch", "expires", "issued", "key", "layout", "name", "serial", "server", "sites"]
 )
-_MEMBER_FIELDS = frozenset(["certificate", "name", "public", "revoked"])
+_PARTY_FIELDS = frozenset(["certificate", "name", "public", "revoked"])
 
 #: Largest number in a manifest: seconds and serials.
 _MAX_NUMBER = 1 << 53
@@ -44,7 +44,7 @@ CLOCK_SKEW_SECONDS = 300
 
 
 @dataclass(frozen=True)
-class Member:
+class Party:
     """A party of the federation.
 
     Parameters
@@ -85,9 +85,9 @@ class Project:
         Fingerprint of the HE key, 64 hexadecimal digits.
     authority : bytes
         The provisioner's Ed25519 public key, 32 bytes.
-    server : Member
+    server : Party
         The server.
-    sites : tuple of Member
+    sites : tuple of Party
         The sites, revoked ones too.
     layout : Layout, optional
         The model, where it is known beforehand.
@@ -106,8 +106,8 @@ class Project:
     epoch: int
     key: str
     authority: bytes
-    server: Member
-    sites: tuple[Member, ...]
+    server: Party
+    sites: tuple[Party, ...]
     layout: Layout | None = None
     base: bytes | None = None
     signed: bytes = field(default=b"", compare=False)
@@ -116,11 +116,11 @@ class Project:
         return f"<project {self.name}, serial {self.serial}, epoch {self.epoch}, {len(self.sites)} sites>"
 
     def __post_init__(self) -> None:
-        names = [member.name for member in (self.server, *self.sites)]
+        names = [party.name for party in (self.server, *self.sites)]
         for what, values in (
             ("name", names),
-            ("public key", [member.public.hex() for member in (self.server, *self.sites)]),
-            ("certificate", [member.certificate for member in (self.server, *self.sites)]),
+            ("public key", [party.public.hex() for party in (self.server, *self.sites)]),
+            ("certificate", [party.certificate for party in (self.server, *self.sites)]),
         ):
             if len(set(values)) != len(values):
                 twice = next(value for value in values if values.count(value) > 1)
@@ -214,7 +214,7 @@ class Project:
             )
         return other
 
-    def member(self, name: str) -> Member:
+    def site(self, name: str) -> Party:
         """Return a site that takes part; `IdentityError` if it does not, or no more."""
         for site in self.sites:
             if site.name == name:
@@ -238,8 +238,8 @@ class Project:
 
     def check_contribution(self, header: Header, proof: Proof) -> None:
         """Hold the only contribution of a header against its site; errors as of `check_signature`."""
-        member, message = self.member(header.site), signed_message(header.head, proof.body)
-        check_signature(member.public, proof.signature, message, f"site {header.site!r}")
+        party, message = self.site(header.site), signed_message(header.head, proof.body)
+        check_signature(party.public, proof.signature, message, f"site {header.site!r}")
 
     def check_time(self, now: float | None = None) -> None:
         """Raise `IdentityError` unless the manifest is valid at `now`, in seconds since 1970 (default: the clock)."""
@@ -281,8 +281,8 @@ class Project:
                 "layout": None if self.layout is None else self.layout.to_json(),
                 "name": self.name,
                 "serial": self.serial,
-                "server": _member_dict(self.server),
-                "sites": [_member_dict(member) for member in self.sites],
+                "server": _party_dict(self.server),
+                "sites": [_party_dict(party) for party in self.sites],
             },
         )
 
@@ -301,31 +301,31 @@ def _parse(data: Mapping[str, Any]) -> Project:
         epoch=check_epoch(data["epoch"]),
         key=read_hex(data["key"], 32, "key").hex(),
         authority=read_hex(data["authority"], PUBLIC_NBYTES, "authority"),
-        server=_member(data["server"]),
-        sites=tuple(map(_member, data["sites"])),
+        server=_party(data["server"]),
+        sites=tuple(map(_party, data["sites"])),
         layout=None if data["layout"] is None else Layout.from_json(data["layout"]),
         base=None if data["base"] is None else read_hex(data["base"], DIGEST_NBYTES, "base"),
     )
 
 
-def _member(data: Any) -> Member:
-    if not isinstance(data, dict) or data.keys() != _MEMBER_FIELDS:
-        raise FormatError(f"a member has other keys than {', '.join(sorted(_MEMBER_FIELDS))}")
+def _party(data: Any) -> Party:
+    if not isinstance(data, dict) or data.keys() != _PARTY_FIELDS:
+        raise FormatError(f"a member has other keys than {', '.join(sorted(_PARTY_FIELDS))}")
     if not isinstance(data["revoked"], bool):
         raise FormatError(f"revoked is {show(data['revoked'])}, not true or false")
     public, certificate = (
         read_hex(data["public"], PUBLIC_NBYTES, "public"),
         read_hex(data["certificate"], 32, "certificate"),
     )
-    return Member(check_site(data["name"]), public, certificate.hex(), data["revoked"])
+    return Party(check_site(data["name"]), public, certificate.hex(), data["revoked"])
 
 
-def _member_dict(member: Member) -> dict[str, Any]:
+def _party_dict(party: Party) -> dict[str, Any]:
     return {
-        "certificate": member.certificate,
-        "name": member.name,
-        "public": member.public.hex(),
-        "revoked": member.revoked,
+        "certificate": party.certificate,
+        "name": party.name,
+        "public": party.public.hex(),
+        "revoked": party.revoked,
     }
 
 

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 import secagg_ext
 
+from ..wire.header import Contribution, Header
+from ..wire.tail import TAG_MODULUS, TAG_NBYTES
 from .key import ClientKey
-from .wire.header import Contribution, Header
-from .wire.tail import TAG_MODULUS, TAG_NBYTES
 
 
 class Authenticator:

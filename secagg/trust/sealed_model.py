@@ -15,12 +15,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import DecryptionError
+from ..errors import DecryptionError
+from ..wire.container import DIGEST_NBYTES
+from ..wire.header import MODEL_BLOCK_NBYTES, MODEL_BLOCK_PLAIN_NBYTES, Header
+from ..wire.update import Update, UpdateWriter
 from .identity import Identity
 from .key import ClientKey
-from .wire.container import DIGEST_NBYTES
-from .wire.header import MODEL_BLOCK_NBYTES, MODEL_BLOCK_PLAIN_NBYTES, Header
-from .wire.update import Update, UpdateWriter
 
 
 def write_model(

@@ -9,8 +9,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from secagg.errors import KeyFileError
-
+from ..errors import KeyFileError
 from .tls import Tls
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NoReturn
 
-from .errors import KeyFileError, SignatureError
-from .storage.files import open_regular, replace_file
-from .wire.tail import UNSIGNED
+from ..errors import KeyFileError, SignatureError
+from ..storage.files import open_regular, replace_file
+from ..wire.tail import UNSIGNED
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

@@ -27,10 +27,10 @@ from pathlib import Path
 
 from ..config import Config
 from ..errors import KeyFileError, KeyMismatchError
-from ..identity import Identity
-from ..key import ClientKey, ServerKey, check_role, load_key
-from ..project import Member, Project
 from ..storage.files import replace_file
+from .identity import Identity
+from .key import ClientKey, ServerKey, check_role, load_key
+from .project import Party, Project
 
 CONFIG_FILE = "federation.yaml"
 PROJECT_FILE = "project.secagg"
@@ -64,7 +64,7 @@ class SiteKit:
     folder : Path
         Where it lies; ``Tls.load(kit.folder)`` reads the certificate.
     name : str
-        Name of the site: that of the manifest's member whose public key is the kit's.
+        Name of the site: that of the manifest's party whose public key is the kit's.
     config : Config
         The federation's configuration, the same as ``project.config``.
     key : ClientKey
@@ -193,7 +193,7 @@ def load_site_kit(folder: Path) -> SiteKit:
     project, identity = _project(folder, config), Identity.load(folder / IDENTITY_FILE)
     key = load_client_key(folder / CLIENT_KEY_FILE, project)
     name = find_owner(folder / IDENTITY_FILE, project.sites, identity).name
-    project.member(name)
+    project.site(name)
     return SiteKit(folder, name, config, key, project, identity, _old_epochs(folder))
 
 
@@ -230,7 +230,7 @@ def is_server_kit(folder: Path) -> bool:
     )
 
 
-def active_sites(project: Project) -> tuple[Member, ...]:
+def active_sites(project: Project) -> tuple[Party, ...]:
     """Return the sites that take part: those that are not revoked."""
     return tuple(site for site in project.sites if not site.revoked)
 
@@ -264,14 +264,14 @@ def load_server_key(path: Path, project: Project) -> ServerKey:
     return key
 
 
-def find_owner(path: Path, members: tuple[Member, ...], identity: Identity) -> Member:
+def find_owner(path: Path, parties: tuple[Party, ...], identity: Identity) -> Party:
     """Return whose signing key, the file `path`, it is; `KeyFileError` if it is nobody's."""
-    for member in members:
-        if member.public == identity.public:
-            return member
+    for party in parties:
+        if party.public == identity.public:
+            return party
     raise KeyFileError(
         f"{path} has the public key {identity.public.hex()[:16]}…, which the manifest gives to none "
-        f"of {', '.join(member.name for member in members)}; unpack the newest kit"
+        f"of {', '.join(party.name for party in parties)}; unpack the newest kit"
     )
 
 

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ConfigError, FormatError, KeyFileError
-from .scheme.params import BGVParams, LatticeParams, Params, is_int
-from .storage.files import open_regular, replace_file
-from .wire.container import (
+from ..errors import ConfigError, FormatError, KeyFileError
+from ..scheme.params import BGVParams, LatticeParams, Params, is_int
+from ..storage.files import open_regular, replace_file
+from ..wire.container import (
     DIGEST_NBYTES,
     MAX_FRAME_NBYTES,
     check_digest,
@@ -28,7 +28,7 @@ from .wire.container import (
     pack_head,
     unpack_head,
 )
-from .wire.header import check_epoch
+from ..wire.header import check_epoch
 
 #: 64-bit words of a key of FLASHE: 32 bytes, the key of HKDF.
 SYMMETRIC_KEY_WORDS = 4

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .errors import FormatError, VerificationError
+from ..errors import FormatError, VerificationError
+from ..wire.container import DIGEST_NBYTES
+from ..wire.header import Header
+from ..wire.tail import SIGNATURE_NBYTES, Proof
+from ..wire.update import Update
 from .identity import Identity, check_signature
 from .project import Project
-from .wire.container import DIGEST_NBYTES
-from .wire.header import Header
-from .wire.tail import SIGNATURE_NBYTES, Proof
-from .wire.update import Update
 
 _PURPOSE = b"secagg receipt v1"
 _NBYTES = 2 * DIGEST_NBYTES + SIGNATURE_NBYTES
@@ -64,8 +64,8 @@ class Receipt:
         VerificationError
             If it is for something else.
         """
-        member = project.server
-        check_signature(member.public, self.signature, _PURPOSE + self.head + self.body, f"the server {member.name!r}")
+        party = project.server
+        check_signature(party.public, self.signature, _PURPOSE + self.head + self.body, f"the server {party.name!r}")
         if (self.head, self.body) != (update.header.head[-DIGEST_NBYTES:], update.tail.proofs[0].body):
             raise VerificationError("the server's receipt is for another update than the one that was sent")
 

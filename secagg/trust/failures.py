@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .errors import DecryptionError, EpochError, KeyFileError
+from ..errors import DecryptionError, EpochError, KeyFileError
 from .key import ServerKey
 
 #: So many failures, and an epoch is over.

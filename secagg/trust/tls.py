@@ -9,23 +9,21 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from secagg.errors import ConfigError, KeyFileError
+from ..errors import ConfigError, KeyFileError
+from ..wire.header import check_site
 
 #: The server's certificate always names these, beside the hosts that are asked for.
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
-_NAME = re.compile(r"(?!\.+\Z)[A-Za-z0-9._-]{1,64}")
 _CLOCK_SKEW = datetime.timedelta(hours=1)
 
 
@@ -65,16 +63,6 @@ class Tls:
             If one of them cannot be read.
         """
         return _read(self.ca), _read(self.cert), _read(self.key)
-
-    def server_credentials(self) -> grpc.ServerCredentials:
-        """Return credentials of a server that admits only clients with a certificate of the authority."""
-        ca, cert, key = self.read()
-        return grpc.ssl_server_credentials([(key, cert)], root_certificates=ca, require_client_auth=True)
-
-    def channel_credentials(self) -> grpc.ChannelCredentials:
-        """Return credentials of a site."""
-        ca, cert, key = self.read()
-        return grpc.ssl_channel_credentials(root_certificates=ca, private_key=key, certificate_chain=cert)
 
 
 class Authority:
@@ -175,7 +163,7 @@ class Authority:
         KeyFileError
             If the folder already has one, or cannot be written.
         """
-        alternatives: list[x509.GeneralName] = [x509.DNSName(check_name(name))]
+        alternatives: list[x509.GeneralName] = [x509.DNSName(check_site(name))]
         return self._issue(name, alternatives, [ExtendedKeyUsageOID.CLIENT_AUTH], days, folder)
 
     def _issue(
@@ -186,7 +174,7 @@ class Authority:
         days: int,
         folder: Path | None,
     ) -> Tls:
-        check_name(name)
+        check_site(name)
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         authority_key = self._key.public_key()
@@ -206,19 +194,6 @@ class Authority:
         _write(tls.cert, certificate.public_bytes(serialization.Encoding.PEM))
         _write(tls.ca, self._certificate.public_bytes(serialization.Encoding.PEM))
         return tls
-
-
-def check_name(name: str) -> str:
-    """Return `name` if a site or certificate can bear it.
-
-    Raises
-    ------
-    ConfigError
-        If it is not 1 to 64 letters, digits, dots, hyphens or underscores, or is made of dots alone.
-    """
-    if not _NAME.fullmatch(name):
-        raise ConfigError(f"name {name!r:.80}: use 1 to 64 letters, digits, '.', '-' or '_', not dots alone")
-    return name
 
 
 def _builder(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from .config import Config
-from .errors import CapacityError, ConfigError, KeyMismatchError, LayoutError, MismatchError, show
+from ..config import Config
+from ..errors import CapacityError, ConfigError, KeyMismatchError, LayoutError, MismatchError, show
+from ..scheme.codec import codec_for
+from ..wire.header import Header
 from .key import ServerKey
-from .scheme.codec import codec_for
-from .wire.header import Header
 
 
 def check_key(config: Config, key: ServerKey) -> None:

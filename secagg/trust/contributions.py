@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .config import Config
-from .errors import MismatchError, QuorumError, RoundMismatchError, VerificationError, show
+from ..config import Config
+from ..errors import MismatchError, QuorumError, RoundMismatchError, VerificationError, show
+from ..wire.header import check_round
+from ..wire.update import Update
 from .key import ServerKey
 from .project import Project
 from .receipt import Receipt
-from .wire.header import check_round
-from .wire.update import Update
 
 
 def check_project(config: Config, key: ServerKey, project: Project) -> None:
