@@ -25,12 +25,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from secagg.protocol.messages import ServerStatus
+
     from .client import SiteSession
     from .limits import Limits
     from .records import RoundRecord, UploadRecord
     from .replies import Membership, RoundStatus, Uploaded
     from .server import Server
-    from .server_status import ServerStatus
 
 __all__ = [
     "Limits",

@@ -21,18 +21,19 @@ from secagg.errors import (
     StateError,
     TransportError,
 )
+from secagg.protocol.address import is_loopback, parse_address
+from secagg.protocol.chunks import Progress
+from secagg.protocol.expected import Expected
+from secagg.protocol.messages import MAX_TIMEOUT_SECONDS
 from secagg.trust import Tls
 from secagg.wire.header import check_site
 
 from . import secagg_pb2 as pb
 from . import secagg_pb2_grpc as pb_grpc
-from .address import is_loopback, parse_address
-from .chunks import MAX_MESSAGE_NBYTES, Progress
 from .credentials import channel_credentials
-from .expected import Expected
+from .messages import MAX_MESSAGE_NBYTES
 from .replies import Membership, RoundStatus, Uploaded, read_membership, read_receipt, read_status
 from .retry import persist
-from .rounds import MAX_TIMEOUT_SECONDS
 from .transfer import Check, Sender, fetch
 
 T = TypeVar("T")

@@ -17,6 +17,7 @@ from dataclasses import replace
 
 import secagg
 from secagg.errors import FormatError, RoundMismatchError, SecAggError, StorageError, TransportError, one_line
+from secagg.protocol.messages import MAX_TROUBLE_LENGTH, ServerStatus
 
 from .history import History
 from .hooks import MetricsHook, NoMetrics
@@ -26,7 +27,6 @@ from .receipts import Receipts
 from .round_sum import Terms, read_aggregates
 from .rounds import Admission, Due, Rounds
 from .run_folder import UPDATE_SUFFIX, RunFolder
-from .server_status import MAX_TROUBLE_LENGTH, ServerStatus
 from .spool import Part, Spool
 from .stored import served_project
 

@@ -38,11 +38,10 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from secagg import errors
 from secagg.errors import SecAggError, TransportError
-
-from .address import is_loopback, parse_address
+from secagg.protocol.address import is_loopback, parse_address
 
 if TYPE_CHECKING:
-    from .server_status import ServerStatus
+    from secagg.protocol.messages import ServerStatus
 
 _RESULTS = {True: "added", False: "already_added"}
 _OUTCOMES = ("completed", "failed")

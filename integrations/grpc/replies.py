@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 
 import secagg
 from secagg.errors import ConfigError, FormatError, IdentityError, KeyMismatchError, SignatureError, one_line
+from secagg.protocol.messages import MAX_TIMEOUT_SECONDS, MAX_TROUBLE_LENGTH, ServerStatus
+from secagg.wire.container import DIGEST_NBYTES
 from secagg.wire.header import check_site
 
 from . import secagg_pb2 as pb
-from .chunks import DIGEST_NBYTES
-from .rounds import MAX_TIMEOUT_SECONDS
-from .server_status import MAX_TROUBLE_LENGTH, ServerStatus
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _STATES = ("idle", "open")

@@ -9,9 +9,9 @@ from typing import TypeVar
 
 import grpc
 
+from secagg.protocol.handshake import check_handshake
 from secagg.trust import Tls
 
-from .handshake import check_handshake
 from .status import error_of, transport_error
 
 T = TypeVar("T")

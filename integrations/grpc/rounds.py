@@ -34,12 +34,7 @@ from secagg.errors import (
     SecAggError,
     StateError,
 )
-
-#: Longest timeout, four months: clocks and gRPC's deadlines do not take every float.
-MAX_TIMEOUT_SECONDS = 1e7
-
-#: How many completed rounds are remembered, and how many aggregates are kept.
-KEPT_ROUNDS = 2
+from secagg.protocol.messages import KEPT_ROUNDS, MAX_TIMEOUT_SECONDS
 
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 60.0

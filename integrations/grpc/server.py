@@ -15,19 +15,19 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 import secagg
 from secagg.errors import ConfigError, KeyFileError, TransportError
+from secagg.protocol.address import is_loopback, parse_address
+from secagg.protocol.messages import ServerStatus
 from secagg.trust import Tls
 
 from . import secagg_pb2 as pb
 from . import secagg_pb2_grpc as pb_grpc
-from .address import is_loopback, parse_address
-from .chunks import MAX_MESSAGE_NBYTES
 from .credentials import server_credentials
 from .federation import Federation
 from .gate import Gate
 from .hooks import MetricsHook, NoMetrics
 from .limits import Limits
 from .membership import MAX_CALLS, Members
-from .server_status import ServerStatus
+from .messages import MAX_MESSAGE_NBYTES
 from .servicer import Servicer
 from .streams import Streams
 

@@ -11,16 +11,19 @@ import grpc
 
 import secagg
 from secagg.errors import FormatError, MismatchError, SecAggError, TransportError
+from secagg.protocol.chunks import chunks_from
+from secagg.protocol.messages import BusyError
+from secagg.wire.container import DIGEST_NBYTES
 from secagg.wire.header import check_site
 
 from . import secagg_pb2 as pb
 from . import secagg_pb2_grpc as pb_grpc
-from .chunks import DIGEST_NBYTES, chunks_from, messages
 from .federation import Federation
 from .hooks import MetricsHook
 from .membership import Caller, Members
+from .messages import messages
 from .status import Refusal
-from .streams import BusyError, Stream, Streams
+from .streams import Stream, Streams
 
 _UPLOADED = {"update": "an update", "model": "a model"}
 

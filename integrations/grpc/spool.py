@@ -1,6 +1,6 @@
 """Uploads on their way: files that a broken upload leaves behind, and the next one goes on with.
 
-A part has the size of the whole from the beginning, with holes (`secagg.integrations.grpc.chunks`), so the folder's
+A part has the size of the whole from the beginning, with holes (`secagg.protocol.chunks`), so the folder's
 size holds what is still to come.
 """
 
@@ -16,11 +16,12 @@ from types import TracebackType
 
 import secagg
 from secagg.errors import FormatError, QuotaError, SecAggError
+from secagg.protocol.chunks import whole_frames
+from secagg.protocol.messages import BusyError
+from secagg.wire.container import DIGEST_NBYTES
 
-from .chunks import DIGEST_NBYTES, whole_frames
 from .limits import Limits
 from .run_folder import RunFolder, refuse
-from .streams import BusyError
 
 #: What an aggregate takes beyond the size of an update for each site that it may list: name, nonce, proof.
 _LISTED_NBYTES = 320

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
+from secagg.protocol.messages import BusyError
+
 from .limits import Limits
 
 T = TypeVar("T")
@@ -23,10 +25,6 @@ class Call(Protocol):
 
     def cancel(self) -> object:
         """End the call."""
-
-
-class BusyError(Exception):
-    """There is no turn for this call now; it may come again."""
 
 
 class Stream:

@@ -12,10 +12,12 @@ import grpc
 
 import secagg
 from secagg.errors import FormatError, RoundMismatchError, SecAggError, StorageError
+from secagg.protocol.chunks import Outgoing, Progress, receive, whole_frames
+from secagg.wire.container import DIGEST_NBYTES
 
 from . import secagg_pb2 as pb
 from . import secagg_pb2_grpc as pb_grpc
-from .chunks import DIGEST_NBYTES, Outgoing, Progress, messages, receive, whole_frames
+from .messages import messages
 from .status import error_of
 
 #: Called with the header of what is downloaded.

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..errors import ConfigError, SecAggError
-from ..integrations.grpc.address import parse_address
+from ..protocol.address import parse_address
 from ..trust.kit import ServerKit, load_kit
 from . import packing, passphrases, unpack
 from .findings import Finding, examine

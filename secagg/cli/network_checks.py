@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 from ..errors import IdentityError, KeyMismatchError, SecAggError, TransportError
 from ..integrations.grpc import RoundStatus, SiteSession
-from ..integrations.grpc.address import parse_address
-from ..integrations.grpc.handshake import check_handshake
+from ..protocol.address import parse_address
+from ..protocol.handshake import check_handshake
 from ..trust import Tls
 from ..trust.kit import ServerKit, SiteKit
 from ..trust.project import CLOCK_SKEW_SECONDS

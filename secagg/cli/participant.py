@@ -18,7 +18,7 @@ from ..errors import (
     TransportError,
     VerificationError,
 )
-from ..integrations.grpc.rounds import KEPT_ROUNDS
+from ..protocol.messages import KEPT_ROUNDS
 from ..storage.files import replace_file
 from ..trust.kit import SiteKit
 from ..wire.header import Header

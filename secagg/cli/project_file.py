@@ -9,7 +9,7 @@ from typing import Any
 
 from ..config import Config
 from ..errors import ConfigError, SecAggError, show
-from ..integrations.grpc.address import check_host
+from ..protocol.address import check_host
 from ..scheme.params import is_int
 from ..storage.yaml_file import read_yaml
 from ..trust.kit import SERVER

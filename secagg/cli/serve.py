@@ -15,8 +15,8 @@ from pathlib import Path
 from types import FrameType
 
 from ..errors import ConfigError, IdentityError, PrivacyWarning, TransportError
-from ..integrations.grpc.address import parse_address
 from ..integrations.grpc.limits import Limits
+from ..protocol.address import parse_address
 from ..trust.kit import load_server_kit
 from ..trust.project import Project
 from .expiry import wait_and_tell

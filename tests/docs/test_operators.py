@@ -17,7 +17,7 @@ from served import Kits, Served, federation
 
 from secagg import cli, errors
 from secagg.integrations.grpc.metrics import Metrics
-from secagg.integrations.grpc.server_status import ServerStatus
+from secagg.protocol.messages import ServerStatus
 from secagg.trust.kit import SERVER_FILES
 
 ROOT = Path(__file__).resolve().parents[2]

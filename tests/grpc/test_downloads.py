@@ -20,8 +20,9 @@ from secagg.integrations.grpc import Server as RealServer
 from secagg.integrations.grpc import SiteSession
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc import secagg_pb2_grpc as pb_grpc
-from secagg.integrations.grpc.chunks import chunks_from, messages
-from secagg.integrations.grpc.expected import MAX_UNKNOWN_NBYTES
+from secagg.integrations.grpc.messages import messages
+from secagg.protocol.chunks import chunks_from
+from secagg.protocol.expected import MAX_UNKNOWN_NBYTES
 
 CONFIG = {
     "he": {"lib": "flashe", "config": {"scheme": "FLASHE", "value_bits": 16}},

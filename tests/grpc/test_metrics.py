@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from secagg.errors import ConfigError, TransportError
 from secagg.integrations.grpc import metrics as metrics_module
 from secagg.integrations.grpc.metrics import Metrics, MetricsEndpoint
-from secagg.integrations.grpc.server_status import ServerStatus
+from secagg.protocol.messages import ServerStatus
 
 IDLE = ServerStatus(
     round=0,

@@ -10,7 +10,7 @@ import pytest
 from secagg.errors import FormatError, one_line
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc.replies import read_membership, read_status
-from secagg.integrations.grpc.server_status import MAX_TROUBLE_LENGTH
+from secagg.protocol.messages import MAX_TROUBLE_LENGTH
 
 STATUS = {"round": 3, "attempt": 2, "state": "open", "added": ["site-1"], "seconds_left": 60.0, "time": 1e9}
 JOINED = {"round": 3, "round_timeout": 60.0, "key": "ab" * 32}

@@ -17,7 +17,8 @@ from secagg.errors import (
     StateError,
     TransportError,
 )
-from secagg.integrations.grpc.rounds import KEPT_ROUNDS, Admission, Attempt, Due, Rounds
+from secagg.integrations.grpc.rounds import Admission, Attempt, Due, Rounds
+from secagg.protocol.messages import KEPT_ROUNDS
 
 TIMEOUT = 10.0
 

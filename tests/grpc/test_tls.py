@@ -23,7 +23,7 @@ from secagg.errors import ConfigError, IdentityError, KeyFileError, TransportErr
 from secagg.integrations.grpc import Server, SiteSession
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc import secagg_pb2_grpc as pb_grpc
-from secagg.integrations.grpc.handshake import check_handshake
+from secagg.protocol.handshake import check_handshake
 from secagg.trust import Authority, Tls
 from secagg.trust import tls as tls_module
 

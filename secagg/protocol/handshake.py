@@ -10,9 +10,8 @@ import socket
 import ssl
 import time
 
-from secagg.errors import IdentityError, KeyFileError, one_line
-from secagg.trust import Tls
-
+from ..errors import IdentityError, KeyFileError, one_line
+from ..trust import Tls
 from .address import parse_address
 
 _TIMEOUT_SECONDS = 5.0

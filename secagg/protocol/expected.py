@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import secagg
-from secagg.errors import LayoutError, MismatchError
+from ..errors import LayoutError, MismatchError
+from ..wire.header import Header
+from ..wire.layout import Layout
 
 #: Largest download while model or params are not known.
 MAX_UNKNOWN_NBYTES = 4 << 30
@@ -17,16 +18,16 @@ class Expected:
 
     Parameters
     ----------
-    layout : secagg.Layout or None
+    layout : Layout or None
         The model; None while it is not known.
     params : object
         Of the configuration; None while they are not known.
     """
 
-    layout: secagg.Layout | None
+    layout: Layout | None
     params: object
 
-    def check(self, header: secagg.Header) -> None:
+    def check(self, header: Header) -> None:
         """Refuse what is of another size than expected, or large while nothing is.
 
         Raises

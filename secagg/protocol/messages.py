@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: Longest timeout, four months: clocks and gRPC's deadlines do not take every float.
+MAX_TIMEOUT_SECONDS = 1e7
+
+#: How many completed rounds are remembered, and how many aggregates are kept.
+KEPT_ROUNDS = 2
+
 #: Characters of `ServerStatus.trouble`.
 MAX_TROUBLE_LENGTH = 500
+
+
+class BusyError(Exception):
+    """There is no turn for this call now; it may come again."""
 
 
 @dataclass(frozen=True)

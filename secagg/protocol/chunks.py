@@ -14,19 +14,13 @@ from contextlib import suppress
 from itertools import islice
 from typing import IO
 
-from secagg import Header, Update
-from secagg.errors import FormatError, SecAggError
-
-from . import secagg_pb2 as pb
-
-#: Of a frame's digest, which follows its payload (docs/wire-format.md).
-DIGEST_NBYTES = 32
+from ..errors import FormatError, SecAggError
+from ..wire.container import DIGEST_NBYTES, MAX_FRAME_NBYTES
+from ..wire.header import Header
+from ..wire.update import Update
 
 #: Payload and digest of the largest frame.
-MAX_FRAME_CHUNK_NBYTES = (1 << 20) + DIGEST_NBYTES
-
-#: Of a gRPC message: the largest head, 4 MiB of header, fits.
-MAX_MESSAGE_NBYTES = 5 << 20
+MAX_FRAME_CHUNK_NBYTES = MAX_FRAME_NBYTES + DIGEST_NBYTES
 
 #: Called with the bytes done and the bytes in all.
 Progress = Callable[[int, int], None]
@@ -94,12 +88,6 @@ def chunks_from(update: Update, frame: int) -> Iterator[bytes | memoryview]:
     chunks = update.chunks()
     yield next(chunks)
     yield from islice(chunks, frame, None)
-
-
-def messages(chunks: Iterable[bytes | memoryview], frame: int) -> Iterator[pb.Chunk]:
-    """Yield the messages of a stream: its head, which says that it goes on from `frame`, and the other chunks."""
-    for index, chunk in enumerate(chunks):
-        yield pb.Chunk(data=bytes(chunk), frame=0 if index else frame)
 
 
 class Outgoing:

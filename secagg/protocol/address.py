@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from secagg.errors import ConfigError, show
+from ..errors import ConfigError, show
 
 _MAX_HOST_LENGTH = 253
 #: Underscores are of no host, strictly; container networks have them.
