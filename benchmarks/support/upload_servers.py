@@ -20,11 +20,12 @@ from pathlib import Path
 import grpc
 
 import secagg
-from secagg.integrations.grpc import Limits, Server
+from secagg.integrations.grpc import Server
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc import secagg_pb2_grpc as pb_grpc
 from secagg.integrations.grpc.credentials import server_credentials
 from secagg.integrations.grpc.server import OPTIONS
+from secagg.server import Limits
 from secagg.trust import Tls
 
 

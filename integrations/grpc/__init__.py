@@ -2,7 +2,6 @@
 
 =====================  =====================================================================
 `Server`               listens, adds uploads just in time, serves the aggregates
-`Limits`               what the server lets its sites use: uploads at a time, seconds, bytes
 `SiteSession`          joins, uploads, downloads; waits and retries until its deadline
 =====================  =====================================================================
 
@@ -25,35 +24,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from secagg.protocol.messages import ServerStatus
-
     from .client import SiteSession
-    from .limits import Limits
-    from .records import RoundRecord, UploadRecord
     from .replies import Membership, RoundStatus, Uploaded
     from .server import Server
 
 __all__ = [
-    "Limits",
     "Membership",
-    "RoundRecord",
     "RoundStatus",
     "Server",
-    "ServerStatus",
     "SiteSession",
-    "UploadRecord",
     "Uploaded",
 ]
 
 _MODULES = {
-    "Limits": "limits",
     "Membership": "replies",
-    "RoundRecord": "records",
     "RoundStatus": "replies",
     "Server": "server",
-    "ServerStatus": "server_status",
     "SiteSession": "client",
-    "UploadRecord": "records",
     "Uploaded": "replies",
 }
 

@@ -13,9 +13,9 @@ from typing import Any
 import grpc
 
 from secagg.errors import FormatError
+from secagg.server.turns import Streams
 
 from .servicer import Servicer
-from .streams import Streams
 
 
 class Gate(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only

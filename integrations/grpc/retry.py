@@ -12,7 +12,7 @@ import grpc
 from secagg.protocol.handshake import check_handshake
 from secagg.trust import Tls
 
-from .status import error_of, transport_error
+from .refusals import error_of, transport_error
 
 T = TypeVar("T")
 

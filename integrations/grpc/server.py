@@ -17,19 +17,19 @@ import secagg
 from secagg.errors import ConfigError, KeyFileError, TransportError
 from secagg.protocol.address import is_loopback, parse_address
 from secagg.protocol.messages import ServerStatus
+from secagg.server.events import MetricsHook, NoMetrics
+from secagg.server.federation import Federation
+from secagg.server.limits import Limits
+from secagg.server.members import MAX_CALLS, Members
+from secagg.server.turns import Streams
 from secagg.trust import Tls
 
 from . import secagg_pb2 as pb
 from . import secagg_pb2_grpc as pb_grpc
 from .credentials import server_credentials
-from .federation import Federation
 from .gate import Gate
-from .hooks import MetricsHook, NoMetrics
-from .limits import Limits
-from .membership import MAX_CALLS, Members
 from .messages import MAX_MESSAGE_NBYTES
 from .servicer import Servicer
-from .streams import Streams
 
 SERVICE = pb.DESCRIPTOR.services_by_name["SecureAggregation"].full_name
 
@@ -67,7 +67,7 @@ class Server:
     key : secagg.ServerKey
         The server's half of the key.
     folder : path
-        Run folder, see `secagg.integrations.grpc.run_folder`. A server that is started again on the same folder goes
+        Run folder, see `secagg.server.run_folder`. A server that is started again on the same folder goes
         on where the earlier one stopped, also in the middle of a round, and after a crash or a power failure.
     address : str
         Where to listen, as ``host:port``; port 0 takes a free one, which `address` then names.
@@ -85,7 +85,7 @@ class Server:
     limits : Limits, optional
         What sites may use of the server.
     metrics : MetricsHook, optional
-        Is told what happens: `secagg.integrations.grpc.metrics`.
+        Is told what happens: `secagg.integrations.prometheus`.
 
     Raises
     ------

@@ -13,17 +13,17 @@ import secagg
 from secagg.errors import FormatError, MismatchError, SecAggError, TransportError
 from secagg.protocol.chunks import chunks_from
 from secagg.protocol.messages import BusyError
+from secagg.server.events import MetricsHook
+from secagg.server.federation import Federation
+from secagg.server.members import Caller, Members
+from secagg.server.turns import Stream, Streams
 from secagg.wire.container import DIGEST_NBYTES
 from secagg.wire.header import check_site
 
 from . import secagg_pb2 as pb
 from . import secagg_pb2_grpc as pb_grpc
-from .federation import Federation
-from .hooks import MetricsHook
-from .membership import Caller, Members
 from .messages import messages
-from .status import Refusal
-from .streams import Stream, Streams
+from .refusals import Refusal
 
 _UPLOADED = {"update": "an update", "model": "a model"}
 

@@ -18,7 +18,7 @@ from secagg.wire.container import DIGEST_NBYTES
 from . import secagg_pb2 as pb
 from . import secagg_pb2_grpc as pb_grpc
 from .messages import messages
-from .status import error_of
+from .refusals import error_of
 
 #: Called with the header of what is downloaded.
 Check = Callable[[secagg.Header], None]

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ..errors import ConfigError
-from ..integrations.grpc.stored import check_stored
+from ..server.stored import check_stored
 from ..trust.kit import ServerKit
 
 

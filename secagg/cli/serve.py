@@ -15,8 +15,8 @@ from pathlib import Path
 from types import FrameType
 
 from ..errors import ConfigError, IdentityError, PrivacyWarning, TransportError
-from ..integrations.grpc.limits import Limits
 from ..protocol.address import parse_address
+from ..server.limits import Limits
 from ..trust.kit import load_server_kit
 from ..trust.project import Project
 from .expiry import wait_and_tell
@@ -132,7 +132,7 @@ def run(options: argparse.Namespace) -> None:
         if options.metrics is not None:
             from prometheus_client import disable_created_metrics
 
-            from ..integrations.grpc.metrics import Metrics, MetricsEndpoint
+            from ..integrations.prometheus import Metrics, MetricsEndpoint
 
             disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double the number of series
             metrics = Metrics()

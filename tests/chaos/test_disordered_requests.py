@@ -22,7 +22,7 @@ import secagg
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc import secagg_pb2_grpc as pb_grpc
 from secagg.integrations.grpc.credentials import channel_credentials
-from secagg.integrations.grpc.status import error_of
+from secagg.integrations.grpc.refusals import error_of
 from secagg.trust import Tls
 
 from .conftest import Report, Watch

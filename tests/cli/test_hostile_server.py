@@ -32,7 +32,7 @@ from secagg.errors import (
 )
 from secagg.integrations.grpc import SiteSession
 from secagg.integrations.grpc import secagg_pb2 as pb
-from secagg.integrations.grpc.status import Refusal
+from secagg.integrations.grpc.refusals import Refusal
 from secagg.integrations.monai import SecAggHandler
 from secagg.trust import Tls
 from secagg.trust.kit import PROJECT_FILE, load_server_kit, load_site_kit

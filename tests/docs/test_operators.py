@@ -16,7 +16,7 @@ import yaml
 from served import Kits, Served, federation
 
 from secagg import cli, errors
-from secagg.integrations.grpc.metrics import Metrics
+from secagg.integrations.prometheus import Metrics
 from secagg.protocol.messages import ServerStatus
 from secagg.trust.kit import SERVER_FILES
 

@@ -26,15 +26,16 @@ from google.protobuf.message import DecodeError, Message
 
 import secagg
 from secagg.errors import ConfigError, SecAggError
-from secagg.integrations.grpc import federation, secagg_pb2
-from secagg.integrations.grpc.federation import Federation
+from secagg.integrations.grpc import secagg_pb2
 from secagg.integrations.grpc.gate import Gate
-from secagg.integrations.grpc.hooks import NoMetrics
-from secagg.integrations.grpc.limits import Limits
-from secagg.integrations.grpc.membership import Members
+from secagg.integrations.grpc.refusals import ERROR_KEY
 from secagg.integrations.grpc.servicer import Servicer
-from secagg.integrations.grpc.status import ERROR_KEY
-from secagg.integrations.grpc.streams import Streams
+from secagg.server import federation
+from secagg.server.events import NoMetrics
+from secagg.server.federation import Federation
+from secagg.server.limits import Limits
+from secagg.server.members import Members
+from secagg.server.turns import Streams
 from secagg.trust.identity import check_signature
 
 T = TypeVar("T")

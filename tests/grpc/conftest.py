@@ -24,7 +24,7 @@ import pytest
 import secagg
 from secagg.integrations.grpc import SiteSession
 from secagg.integrations.grpc import secagg_pb2 as pb
-from secagg.integrations.grpc.status import error_of, transport_error
+from secagg.integrations.grpc.refusals import error_of, transport_error
 from secagg.scheme.codec import RealCodec
 from secagg.trust import Authority, Tls
 

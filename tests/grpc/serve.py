@@ -14,7 +14,8 @@ import sys
 import threading
 
 import secagg
-from secagg.integrations.grpc import Limits, Server
+from secagg.integrations.grpc import Server
+from secagg.server import Limits
 from secagg.trust import Tls
 
 HE_LIBRARIES = ("tenseal", "Pyfhel", "seal", "torch")

@@ -15,10 +15,10 @@ from signed import Signed
 
 import secagg
 from secagg.errors import ConfigError, FormatError, StateError, StorageError
-from secagg.integrations.grpc import run_folder
 from secagg.integrations.grpc import secagg_pb2 as pb
-from secagg.integrations.grpc.federation import Federation
-from secagg.integrations.grpc.run_folder import RunFolder
+from secagg.server import run_folder
+from secagg.server.federation import Federation
+from secagg.server.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")

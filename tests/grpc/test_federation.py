@@ -16,7 +16,7 @@ import pytest
 import secagg
 from secagg.errors import ConfigError, FormatError, StateError, StorageError
 from secagg.integrations.grpc import SiteSession
-from secagg.integrations.grpc.federation import Federation
+from secagg.server.federation import Federation
 
 STATE = {"w": np.full(5, 0.5, np.float32)}
 

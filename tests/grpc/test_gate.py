@@ -16,10 +16,10 @@ from running import SMALL, STATE, Running, certify, chunks_of, make_signed, mess
 from signed import Signed
 
 from secagg.errors import FormatError, IdentityError, RoundMismatchError, SecAggError
-from secagg.integrations.grpc import Limits
 from secagg.integrations.grpc import secagg_pb2 as pb
-from secagg.integrations.grpc.membership import MAX_CALLS
-from secagg.integrations.grpc.status import error_of
+from secagg.integrations.grpc.refusals import error_of
+from secagg.server import Limits
+from secagg.server.members import MAX_CALLS
 from secagg.trust import Authority, Tls
 
 SERVICE = "/secagg.v1.SecureAggregation"

@@ -14,8 +14,8 @@ from signed import Signed
 
 import secagg
 from secagg.errors import ConfigError, LayoutError, MismatchError, QuotaError
-from secagg.integrations.grpc import Limits
 from secagg.integrations.grpc import secagg_pb2 as pb
+from secagg.server import Limits
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from secagg.errors import IdentityError, KeyFileError, KeyMismatchError, Signatu
 from secagg.integrations.grpc import Server
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc import secagg_pb2_grpc as pb_grpc
-from secagg.integrations.grpc.membership import MAX_CALLS, Members
-from secagg.integrations.grpc.status import error_of
+from secagg.integrations.grpc.refusals import error_of
+from secagg.server.members import MAX_CALLS, Members
 from secagg.trust import Authority, Tls
 
 

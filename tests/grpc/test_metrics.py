@@ -13,8 +13,8 @@ from mortal import free_port
 from prometheus_client.parser import text_string_to_metric_families
 
 from secagg.errors import ConfigError, TransportError
-from secagg.integrations.grpc import metrics as metrics_module
-from secagg.integrations.grpc.metrics import Metrics, MetricsEndpoint
+from secagg.integrations import prometheus as metrics_module
+from secagg.integrations.prometheus import Metrics, MetricsEndpoint
 from secagg.protocol.messages import ServerStatus
 
 IDLE = ServerStatus(

@@ -15,7 +15,7 @@ from google.protobuf import descriptor_pb2
 from secagg import errors
 from secagg.integrations import grpc as package
 from secagg.integrations.grpc import secagg_pb2 as pb
-from secagg.integrations.grpc.status import MAX_MESSAGE_LENGTH, Refusal, error_of, transport_error
+from secagg.integrations.grpc.refusals import MAX_MESSAGE_LENGTH, Refusal, error_of, transport_error
 
 TYPES = [
     kind

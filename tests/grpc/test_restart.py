@@ -15,7 +15,7 @@ from signed import Signed
 
 import secagg
 from secagg.errors import ConfigError, DuplicateError, FormatError, RoundMismatchError
-from secagg.integrations.grpc.stored import check_stored
+from secagg.server.stored import check_stored
 
 BASE = bytes(range(32))
 

@@ -17,8 +17,8 @@ from secagg.errors import (
     StateError,
     TransportError,
 )
-from secagg.integrations.grpc.rounds import Admission, Attempt, Due, Rounds
 from secagg.protocol.messages import KEPT_ROUNDS
+from secagg.server.rounds import Admission, Attempt, Due, Rounds
 
 TIMEOUT = 10.0
 

@@ -43,7 +43,7 @@ from secagg.integrations.grpc import Membership, SiteSession
 from secagg.integrations.grpc import Server as RealServer
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc import secagg_pb2_grpc as pb_grpc
-from secagg.integrations.grpc.status import Refusal
+from secagg.integrations.grpc.refusals import Refusal
 from secagg.protocol.handshake import check_handshake
 from secagg.trust import Authority
 

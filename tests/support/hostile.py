@@ -15,7 +15,7 @@ from secagg.errors import RoundMismatchError, SecAggError
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc import secagg_pb2_grpc as pb_grpc
 from secagg.integrations.grpc.credentials import server_credentials
-from secagg.integrations.grpc.status import Refusal
+from secagg.integrations.grpc.refusals import Refusal
 from secagg.trust import Tls
 from secagg.trust.kit import PROJECT_FILE, load_server_kit
 

@@ -21,7 +21,7 @@ from secagg.integrations.grpc import Server, SiteSession
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc import secagg_pb2_grpc as pb_grpc
 from secagg.integrations.grpc.credentials import channel_credentials
-from secagg.integrations.grpc.status import error_of
+from secagg.integrations.grpc.refusals import error_of
 from secagg.trust import Authority, Certificate, Tls
 
 CONFIG = {

@@ -15,11 +15,11 @@ from pathlib import Path
 from types import TracebackType
 
 import secagg
-from secagg.errors import FormatError, QuotaError, SecAggError
-from secagg.protocol.chunks import whole_frames
-from secagg.protocol.messages import BusyError
-from secagg.wire.container import DIGEST_NBYTES
 
+from ..errors import FormatError, QuotaError, SecAggError
+from ..protocol.chunks import whole_frames
+from ..protocol.messages import BusyError
+from ..wire.container import DIGEST_NBYTES
 from .limits import Limits
 from .run_folder import RunFolder, refuse
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-from secagg.errors import ConfigError, show
+from ..errors import ConfigError, show
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import secagg
-from secagg.errors import FormatError, SecAggError, StorageError
 
+from ..errors import FormatError, SecAggError, StorageError
 from .run_folder import UPDATE_SUFFIX, RunFolder
 from .stored import stored_aggregates
 
@@ -173,7 +173,7 @@ class RoundSum:
 def read_aggregates(terms: Terms) -> tuple[dict[int, secagg.Header], RoundSum]:
     """Return the headers of the stored aggregates by their rounds, and the sum of the round after the last of them.
 
-    Errors as of `secagg.integrations.grpc.stored.check_stored`.
+    Errors as of `secagg.server.stored.check_stored`.
     """
     headers, following = {}, None
     for aggregate in stored_aggregates(terms.folder.path, terms.key, terms.project):

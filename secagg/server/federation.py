@@ -16,13 +16,13 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 
 import secagg
-from secagg.errors import FormatError, RoundMismatchError, SecAggError, StorageError, TransportError, one_line
-from secagg.protocol.messages import MAX_TROUBLE_LENGTH, ServerStatus
 
+from ..errors import FormatError, RoundMismatchError, SecAggError, StorageError, TransportError, one_line
+from ..protocol.messages import MAX_TROUBLE_LENGTH, ServerStatus
+from .events import MetricsHook, NoMetrics
 from .history import History
-from .hooks import MetricsHook, NoMetrics
 from .limits import Limits
-from .model_store import ModelStore
+from .models import ModelStore
 from .receipts import Receipts
 from .round_sum import Terms, read_aggregates
 from .rounds import Admission, Due, Rounds

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secagg
-from secagg.errors import SecAggError
 
+from ..errors import SecAggError
 from .run_folder import RunFolder
 
 

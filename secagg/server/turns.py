@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
-from secagg.protocol.messages import BusyError
-
+from ..protocol.messages import BusyError
 from .limits import Limits
 
 T = TypeVar("T")

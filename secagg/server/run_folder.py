@@ -8,7 +8,7 @@
 ``spool/``                      uploads on their way
 ``roster.json``                 the sites that the open round waits for
 ``project.secagg``              the manifest that was served last: no earlier one is served here any more
-``rounds.jsonl``                one line an attempt: `secagg.integrations.grpc.records`
+``rounds.jsonl``                one line an attempt: `secagg.server.records`
 ==============================  =======================================================================
 
 What is acknowledged survives a crash of the process and of the machine: a file's bytes are synchronised (fsync) before
@@ -33,7 +33,8 @@ from pathlib import Path
 from typing import NoReturn
 
 import secagg
-from secagg.errors import ConfigError, QuotaError, StorageError
+
+from ..errors import ConfigError, QuotaError, StorageError
 
 _STORED = {kind: re.compile(rf"{kind}-(\d+)\.secagg") for kind in ("aggregate", "model")}
 _ROUND = re.compile(r"round-(\d+)")

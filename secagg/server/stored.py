@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import secagg
-from secagg.errors import ConfigError, FormatError, KeyFileError, SignatureError, VerificationError
 
+from ..errors import ConfigError, FormatError, KeyFileError, SignatureError, VerificationError
 from .run_folder import PROJECT_FILE, stored
 
 _REMEDY = "restore the run folder from a backup, or use another"

@@ -1,4 +1,4 @@
-"""What a server tells whoever counts: `secagg.integrations.grpc.metrics` is one that listens."""
+"""What a server tells whoever counts: `secagg.integrations.prometheus` is one that listens."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
-from .hooks import MetricsHook
+from .events import MetricsHook
 from .records import RoundRecord, UploadRecord
 from .rounds import Attempt, Snapshot
 

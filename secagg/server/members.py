@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import secagg
-from secagg.errors import IdentityError, KeyFileError, show_time
-from secagg.trust import Certificate
+
+from ..errors import IdentityError, KeyFileError, show_time
+from ..trust import Certificate
 
 #: Calls of one party at a time. A site needs two: one uploads or waits, another asks for the status; and as many again,
 #: while what was broken off has not ended yet.

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from secagg.errors import (
+from ..errors import (
     CapacityError,
     ConfigError,
     DuplicateError,
@@ -34,7 +34,7 @@ from secagg.errors import (
     SecAggError,
     StateError,
 )
-from secagg.protocol.messages import KEPT_ROUNDS, MAX_TIMEOUT_SECONDS
+from ..protocol.messages import KEPT_ROUNDS, MAX_TIMEOUT_SECONDS
 
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 60.0

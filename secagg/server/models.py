@@ -7,8 +7,8 @@ import threading
 from pathlib import Path
 
 import secagg
-from secagg.errors import MismatchError, RoundMismatchError, SecAggError
 
+from ..errors import MismatchError, RoundMismatchError, SecAggError
 from .run_folder import RunFolder
 
 #: How many are kept.
