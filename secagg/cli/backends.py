@@ -7,7 +7,7 @@ import argparse
 from ..backends.registry import available_backends
 from ..errors import BackendUnavailableError
 from ..scheme.ring import KERNELS
-from .words import SCHEME_WORDS
+from ..ui.words import SCHEME_WORDS
 
 EXAMPLE = "secagg backends"
 

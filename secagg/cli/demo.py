@@ -15,15 +15,15 @@ from typing import Any
 
 from ..backends.registry import load_backend
 from ..config import ENCRYPT_CHOICES, Config
+from ..demo.children import Children
+from ..demo.report import RoundResult, combine, print_table, write_curves, write_report
+from ..demo.task import SiteRecord, check_least, read_records
 from ..errors import ConfigError, TransportError
 from ..scheme.presets import PRESETS
+from ..setup.project_file import ProjectFile
 from ..storage.staging import new_folder
-from .children import Children
-from .demo_report import RoundResult, combine, print_table, write_curves, write_report
-from .progress import progress
-from .project_file import ProjectFile
-from .task import SiteRecord, check_least, read_records
-from .units import show_count
+from ..ui.progress import progress
+from ..ui.units import show_count
 
 EXAMPLE = """secagg demo --sites 3 --rounds 4 --backend pyfhel --encrypt conv
 secagg demo --preset smallest"""
@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _make_kits(config: Config, folder: Path, sites: list[str]) -> None:
     """Provision the demo's federation; its kits are folders, as everything stays on this machine."""
-    from .provisioner import Provisioner
+    from ..setup.provisioner import Provisioner
 
     with new_folder(folder) as kits, TemporaryDirectory() as authority:
         Provisioner.create(ProjectFile("demo", config, tuple(sites)), Path(authority), kits)
@@ -160,14 +160,14 @@ class _Federation:
 
     def raw(self) -> list[RoundResult]:
         """Train with plain averaging."""
+        from ..demo.raw import RawServer
         from ..trust import Tls
-        from .raw import RawServer
 
         folder, count = self._folder("raw"), len(self._sites)
         server = RawServer(count, Tls.load(self._out / "kits" / "server"))
         try:
             with Children() as children:
-                self._start_sites(children, "secagg.cli.raw", [], server.address, folder)
+                self._start_sites(children, "secagg.demo.raw", [], server.address, folder)
                 self._watch(children, "raw", folder)
         finally:
             server.stop()

@@ -10,9 +10,10 @@ from tempfile import TemporaryDirectory
 
 from ..errors import ConfigError, SecAggError
 from ..protocol.address import parse_address
+from ..setup import packing
 from ..trust.kit import ServerKit, load_kit
-from . import packing, passphrases, unpack
-from .findings import Finding, examine
+from ..ui.findings import Finding, examine
+from . import passphrases, unpack
 
 EXAMPLE = """secagg doctor site-1 --server fl.example.org:8443
 secagg doctor server --address 0.0.0.0:8443 --run-dir /var/lib/secagg
@@ -72,9 +73,9 @@ def _findings(options: argparse.Namespace) -> Iterator[Finding]:
 
 
 def _examine(folder: Path, options: argparse.Namespace) -> Iterator[Finding]:
-    from .checks import check_disk, check_kit
-    from .network_checks import check_port, check_server
-    from .run_folder_checks import check_run_folder
+    from .doctor_kit import check_disk, check_kit
+    from .doctor_network import check_port, check_server
+    from .doctor_run_folder import check_run_folder
 
     failed = False
     for finding in check_kit(folder):

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 from ..errors import show_time
-from .units import show_seconds
+from ..ui.units import show_seconds
 
 _DAY_SECONDS = 86_400.0
 _SOON_SECONDS = 14 * _DAY_SECONDS

@@ -8,10 +8,10 @@ from pathlib import Path
 from ..errors import FormatError, show_time
 from ..trust.key import ClientKey, ServerKey, load_key
 from ..trust.project import Project
+from ..ui.units import show_count
+from ..ui.words import lanes_rows, params_rows
 from ..wire.container import PREAMBLE_NBYTES, container_kind
 from ..wire.update import Update
-from .units import show_count
-from .words import lanes_rows, params_rows
 
 EXAMPLE = """secagg inspect update.secagg
 secagg inspect server/server.key

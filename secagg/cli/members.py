@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import KeyFileError, show_time
+from ..setup.packing import SUFFIX
 from ..storage.staging import change_folder
 from ..trust.kit import PROJECT_FILE, SERVER, active_sites
 from ..trust.project import Project
+from ..ui.progress import progress
 from . import passphrases
-from .packing import SUFFIX
 from .passphrases import PASSPHRASES_FILE
-from .progress import progress
 from .provision import AUTHORITY, pack_kits, print_kits, print_warnings
 
 if TYPE_CHECKING:
-    from .provisioner import Provisioner
+    from ..setup.provisioner import Provisioner
 
 #: Makes kits, given the provisioner, a folder for what changes of its folder, and one for the kits.
 Change = Callable[["Provisioner", Path, Path], Project]
@@ -42,7 +42,7 @@ def change(options: argparse.Namespace, what: str, make: Change) -> Project:
     make : callable
         Does it.
     """
-    from .provisioner import Provisioner
+    from ..setup.provisioner import Provisioner
 
     folder: Path = options.kits
     if not (folder / AUTHORITY / PROJECT_FILE).is_file():

@@ -11,10 +11,12 @@ from pathlib import Path
 from ..backends.registry import available_backends
 from ..errors import BackendUnavailableError, ConfigError, PrivacyWarning, SecAggError
 from ..scheme.aggregation import MAX_CLIENTS, Aggregation
+from ..setup.bounds import needed_bits, read_sample, suggest_max_abs
+from ..setup.choices import choices, cost, header, recommend
+from ..setup.model_file import read_layout
+from ..setup.speed import measure
+from ..ui.progress import progress
 from ..wire.layout import Layout
-from .plan_bounds import needed_bits, read_sample, suggest_max_abs
-from .plan_choices import choices, cost, header, recommend
-from .plan_model import read_layout
 from .plan_report import (
     Row,
     bounds_words,
@@ -25,8 +27,6 @@ from .plan_report import (
     refuse_existing,
     write_config,
 )
-from .plan_speed import measure
-from .progress import progress
 
 #: Of two sites, each could compute the other's update.
 _MIN_CLIENTS = 3

@@ -12,10 +12,10 @@ from ..backends.base import SHARED_KEY_TRUST
 from ..config import Config
 from ..errors import ConfigError, StorageError
 from ..scheme.params import CKKSParams, QuantisedParams
-from .plan_bounds import HEADROOM, SPREAD, TYPICAL_BITS, Sample
-from .plan_choices import Choice, Cost
-from .plan_speed import Seconds
-from .words import security
+from ..setup.bounds import HEADROOM, SPREAD, TYPICAL_BITS, Sample
+from ..setup.choices import Choice, Cost
+from ..setup.speed import Seconds
+from ..ui.words import security
 
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 

@@ -8,15 +8,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..errors import show_time
+from ..setup.packing import SUFFIX, pack
+from ..setup.project_file import ProjectFile
 from ..storage.staging import new_folder
 from ..trust.kit import SERVER, active_sites
 from ..trust.project import Project
+from ..ui.progress import progress
+from ..ui.units import show_count
 from . import passphrases
-from .packing import SUFFIX, pack
 from .passphrases import PASSPHRASES_FILE
-from .progress import progress
-from .project_file import ProjectFile
-from .units import show_count
 
 EXAMPLE = """secagg provision project.yaml --out kits
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Make the kits and say what to do with them."""
-    from .provisioner import Provisioner
+    from ..setup.provisioner import Provisioner
 
     out: Path = options.out
     file = ProjectFile.load(options.project)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from ..setup.project_file import check_days
 from .members import add_options, change
-from .project_file import check_days
 
 EXAMPLE = """secagg rotate kits
 secagg rotate kits --days 730"""

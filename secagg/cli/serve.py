@@ -19,9 +19,9 @@ from ..protocol.address import parse_address
 from ..server.limits import Limits
 from ..trust.kit import load_server_kit
 from ..trust.project import Project
+from ..ui.logs import FORMATS, start_log
+from ..ui.units import parse_size, show_size
 from .expiry import wait_and_tell
-from .logs import FORMATS, start_log
-from .units import parse_size, show_size
 
 EXAMPLE = """secagg serve server --address 0.0.0.0:8443 --run-dir /var/lib/secagg
 secagg serve server --address 0.0.0.0:8443 --metrics 9464 --log-format json --disk-quota 200G"""
@@ -108,7 +108,7 @@ def run(options: argparse.Namespace) -> None:
 
     from ..integrations.grpc import Server
     from ..trust import Certificate, Tls
-    from .checks import round_nbytes
+    from .doctor_kit import round_nbytes
 
     _raise_open_files()
     start_log(options.log_format)

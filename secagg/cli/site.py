@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..demo.task import LocalTask, Part, SiteRecord, check_least
 from ..errors import QuorumError, RoundMismatchError, SecAggError
 from ..scheme.params import QuantisedParams
+from ..site.folder import UPDATE_FILE, locked, make_client
+from ..site.participant import Participant
 from ..trust.kit import SiteKit, load_site_kit
-from .participant import Participant
-from .progress import progress
-from .site_folder import UPDATE_FILE, locked, make_client
-from .task import LocalTask, Part, SiteRecord, check_least
+from ..ui.progress import progress
 
 if TYPE_CHECKING:
     from ..integrations.monai import SecAggHandler

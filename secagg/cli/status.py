@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError, IdentityError, QuorumError, SecAggError, TransportError
 from ..trust.kit import load_kit
 from ..trust.project import CLOCK_SKEW_SECONDS, Project
-from .progress import progress
-from .units import show_seconds, show_size
+from ..ui.progress import progress
+from ..ui.units import show_seconds, show_size
 
 if TYPE_CHECKING:
     from ..integrations.grpc import RoundStatus, SiteSession
@@ -203,7 +203,7 @@ class Report:
         return f"{show_size(self.status.disk_used)} of {show_size(self.status.disk_quota)}{free}"
 
     def _disk_problems(self) -> Iterator[str]:
-        from .checks import round_nbytes
+        from .doctor_kit import round_nbytes
 
         status, rounds = self.status, round_nbytes(self.project) or 0
         left = max(status.disk_quota - status.disk_used, 0)

@@ -8,6 +8,8 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from ..errors import KeyFileError, SignatureError, VerificationError, show_time
+from ..setup import packing
+from ..site.folder import LOCK_FILE, locked
 from ..storage.staging import change_folder, is_committed, is_empty, new_folder
 from ..trust.identity import Identity
 from ..trust.kit import (
@@ -22,9 +24,8 @@ from ..trust.kit import (
     of_epoch,
 )
 from ..trust.project import Project
-from . import packing, passphrases
-from .progress import progress
-from .site_folder import LOCK_FILE, locked
+from ..ui.progress import progress
+from . import passphrases
 
 EXAMPLE = """secagg unpack site-1.kit
 secagg unpack server.kit --out /etc/secagg/server --passphrase-file passphrase"""

@@ -30,8 +30,8 @@ from served import Kits
 from site_secrets import Computed, add_client_key, add_kits, private_scalar
 
 import secagg
-from secagg.cli.packing import pack
 from secagg.cli.passphrases import VARIABLE, generate
+from secagg.setup.packing import pack
 from secagg.trust.kit import CLIENT_KEY_FILE, SERVER, TLS_KEY_FILE, load_server_kit, load_site_kit
 
 from .conftest import Report

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from secagg.cli.project_file import ProjectFile
-from secagg.cli.provisioner import Provisioner
+from secagg.setup.project_file import ProjectFile
+from secagg.setup.provisioner import Provisioner
 from secagg.trust.project import Project
 
 Secagg = Callable[..., "subprocess.CompletedProcess[str]"]

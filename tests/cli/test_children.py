@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from secagg.cli.children import Children
+from secagg.demo.children import Children
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

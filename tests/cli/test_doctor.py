@@ -22,11 +22,11 @@ from served import Kits, Served
 from served import federation as four_sites
 
 from secagg.cli import main
-from secagg.cli.checks import check_disk, check_kit
-from secagg.cli.network_checks import check_port, check_server
-from secagg.cli.packing import pack
-from secagg.cli.site_folder import locked
+from secagg.cli.doctor_kit import check_disk, check_kit
+from secagg.cli.doctor_network import check_port, check_server
 from secagg.errors import KeyFileError, StorageError, TransportError
+from secagg.setup.packing import pack
+from secagg.site.folder import locked
 from secagg.trust.kit import load_server_kit, load_site_kit
 from secagg.wire.layout import Layout
 
@@ -354,7 +354,7 @@ def test_the_way_to_the_server(
     assert "ok service answers: round 0, idle" in lines
     assert "ok clock agrees with the server's" in lines
     assert "ok epoch 0, as the server's; manifest 1, this kit's is 1" in lines
-    monkeypatch.setattr("secagg.cli.network_checks._TIMEOUT_SECONDS", 120.0)  # ten are few on a slow machine
+    monkeypatch.setattr("secagg.cli.doctor_network._TIMEOUT_SECONDS", 120.0)  # ten are few on a slow machine
     code, own = main(["doctor", str(kits["server"]), "--address", served.address]), capsys.readouterr().out
     assert code == 0, own
     assert f"this federation's server listens on {served.address}" in own
@@ -435,7 +435,7 @@ def test_a_clock_that_differs(
     kits: Kits, served: Served, monkeypatch: pytest.MonkeyPatch, ahead: float, level: str
 ) -> None:
     # Only the doctor's own clock: gRPC counts its deadlines by `time.time`, too.
-    monkeypatch.setattr("secagg.cli.network_checks.time", SimpleNamespace(time=lambda: time.time() - ahead))
+    monkeypatch.setattr("secagg.cli.doctor_network.time", SimpleNamespace(time=lambda: time.time() - ahead))
     found = checked(kits, "site-1", served.address)["clock"]
     assert found[0] == level
     if level != "ok":

@@ -18,8 +18,6 @@ from signed import Parts
 
 import secagg
 from secagg.cli import main
-from secagg.cli.participant import Participant
-from secagg.cli.site_folder import MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, make_client
 from secagg.cli.unpack import unpack
 from secagg.errors import (
     FormatError,
@@ -34,6 +32,8 @@ from secagg.integrations.grpc import SiteSession
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc.refusals import Refusal
 from secagg.integrations.monai import SecAggHandler
+from secagg.site.folder import MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, make_client
+from secagg.site.participant import Participant
 from secagg.trust import Tls
 from secagg.trust.kit import PROJECT_FILE, load_server_kit, load_site_kit
 

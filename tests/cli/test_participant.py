@@ -16,9 +16,6 @@ from served import Served
 from signed import Parts
 
 import secagg
-from secagg.cli.participant import Participant
-from secagg.cli.provisioner import Provisioner
-from secagg.cli.site_folder import FAILURES_FILE, MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, locked, make_client
 from secagg.cli.unpack import unpack
 from secagg.errors import (
     ConfigError,
@@ -34,6 +31,9 @@ from secagg.errors import (
 )
 from secagg.integrations.grpc import SiteSession
 from secagg.integrations.monai import SecAggHandler
+from secagg.setup.provisioner import Provisioner
+from secagg.site.folder import FAILURES_FILE, MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, locked, make_client
+from secagg.site.participant import Participant
 from secagg.trust import Tls
 from secagg.trust.kit import PROJECT_FILE, load_server_kit, load_site_kit
 from secagg.wire.header import Contribution

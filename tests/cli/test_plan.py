@@ -20,13 +20,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import secagg as library
-from secagg.cli.plan_bounds import needed_bits, read_sample, suggest_max_abs
-from secagg.cli.plan_choices import Choice, choices, cost, header, recommend
-from secagg.cli.plan_model import read_layout
 from secagg.cli.plan_report import publish_words
-from secagg.cli.plan_speed import measure
 from secagg.errors import ConfigError
 from secagg.scheme.aggregation import Aggregation
+from secagg.setup.bounds import needed_bits, read_sample, suggest_max_abs
+from secagg.setup.choices import Choice, choices, cost, header, recommend
+from secagg.setup.model_file import read_layout
+from secagg.setup.speed import measure
 from secagg.wire.layout import Layout
 
 from .conftest import Secagg

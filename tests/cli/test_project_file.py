@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
-from secagg.cli.project_file import ProjectFile
 from secagg.config import Config
 from secagg.errors import ConfigError, FormatError
+from secagg.setup.project_file import ProjectFile
 
 from .conftest import PROJECT
 

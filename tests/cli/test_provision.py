@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from secagg.cli import main
-from secagg.cli.packing import unpack
+from secagg.setup.packing import unpack
 from secagg.trust.kit import SERVER_FILES, SITE_FILES
 from secagg.trust.project import Project
 

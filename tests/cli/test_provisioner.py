@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import secagg as library
-from secagg.cli.provisioner import Provisioner
 from secagg.errors import ConfigError, IdentityError, KeyFileError, KeyMismatchError, SignatureError, VerificationError
+from secagg.setup.provisioner import Provisioner
 from secagg.trust import Certificate, Tls
 from secagg.trust.kit import (
     SERVER_FILES,

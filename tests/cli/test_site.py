@@ -18,7 +18,7 @@ import pytest
 from served import Served
 
 import secagg as library
-from secagg.cli.site_folder import MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, locked
+from secagg.site.folder import MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, locked
 from secagg.trust.kit import PROJECT_FILE
 
 from .conftest import Federation, Secagg

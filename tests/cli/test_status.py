@@ -19,11 +19,11 @@ from served import Kits, Served, federation
 
 from secagg import Layout
 from secagg.cli.status import Report
-from secagg.cli.units import parse_size, show_seconds, show_size
 from secagg.config import Encrypt
 from secagg.errors import QuorumError, SecAggError
 from secagg.integrations.grpc import RoundStatus
 from secagg.trust.kit import load_site_kit
+from secagg.ui.units import parse_size, show_seconds, show_size
 
 from .conftest import Secagg
 

@@ -16,10 +16,10 @@ import pyrage
 import pytest
 
 import secagg as library
-from secagg.cli.packing import pack, read_archive, unpack
-from secagg.cli.site_folder import locked
 from secagg.cli.unpack import unpack as unpack_into
 from secagg.errors import ConfigError, IdentityError, KeyFileError
+from secagg.setup.packing import pack, read_archive, unpack
+from secagg.site.folder import locked
 from secagg.trust.kit import SERVER_FILES, SITE_FILES, is_secret, load_server_kit, load_site_kit
 
 from .conftest import Federation, Secagg

@@ -12,8 +12,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from secagg.demo import mni152
 from secagg.errors import ConfigError
-from secagg.integrations.monai import mni152
 
 EDGE = mni152.EDGE
 

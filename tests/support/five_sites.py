@@ -15,10 +15,10 @@ import numpy as np
 from served import Kits
 
 import secagg
-from secagg.cli.project_file import ProjectFile
-from secagg.cli.provisioner import Provisioner
 from secagg.errors import StateError
 from secagg.integrations.grpc import SiteSession, Uploaded
+from secagg.setup.project_file import ProjectFile
+from secagg.setup.provisioner import Provisioner
 from secagg.trust import Tls
 from secagg.trust.kit import load_server_kit, load_site_kit
 from secagg.wire.container import DIGEST_NBYTES

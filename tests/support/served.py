@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from secagg import Client, Update
-from secagg.cli.project_file import ProjectFile
-from secagg.cli.provisioner import Provisioner
 from secagg.config import Config
 from secagg.integrations.grpc import SiteSession
+from secagg.setup.project_file import ProjectFile
+from secagg.setup.provisioner import Provisioner
 from secagg.trust import Tls
 from secagg.trust.kit import load_site_kit
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from needles import Needles
 
-from secagg.cli.provisioner import CA_KEY_FILE
+from secagg.setup.provisioner import CA_KEY_FILE
 from secagg.trust.identity import Identity
 from secagg.trust.key import ClientKey, load_key
 from secagg.trust.kit import CLIENT_KEY_FILE, IDENTITY_FILE, TLS_KEY_FILE

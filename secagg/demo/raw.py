@@ -1,6 +1,6 @@
 """The demo's baseline: the same training with plain float32 averaging, over the same gRPC and TLS. Protects nothing.
 
-``python -m secagg.cli.raw KIT --server HOST:PORT …`` is one site of it. The server is a part of the demo's process.
+``python -m secagg.demo.raw KIT --server HOST:PORT …`` is one site of it. The server is a part of the demo's process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..integrations.grpc.credentials import channel_credentials, server_credentials
 from ..trust import Tls
-from .progress import progress
+from ..ui.progress import progress
 from .task import LocalTask, Part, SiteRecord
 
 _SERVICE = "secagg.demo.Raw"

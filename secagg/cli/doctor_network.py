@@ -15,8 +15,8 @@ from ..protocol.handshake import check_handshake
 from ..trust import Tls
 from ..trust.kit import ServerKit, SiteKit
 from ..trust.project import CLOCK_SKEW_SECONDS
-from .findings import Doubt, Finding, examine
-from .units import show_seconds
+from ..ui.findings import Doubt, Finding, examine
+from ..ui.units import show_seconds
 
 _TIMEOUT_SECONDS = 10.0
 _CLOCK_DOUBT_SECONDS = 10.0

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
-from .progress import progress
+from ..ui.progress import progress
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +79,7 @@ class LocalTask:
     """
 
     def __init__(self, part: Part, seed: int) -> None:
-        from ..integrations.monai import mni152
+        from . import mni152
 
         self._mni152 = mni152
         self._part, self._seed = part, seed

@@ -31,7 +31,7 @@ from monai.networks.nets import SegResNet
 from monai.transforms import AsDiscreted, Compose
 from numpy.typing import NDArray
 
-from secagg.errors import ConfigError
+from ..errors import ConfigError
 
 #: Edge of a cube in voxels.
 EDGE = 32

@@ -21,18 +21,10 @@ from ..errors import (
 from ..protocol.messages import KEPT_ROUNDS
 from ..storage.files import replace_file
 from ..trust.kit import SiteKit
+from ..ui.progress import Report, progress
 from ..wire.header import Header
 from ..wire.update import Update
-from .progress import Report, progress
-from .site_folder import (
-    DOWNLOAD_FILE,
-    MODEL_FILE,
-    RECEIPT_FILE,
-    UPDATE_FILE,
-    make_client,
-    make_old_client,
-    read_receipt,
-)
+from .folder import DOWNLOAD_FILE, MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, make_client, make_old_client, read_receipt
 
 if TYPE_CHECKING:
     from ..integrations.grpc import RoundStatus, SiteSession

@@ -15,7 +15,7 @@ from ..storage.yaml_file import read_yaml
 from ..trust.kit import SERVER
 from ..wire.header import check_site
 from ..wire.layout import Layout
-from .plan_model import read_layout, read_state
+from .model_file import read_layout, read_state
 
 MAX_DAYS = 36_500
 

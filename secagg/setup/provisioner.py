@@ -8,7 +8,7 @@
 ``server/``            certificate and signing key of the server
 =====================  ================================================================
 
-The private keys of sites are in their kits only. Here kits are folders; `secagg.cli.packing` encrypts them.
+The private keys of sites are in their kits only. Here kits are folders; `secagg.setup.packing` encrypts them.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from ..config import Config, Encrypt
 from ..errors import BackendError, BackendUnavailableError, KeyFileError, PrivacyWarning, StorageError, show_time
 from ..scheme.codec import codec_for
 from ..scheme.ring import KERNELS
+from ..setup.choices import header
 from ..storage.staging import is_committed
 from ..trust import Certificate, Tls
 from ..trust.identity import Identity
@@ -39,9 +40,8 @@ from ..trust.kit import (
     load_server_key,
 )
 from ..trust.project import Party, Project
-from .findings import Doubt, Finding, examine
-from .plan_choices import header
-from .units import show_count, show_size
+from ..ui.findings import Doubt, Finding, examine
+from ..ui.units import show_count, show_size
 
 _EXPIRY_SECONDS = 30 * 86_400
 _LEAST_FREE_NBYTES = 1 << 30

@@ -15,7 +15,7 @@ from ..errors import LayoutError, RangeError
 from ..scheme.aggregation import Aggregation
 from ..scheme.tensors import FLOAT_DTYPES, describe, from_vector, to_vector
 from ..wire.layout import Layout
-from .plan_model import read_state
+from .model_file import read_state
 
 #: ``max_abs`` is so many times the largest value of the samples.
 HEADROOM = 2.0

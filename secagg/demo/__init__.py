@@ -1,0 +1,1 @@
+"""The demo: white matter in the MNI152 brain, encrypted and raw, and its report."""

@@ -1,0 +1,1 @@
+"""Making kits: choices, the project file, the provisioner, and kits as files."""

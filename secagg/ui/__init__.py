@@ -1,0 +1,1 @@
+"""What people see while they wait: progress, units, words, logs, findings."""
