@@ -12,7 +12,8 @@ import grpc
 
 import secagg
 from secagg.errors import FormatError, RoundMismatchError, SecAggError, StorageError
-from secagg.protocol.chunks import Outgoing, Progress, receive, whole_frames
+from secagg.protocol.chunks import Outgoing, Progress, receive
+from secagg.protocol.part import whole_frames
 from secagg.wire.container import DIGEST_NBYTES
 
 from . import secagg_pb2 as pb

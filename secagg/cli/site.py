@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from ..demo.task import LocalTask, Part, SiteRecord, check_least
 from ..errors import QuorumError, RoundMismatchError, SecAggError
 from ..scheme.params import QuantisedParams
-from ..site.folder import UPDATE_FILE, locked, make_client
+from ..site.folder import UPDATE_FILE, make_client
 from ..site.participant import Participant
-from ..trust.kit import SiteKit, load_site_kit
+from ..trust.kit import SiteKit, load_site_kit, locked
 from ..ui.progress import progress
 
 if TYPE_CHECKING:

@@ -9,18 +9,19 @@ from pathlib import Path
 
 from ..errors import KeyFileError, SignatureError, VerificationError, show_time
 from ..setup import packing
-from ..site.folder import LOCK_FILE, locked
 from ..storage.staging import change_folder, is_committed, is_empty, new_folder
 from ..trust.identity import Identity
 from ..trust.kit import (
     CLIENT_KEY_FILE,
     IDENTITY_FILE,
+    LOCK_FILE,
     OLD_FILES,
     PROJECT_FILE,
     ServerKit,
     SiteKit,
     load_client_key,
     load_kit,
+    locked,
     of_epoch,
 )
 from ..trust.project import Project

@@ -10,11 +10,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from itertools import islice
 from typing import IO
 
-from ..errors import FormatError, SecAggError
+from ..errors import FormatError
 from ..wire.container import DIGEST_NBYTES, MAX_FRAME_NBYTES
 from ..wire.header import Header
 from ..wire.update import Update
@@ -67,15 +66,6 @@ def receive(
     if done < nbytes:
         raise FormatError(f"truncated: the head announces {nbytes} bytes, {done} were sent")
     file.flush()
-
-
-def whole_frames(part: Update) -> int:
-    """Return how many frames, from the first on, are there and whole."""
-    frames = 0
-    with suppress(SecAggError):  # here it ends
-        for _ in part.frames():
-            frames += 1
-    return frames
 
 
 def skipped_nbytes(header: Header, frame: int) -> int:

@@ -19,6 +19,7 @@ import secagg
 
 from ..errors import FormatError, RoundMismatchError, SecAggError, StorageError, TransportError, one_line
 from ..protocol.messages import MAX_TROUBLE_LENGTH, ServerStatus
+from ..protocol.part import Part
 from .events import MetricsHook, NoMetrics
 from .history import History
 from .limits import Limits
@@ -27,7 +28,7 @@ from .receipts import Receipts
 from .round_sum import Terms, read_aggregates
 from .rounds import Admission, Due, Rounds
 from .run_folder import UPDATE_SUFFIX, RunFolder
-from .spool import Part, Spool
+from .spool import Spool
 from .stored import served_project
 
 _POLL_SECONDS = 1.0

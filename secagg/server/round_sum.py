@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import secagg
 
 from ..errors import FormatError, SecAggError, StorageError
+from ..storage.files import os_errors
 from .run_folder import UPDATE_SUFFIX, RunFolder
 from .stored import stored_aggregates
 
@@ -108,10 +109,8 @@ class RoundSum:
         aggregator, added = self._aggregate(*self._known), {}
         for path in self._terms.folder.updates(self._round):
             site = path.name.removesuffix(UPDATE_SUFFIX)
-            try:
+            with os_errors(StorageError, "the server cannot read its updates"):
                 path.open("rb").close()
-            except OSError as error:
-                raise StorageError(f"the server cannot read its updates: {error.strerror}") from error
             try:
                 with secagg.Update.open(path) as update:
                     header = update.header

@@ -19,26 +19,25 @@ this rests on a file system and a disk that keep what they have synchronised.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import logging
 import os
 import re
 import shutil
 import stat
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
 
 import secagg
 
-from ..errors import ConfigError, QuotaError, StorageError
+from ..errors import ConfigError, StorageError
+from ..storage.files import os_errors, replace_file, synchronise
+from ..storage.locks import open_locked
 
 _STORED = {kind: re.compile(rf"{kind}-(\d+)\.secagg") for kind in ("aggregate", "model")}
 _ROUND = re.compile(r"round-(\d+)")
-_TEMPORARY = re.compile(r"\.(aggregate|model)-\d+\.secagg\..*|\.roster\.json|\.project\.secagg")
+_TEMPORARY = re.compile(r"\.(aggregate|model)-\d+\.secagg\..*|\.(roster\.json|project\.secagg)\..*")
 
 UPDATE_SUFFIX = ".update"
 PROJECT_FILE = "project.secagg"
@@ -78,28 +77,21 @@ class RunFolder:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.spool = self.path / "spool"
-        try:
+        with ExitStack() as held, os_errors(ConfigError, f"cannot use the run folder {self.path}"):
             if self.path.exists() and not self.path.is_dir():
                 raise ConfigError(f"cannot use the run folder {self.path}: it is a file")
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.spool.mkdir(mode=0o700, exist_ok=True)
-            self._lock = (self.path / "lock").open("ab")
-        except OSError as error:
-            raise ConfigError(f"cannot use the run folder {self.path}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            busy = ConfigError(f"another server works in the run folder {self.path}; give each its own")
+            held.callback(os.close, open_locked(self.path / "lock", os.O_WRONLY | os.O_CREAT, busy))
             for leftover in self.path.iterdir():
                 if _TEMPORARY.fullmatch(leftover.name):
                     leftover.unlink()
-        except OSError as error:
-            self._lock.close()
-            if isinstance(error, BlockingIOError):
-                raise ConfigError(f"another server works in the run folder {self.path}; give each its own") from error
-            raise ConfigError(f"cannot use the run folder {self.path}: {error.strerror}") from error
+            self._held = held.pop_all()
 
     def close(self) -> None:
         """Let another server in."""
-        self._lock.close()
+        self._held.close()
 
     def stored(self, kind: str) -> dict[int, Path]:
         """Return the files of the stored aggregates or models (`kind`), by their rounds."""
@@ -125,11 +117,9 @@ class RunFolder:
         StorageError
             If it cannot be made.
         """
-        try:
+        with storing(f"the folder of round {round}"):
             self._round_folder(round).mkdir(mode=0o700, exist_ok=True)
-            synchronise_folder(self.path)
-        except OSError as error:
-            refuse(f"the folder of round {round}", error)
+            synchronise(self.path)
 
     def drop_rounds(self, but: int) -> None:
         """Remove the updates of all rounds but one: they are in their aggregates."""
@@ -146,31 +136,29 @@ class RunFolder:
         StorageError
             If that failed.
         """
-        _rename(part, self.update_of(round, site), f"the update of {site!r}")
+        with storing(f"the update of {site!r}"):
+            os.rename(part, self.update_of(round, site))
 
     def synchronise_round(self, round: int) -> None:
         """Make the names of a round's updates last: they survive from here on. Errors as of `keep_update`.
 
         A round whose folder is gone has ended: its updates are in the aggregate, which was synchronised.
         """
-        try:
-            synchronise_folder(self._round_folder(round))
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            refuse(f"the updates of round {round}", error)
+        with storing(f"the updates of round {round}"), suppress(FileNotFoundError):
+            synchronise(self._round_folder(round))
 
     def keep_model(self, part: Path, round: int) -> None:
         """Give a received model, already synchronised, its name; it survives. Errors as of `keep_update`."""
-        target, what = self.path_of("model", round), f"the model of round {round}"
-        _rename(part, target, what)
-        _synchronise_name(target, what)
+        target = self.path_of("model", round)
+        with storing(f"the model of round {round}"), _removed_if_unsure(target):
+            os.rename(part, target)
+            synchronise(self.path)
 
     def save_aggregate(self, aggregate: secagg.Update) -> None:
         """Write an aggregate; it survives from here on. Errors as of `keep_update`."""
         target = self.path_of("aggregate", aggregate.header.round)
-        aggregate.save(target)
-        _synchronise_name(target, f"the aggregate of round {aggregate.header.round}")
+        with _removed_if_unsure(target):
+            aggregate.save(target)
 
     def prune(self, kind: str, kept: Iterable[int]) -> None:
         """Remove the aggregates or models of other rounds than those to be kept."""
@@ -229,16 +217,8 @@ class RunFolder:
         return state.f_bavail * state.f_frsize
 
     def _replace(self, name: str, data: bytes) -> None:
-        temporary = self.path / f".{name}"
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path / name)
-            synchronise_folder(self.path)
-        except OSError as error:
-            refuse(name, error)
+        with replace_file(self.path / name, 0o600) as file:
+            file.write(data)
 
     def _round_folder(self, round: int) -> Path:
         return self.path / f"round-{round}"
@@ -254,34 +234,17 @@ def _files_nbytes(folder: Path) -> int:
     return nbytes
 
 
-def _rename(source: Path, target: Path, what: str) -> None:
+@contextmanager
+def _removed_if_unsure(path: Path) -> Iterator[None]:
+    """Remove a file whose name may not last, as if it had never been stored."""
     try:
-        os.rename(source, target)
-    except OSError as error:
-        refuse(what, error)
-
-
-def _synchronise_name(path: Path, what: str) -> None:
-    """Make the name of a file last; a file whose name may not last is removed, as if it had never been stored."""
-    try:
-        synchronise_folder(path.parent)
-    except OSError as error:
+        yield
+    except (OSError, StorageError):
         with suppress(OSError):
             path.unlink()
-        refuse(what, error)
+        raise
 
 
-def synchronise_folder(path: Path) -> None:
-    """Make the names in a folder last."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def refuse(what: str, error: OSError) -> NoReturn:
-    """Raise what a failure to store something is: `QuotaError` if the disk is full, else `StorageError`."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    kind = QuotaError if full else StorageError
-    raise kind(f"the server could not store {what}: {error.strerror}") from error
+def storing(what: str) -> AbstractContextManager[None]:
+    """Turn a failure to store something into `StorageError`, or `QuotaError` if the disk is full."""
+    return os_errors(StorageError, f"the server could not store {what}")

@@ -8,6 +8,7 @@ from pathlib import Path
 import secagg
 
 from ..errors import ConfigError, FormatError, KeyFileError, SignatureError, VerificationError
+from ..storage.files import os_errors
 from .run_folder import PROJECT_FILE, stored
 
 _REMEDY = "restore the run folder from a backup, or use another"
@@ -40,11 +41,9 @@ def check_stored(folder: Path, key: secagg.ServerKey, project: secagg.Project | 
 
 def stored_aggregates(folder: Path, key: secagg.ServerKey, project: secagg.Project | None) -> Iterator[secagg.Update]:
     """Yield the aggregates in the order of their rounds, each open until the next; errors as of `check_stored`."""
-    try:
+    with os_errors(ConfigError, f"cannot use the run folder {folder}"):
         served = served_project(folder) if project is not None and project.signed else None
         aggregates = stored(folder, "aggregate")
-    except OSError as error:
-        raise ConfigError(f"cannot use the run folder {folder}: {error.strerror}") from error
     if project is not None and served is not None:
         _check_successor(folder / PROJECT_FILE, served, project)  # first: its epoch says nothing of another federation
     for round, path in sorted(aggregates.items()):

@@ -12,15 +12,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 from ..client import Client
-from ..errors import ConfigError, KeyFileError, SecAggError
+from ..errors import SecAggError
 from ..trust.kit import SiteKit
 from ..trust.receipt import Receipt
 from ..wire.header import Header
@@ -31,34 +27,8 @@ UPDATE_FILE = "update.secagg"
 RECEIPT_FILE = "receipt.secagg"
 DOWNLOAD_FILE = "download.secagg"
 FAILURES_FILE = "failures"
-LOCK_FILE = "lock"
 
 _DAY_SECONDS = 86_400
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes of the same site away from its files.
-
-    Raises
-    ------
-    ConfigError
-        If one is at work.
-    KeyFileError
-        If this user may not write to the folder.
-    """
-    try:
-        file = (folder / LOCK_FILE).open("ab")
-    except OSError as error:
-        raise KeyFileError(
-            f"cannot write to the kit {folder}: {error.strerror}; run this as the owner of the folder"
-        ) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(f"another `secagg site` is at work in {folder}; one kit, one process") from error
-        yield
 
 
 def make_client(kit: SiteKit) -> Client:

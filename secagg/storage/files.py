@@ -1,4 +1,4 @@
-"""Files: read only if they are regular, written whole or not at all."""
+"""Files: read only if they are regular, written whole or not at all, on the disk before anybody relies on them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,28 @@ from pathlib import Path
 from tempfile import mkstemp
 from typing import BinaryIO
 
-from ..errors import StorageError
+from ..errors import QuotaError, SecAggError, StorageError
+
+
+@contextmanager
+def os_errors(kind: type[SecAggError], what: str, remedy: str = "") -> Iterator[None]:
+    """Turn what the operating system refuses in this block into an error of secagg.
+
+    Parameters
+    ----------
+    kind : type
+        Of the error. A `StorageError` becomes a `QuotaError` if the disk is full.
+    what : str
+        What failed, as ``"cannot read 'client.key'"``; the reason follows it, and then the remedy.
+    remedy : str
+        What to do about it, if that can be said.
+    """
+    try:
+        yield
+    except OSError as error:
+        if kind is StorageError and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            kind = QuotaError
+        raise kind(f"{what}: {error.strerror or error}{'; ' if remedy else ''}{remedy}") from error
 
 
 def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
@@ -28,7 +49,7 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
 
 @contextmanager
 def replace_file(path: str | os.PathLike[str], mode: int = 0o644) -> Iterator[BinaryIO]:
-    """Open a new file beside `path` that takes its place when the block ends without an error.
+    """Open a new file beside `path` that takes its place when the block ends without an error, and survives from then.
 
     Parameters
     ----------
@@ -43,7 +64,7 @@ def replace_file(path: str | os.PathLike[str], mode: int = 0o644) -> Iterator[Bi
         If the file cannot be written.
     """
     target = Path(path)
-    try:
+    with os_errors(StorageError, f"cannot write {os.fspath(path)!r}"):
         handle, temporary = mkstemp(prefix=f".{target.name}.", dir=target.parent)  # made with 0o600
         try:
             with os.fdopen(handle, "wb") as file:
@@ -56,5 +77,13 @@ def replace_file(path: str | os.PathLike[str], mode: int = 0o644) -> Iterator[Bi
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
             raise
-    except OSError as error:
-        raise StorageError(f"cannot write {os.fspath(path)!r}: {error.strerror or error}") from error
+        synchronise(target.parent)
+
+
+def synchronise(path: str | os.PathLike[str]) -> None:
+    """Bring a file, or the names in a folder, to the disk; `OSError` if that fails."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

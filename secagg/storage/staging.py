@@ -6,17 +6,18 @@ they move to their places, and what interrupts that is made up for by the next c
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 
 from ..errors import ConfigError, StorageError
+from .files import os_errors, synchronise
+from .locks import locked_folder
 from .signals import undisturbed
 
 #: Folders with this prefix are what interrupted commands left; the next one removes them.
@@ -59,24 +60,21 @@ def change_folder(folder: Path) -> Iterator[Stage]:
     StorageError
         If the folder cannot be written, or another command is changing it.
     """
-    try:
-        with _locked(folder):
-            finish(folder)
-            _sweep(folder, 0)
-            room = Path(mkdtemp(prefix=PREFIX, dir=folder))  # made with 0o700
-            try:
-                with _locked(room):
-                    yield (stage := Stage(room))
-                    shutil.rmtree(stage.aside)
-                    _sync(room)
-                    with undisturbed():
-                        room.rename(folder / _COMMITTED)
-                        finish(folder)
-            except BaseException:
-                shutil.rmtree(room, ignore_errors=True)
-                raise
-    except OSError as error:
-        raise StorageError(f"cannot change {folder}: {error.strerror or error}") from error
+    with os_errors(StorageError, f"cannot change {folder}"), _locked(folder):
+        finish(folder)
+        _sweep(folder, 0)
+        room = Path(mkdtemp(prefix=PREFIX, dir=folder))  # made with 0o700
+        try:
+            with _locked(room):
+                yield (stage := Stage(room))
+                shutil.rmtree(stage.aside)
+                _sync(room)
+                with undisturbed():
+                    room.rename(folder / _COMMITTED)
+                    finish(folder)
+        except BaseException:
+            shutil.rmtree(room, ignore_errors=True)
+            raise
 
 
 @contextmanager
@@ -97,7 +95,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """
     if os.path.lexists(folder):
         raise ConfigError(f"{folder} exists; name a new folder, nothing is overwritten")
-    try:
+    with os_errors(StorageError, f"cannot make {folder}"):
         folder.parent.mkdir(parents=True, exist_ok=True)
         _sweep(folder.parent, _YOUNG_SECONDS)
         with TemporaryDirectory(prefix=PREFIX, dir=folder.parent) as room, _locked(Path(room)):  # made with 0o700
@@ -106,9 +104,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
             yield made
             _sync(made)
             made.rename(folder)
-        _sync_folder(folder.parent)
-    except OSError as error:
-        raise StorageError(f"cannot make {folder}: {error.strerror or error}") from error
+        synchronise(folder.parent)
 
 
 def is_committed(folder: Path) -> bool:
@@ -135,9 +131,9 @@ def finish(folder: Path) -> None:
         target = folder / path.relative_to(files)
         target.parent.mkdir(0o700, parents=True, exist_ok=True)
         path.replace(target)
-        _sync_folder(target.parent)
+        synchronise(target.parent)
     shutil.rmtree(committed)
-    _sync_folder(folder)
+    synchronise(folder)
 
 
 def _sweep(folder: Path, age: float) -> None:
@@ -154,28 +150,11 @@ def _sweep(folder: Path, age: float) -> None:
                     shutil.rmtree(path)
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StorageError(f"another command is changing {folder}; wait for its end") from error
-        yield
-    finally:
-        os.close(handle)
+def _locked(folder: Path) -> AbstractContextManager[None]:
+    return locked_folder(folder, StorageError(f"another command is changing {folder}; wait for its end"))
 
 
 def _sync(folder: Path) -> None:
     """Bring the folder, and all that is in it, to the disk."""
     for path in (*folder.rglob("*"), folder):
-        _sync_folder(path)
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        synchronise(path)

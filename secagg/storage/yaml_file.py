@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
-from .files import open_regular
+from .files import open_regular, os_errors
 
 if TYPE_CHECKING:
     import yaml
@@ -29,17 +29,15 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
     import yaml
 
     name = os.fspath(path)
+    with os_errors(ConfigError, f"cannot read {name!r}"), open_regular(path) as file:
+        blob = file.read(_MAX_NBYTES + 1)
     try:
-        with open_regular(path) as file:
-            blob = file.read(_MAX_NBYTES + 1)
         if len(blob) > _MAX_NBYTES:
             raise ConfigError(f"{name!r} has more than {_MAX_NBYTES} bytes: is it the right file?")
         loader = yaml.SafeLoader(blob.decode("utf-8"))
         node = loader.get_single_node()
         _count(node, name, {})
         return None if node is None else loader.construct_document(node)
-    except OSError as error:
-        raise ConfigError(f"cannot read {name!r}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no such date
         raise ConfigError(f"{name!r} is not YAML: {error}") from error
 

@@ -7,15 +7,16 @@ the key (ePrint 2024/116, 2024/127). So the reactions that one key can give away
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from ..errors import DecryptionError, EpochError, KeyFileError
+from ..storage.files import os_errors
+from ..storage.locks import open_locked
 from .key import ServerKey
 
 #: So many failures, and an epoch is over.
@@ -105,23 +106,17 @@ class Failures:
         """Open the file and let one process after another into the block."""
         assert self._path is not None
         with self._typed():
-            # O_NONBLOCK: opening a pipe must not wait.
-            handle = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | more, 0o600)
+            handle = open_locked(self._path, os.O_RDWR | os.O_NONBLOCK | more)  # O_NONBLOCK: a pipe must not wait
         try:
             with self._typed():
                 if not stat.S_ISREG(os.fstat(handle).st_mode):
                     raise OSError(errno.EINVAL, "not a regular file")
-                fcntl.flock(handle, fcntl.LOCK_EX)
             yield handle
         finally:
             os.close(handle)
 
-    @contextmanager
-    def _typed(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise KeyFileError(f"cannot use {self._path!r}, the count of failures: {error.strerror}") from error
+    def _typed(self) -> AbstractContextManager[None]:
+        return os_errors(KeyFileError, f"cannot use {self._path!r}, the count of failures")
 
     def _read(self, handle: int) -> list[str]:
         with self._typed():

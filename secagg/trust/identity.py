@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, NoReturn
 
 from ..errors import KeyFileError, SignatureError
-from ..storage.files import open_regular, replace_file
+from ..storage.files import open_regular, os_errors, replace_file
 from ..wire.tail import UNSIGNED
 
 if TYPE_CHECKING:
@@ -50,11 +50,8 @@ class Identity:
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
         name = os.fspath(path)
-        try:
-            with open_regular(path) as file:
-                data = file.read(_MAX_FILE_NBYTES)
-        except OSError as error:
-            raise KeyFileError(f"cannot read the signing key {name!r}: {error.strerror}") from error
+        with os_errors(KeyFileError, f"cannot read the signing key {name!r}"), open_regular(path) as file:
+            data = file.read(_MAX_FILE_NBYTES)
         try:
             key = load_pem_private_key(data, password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError, FormatError, KeyFileError
 from ..scheme.params import BGVParams, LatticeParams, Params, is_int
-from ..storage.files import open_regular, replace_file
+from ..storage.files import open_regular, os_errors, replace_file
 from ..wire.container import (
     DIGEST_NBYTES,
     MAX_FRAME_NBYTES,
@@ -176,11 +176,8 @@ def load_key(path: str | os.PathLike[str]) -> ClientKey | ServerKey:
         If the file is missing, unreadable, truncated, damaged or no key.
     """
     name = os.fspath(path)
-    try:
-        with open_regular(path) as file:
-            blob = file.read(MAX_KEY_FILE_NBYTES + 1)
-    except OSError as error:
-        raise KeyFileError(f"cannot read the key file {name!r}: {error.strerror}") from error
+    with os_errors(KeyFileError, f"cannot read the key file {name!r}"), open_regular(path) as file:
+        blob = file.read(MAX_KEY_FILE_NBYTES + 1)
     if len(blob) > MAX_KEY_FILE_NBYTES:
         raise KeyFileError(f"{name!r} is too large for a key")
     try:

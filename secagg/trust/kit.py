@@ -21,13 +21,17 @@ the old key, a stored model say, stays readable at the site.
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..config import Config
-from ..errors import KeyFileError, KeyMismatchError
-from ..storage.files import replace_file
+from ..errors import ConfigError, KeyFileError, KeyMismatchError
+from ..storage.files import os_errors, replace_file
+from ..storage.locks import open_locked
 from .identity import Identity
 from .key import ClientKey, ServerKey, check_role, load_key
 from .project import Party, Project
@@ -40,6 +44,9 @@ SERVER_KEY_FILE = "server.key"
 CA_FILE = "ca.crt"
 TLS_FILE = "tls.crt"
 TLS_KEY_FILE = "tls.key"
+
+#: Held by the process of a site that works in its kit's folder.
+LOCK_FILE = "lock"
 
 #: Name of the server in the manifest, of its kit and of its certificate; no site may have it.
 SERVER = "server"
@@ -215,19 +222,37 @@ def load_kit(folder: Path) -> SiteKit | ServerKit:
 
 def is_server_kit(folder: Path) -> bool:
     """Return whether the folder holds the server's kit; `KeyFileError` if it holds none at all, or none to be seen."""
-    try:
+    with _readable(folder):
         if (folder / SERVER_KEY_FILE).exists():
             return True
         if (folder / CLIENT_KEY_FILE).exists():
             return False
-    except OSError as error:
-        raise _unreadable(folder, error) from error
     if folder.is_file():
         raise KeyFileError(f"{folder} is a file; open it with `secagg unpack {folder}`, and give the folder")
     raise KeyFileError(
         f"{folder} is no kit: it has neither {CLIENT_KEY_FILE} nor {SERVER_KEY_FILE}; "
         "open a kit with `secagg unpack FILE.kit`"
     )
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes of the same site away from its files.
+
+    Raises
+    ------
+    ConfigError
+        If one is at work.
+    KeyFileError
+        If this user may not write to the folder.
+    """
+    busy = ConfigError(f"another `secagg site` is at work in {folder}; one kit, one process")
+    with os_errors(KeyFileError, f"cannot write to the kit {folder}", "run this as the owner of the folder"):
+        handle = open_locked(folder / LOCK_FILE, os.O_WRONLY | os.O_CREAT, busy)
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def active_sites(project: Project) -> tuple[Party, ...]:
@@ -286,14 +311,11 @@ def _project(folder: Path, config: Config) -> Project:
 
 
 def _old_epochs(folder: Path) -> tuple[int, ...]:
-    try:
+    with _readable(folder):
         found = [_OLD_KEY.fullmatch(path.name) for path in folder.iterdir()]
-    except OSError as error:
-        raise _unreadable(folder, error) from error
     return tuple(sorted(int(match[1]) for match in found if match))
 
 
-def _unreadable(folder: Path, error: OSError) -> KeyFileError:
-    return KeyFileError(
-        f"cannot read the kit {folder}: {error.strerror}; try as its owner, or have its owner give it to this user"
-    )
+def _readable(folder: Path) -> AbstractContextManager[None]:
+    remedy = "try as its owner, or have its owner give it to this user"
+    return os_errors(KeyFileError, f"cannot read the kit {folder}", remedy)

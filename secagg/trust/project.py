@@ -21,7 +21,7 @@ from ..errors import (
     show_time,
 )
 from ..scheme.params import is_int
-from ..storage.files import open_regular, replace_file
+from ..storage.files import open_regular, os_errors, replace_file
 from ..wire.container import DIGEST_NBYTES, MAX_HEADER_NBYTES, head_nbytes, pack_head, read_hex, unpack_head
 from ..wire.header import Header, check_epoch, check_site
 from ..wire.layout import Layout
@@ -184,11 +184,8 @@ class Project:
             If it is missing, unreadable, damaged or signed by somebody else.
         """
         name = os.fspath(path)
-        try:
-            with open_regular(path) as file:
-                blob = file.read(2 * MAX_HEADER_NBYTES)
-        except OSError as error:
-            raise KeyFileError(f"cannot read the project manifest {name!r}: {error.strerror}") from error
+        with os_errors(KeyFileError, f"cannot read the project manifest {name!r}"), open_regular(path) as file:
+            blob = file.read(2 * MAX_HEADER_NBYTES)
         try:
             return cls.from_bytes(blob)
         except SecAggError as error:

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ..errors import ConfigError, KeyFileError
+from ..storage.files import os_errors
 from ..wire.header import check_site
 
 #: The server's certificate always names these, beside the hosts that are asked for.
@@ -246,22 +247,19 @@ def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _read(path: Path) -> bytes:
-    try:
+    with os_errors(KeyFileError, f"cannot read {path}", "it is part of a kit, which `secagg unpack` opens"):
         return path.read_bytes()
-    except OSError as error:
-        raise KeyFileError(
-            f"cannot read {path}: {error.strerror}; it is part of a kit, which `secagg unpack` opens"
-        ) from error
 
 
 def _write(path: Path, data: bytes, *, secret: bool = False) -> None:
     # O_EXCL: the mode holds from the first byte on, and nothing that exists is overwritten or followed.
-    try:
+    with os_errors(KeyFileError, f"cannot write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if secret else 0o644)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if secret else 0o644)
+        except FileExistsError as error:
+            raise KeyFileError(
+                f"{path} exists already; choose another folder, or remove it if nobody uses it"
+            ) from error
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
-    except FileExistsError as error:
-        raise KeyFileError(f"{path} exists already; choose another folder, or remove it if nobody uses it") from error
-    except OSError as error:
-        raise KeyFileError(f"cannot write {path}: {error.strerror}") from error

@@ -10,7 +10,7 @@ from typing import BinaryIO, Protocol
 
 from ..errors import FormatError, StateError
 from ..scheme.params import QuantisedParams
-from ..storage.files import open_regular, replace_file
+from ..storage.files import open_regular, os_errors, replace_file
 from .container import DIGEST_NBYTES, PREAMBLE_NBYTES, check_digest, digest, frame_digest, head_nbytes
 from .header import Frame, Header
 from .tail import UNSIGNED, Proof, Tail, body_digest, signed_message
@@ -67,10 +67,8 @@ class Update:
 
         The file stays open until `close`, or the end of a ``with`` block.
         """
-        try:
+        with os_errors(FormatError, f"cannot read {os.fspath(path)!r}"):
             file = open_regular(path)
-        except OSError as error:
-            raise FormatError(f"cannot read {os.fspath(path)!r}: {error.strerror}") from error
         try:
             header = _read_header(file, os.fstat(file.fileno()).st_size)
         except BaseException:

@@ -26,8 +26,7 @@ from secagg.cli.doctor_kit import check_disk, check_kit
 from secagg.cli.doctor_network import check_port, check_server
 from secagg.errors import KeyFileError, StorageError, TransportError
 from secagg.setup.packing import pack
-from secagg.site.folder import locked
-from secagg.trust.kit import load_server_kit, load_site_kit
+from secagg.trust.kit import load_server_kit, load_site_kit, locked
 from secagg.wire.layout import Layout
 
 from .conftest import Federation, Secagg

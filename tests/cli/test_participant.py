@@ -32,10 +32,10 @@ from secagg.errors import (
 from secagg.integrations.grpc import SiteSession
 from secagg.integrations.monai import SecAggHandler
 from secagg.setup.provisioner import Provisioner
-from secagg.site.folder import FAILURES_FILE, MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, locked, make_client
+from secagg.site.folder import FAILURES_FILE, MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, make_client
 from secagg.site.participant import Participant
 from secagg.trust import Tls
-from secagg.trust.kit import PROJECT_FILE, load_server_kit, load_site_kit
+from secagg.trust.kit import PROJECT_FILE, load_server_kit, load_site_kit, locked
 from secagg.wire.header import Contribution
 from secagg.wire.tail import add_tags
 

@@ -18,8 +18,8 @@ import pytest
 from served import Served
 
 import secagg as library
-from secagg.site.folder import MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, locked
-from secagg.trust.kit import PROJECT_FILE
+from secagg.site.folder import MODEL_FILE, RECEIPT_FILE, UPDATE_FILE
+from secagg.trust.kit import PROJECT_FILE, locked
 
 from .conftest import Federation, Secagg
 

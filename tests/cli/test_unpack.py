@@ -19,8 +19,7 @@ import secagg as library
 from secagg.cli.unpack import unpack as unpack_into
 from secagg.errors import ConfigError, IdentityError, KeyFileError
 from secagg.setup.packing import pack, read_archive, unpack
-from secagg.site.folder import locked
-from secagg.trust.kit import SERVER_FILES, SITE_FILES, is_secret, load_server_kit, load_site_kit
+from secagg.trust.kit import SERVER_FILES, SITE_FILES, is_secret, load_server_kit, load_site_kit, locked
 
 from .conftest import Federation, Secagg
 

@@ -47,7 +47,7 @@ def test_a_name_that_may_not_last_is_not_acknowledged(
     running: Running, updates: dict[str, secagg.Update], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody is told that an update is there before the folder is synchronised, whoever asks, and however often."""
-    synchronise, asked = run_folder.synchronise_folder, 0
+    synchronise, asked = run_folder.synchronise, 0
 
     def failing(path: Path) -> None:
         nonlocal asked
@@ -59,7 +59,7 @@ def test_a_name_that_may_not_last_is_not_acknowledged(
     with running.session("site-3") as session:
         session.join()  # the round waits for it
     with monkeypatch.context() as patch:
-        patch.setattr(run_folder, "synchronise_folder", failing)
+        patch.setattr(run_folder, "synchronise", failing)
         for times in (1, 2, 3):
             with pytest.raises(StorageError, match="could not store the updates of round 0"):
                 upload(running, updates["site-1"])
