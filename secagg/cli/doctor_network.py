@@ -9,7 +9,8 @@ import time
 from collections.abc import Iterator
 
 from ..errors import IdentityError, KeyMismatchError, SecAggError, TransportError
-from ..integrations.grpc import RoundStatus, SiteSession
+from ..integrations.grpc import SiteSession
+from ..protocol import ServerStatus
 from ..protocol.address import parse_address
 from ..protocol.handshake import check_handshake
 from ..trust import Tls
@@ -71,7 +72,7 @@ def check_server(kit: SiteKit, address: str) -> Iterator[Finding]:
     yield (finding := examine("TLS", shake_hands))
     if finding.level == "FAIL":
         return
-    answers: list[tuple[RoundStatus, float]] = []
+    answers: list[tuple[ServerStatus, float]] = []
 
     def ask() -> str:
         with SiteSession(address, kit.name, tls=tls, timeout=_TIMEOUT_SECONDS) as session:
@@ -129,7 +130,7 @@ def _which_is_old(kit: SiteKit, error: IdentityError) -> IdentityError:
     return IdentityError(f"{refused[1]}, this kit {kit.project.serial}): {remedy}")
 
 
-def _epoch(kit: SiteKit, status: RoundStatus) -> str:
+def _epoch(kit: SiteKit, status: ServerStatus) -> str:
     own, theirs = kit.project, status.project_serial
     if status.epoch != own.epoch:
         who = f"of {kit.name}" if status.epoch > own.epoch else "of the server"

@@ -156,7 +156,7 @@ def run(options: argparse.Namespace) -> None:
             project=kit.project,
             identity=kit.identity,
             limits=limits,
-            metrics=metrics,
+            events=metrics,
         )
         if metrics is not None:
             metrics.watch(server.status)

@@ -19,7 +19,8 @@ from ..ui.progress import progress
 from ..ui.units import show_seconds, show_size
 
 if TYPE_CHECKING:
-    from ..integrations.grpc import RoundStatus, SiteSession
+    from ..integrations.grpc import SiteSession
+    from ..protocol import ServerStatus
 
 EXAMPLE = """secagg status site-1 --server fl.example.org:8443
 secagg status server --server localhost:8443 --check --json"""
@@ -82,7 +83,7 @@ class Report:
     ----------
     server : str
         Where it listens.
-    status : RoundStatus
+    status : ServerStatus
         Its answer.
     project : Project
         The manifest of the own kit.
@@ -93,7 +94,7 @@ class Report:
     """
 
     server: str
-    status: RoundStatus
+    status: ServerStatus
     project: Project
     clock_difference: float
     now: float

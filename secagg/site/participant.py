@@ -27,8 +27,9 @@ from ..wire.update import Update
 from .folder import DOWNLOAD_FILE, MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, make_client, make_old_client, read_receipt
 
 if TYPE_CHECKING:
-    from ..integrations.grpc import RoundStatus, SiteSession
+    from ..integrations.grpc import SiteSession
     from ..integrations.monai import SecAggHandler
+    from ..protocol import ServerStatus
 
 #: How often a server may say that it has a model or an aggregate, and then that it has not.
 _MAX_MISSES = 5
@@ -177,7 +178,7 @@ class Participant:
         for name in (UPDATE_FILE, RECEIPT_FILE, DOWNLOAD_FILE):
             (self._kit.folder / name).unlink(missing_ok=True)
 
-    def _step(self, status: RoundStatus) -> None:
+    def _step(self, status: ServerStatus) -> None:
         """Bring the handler nearer to the open round."""
         here = self._handler.round
         if here > status.round:
@@ -211,7 +212,7 @@ class Participant:
                 f"no later model, and no aggregate of round {missing}: wait until a site has stored a model{why}"
             )
 
-    def _promised(self, status: RoundStatus) -> int | None:
+    def _promised(self, status: ServerStatus) -> int | None:
         """Return the round whose aggregate must hold an update of this site, which the server has acknowledged.
 
         None if there is none to hold against the receipt any more.

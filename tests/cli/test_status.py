@@ -21,13 +21,13 @@ from secagg import Layout
 from secagg.cli.status import Report
 from secagg.config import Encrypt
 from secagg.errors import QuorumError, SecAggError
-from secagg.integrations.grpc import RoundStatus
+from secagg.protocol import ServerStatus
 from secagg.trust.kit import load_site_kit
 from secagg.ui.units import parse_size, show_seconds, show_size
 
 from .conftest import Secagg
 
-STATUS = RoundStatus(
+STATUS = ServerStatus(
     round=0,
     attempt=1,
     state="idle",

@@ -22,9 +22,10 @@ import numpy as np
 import pytest
 
 import secagg
+from secagg.errors import TransportError
 from secagg.integrations.grpc import SiteSession
 from secagg.integrations.grpc import secagg_pb2 as pb
-from secagg.integrations.grpc.refusals import error_of, transport_error
+from secagg.integrations.grpc.refusals import details, error_of
 from secagg.scheme.codec import RealCodec
 from secagg.trust import Authority, Tls
 
@@ -234,9 +235,9 @@ class ServerProcess:
         messages = (pb.Chunk(data=bytes(chunk)) for chunk in chunks)
         with self.session(site) as session:
             try:
-                reply = session._stub.Upload(messages, timeout=LONG_SECONDS)
+                reply = session._link._stub.Upload(messages, timeout=LONG_SECONDS)
             except grpc.RpcError as error:
-                raise error_of(error) or transport_error(error, "the raw upload") from None
+                raise error_of(error) or TransportError(details(error)) from None
             return not reply.already_added
 
     @contextlib.contextmanager

@@ -20,7 +20,7 @@ from secagg.integrations.grpc import Server as RealServer
 from secagg.integrations.grpc import SiteSession
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc import secagg_pb2_grpc as pb_grpc
-from secagg.integrations.grpc.messages import messages
+from secagg.integrations.grpc.messages import pack_chunks
 from secagg.protocol.chunks import chunks_from
 from secagg.protocol.expected import MAX_UNKNOWN_NBYTES
 
@@ -67,7 +67,9 @@ class Server(pb_grpc.SecureAggregationServicer):
         cut = self.cuts.pop(0) if self.cuts else math.inf
         code = grpc.StatusCode.UNAVAILABLE if self.cuts else self.end
         self.sent.append(0)
-        for chunk in messages(chunks_from(self.container, frame), frame):
+        chunks = chunks_from(self.container, min(frame, self.container.header.frame_count))
+        for index, chunk in enumerate(pack_chunks(chunks)):
+            chunk.frame = 0 if index else frame
             if self.sent[-1] == cut:
                 context.abort(code, "broke off")
             self.sent[-1] += 1
@@ -191,7 +193,7 @@ def test_the_real_server_sends_what_is_missing(signed: Signed, tmp_path: Path) -
         with secagg.Update.open(path) as model:
             end = len(model.header.head) + list(model.header.frames)[6].offset
             head = model.header.head[-32:]
-        stub = session._stub
+        stub = session._link._stub
         for known, frame, chunks in ((head, 6, 6), (head, 0, 12), (head, 99, 2), (bytes(32), 6, 12), (b"", 6, 12)):
             request = pb.DownloadRequest(kind="model", head=known, frame=frame)
             first, *rest = stub.Download(request, timeout=120.0)

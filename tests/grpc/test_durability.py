@@ -17,7 +17,7 @@ import secagg
 from secagg.errors import ConfigError, FormatError, StateError, StorageError
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.server import run_folder
-from secagg.server.federation import Federation
+from secagg.server.open_round import OpenRound
 from secagg.server.run_folder import RunFolder
 
 
@@ -103,14 +103,14 @@ def test_the_folder_is_free_when_all_calls_have_ended(
     signed: Signed, updates: dict[str, secagg.Update], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A call that was cancelled may still write: no other server works in the folder meanwhile."""
-    taking, go_on, take = threading.Event(), threading.Event(), Federation.take
+    taking, go_on, take = threading.Event(), threading.Event(), OpenRound.add
 
     def slow(*arguments: Any) -> Any:
         taking.set()
         go_on.wait()
         return take(*arguments)
 
-    monkeypatch.setattr(Federation, "take", slow)
+    monkeypatch.setattr(OpenRound, "add", slow)
     folder = tmp_path / "run"
     with serving(signed, folder) as running, running.stub() as stub:
         call = stub.Upload.future(messages(chunks_of(updates["site-1"])), timeout=120.0)

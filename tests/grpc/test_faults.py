@@ -197,7 +197,7 @@ def test_a_name_that_is_none_is_refused(start_server: Callable[..., Any], name: 
     server = start_server(insecure=True)
     with server.session("site-1") as session:
         with pytest.raises(grpc.RpcError) as caught:
-            session._stub.Join(pb.JoinRequest(site=name), timeout=120.0)
+            session._link._stub.Join(pb.JoinRequest(site=name), timeout=120.0)
         assert dict(caught.value.trailing_metadata())["secagg-error"] == "ConfigError"
         assert session.status().waiting_for == ()
 

@@ -8,34 +8,58 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 
 import secagg
-from secagg.errors import ConfigError, FormatError, StateError, StorageError
+from secagg.errors import ConfigError, FormatError, StateError, StorageError, TransportError
 from secagg.integrations.grpc import SiteSession
-from secagg.server.federation import Federation
+from secagg.protocol import DownloadRequest
+from secagg.protocol.chunks import chunks_from
+from secagg.server import Call, Federation
+
+T = TypeVar("T")
 
 STATE = {"w": np.full(5, 0.5, np.float32)}
 
 
+class Here:
+    """A connection that lasts."""
+
+    def is_active(self) -> bool:
+        return True
+
+    def cancel(self) -> None:
+        raise AssertionError("nothing is cancelled here")
+
+
+def called(federation: Federation, make: Callable[[Call], T]) -> T:
+    with federation.call((), Here(), "here") as call:
+        return make(call)
+
+
+def join(federation: Federation, site: str) -> None:
+    called(federation, lambda call: call.join(site))
+
+
 def uploaded(federation: Federation, update: secagg.Update) -> bool:
-    """Do what the server does with an upload."""
-    head, *chunks = map(bytes, update.chunks())
-    header = secagg.Header.from_head(head)
-    if federation.admit(header) is not None:
-        return False
-    with federation.part(header) as part:
-        part.receive(0, chunks, lambda: federation.check_open(header))
-        added, _ = federation.take(part, 0.0)
-    return added
+    """Upload, and return whether it was added by this."""
+    return not called(federation, lambda call: call.upload(chunks_from(update, 0))).already_added
+
+
+def downloaded(federation: Federation, own: secagg.Update) -> secagg.Update:
+    """The aggregate of round 0, with an update in it."""
+    request = DownloadRequest("aggregate", 0, nonce(own))
+    return secagg.Update.from_bytes(
+        called(federation, lambda call: b"".join(bytes(chunk.data) for chunk in call.download(request)))
+    )
 
 
 @contextmanager
 def opened(provision: Any, folder: Path) -> Iterator[Federation]:
-    federation = Federation(provision.config, provision.keys.server, folder, round_timeout=1000.0)
+    federation = Federation(provision.config, provision.keys.server, folder, round_timeout=1000.0, certified=False)
     try:
         yield federation
     finally:
@@ -67,10 +91,7 @@ def updates(provision: Any) -> list[secagg.Update]:
 
 
 def assert_half(provision: Any, federation: Federation, update: secagg.Update) -> None:
-    aggregate = federation.wait(0, nonce(update), lambda: True)
-    assert aggregate is not None
-    with aggregate:
-        mean = provision.clients["site-3"].decrypt(aggregate, like=STATE)
+    mean = provision.clients["site-3"].decrypt(downloaded(federation, update), like=STATE)
     assert abs(mean["w"] - 0.5).max() < 1e-6
 
 
@@ -79,7 +100,7 @@ def test_a_disk_that_fails_for_a_moment_between_verifying_and_adding(
 ) -> None:
     """The sum broke, and is made anew from the stored updates, the one that was being added among them."""
     with opened(provision, tmp_path) as federation:
-        federation.join("site-3")  # the round waits for it
+        join(federation, "site-3")  # the round waits for it
         assert uploaded(federation, updates[0])
         with monkeypatch.context() as patch:
             fail_to_read(patch, updates[1], lambda count: count == 2)
@@ -97,16 +118,16 @@ def test_a_disk_that_fails_for_good_between_verifying_and_adding(
 ) -> None:
     """That update is not acknowledged. What was acknowledged before stays in the sum, and the site may try again."""
     with opened(provision, tmp_path) as federation:
-        federation.join("site-3")
+        join(federation, "site-3")
         assert uploaded(federation, updates[0])
         with monkeypatch.context() as patch:
             fail_to_read(patch, updates[1], lambda count: count >= 2)
-            with pytest.raises(OSError, match="Input/output error"):
+            with pytest.raises(TransportError, match="the server failed; its log says why"):
                 uploaded(federation, updates[1])
         status = federation.status()
         assert (status.round, status.attempt, status.added) == (0, 1, ("site-1",))
         with pytest.raises(StateError, match="upload it again"):
-            federation.wait(0, nonce(updates[1]), lambda: True)
+            downloaded(federation, updates[1])
         for update in updates[1:]:
             assert uploaded(federation, update)
         assert_half(provision, federation, updates[0])
@@ -117,7 +138,7 @@ def test_an_acknowledged_update_that_cannot_be_read_again(
 ) -> None:
     """Its site, which waits, is told to send it again."""
     with opened(provision, tmp_path) as federation:
-        federation.join("site-3")
+        join(federation, "site-3")
         assert uploaded(federation, updates[0])
         path = tmp_path / "round-0" / "site-1.update"
         blob = bytearray(path.read_bytes())
@@ -129,7 +150,7 @@ def test_an_acknowledged_update_that_cannot_be_read_again(
         status = federation.status()
         assert (status.added, status.waiting_for) == (("site-2",), ("site-1", "site-3"))
         with pytest.raises(StateError, match="upload it again"):
-            federation.wait(0, nonce(updates[0]), lambda: True)
+            downloaded(federation, updates[0])
         for update in (updates[0], updates[2]):
             assert uploaded(federation, update)
         assert_half(provision, federation, updates[0])
@@ -137,7 +158,7 @@ def test_an_acknowledged_update_that_cannot_be_read_again(
 
 def test_an_update_that_cannot_get_its_name(provision: Any, updates: list[secagg.Update], tmp_path: Path) -> None:
     with opened(provision, tmp_path) as federation:
-        federation.join("site-3")
+        join(federation, "site-3")
         (tmp_path / "round-0").rmdir()
         with pytest.raises(StorageError, match="could not store the update of 'site-1': No such file"):
             uploaded(federation, updates[0])

@@ -185,7 +185,7 @@ def test_one_who_waits_for_a_slot_and_goes_gives_it_up(
         running.paused(updates["site-1"], 2) as first,
     ):
         with running.paused(updates["site-2"], 0) as second:
-            turns = running.server._streams._turns
+            turns = running.server._federation._turns._turns
             wait_until(lambda: ("site-2", "update") in turns)  # it is the only one of its site, and waits for a slot
             second.call.cancel()
         first.go_on()
@@ -250,7 +250,7 @@ def test_a_download_that_nobody_reads_is_cancelled(
                 response_deserializer=pb.Chunk.FromString,
             )
             call = unless_cancelled(lambda: begun(download(pb.DownloadRequest(round=0), timeout=120.0)))
-            streams = running.server._streams._streams
+            streams = running.server._federation._turns._streams
             wait_until(lambda: not streams)
             with pytest.raises(grpc.RpcError) as caught:  # what it had sent was not all
                 for _ in call:

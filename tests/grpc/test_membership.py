@@ -165,7 +165,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """By how many seconds the server's clock is ahead."""
     ahead = [0.0]
     late = partial(Members, clock=lambda: time.time() + ahead[0])
-    monkeypatch.setattr("secagg.integrations.grpc.server.Members", late)
+    monkeypatch.setattr("secagg.server.federation.Members", late)
     return ahead
 
 

@@ -15,7 +15,7 @@ from google.protobuf import descriptor_pb2
 from secagg import errors
 from secagg.integrations import grpc as package
 from secagg.integrations.grpc import secagg_pb2 as pb
-from secagg.integrations.grpc.refusals import MAX_MESSAGE_LENGTH, Refusal, error_of, transport_error
+from secagg.integrations.grpc.refusals import MAX_MESSAGE_LENGTH, Refusal, details, error_of
 
 TYPES = [
     kind
@@ -75,7 +75,7 @@ def test_a_long_message_is_cut(channel: grpc.Channel) -> None:
 def test_only_errors_of_secagg_are_raised(channel: grpc.Channel, name: str) -> None:
     failed = call(channel, f"raw:{name}")
     assert error_of(failed) is None
-    assert str(transport_error(failed, "the call")) == "the call failed: from afar (UNAVAILABLE)"
+    assert details(failed) == "from afar (UNAVAILABLE)"
 
 
 def test_stubs_fit_the_proto(tmp_path: Path) -> None:

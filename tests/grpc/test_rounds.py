@@ -18,7 +18,7 @@ from secagg.errors import (
     TransportError,
 )
 from secagg.protocol.messages import KEPT_ROUNDS
-from secagg.server.rounds import Admission, Attempt, Due, Rounds
+from secagg.server.rounds import Attempt, Due, Rounds
 
 TIMEOUT = 10.0
 
@@ -34,7 +34,7 @@ def nonce(text: str) -> bytes:
 def add(rounds: Rounds, *sites: str, now: float = 0.0) -> None:
     for site in sites:
         own = nonce(f"{site} {rounds.round}")
-        assert rounds.admit(site, own, rounds.round, now) is Admission.ADD
+        assert not rounds.enter(site, own, rounds.round, now)
         rounds.added(site, own, now)
 
 
@@ -101,10 +101,10 @@ def test_a_site_that_missed_a_round_is_back_with_its_next_call(call: str) -> Non
     if call == "join":
         rounds.join("slow", TIMEOUT)
     elif call == "upload":
-        assert rounds.admit("slow", nonce("x"), 1, TIMEOUT) is Admission.ADD
+        assert not rounds.enter("slow", nonce("x"), 1, TIMEOUT)
     else:
         with pytest.raises(RoundMismatchError, match="round 0; round 1 is open"):
-            rounds.admit("slow", nonce("x"), 0, TIMEOUT)
+            rounds.enter("slow", nonce("x"), 0, TIMEOUT)
     assert rounds.snapshot().waiting_for == ("a", "b", "slow")
 
 
@@ -124,13 +124,13 @@ def test_below_min_clients_at_the_timeout_the_round_goes_on_with_what_was_added(
     assert snapshot.added == ("a",)
     assert snapshot.waiting_for == ()
     assert snapshot.deadline == 2 * TIMEOUT
-    assert rounds.admit("a", nonce("a 0"), 0, TIMEOUT) is Admission.ALREADY_ADDED
+    assert rounds.enter("a", nonce("a 0"), 0, TIMEOUT)
     with pytest.raises(DuplicateError):
-        rounds.admit("a", nonce("another"), 0, TIMEOUT)
+        rounds.enter("a", nonce("another"), 0, TIMEOUT)
     run_round(rounds, "b", now=TIMEOUT)
     assert rounds.ready(rounds.wait(0))
     assert rounds.ready(waiting)
-    assert rounds.admit("a", nonce("a 0"), 0, TIMEOUT) is Admission.ALREADY_ADDED
+    assert rounds.enter("a", nonce("a 0"), 0, TIMEOUT)
 
 
 def test_an_attempt_without_any_update_stops_the_clock() -> None:
@@ -152,7 +152,7 @@ def test_a_sealed_round_stands_still() -> None:
     assert rounds.due(2 * TIMEOUT) is Due.NOTHING
     assert rounds.wake is None
     own = nonce("slow 0")
-    assert rounds.admit("slow", own, 0, TIMEOUT) is Admission.ADD  # it may be received meanwhile …
+    assert not rounds.enter("slow", own, 0, TIMEOUT)  # it may be received meanwhile …
     with pytest.raises(StateError, match="too late"):  # … and comes too late, or in time if the round is unsealed
         rounds.added("slow", own, TIMEOUT)
     with pytest.raises(StateError):
@@ -233,7 +233,7 @@ def test_an_update_that_was_lost_must_come_again() -> None:
 def test_the_same_update_is_added_once() -> None:
     rounds = make()
     add(rounds, "a")
-    assert rounds.admit("a", nonce("a 0"), 0, 0.0) is Admission.ALREADY_ADDED
+    assert rounds.enter("a", nonce("a 0"), 0, 0.0)
     with pytest.raises(StateError, match="twice"):
         rounds.added("a", nonce("a 0"), 0.0)
     assert rounds.snapshot().added == ("a",)
@@ -242,23 +242,23 @@ def test_the_same_update_is_added_once() -> None:
 def test_a_retry_after_the_end_of_the_round_was_added_too() -> None:
     rounds = make()
     run_round(rounds, "a", "b")
-    assert rounds.admit("a", nonce("a 0"), 0, 0.0) is Admission.ALREADY_ADDED
+    assert rounds.enter("a", nonce("a 0"), 0, 0.0)
     with pytest.raises(RoundMismatchError):
-        rounds.admit("b", nonce("a 0"), 0, 0.0)
+        rounds.enter("b", nonce("a 0"), 0, 0.0)
 
 
 def test_another_update_of_the_same_site_is_a_duplicate() -> None:
     rounds = make()
     add(rounds, "a")
     with pytest.raises(DuplicateError, match="'a'"):
-        rounds.admit("a", nonce("other"), 0, 0.0)
+        rounds.enter("a", nonce("other"), 0, 0.0)
 
 
 def test_another_site_with_the_same_nonce_is_a_duplicate() -> None:
     rounds = make()
     add(rounds, "a")
     with pytest.raises(DuplicateError, match="nonce"):
-        rounds.admit("b", nonce("a 0"), 0, 0.0)
+        rounds.enter("b", nonce("a 0"), 0, 0.0)
 
 
 @pytest.mark.parametrize("round", [0, 2])
@@ -266,7 +266,7 @@ def test_another_round_is_refused(round: int) -> None:
     rounds = make()
     run_round(rounds, "a", "b")
     with pytest.raises(RoundMismatchError, match=f"of round {round}; round 1 is open"):
-        rounds.admit("c", nonce("c"), round, 0.0)
+        rounds.enter("c", nonce("c"), round, 0.0)
     assert rounds.snapshot().added == ()
 
 
@@ -278,14 +278,14 @@ def test_the_roster_holds_max_clients() -> None:
     with pytest.raises(CapacityError, match="'c'"):
         rounds.join("c", 0.0)
     with pytest.raises(CapacityError):
-        rounds.admit("c", nonce("c"), 0, 0.0)
+        rounds.enter("c", nonce("c"), 0, 0.0)
 
 
 def test_a_broken_upload_may_be_tried_again() -> None:
     rounds = make()
-    assert rounds.admit("a", nonce("first"), 0, 0.0) is Admission.ADD  # and nothing follows
-    assert rounds.admit("a", nonce("first"), 0, 1.0) is Admission.ADD
-    assert rounds.admit("a", nonce("second"), 0, 2.0) is Admission.ADD
+    assert not rounds.enter("a", nonce("first"), 0, 0.0)  # and nothing follows
+    assert not rounds.enter("a", nonce("first"), 0, 1.0)
+    assert not rounds.enter("a", nonce("second"), 0, 2.0)
     rounds.added("a", nonce("second"), 3.0)
     assert rounds.snapshot().added == ("a",)
 
@@ -315,7 +315,7 @@ def test_goes_on_after_completed_rounds() -> None:
     rounds = Rounds(min_clients=2, max_clients=3, timeout=TIMEOUT, completed=completed)
     assert rounds.snapshot().attempt == Attempt(8, 1)
     assert rounds.snapshot().completed == (6, 7)
-    assert rounds.admit("a", nonce("a 7"), 7, 0.0) is Admission.ALREADY_ADDED
+    assert rounds.enter("a", nonce("a 7"), 7, 0.0)
 
 
 def test_ends_only_when_due() -> None:
@@ -375,7 +375,7 @@ class RoundHistories(RuleBasedStateMachine):
         round = self.rounds.round + offset
         before, full = self.sum.copy(), len(self.roster() | {site}) > self.MAX_CLIENTS
         try:
-            admission = self.rounds.admit(site, own, round, self.now)
+            already_added = self.rounds.enter(site, own, round, self.now)
         except CapacityError:
             assert full
         except RoundMismatchError:
@@ -383,7 +383,7 @@ class RoundHistories(RuleBasedStateMachine):
         except DuplicateError:
             assert site in self.sum
         else:
-            assert admission is Admission.ADD
+            assert not already_added
             assert offset == 0
             assert site not in self.sum
             assert not full
@@ -400,7 +400,7 @@ class RoundHistories(RuleBasedStateMachine):
         known = [(len(self.completed), self.sum), *list(enumerate(self.completed))[-KEPT_ROUNDS:]]
         round, nonces = data.draw(st.sampled_from([item for item in known if item[1]]))
         site = data.draw(st.sampled_from(sorted(nonces)))
-        assert self.rounds.admit(site, nonces[site], round, self.now) is Admission.ALREADY_ADDED
+        assert self.rounds.enter(site, nonces[site], round, self.now)
         assert self.rounds.snapshot().added == tuple(sorted(self.sum))
 
     @rule()

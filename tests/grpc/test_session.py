@@ -39,12 +39,13 @@ from secagg.errors import (
     TransportError,
     VerificationError,
 )
-from secagg.integrations.grpc import Membership, SiteSession
 from secagg.integrations.grpc import Server as RealServer
+from secagg.integrations.grpc import SiteSession
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc import secagg_pb2_grpc as pb_grpc
 from secagg.integrations.grpc.refusals import Refusal
 from secagg.protocol.handshake import check_handshake
+from secagg.site import Joined
 from secagg.trust import Authority
 
 CONFIG = {
@@ -500,7 +501,7 @@ def test_a_receipt_that_is_none(
 
 def test_join(server: Server, session: SiteSession, signed: Signed) -> None:
     server.join |= {"round": 7, "base": b"b" * 32}
-    assert session.join() == Membership(
+    assert session.join() == Joined(
         round=7,
         min_clients=2,
         max_clients=4,

@@ -251,7 +251,9 @@ def test_what_to_do_about_a_certificate_of_the_server(tmp_path: Path, monkeypatc
     def long_ago(zone: datetime.timezone) -> datetime.datetime:
         return datetime.datetime.now(zone) - timedelta(days=2)
 
-    past = SimpleNamespace(datetime=SimpleNamespace(now=long_ago), timedelta=timedelta, timezone=datetime.timezone)
+    past = SimpleNamespace(
+        datetime=SimpleNamespace(now=long_ago), timedelta=timedelta, timezone=datetime.timezone, UTC=datetime.UTC
+    )
     monkeypatch.setattr(tls_module, "datetime", past)
     old = authority.issue_server(days=1, folder=tmp_path / "old")
     with shaking_hands(old) as address:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
-import grpc
-
 import secagg
-from secagg.errors import FormatError, RoundMismatchError, SecAggError, StorageError
-from secagg.protocol.chunks import Outgoing, Progress, receive
-from secagg.protocol.part import whole_frames
-from secagg.wire.container import DIGEST_NBYTES
 
-from . import secagg_pb2 as pb
-from . import secagg_pb2_grpc as pb_grpc
-from .messages import messages
-from .refusals import error_of
+from ..errors import FormatError, RoundMismatchError, SecAggError, StorageError, TransportError
+from ..protocol.chunks import Progress, chunks_from, skipped_nbytes
+from ..protocol.messages import Chunk, DownloadRequest
+from ..protocol.part import Part, whole_frames
+from ..storage.files import os_errors
+from ..wire.container import DIGEST_NBYTES
+from .link import Link
 
 #: Called with the header of what is downloaded.
 Check = Callable[[secagg.Header], None]
@@ -30,12 +28,12 @@ class Sender:
 
     Parameters
     ----------
-    stub : SecureAggregationStub
+    link : Link
         The server.
     update : secagg.Update
         Update or model.
     progress : callable, optional
-        Called with the bytes that the server has and in all, in another thread.
+        Called with the bytes that the server has and in all, in another thread perhaps.
 
     Attributes
     ----------
@@ -43,11 +41,9 @@ class Sender:
         First frame that the server did not have when the latest try began.
     """
 
-    def __init__(
-        self, stub: pb_grpc.SecureAggregationStub, update: secagg.Update, progress: Progress | None = None
-    ) -> None:
+    def __init__(self, link: Link, update: secagg.Update, progress: Progress | None = None) -> None:
         self.frame = 0
-        self._stub = stub
+        self._link = link
         self._update = update
         self._progress = progress
 
@@ -68,8 +64,8 @@ class Sender:
 
         Raises
         ------
-        grpc.RpcError
-            If the server refuses it, or a call breaks off.
+        SecAggError, BusyError
+            As of `Link`.
         FormatError
             If the server asks for a frame that there is not.
         Exception
@@ -77,28 +73,20 @@ class Sender:
         """
         deadline = time.monotonic() + seconds
         header = self._update.header
-        stored = self._stub.Resume(pb.Chunk(data=header.head), timeout=seconds)
+        stored = self._link.resume(header.head, seconds)
         if stored.already_added:
             return True, stored.receipt
-        if stored.frame > header.frame_count:
+        if not 0 <= stored.frame <= header.frame_count:
             raise FormatError(f"the server asks for frame {stored.frame}, the {header.kind} has {header.frame_count}")
         self.frame = stored.frame
-        with closing(Outgoing(self._update, self.frame, self._progress)) as outgoing:
-            call = self._stub.Upload.future(messages(outgoing, self.frame), timeout=deadline - time.monotonic())
-            try:
-                reply = call.result()
-            except grpc.RpcError:
-                if outgoing.error is not None:
-                    raise outgoing.error from None
-                raise
-            finally:
-                call.cancel()
+        chunks = chunks_from(self._update, self.frame, self._progress)
+        reply = self._link.upload(chunks, deadline - time.monotonic())
         return reply.already_added, reply.receipt
 
 
 def fetch(
-    stub: pb_grpc.SecureAggregationStub,
-    request: pb.DownloadRequest,
+    link: Link,
+    request: DownloadRequest,
     target: Path,
     seconds: float,
     check: Check,
@@ -110,10 +98,10 @@ def fetch(
 
     Parameters
     ----------
-    stub : SecureAggregationStub
+    link : Link
         The server.
     request : DownloadRequest
-        Its kind is filled in.
+        Kind, round and nonce of what is wanted.
     target : Path
         File to write.
     seconds : float
@@ -125,61 +113,71 @@ def fetch(
 
     Raises
     ------
-    grpc.RpcError
-        If the server refuses it, or the call breaks off.
+    SecAggError, BusyError
+        As of `Link`.
     FormatError, RoundMismatchError
         If the server sends something else.
     StorageError
         If the file cannot be written.
     """
-    part = target.with_name(f".{target.name}.part")
+    path = target.with_name(f".{target.name}.part")
+    failure = f"cannot write {str(target)!r}"
     try:
-        _fetch(stub, request, part, seconds, check, progress)
-        os.replace(part, target)
-    except (grpc.RpcError, SecAggError, OSError) as error:
-        if not isinstance(error, grpc.RpcError) or error_of(error) is not None:  # it did not just break off
-            part.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise StorageError(f"cannot write {str(target)!r}: {error.strerror or error}") from error
+        with os_errors(StorageError, failure):
+            _fetch(link, request, path, failure, seconds, check, progress)
+            os.replace(path, target)
+    except SecAggError as error:
+        if type(error) is not TransportError:  # it did not just break off
+            with os_errors(StorageError, failure):
+                path.unlink(missing_ok=True)
         raise
 
 
 def _fetch(
-    stub: pb_grpc.SecureAggregationStub,
-    request: pb.DownloadRequest,
-    part: Path,
+    link: Link,
+    request: DownloadRequest,
+    path: Path,
+    failure: str,
     seconds: float,
     check: Check,
     progress: Progress | None,
 ) -> None:
-    request.head, request.frame = _left(part)
-    call = stub.Download(request, timeout=seconds)
-    try:
-        first = next(call, pb.Chunk())
-        header = secagg.Header.from_head(first.data)
+    head, frame = _left(path)
+    with closing(link.download(replace(request, head=head, frame=frame), seconds)) as chunks:
+        first = next(chunks, Chunk(b""))
+        header = secagg.Header.from_head(bytes(first.data))
         if header.kind != request.kind:
             raise FormatError(f"the server sent kind {header.kind!r} where {request.kind!r} was asked for")
-        if request.HasField("round") and header.round != request.round:
+        if request.round is not None and header.round != request.round:
             raise RoundMismatchError(f"the server sent the {header.kind} of round {header.round}, not {request.round}")
         check(header)
-        if first.frame and (first.frame, header.head[-DIGEST_NBYTES:]) != (request.frame, request.head):
+        if first.frame and (first.frame, header.head[-DIGEST_NBYTES:]) != (frame, head):
             raise FormatError(f"the server sent frame {first.frame} on, which was not asked for")
-        with open(part, "r+b" if first.frame else "wb", opener=_private) as file:
-            if not first.frame:
-                file.write(header.head)
-            receive(file, header, first.frame, (message.data for message in call), progress)
-    finally:
-        call.cancel()
+        if first.frame:
+            part = Part(path, header, frame, failure)
+        else:
+            path.unlink(missing_ok=True)
+            part = Part.create(path, header, failure)
+        with part:
+            part.receive(first.frame, _pieces(chunks, header, first.frame, progress), lambda: None)
 
 
-def _left(part: Path) -> tuple[bytes, int]:
+def _pieces(chunks: Iterator[Chunk], header: secagg.Header, frame: int, progress: Progress | None) -> Iterator[bytes]:
+    """Yield the chunks behind the head; `FormatError` if they end early, as a link that breaks raises `BusyError`."""
+    done = len(header.head) + skipped_nbytes(header, frame)
+    for chunk in chunks:
+        yield bytes(chunk.data)
+        done += len(chunk.data)
+        if progress is not None:
+            progress(done, header.nbytes)
+    if done < header.nbytes:
+        raise FormatError(f"truncated: the head announces {header.nbytes} bytes, {done} were sent")
+
+
+def _left(path: Path) -> tuple[bytes, int]:
     """Return of what a broken download has left: the digest of its head, and how many frames are whole."""
     try:
-        with secagg.Update.open(part) as update:
+        with secagg.Update.open(path) as update:
             return update.header.head[-DIGEST_NBYTES:], whole_frames(update)
     except SecAggError:  # nothing of use
         return b"", 0
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -1,4 +1,4 @@
-"""A site's side of the network: joins, uploads, downloads; waits, retries, and gives up at its deadline."""
+"""A site's session with its server: joins, uploads, downloads; waits, retries, and gives up at its deadline."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
-
-import grpc
+from typing import Self, TypeVar
 
 import secagg
-from secagg.errors import (
+
+from ..errors import (
     ConfigError,
     DuplicateError,
     MismatchError,
@@ -21,18 +20,12 @@ from secagg.errors import (
     StateError,
     TransportError,
 )
-from secagg.protocol.address import is_loopback, parse_address
-from secagg.protocol.chunks import Progress
-from secagg.protocol.expected import Expected
-from secagg.protocol.messages import MAX_TIMEOUT_SECONDS
-from secagg.trust import Tls
-from secagg.wire.header import check_site
-
-from . import secagg_pb2 as pb
-from . import secagg_pb2_grpc as pb_grpc
-from .credentials import channel_credentials
-from .messages import MAX_MESSAGE_NBYTES
-from .replies import Membership, RoundStatus, Uploaded, read_membership, read_receipt, read_status
+from ..protocol.chunks import Progress
+from ..protocol.expected import Expected
+from ..protocol.messages import MAX_TIMEOUT_SECONDS, DownloadRequest, ServerStatus
+from ..wire.header import check_site
+from .link import Link
+from .replies import Joined, Uploaded, read_joined, read_receipt, read_status
 from .retry import persist
 from .transfer import Check, Sender, fetch
 
@@ -40,23 +33,11 @@ T = TypeVar("T")
 
 _MAX_EXCHANGES = 5
 
-_OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_NBYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_NBYTES),
-    ("grpc.per_message_decompression", 0),  # a small message could unpack to a large one before its size is looked at
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-)
-
 log = logging.getLogger(__name__)
 
 
-class SiteSession:
-    """A site's connection to the server. Use it from one thread, as a context manager or with `close`.
+class Session:
+    """A site's session with the server, over any transport. A context manager, or use `close`; for one thread.
 
     A call that finds the server away or breaks off is tried again, with growing pauses, until it has taken `timeout`
     seconds. That is safe: an update is known by its nonce and added once. An upload goes on from the last frame that
@@ -64,12 +45,10 @@ class SiteSession:
 
     Parameters
     ----------
-    address : str
-        The server's ``host:port``.
+    link : Link
+        The connection; the session closes it.
     site_name : str
-        Common name of the site's certificate, and the site's name in its updates.
-    tls : Tls or None
-        The site's certificate; None only towards a loopback address.
+        The site's name in its updates.
     timeout : float
         Seconds that one call may take, retries included. Waiting for the other sites in `download` comes on top: up
         to the server's round timeout, which `join` learns.
@@ -83,29 +62,22 @@ class SiteSession:
     Raises
     ------
     ConfigError
-        For an address that is none, no certificate towards another machine, or an unusable name or timeout.
-    KeyFileError
-        If a file of `tls` cannot be read.
+        For an unusable name or timeout.
     """
 
     def __init__(
         self,
-        address: str,
+        link: Link,
         site_name: str,
         *,
-        tls: Tls | None,
         timeout: float = 600.0,
         project: secagg.Project | None = None,
         layout: secagg.Layout | None = None,
     ) -> None:
-        host, _ = parse_address(address)
-        if tls is None and not is_loopback(host):
-            raise ConfigError(f"without certificates a site connects to a loopback address only, not to {host!r}")
         if not 0 < timeout <= MAX_TIMEOUT_SECONDS:
             raise ConfigError(f"the timeout is {timeout} s; use more than 0 and at most {MAX_TIMEOUT_SECONDS:g} s")
         self.site_name = check_site(site_name)
-        self._address = address
-        self._tls = tls
+        self._link = link
         self._timeout = timeout
         self._project = project
         self._expected = Expected(layout, None)
@@ -114,14 +86,8 @@ class SiteSession:
         self._round_timeout = 0.0
         self._nonces: dict[int, bytes] = {}
         self._receipts: dict[int, secagg.Receipt] = {}
-        options = (*_OPTIONS, ("grpc.enable_http_proxy", 0 if is_loopback(host) else 1))
-        if tls is None:
-            self._channel = grpc.insecure_channel(address, options)
-        else:
-            self._channel = grpc.secure_channel(address, channel_credentials(tls), options)
-        self._stub = pb_grpc.SecureAggregationStub(self._channel)  # type: ignore[no-untyped-call]
 
-    def join(self) -> Membership:
+    def join(self) -> Joined:
         """Join the federation: the open round now waits for this site.
 
         From now on the session goes by the server's project manifest, if it has one of its own.
@@ -140,13 +106,12 @@ class SiteSession:
         TransportError
             If the server cannot be reached in time.
         """
-        request = pb.JoinRequest(site=self.site_name)
-        reply = self._call("joining", lambda seconds: self._stub.Join(request, timeout=seconds))
-        membership = read_membership(reply, self._project, self.site_name)
-        self._project, self._round_timeout = membership.project, membership.round_timeout
-        return membership
+        reply = self._call("joining", lambda seconds: self._link.join(self.site_name, seconds))
+        joined = read_joined(reply, self._project, self.site_name)
+        self._project, self._round_timeout = joined.project, joined.round_timeout
+        return joined
 
-    def status(self) -> RoundStatus:
+    def status(self) -> ServerStatus:
         """Ask how the open round and the server stand.
 
         Raises
@@ -154,10 +119,7 @@ class SiteSession:
         TransportError
             If the server cannot be reached in time.
         """
-        reply = self._call(
-            "asking for the status", lambda seconds: self._stub.Status(pb.StatusRequest(), timeout=seconds)
-        )
-        return read_status(reply)
+        return read_status(self._call("asking for the status", self._link.status))
 
     def upload(self, update: secagg.Update | str | os.PathLike[str], progress: Progress | None = None) -> Uploaded:
         """Upload an update; returns once it is on the server's disk and in the sum.
@@ -323,14 +285,14 @@ class SiteSession:
         TransportError
             If the server cannot be reached in time.
         """
-        request = pb.DownloadRequest(round=round, kind="model")
+        request = DownloadRequest("model", round)
         return self._fetch("the download of the model", request, path, progress)
 
     def close(self) -> None:
         """Close the connection."""
-        self._channel.close()
+        self._link.close()
 
-    def __enter__(self) -> SiteSession:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -341,7 +303,7 @@ class SiteSession:
     def _download(
         self, round: int, path: str | os.PathLike[str], progress: Progress | None, check: Check | None = None
     ) -> secagg.Update:
-        request = pb.DownloadRequest(round=round, nonce=self._nonces.get(round, b""), kind="aggregate")
+        request = DownloadRequest("aggregate", round, self._nonces.get(round, b""))
         return self._fetch(f"the download of round {round}", request, path, progress, self._round_timeout, check)
 
     def _download_earlier(
@@ -361,13 +323,13 @@ class SiteSession:
         return aggregate
 
     def _send(self, what: str, update: secagg.Update, progress: Progress | None) -> tuple[bool, bytes]:
-        sender = Sender(self._stub, update, progress)
+        sender = Sender(self._link, update, progress)
         return self._call(what, sender, progress=lambda: sender.frame)
 
     def _fetch(
         self,
         what: str,
-        request: pb.DownloadRequest,
+        request: DownloadRequest,
         path: str | os.PathLike[str],
         progress: Progress | None,
         extra: float = 0.0,
@@ -380,13 +342,13 @@ class SiteSession:
             if check is not None:
                 check(header)
 
-        self._call(what, lambda seconds: fetch(self._stub, request, target, seconds, check_all, progress), extra)
+        self._call(what, lambda seconds: fetch(self._link, request, target, seconds, check_all, progress), extra)
         return secagg.Update.open(target)
 
     def _call(
         self, what: str, call: Callable[[float], T], extra: float = 0.0, progress: Callable[[], int] = lambda: 0
     ) -> T:
-        return persist(what, call, self._timeout + extra, self._address, self._tls, progress)
+        return persist(what, call, self._timeout + extra, progress)
 
 
 def _check_kind(update: secagg.Update, kind: str) -> secagg.Header:

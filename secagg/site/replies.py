@@ -1,30 +1,33 @@
-"""What a server answers to a site, and what the site checks in it."""
+"""What a site checks in what a server answers."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import secagg
-from secagg.errors import ConfigError, FormatError, IdentityError, KeyMismatchError, SignatureError, one_line
-from secagg.protocol.messages import MAX_TIMEOUT_SECONDS, MAX_TROUBLE_LENGTH, ServerStatus
-from secagg.wire.container import DIGEST_NBYTES
-from secagg.wire.header import check_site
 
-from . import secagg_pb2 as pb
+from ..errors import (
+    ConfigError,
+    FormatError,
+    IdentityError,
+    KeyMismatchError,
+    SignatureError,
+    one_line,
+)
+from ..protocol.messages import MAX_TIMEOUT_SECONDS, MAX_TROUBLE_LENGTH, JoinReply, ServerStatus
+from ..wire.container import DIGEST_NBYTES
+from ..wire.header import MAX_ROUND, check_site
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _STATES = ("idle", "open")
 
-#: Rounds are below this (docs/wire-format.md).
-_MAX_ROUND = 1 << 32
-
 
 @dataclass(frozen=True)
-class Membership:
-    """What the server answers to a site that joins.
+class Joined:
+    """What the server answers to a site that joins, checked.
 
     Parameters
     ----------
@@ -74,20 +77,13 @@ class Uploaded:
     receipt: secagg.Receipt | None = None
 
 
-@dataclass(frozen=True)
-class RoundStatus(ServerStatus):
-    """How the open round and the server stand; `time` is the server's clock, in seconds since 1970, UTC."""
-
-    time: float = 0.0
-
-
-def read_membership(reply: pb.JoinReply, own: secagg.Project | None, site: str) -> Membership:
-    """Return what a server answers to `site`, whose manifest is `own`; errors as of `SiteSession.join`."""
-    if not 0 < reply.round_timeout <= MAX_TIMEOUT_SECONDS:  # gRPC's deadlines do not take every float
+def read_joined(reply: JoinReply, own: secagg.Project | None, site: str) -> Joined:
+    """Return what a server answers to `site`, whose manifest is `own`; errors as of `Session.join`."""
+    if not 0 < reply.round_timeout <= MAX_TIMEOUT_SECONDS:  # deadlines do not take every float
         raise FormatError(f"the server names a round timeout of {reply.round_timeout} s; that is none")
     if not _FINGERPRINT.fullmatch(reply.key):
         raise FormatError(f"the server names the key {reply.key!r:.80}; a fingerprint has 64 hexadecimal digits")
-    return Membership(
+    return Joined(
         round=_round(reply.round),
         min_clients=reply.min_clients,
         max_clients=reply.max_clients,
@@ -100,30 +96,21 @@ def read_membership(reply: pb.JoinReply, own: secagg.Project | None, site: str) 
     )
 
 
-def read_status(reply: pb.StatusReply) -> RoundStatus:
+def read_status(reply: ServerStatus) -> ServerStatus:
     """Return what a server answers to whoever asks how it stands; `FormatError` if it makes no sense."""
     if reply.state not in _STATES:
         raise FormatError(f"the server names the state {reply.state!r:.80}; it is one of {', '.join(_STATES)}")
-    if not (math.isfinite(reply.time) and math.isfinite(reply.seconds_left)):
+    if not (math.isfinite(reply.time) and math.isfinite(reply.seconds_left or 0.0)):
         raise FormatError(f"the server names the time {reply.time} s, and {reply.seconds_left} s left; that is none")
-    return RoundStatus(
+    return replace(
+        reply,
         round=_round(reply.round),
-        attempt=reply.attempt,
-        state=reply.state,
         added=_names(reply.added),
         waiting_for=_names(reply.waiting_for),
-        seconds_left=reply.seconds_left if reply.HasField("seconds_left") else None,
-        uploads_in_flight=reply.uploads_in_flight,
-        disk_used=reply.disk_used,
-        disk_quota=reply.disk_quota,
-        epoch=reply.epoch,
         models=tuple(map(_round, reply.models)),
         aggregates=tuple(map(_round, reply.aggregates)),
         base=_base(reply.base),
-        project_serial=reply.project_serial,
-        disk_free=reply.disk_free if reply.HasField("disk_free") else None,
         trouble=one_line(reply.trouble)[:MAX_TROUBLE_LENGTH],
-        time=reply.time,
     )
 
 
@@ -144,7 +131,7 @@ def read_receipt(blob: bytes, update: secagg.Update, project: secagg.Project) ->
     return receipt
 
 
-def _successor(reply: pb.JoinReply, own: secagg.Project, site: str) -> secagg.Project:
+def _successor(reply: JoinReply, own: secagg.Project, site: str) -> secagg.Project:
     """Return the server's manifest, held against the site's own, the clock and the server's key."""
     if not reply.project:
         raise IdentityError(f"the server shows no manifest of project {own.name}; start it with the server's kit")
@@ -160,8 +147,8 @@ def _successor(reply: pb.JoinReply, own: secagg.Project, site: str) -> secagg.Pr
 
 
 def _round(number: int) -> int:
-    if number >= _MAX_ROUND:
-        raise FormatError(f"the server names round {number}; rounds are below {_MAX_ROUND}")
+    if not 0 <= number < MAX_ROUND:
+        raise FormatError(f"the server names round {number}; rounds are below {MAX_ROUND}")
     return number
 
 
@@ -172,7 +159,7 @@ def _names(names: Iterable[str]) -> tuple[str, ...]:
         raise FormatError(f"the server names a site that is none: {error}") from error
 
 
-def _base(digest: bytes) -> bytes | None:
-    if len(digest) not in (0, DIGEST_NBYTES):
+def _base(digest: bytes | None) -> bytes | None:
+    if digest and len(digest) != DIGEST_NBYTES:
         raise FormatError(f"the server names a global model by {len(digest)} bytes; a digest has {DIGEST_NBYTES}")
     return digest or None
