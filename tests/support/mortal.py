@@ -20,7 +20,7 @@ from secagg.trust.kit import CONFIG_FILE, IDENTITY_FILE, PROJECT_FILE, SERVER_KE
 #: Runs a command that dies at a chosen call; see there.
 CRASHING = Path(__file__).parents[1] / "chaos" / "crashing.py"
 #: Runs a server without certificates; see there.
-INSECURE = Path(__file__).parents[1] / "grpc" / "serve.py"
+INSECURE = Path(__file__).parents[1] / "integrations" / "grpc" / "serve.py"
 
 
 def free_port() -> int:
