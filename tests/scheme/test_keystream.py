@@ -1,141 +1,105 @@
-"""What nonces stand for, held against expansion.json and pads.json, which are computed without secagg."""
+"""Masks are the expansion of nonces: in any order, by either kernel, of enough words."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import math
 
 import numpy as np
 import pytest
-from blake3 import blake3
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from expansion import expansion
 
-from secagg import ClientKey
-from secagg.backends.flashe_backend import FLASHEBackend
-from secagg.scheme.keystream import Keystream, Masks, slack
-from secagg.scheme.params import FLASHE_BLOCK_WORDS, FLASHEParams
-from secagg.trust.key import KeyMaterial
-from secagg.wire.header import Contribution
+from secagg.scheme.keystream import PIECE_NBYTES, Keystream, Masks, slack
+from secagg.scheme.params import MAX_COEFF_MOD_BITS
 
-FOLDER = Path(__file__).resolve().parent.parent / "vectors"
-EXPANSIONS = json.loads((FOLDER / "expansion.json").read_text())["cases"]
-PADS = json.loads((FOLDER / "pads.json").read_text())["cases"]
-PARAMS = FLASHEParams(value_bits=11)
-
-expansions = pytest.mark.parametrize("case", EXPANSIONS, ids=range(len(EXPANSIONS)))
-pads = pytest.mark.parametrize("case", PADS, ids=range(len(PADS)))
+MODULI = (2**36 - 2**14 + 1 - 2**13 * 3, 2**30 + 2**13 + 1)  # few words are rejected, and half of them
+DEGREE = 1024
 
 
-def masks_of(case):
-    return Masks(tuple(case["primes"]), case["degree"])
-
-
-def streams_of(case):
-    return [Keystream(bytes.fromhex(nonce)) for nonce in case["nonces"]]
-
-
-def words_of(case, blocks):
-    return np.zeros((blocks, len(case["primes"]), case["degree"]), np.uint64)
-
-
-def assert_words(words, expected):
-    """Hold words against their first ones, their last ones and their digest."""
-    first, last = ([int(word, 16) for word in expected[end]] for end in ("first", "last"))
-    assert words[: len(first)].tolist() == first
-    assert words[-len(last) :].tolist() == last
-    assert blake3(words.astype("<u8").tobytes()).hexdigest() == expected["blake3"]
-
-
-@expansions
-def test_sizes_of_regions(case):
-    assert [slack(prime, case["degree"]) for prime in case["primes"]] == case["slack"]
-    assert masks_of(case).block_nbytes == case["block_nbytes"]
+def fill(masks, keys, block, blocks, size=2 * DEGREE):
+    out = np.zeros(blocks * size, dtype=np.uint64)
+    assert masks.add([Keystream(key) for key in keys], block, out)
+    return out
 
 
 @pytest.mark.usefixtures("kernels")
-@expansions
-def test_nonces_give_these_words(case):
-    words = words_of(case, case["blocks"])
-    assert masks_of(case).add(streams_of(case), case["first_block"], words.reshape(-1))
-    rows = words.reshape(-1, case["degree"])
-    assert len(rows) == len(case["rows"])
-    for row, expected in zip(rows, case["rows"], strict=True):
-        assert (row < expected["prime"]).all()
-        assert_words(row, expected)
+def test_masks_are_the_expansion():
+    masks = Masks(MODULI, DEGREE)
+    found = fill(masks, [bytes(range(32))], 0, 3).reshape(3, 2, DEGREE)
+    for block in range(3):
+        np.testing.assert_array_equal(found[block], expansion(bytes(range(32)), MODULI, DEGREE, block))
 
 
 @pytest.mark.usefixtures("kernels")
-@expansions
-def test_blocks_one_by_one_backwards(case):
-    """In any order, and on words that are there already."""
-    masks, streams, start = (
-        masks_of(case),
-        streams_of(case),
-        np.array(case["primes"], np.uint64)[:, None] - np.uint64(1),
-    )
-    for offset in reversed(range(case["blocks"])):
-        words = words_of(case, 1)
-        words[:] = start
-        assert masks.add(streams, case["first_block"] + offset, words.reshape(-1))
-        for row, (place, prime) in enumerate(enumerate(case["primes"], offset * len(case["primes"]))):
-            assert_words((words[0, row] + np.uint64(1)) % np.uint64(prime), case["rows"][place])
+@pytest.mark.parametrize("parts", [[7], [1] * 7, [3, 4], [5, 1, 1]], ids=str)
+def test_masks_do_not_depend_on_chunks(parts):
+    masks, keys = Masks(MODULI, DEGREE), [b"a" * 32, b"b" * 32]
+    whole = fill(masks, keys, 2, 7)
+    streams, place = [Keystream(key) for key in keys], 0
+    for part in parts:
+        out = np.zeros(part * 2 * DEGREE, dtype=np.uint64)
+        assert masks.add(streams, 2 + place, out)
+        np.testing.assert_array_equal(out, whole[place * 2 * DEGREE : (place + part) * 2 * DEGREE])
+        place += part
+    # And back again: streams remember their place only to be fast.
+    again = np.zeros(2 * DEGREE, dtype=np.uint64)
+    for block in (6, 0, 3, 3):
+        again[:] = 0
+        masks.add(streams, 2 + block, again)
+        np.testing.assert_array_equal(again, whole[block * 2 * DEGREE : (block + 1) * 2 * DEGREE])
 
 
-def test_the_cases_reach_what_is_hard():
-    """Widths, rejected candidates, several blocks and rows, a sum, and a counter beyond 32 bits are among them."""
-    primes = [prime for case in EXPANSIONS for prime in case["primes"]]
-    assert {prime.bit_length() for prime in primes} == {26, 36, 40, 53, 60}
-    assert {prime.bit_length() for prime in primes if prime < 0.51 * 2 ** prime.bit_length()} == {26, 36, 53, 60}
-    assert max(case["blocks"] for case in EXPANSIONS) > 1 < max(len(case["nonces"]) for case in EXPANSIONS)
-    assert max(case["first_block"] * case["block_nbytes"] for case in EXPANSIONS) > 16 << 32
+@pytest.mark.usefixtures("kernels")
+def test_masks_add_up():
+    masks, keys = Masks(MODULI, DEGREE), [bytes([number]) * 32 for number in range(5)]
+    moduli = np.repeat(np.array(MODULI, dtype=object), DEGREE)
+    expected = sum(fill(masks, [key], 1, 1).astype(object) for key in keys) % moduli
+    np.testing.assert_array_equal(fill(masks, keys, 1, 1), expected.astype(np.uint64))
+    np.testing.assert_array_equal(fill(masks, keys[::-1], 1, 1), expected.astype(np.uint64))
 
 
-def cipher_of(case, *contributions):
-    secret = np.frombuffer(bytes.fromhex(case["key"]), "<u8").astype(np.uint64)
-    key = ClientKey(PARAMS, KeyMaterial((), secret, np.empty(0, np.uint64)), case["epoch"])
-    assert key.fingerprint == case["fingerprint"]
-    own = Contribution(case["site"], bytes.fromhex(case["nonce"]))
-    return FLASHEBackend(PARAMS, key).cipher(case["round"], contributions or [own])
+def test_masks_are_uniform():
+    """Chi squared over 64 bins of equal probability, of 60,000 words a row: 63 is expected, 150 rarer than 1e-8."""
+    found = fill(Masks(MODULI, DEGREE), [b"u" * 32], 0, 60).reshape(60, 2, DEGREE)
+    for row, modulus in enumerate(MODULI):
+        counts = np.bincount((found[:, row].reshape(-1).astype(object) * 64 // modulus).astype(int), minlength=64)
+        expected = found[:, row].size / 64
+        assert ((counts - expected) ** 2 / expected).sum() < 150
 
 
-@pads
-def test_a_pad(case):
-    """What encryption adds to zeros, and decryption takes from them."""
-    cipher = cipher_of(case)
-    for expected in case["blocks"]:
-        pad = cipher.encrypt(expected["block"], np.zeros(FLASHE_BLOCK_WORDS, np.uint64))
-        assert_words(pad, expected)
-        taken = cipher.decrypt(expected["block"], np.zeros(FLASHE_BLOCK_WORDS, np.uint64))
-        np.testing.assert_array_equal(taken + pad, 0)
+def test_keystreams_are_aes_in_counter_mode():
+    """Reads of any length and order, from offsets that are whole blocks of AES."""
+    key = bytes(range(100, 132))
+    size = 3 * PIECE_NBYTES
+    expected = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor().update(bytes(size))
+    stream = Keystream(key)
+    for offset, count in [(0, 5), (16, 0), (16, 100), (0, size), (PIECE_NBYTES, 7), (160, PIECE_NBYTES + 1), (144, 16)]:
+        out = np.full(count, 7, dtype=np.uint8)
+        stream.read(offset, out)
+        assert out.tobytes() == expected[offset : offset + count]
 
 
-@pads
-def test_a_pad_is_the_keystream_of_its_key(case):
-    stream = Keystream(bytes.fromhex(case["pad_key"]))
-    for expected in case["blocks"]:
-        pad = np.empty(8 * FLASHE_BLOCK_WORDS, np.uint8)
-        stream.read(expected["block"] * pad.size, pad)
-        assert_words(pad.view("<u8"), expected)
+def test_slack_is_never_used_up():
+    """The number of candidates to reject, before N are taken, exceeds the slack with a probability below 2**-100."""
+    for degree in MAX_COEFF_MOD_BITS:
+        step = 2 * degree
+        for bits in (degree.bit_length() + 1, 20, 30, 45, 60):
+            size = 1 << bits
+            for part in (2**-16, 2**-10, 0.001, 0.004, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.49):
+                modulus = (int(size * (1 - part)) - 1) // step * step + 1
+                if modulus <= size // 2:
+                    continue
+                spare = slack(modulus, degree)
+                assert spare % 8 == 0
+                assert log2_of_too_few(degree, spare, 1 - modulus / size) < -100, (degree, modulus)
+    assert slack(2**60 - 2**17 + 1, 4096) == 72
 
 
-def test_whole_blocks_at_a_time():
-    """A frame of blocks is padded as its blocks are one by one."""
-    case = PADS[0]
-    together = cipher_of(case).encrypt(0, np.zeros(6 * FLASHE_BLOCK_WORDS, np.uint64)).reshape(6, -1)
-    for expected in case["blocks"][:3]:
-        assert_words(together[expected["block"]], expected)
-
-
-def test_pads_of_several_sites_are_taken_off_together():
-    one, other = (case for case in PADS[:2])
-    both = [Contribution(case["site"], bytes.fromhex(case["nonce"])) for case in (one, other)]
-    total = cipher_of(one, *both).decrypt(5, np.zeros(FLASHE_BLOCK_WORDS, np.uint64))
-    for case in (one, other):
-        total += cipher_of(case).encrypt(5, np.zeros(FLASHE_BLOCK_WORDS, np.uint64))
-    assert not total.any()
-
-
-def test_every_field_changes_the_pad():
-    """Cases differ in key, epoch, round, site or nonce, and share no pad; what HKDF is given says which field it is."""
-    assert len({case["pad_key"] for case in PADS}) == len({case["info"] for case in PADS}) == len(PADS)
-    for case in PADS:
-        assert bytes.fromhex(case["info"]).startswith(b"\x14\0\0\0secagg flashe pad v1\x20\0\0\0")
+def log2_of_too_few(needed, spare, rejected):
+    """A bound on log2 of the probability that more than `spare` of all candidates are rejected (Chernoff)."""
+    count = needed + spare
+    part = (spare + 1) / count
+    if part <= rejected:
+        return 0.0
+    divergence = part * math.log2(part / rejected) + (1 - part) * math.log2((1 - part) / (1 - rejected))
+    return -count * divergence
