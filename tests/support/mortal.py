@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import socket
@@ -24,9 +25,13 @@ INSECURE = Path(__file__).parents[1] / "integrations" / "grpc" / "serve.py"
 
 
 def free_port() -> int:
-    """A port below those that connections get: none of a site takes it while no server listens there."""
+    """A port below those that connections get: none of a site takes it while no server listens there.
+
+    Nor does a suite's other worker: each draws from ports of its own.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
+        port = random.SystemRandom().randrange(20_000 + worker % 64, 32_000, 64)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
