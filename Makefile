@@ -21,8 +21,8 @@ setup: $(VENV)/installed ## make .venv with everything; the others call it
 demo: setup ## three sites train a network on a brain MRI, encrypted and raw
 	$(BIN)/secagg demo --sites 3 --rounds 4
 
-test: setup ## run the whole suite
-	$(BIN)/python -m pytest
+test: setup ## run the whole suite, a process for each core
+	$(BIN)/python -m pytest -n logical --dist worksteal
 
 lint: setup ## check style and types
 	$(BIN)/ruff check

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from mortal import free_port
+from provisioned import Federation, Secagg
 from served import Kits, Served
 from served import federation as four_sites
 
@@ -28,8 +29,6 @@ from secagg.errors import KeyFileError, StorageError, TransportError
 from secagg.setup.packing import pack
 from secagg.trust.kit import load_server_kit, load_site_kit, locked
 from secagg.wire.layout import Layout
-
-from .conftest import Federation, Secagg
 
 DAY = 86_400.0
 

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from provisioned import PROJECT, Federation, Secagg
 
 from secagg.cli import main
 from secagg.setup.packing import unpack
 from secagg.trust.kit import SERVER_FILES, SITE_FILES
 from secagg.trust.project import Project
-
-from .conftest import PROJECT, Federation, Secagg
 
 PASSPHRASE = "correct horse battery staple"
 

@@ -15,12 +15,11 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
+from provisioned import Federation, Secagg
 from served import Kits, Served, federation
 
 from secagg.cli.expiry import wait_and_tell
 from secagg.errors import IdentityError
-
-from .conftest import Federation, Secagg
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 

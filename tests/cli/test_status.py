@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from provisioned import Secagg
 from served import Kits, Served, federation
 
 from secagg import Layout
@@ -24,8 +25,6 @@ from secagg.errors import QuorumError, SecAggError
 from secagg.protocol import ServerStatus
 from secagg.trust.kit import load_site_kit
 from secagg.ui.units import parse_size, show_seconds, show_size
-
-from .conftest import Secagg
 
 STATUS = ServerStatus(
     round=0,

@@ -14,14 +14,13 @@ from pathlib import Path
 import numpy as np
 import pyrage
 import pytest
+from provisioned import Federation, Secagg
 
 import secagg as library
 from secagg.cli.unpack import unpack as unpack_into
 from secagg.errors import ConfigError, IdentityError, KeyFileError
 from secagg.setup.packing import pack, read_archive, unpack
 from secagg.trust.kit import SERVER_FILES, SITE_FILES, is_secret, load_server_kit, load_site_kit, locked
-
-from .conftest import Federation, Secagg
 
 PASSPHRASE = "correct horse battery staple"
 STATE = {"w": np.linspace(-1, 1, 50, dtype=np.float32)}

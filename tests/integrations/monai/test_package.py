@@ -10,7 +10,7 @@ import pytest
 
 import secagg.integrations.monai
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_import_loads_no_torch() -> None:

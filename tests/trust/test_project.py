@@ -109,7 +109,9 @@ def test_another_authority_does_not_sign():
         PROJECT.sign(Identity.generate())
 
 
-@pytest.mark.parametrize("signature", [bytes(64), b"\1" * 64, Identity.generate().sign(BLOB[:-64])])
+@pytest.mark.parametrize(
+    "signature", [bytes(64), b"\1" * 64, Identity.generate().sign(BLOB[:-64])], ids=["zeros", "ones", "a stranger's"]
+)
 def test_another_signature(signature):
     with pytest.raises(SignatureError, match="the authority of project project"):
         Project.from_bytes(BLOB[:-64] + signature)

@@ -188,7 +188,7 @@ def test_small_values_of_16_bits(lib):
         ({"a": np.ones(1), "w": np.ones(2, np.complex64)}, "'w' has dtype complex64"),
         ({"w": torch.ones(2, dtype=torch.complex64)}, "'w' has dtype complex64"),
         ({"w": np.array(["x"])}, "'w' has dtype str"),
-        ({"w": np.array([object()])}, "'w' has dtype object"),
+        ({"w": np.array([None])}, "'w' has dtype object"),
         ({"w": np.ones(2, np.longdouble)}, "'w' has dtype"),
         ({"w": torch.ones(2).to(torch.float8_e4m3fn)}, "'w' has dtype float8"),
         ({"w": torch.ones(2, 2).to_sparse()}, "no dense data"),

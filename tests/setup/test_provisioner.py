@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from provisioned import Federation
 
 import secagg as library
 from secagg.errors import ConfigError, IdentityError, KeyFileError, KeyMismatchError, SignatureError, VerificationError
@@ -24,8 +25,6 @@ from secagg.trust.kit import (
     load_server_kit,
     load_site_kit,
 )
-
-from .conftest import Federation
 
 STATE = {"w": np.linspace(-1, 1, 50, dtype=np.float32)}
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import AbstractContextManager
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -132,13 +133,20 @@ def test_a_new_folder(tmp_path: Path) -> None:
         pytest.fail("a folder was made twice")
 
 
-def die_in(making: AbstractContextManager[object]) -> None:
+KILLED = """
+import os, sys
+from pathlib import Path
+from secagg.storage.staging import change_folder, new_folder
+folder = Path(sys.argv[1])
+context = {making}
+context.__enter__()
+os._exit(0)
+"""
+
+
+def die_in(making: str, folder: Path) -> None:
     """Enter the context in another process, and end that at once."""
-    pid = os.fork()
-    if not pid:
-        making.__enter__()
-        os._exit(0)
-    assert os.waitpid(pid, 0)[1] == 0
+    subprocess.run([sys.executable, "-c", KILLED.format(making=making), str(folder)], check=True, timeout=240)
 
 
 def make_old(folder: Path) -> None:
@@ -165,8 +173,8 @@ def test_what_is_not_swept(folder: Path, tmp_path: Path) -> None:
 
 def test_what_a_killed_command_leaves_is_removed_by_the_next(folder: Path) -> None:
     (folder / ".secagg-staging-mine").write_text("a file is not theirs")
-    for making in (new_folder(folder / "killed"), change_folder(folder)):  # the second one removes what the first left
-        die_in(making)
+    for making in ("new_folder(folder / 'killed')", "change_folder(folder)"):  # the second removes what the first left
+        die_in(making, folder)
         make_old(folder)
         assert len(list(folder.glob(".secagg-staging-*"))) == 2
     with new_folder(folder / "new") as new:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from ignite.engine import Engine
+from provisioned import Federation
 from served import Served
 from signed import Parts
 
@@ -38,8 +39,6 @@ from secagg.trust import Tls
 from secagg.trust.kit import PROJECT_FILE, load_server_kit, load_site_kit, locked
 from secagg.wire.header import Contribution
 from secagg.wire.tail import add_tags
-
-from .conftest import Federation
 
 SITES = ("a", "b", "c")
 

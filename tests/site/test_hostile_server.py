@@ -14,6 +14,7 @@ import pytest
 import torch
 from hostile import HostileServer
 from ignite.engine import Engine
+from provisioned import Federation, Secagg
 from signed import Parts
 
 import secagg
@@ -36,8 +37,6 @@ from secagg.site.folder import MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, make_clien
 from secagg.site.participant import Participant
 from secagg.trust import Tls
 from secagg.trust.kit import PROJECT_FILE, load_server_kit, load_site_kit
-
-from .conftest import Federation, Secagg
 
 SITES = ("a", "b", "c", "d")
 

@@ -29,6 +29,8 @@ from secagg.errors import (
 from secagg.integrations.monai import SecAggHandler
 from secagg.scheme.codec import RealCodec
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CONFIG = secagg.Config.from_dict(
     {
         "he": {

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from provisioned import PROJECT
 
 from secagg.config import Config
 from secagg.errors import ConfigError, FormatError
 from secagg.setup.project_file import ProjectFile
-
-from .conftest import PROJECT
 
 
 def load(folder: Path, data: object) -> ProjectFile:
