@@ -1,27 +1,19 @@
-"""What ``secagg add-site``, ``remove-site`` and ``rotate`` share: a change of the provisioner's folder and its kits."""
+"""What ``secagg add-site``, ``remove-site`` and ``rotate`` share: options, and what they print."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import KeyFileError, show_time
-from ..setup.packing import SUFFIX
-from ..storage.staging import change_folder
-from ..trust.kit import PROJECT_FILE, SERVER, active_sites
+from ..errors import show_time
 from ..trust.project import Project
 from ..ui.progress import progress
 from . import passphrases
-from .passphrases import PASSPHRASES_FILE
-from .provision import AUTHORITY, pack_kits, print_kits, print_warnings
+from .provision import print_kits, print_warnings
 
 if TYPE_CHECKING:
-    from ..setup.provisioner import Provisioner
-
-#: Makes kits, given the provisioner, a folder for what changes of its folder, and one for the kits.
-Change = Callable[["Provisioner", Path, Path], Project]
+    from ..setup.kits import Change
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def change(options: argparse.Namespace, what: str, make: Change) -> Project:
-    """Carry out a change, all or nothing, and say which kits are to be handed out.
+    """Carry out a change, and say which kits are to be handed out.
 
     Parameters
     ----------
@@ -42,27 +34,12 @@ def change(options: argparse.Namespace, what: str, make: Change) -> Project:
     make : callable
         Does it.
     """
-    from ..setup.provisioner import Provisioner
+    from ..setup import change_kits
 
-    folder: Path = options.kits
-    if not (folder / AUTHORITY / PROJECT_FILE).is_file():
-        raise KeyFileError(f"{folder} has no {AUTHORITY}/{PROJECT_FILE}; name the folder that `secagg provision` made")
     passphrase = passphrases.given_for_new_kits(options.passphrase_file)
-    with change_folder(folder) as stage:
-        provisioner = Provisioner.load(folder / AUTHORITY)
-        changed, kits = stage.folder / AUTHORITY, stage.aside
-        changed.mkdir(0o700)
-        with progress(what):
-            project = make(provisioner, changed, kits)
-        made = {kit.name for kit in kits.iterdir()}
-        kept = {SERVER, *(site.name for site in active_sites(project))} - made
-        pack_kits(kits, stage.folder, folder / PASSPHRASES_FILE, passphrase, kept)
-        if not (stage.folder / PASSPHRASES_FILE).exists():
-            stage.remove(PASSPHRASES_FILE)
-        for site in project.sites:
-            if site.revoked:
-                stage.remove(f"{site.name}{SUFFIX}")
+    made = change_kits(options.kits, what, make, passphrase, progress)
+    project = made.project
     print(f"project {project.name}, serial {project.serial}, epoch {project.epoch}, until {show_time(project.expires)}")
-    print_kits(folder, sorted(made, key=lambda name: (name != SERVER, name)), passphrase)
-    print_warnings(project)
+    print_kits(made)
+    print_warnings(made)
     return project
