@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 from ..setup.progress import Report
 
+__all__ = ["Report", "progress"]
+
 
 @contextmanager
 def progress(what: str) -> Iterator[Report]:
