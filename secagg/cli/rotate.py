@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .members import add_options, change
+from .change import add_options, change
 
 EXAMPLE = """secagg rotate kits
 secagg rotate kits --days 730"""

@@ -1,4 +1,4 @@
-"""What a federation is planned for: the tensors of a model, and sample updates; all from files."""
+"""The tensors of a model or of a sample update, from a file: a list of shapes, an .npz, or a torch checkpoint."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 #: Takes what is done and the total, in any unit.
 Report = Callable[[float, float], None]
 
-#: Begins one piece of work, which it is given the name of; the block is the work.
+#: Takes the name of one piece of work; what it returns is entered for as long as the work lasts.
 Progress = Callable[[str], AbstractContextManager[Report]]
 
 
