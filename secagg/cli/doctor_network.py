@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import re
 import socket
-import time
 from collections.abc import Iterator
 
 from ..errors import IdentityError, KeyMismatchError, SecAggError, TransportError
@@ -17,6 +16,7 @@ from ..trust import Tls
 from ..trust.kit import ServerKit, SiteKit
 from ..trust.project import CLOCK_SKEW_SECONDS
 from ..ui.findings import Doubt, Finding, examine
+from ..ui.status import ask
 from ..ui.units import show_seconds
 
 _TIMEOUT_SECONDS = 10.0
@@ -74,18 +74,16 @@ def check_server(kit: SiteKit, address: str) -> Iterator[Finding]:
         return
     answers: list[tuple[ServerStatus, float]] = []
 
-    def ask() -> str:
+    def answer() -> str:
         with SiteSession(address, kit.name, tls=tls, timeout=_TIMEOUT_SECONDS) as session:
             try:
-                session.status()  # connects: the next answer is quick, and tells the time
+                status, ahead = ask(session)
             except IdentityError as error:
                 raise _which_is_old(kit, error) from error
-            before = time.time()
-            status = session.status()
-            answers.append((status, status.time - (before + time.time()) / 2))
+        answers.append((status, ahead))
         return f"answers: round {status.round}, {status.state}"
 
-    yield (finding := examine("service", ask))
+    yield (finding := examine("service", answer))
     for status, ahead in answers:
         yield examine("clock", lambda ahead=ahead: _clock(ahead))  # type: ignore[misc]
         yield examine("epoch", lambda status=status: _epoch(kit, status))  # type: ignore[misc]

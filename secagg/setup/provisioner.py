@@ -43,7 +43,7 @@ from ..trust.kit import (
     of_epoch,
 )
 from ..trust.project import Party, Project
-from .project_file import ProjectFile, check_count, check_names
+from .project_file import ProjectFile, check_count, check_days, check_names
 
 CA_KEY_FILE = "ca.key"
 
@@ -189,13 +189,15 @@ class Provisioner:
         Raises
         ------
         ConfigError
-            If they would be valid for longer than the authority of the certificates.
+            If `days` is out of range, or they would be valid for longer than the authority of the certificates.
         """
         project, authority = self.project, Authority.load(self.folder)
         now = int(time.time())
         certificate = Certificate.load(Tls.load(self.folder / SERVER))
         if days is None:  # not those of the manifest, which is issued anew when sites come or go
             days = max(1, round((certificate.expires - certificate.begins) / _DAY_SECONDS))
+        else:
+            check_days(days)
         if now + days * _DAY_SECONDS > authority.expires:
             raise ConfigError(
                 f"kits of {days} days would outlive the authority of project {project.name}, which expires on "

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from provisioned import Federation
+from provisioned import PROJECT, Federation
 
 import secagg as library
+from secagg import setup
 from secagg.errors import ConfigError, IdentityError, KeyFileError, KeyMismatchError, SignatureError, VerificationError
 from secagg.setup.provisioner import Provisioner
 from secagg.trust import Certificate, Tls
@@ -348,3 +349,30 @@ def test_a_site_keeps_a_later_manifest(made: Federation, federation: Federation,
     shutil.copyfile(newer, federation["a"] / "project.secagg")
     assert kit.store_manifest(second).project.serial == 2
     assert (federation["a"] / "project.secagg").read_bytes() == newer.read_bytes()
+
+
+def test_the_whole_way_without_the_command(tmp_path: Path) -> None:
+    config = library.Config.from_dict({name: PROJECT[name] for name in ("he", "aggregation")})
+    file = setup.ProjectFile("brain", config, ("b", "a", "c"))
+    with pytest.raises(ConfigError, match="the passphrase has 5 characters; use 12 or more"):
+        setup.provision(file, tmp_path / "kits", "short")
+    assert not (tmp_path / "kits").exists()
+    made = setup.provision(file, tmp_path / "kits")
+    assert [path.name for path in made.files] == ["server.kit", "b.kit", "a.kit", "c.kit"]
+    assert made.passphrases is not None
+    passphrases = dict(line.split(" ", 1) for line in made.passphrases.read_text().splitlines())
+    kit = setup.install(setup.unpack(made.files[1], passphrases["b.kit"]), tmp_path / "b")
+    assert (kit.name, kit.project) == ("b", made.project)
+    with pytest.raises(ConfigError, match="the passphrase has 5 characters"):
+        setup.change_kits(tmp_path / "kits", "rotate", lambda it, *folders: it.rotate(None, *folders), "short")
+    changed = setup.change_kits(tmp_path / "kits", "remove b", lambda it, *folders: it.remove(("b",), *folders))
+    assert [path.name for path in changed.files] == ["server.kit"]
+    assert (changed.project.serial, changed.authority) == (2, made.authority)
+    assert not made.files[1].exists()
+
+
+def test_the_face_has_what_it_names() -> None:
+    for name in setup.__all__:
+        assert callable(getattr(setup, name))
+    with pytest.raises(AttributeError):
+        _ = setup.nothing

@@ -19,7 +19,6 @@ from signed import Parts
 
 import secagg
 from secagg.cli import main
-from secagg.cli.unpack import unpack
 from secagg.errors import (
     FormatError,
     IdentityError,
@@ -33,6 +32,7 @@ from secagg.integrations.grpc import SiteSession
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc.refusals import Refusal
 from secagg.integrations.monai import SecAggHandler
+from secagg.setup.installing import install
 from secagg.site.folder import MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, make_client
 from secagg.site.participant import Participant
 from secagg.trust import Tls
@@ -238,7 +238,7 @@ def rotated(world: World, folder: Path) -> Iterator[World]:
     folder.mkdir()
     later = world.federation.change(folder, lambda made, at, kits: made.rotate(None, at, kits))
     for name in ("a", "server"):
-        unpack({path.name: path.read_bytes() for path in later[name].iterdir()}, world.federation[name])
+        install({path.name: path.read_bytes() for path in later[name].iterdir()}, world.federation[name])
     with HostileServer(world.federation["server"]).serving() as server:
         world.server = server
         yield World(later, server)
@@ -345,7 +345,7 @@ def test_an_aggregate_of_an_earlier_epoch_with_a_site_that_was_revoked(world: Wo
     removed = world.federation.change(tmp_path / "removed", lambda made, at, kits: made.remove(("d",), at, kits))
     rotated = removed.change(tmp_path / "rotated", lambda made, at, kits: made.rotate(None, at, kits))
     for name in ("a", "server"):
-        unpack({path.name: path.read_bytes() for path in rotated[name].iterdir()}, world.federation[name])
+        install({path.name: path.read_bytes() for path in rotated[name].iterdir()}, world.federation[name])
     with HostileServer(world.federation["server"]).serving() as server:
         world.server = server
         for aggregate in (with_d, without):

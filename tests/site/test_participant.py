@@ -17,7 +17,6 @@ from served import Served
 from signed import Parts
 
 import secagg
-from secagg.cli.unpack import unpack
 from secagg.errors import (
     ConfigError,
     DecryptionError,
@@ -32,6 +31,7 @@ from secagg.errors import (
 )
 from secagg.integrations.grpc import SiteSession
 from secagg.integrations.monai import SecAggHandler
+from secagg.setup.installing import install
 from secagg.setup.provisioner import Provisioner
 from secagg.site.folder import FAILURES_FILE, MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, make_client
 from secagg.site.participant import Participant
@@ -473,7 +473,7 @@ def test_failures_are_counted_over_restarts(world: World) -> None:
 
 def replace_kits(world: World, changed: Federation, *names: str) -> None:
     for name in names:
-        unpack({path.name: path.read_bytes() for path in changed[name].iterdir()}, world.federation[name])
+        install({path.name: path.read_bytes() for path in changed[name].iterdir()}, world.federation[name])
 
 
 def test_a_later_manifest_is_kept(world: World, tmp_path: Path) -> None:
