@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from .events import MetricsHook
@@ -66,7 +66,7 @@ class History:
     def _record(self, outcome: str, state: Snapshot, finish_seconds: float, nbytes: int, reason: str) -> None:
         now = time.monotonic()
         record = RoundRecord(
-            time=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            time=datetime.now(UTC).isoformat(timespec="milliseconds"),
             round=state.attempt.round,
             attempt=state.attempt.number,
             outcome=outcome,
