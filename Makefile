@@ -23,10 +23,11 @@ demo: setup ## three sites train a network on a brain MRI, encrypted and raw
 test: setup ## run the whole suite
 	$(BIN)/python -m pytest
 
-lint: setup ## check style and types
+lint: setup ## check style, types and imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
 
 format: setup ## format the code, mend what can be mended
 	$(BIN)/ruff check --fix-only
