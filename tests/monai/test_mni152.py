@@ -107,7 +107,7 @@ def test_one_seed_gives_one_network() -> None:
 TRAIN = """
 import hashlib, torch
 torch.set_num_threads(1)
-from secagg.integrations.monai import mni152
+from secagg.demo import mni152
 network = mni152.make_network(3)
 mni152.make_trainer(network, mni152.site_patches(1, 24), seed=(3, 0, 1)).run()
 digest = hashlib.sha256()
