@@ -100,6 +100,11 @@ class Client:
         return self._name
 
     @property
+    def config(self) -> Config:
+        """The federation's configuration."""
+        return self._config
+
+    @property
     def clipped(self) -> int:
         """How many values of the last update were beyond ``max_abs`` and were clipped (``overflow: clip``)."""
         return self._encryption.clipped

@@ -1,17 +1,13 @@
-"""secagg in MONAI: an Ignite handler for ``SupervisedTrainer``, and the demo's task on a real brain MRI.
-
-=================  ==============================================================================================
-`SecAggHandler`    loads the global model before local training, encrypts the difference after it
-:mod:`.mni152`     white matter in the MNI152 template: patches, network, trainer and Dice, without a download
-=================  ==============================================================================================
+"""secagg in MONAI: an Ignite handler for ``SupervisedTrainer``.
 
 ::
 
-    handler = SecAggHandler(site, weight=len(patches))
+    model = GlobalModel(site, network.state_dict())                # secagg.site
+    handler = SecAggHandler(model, weight=len(patches))
     trainer = SupervisedTrainer(..., train_handlers=[handler])     # or handler.attach(trainer)
     for _ in range(rounds):
         trainer.run()
-        handler.receive(exchange(handler.update))                  # upload, wait, download: any transport
+        model.apply(exchange(handler.update))                      # upload, wait, download: any transport
 """
 
 from __future__ import annotations

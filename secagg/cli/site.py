@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..demo.task import LocalTask, Part, SiteRecord, check_least
 from ..errors import QuorumError, RoundMismatchError, SecAggError
 from ..scheme.params import QuantisedParams
+from ..site import GlobalModel
 from ..site.folder import UPDATE_FILE, make_client
 from ..site.participant import Participant
+from ..site.reporter import Report, Reporter
 from ..trust.kit import SiteKit, load_site_kit, locked
 from ..ui.progress import progress
 
@@ -65,46 +68,46 @@ def _run(options: argparse.Namespace, rounds: int, kit: SiteKit) -> None:
         task = LocalTask(options.part, options.seed)
     if options.report is not None:
         options.report.open("ab").close()  # what cannot be written must not be found out after training
-    model = task.network.state_dict()
-    handler = SecAggHandler(site, weight=len(task.patches), global_state=model, upload_path=kit.folder / UPDATE_FILE)
+    model = GlobalModel(site, task.network.state_dict())
+    handler = SecAggHandler(model, weight=len(task.patches), upload_path=kit.folder / UPDATE_FILE)
     with SiteSession(
         options.server,
         kit.name,
         tls=Tls.load(kit.tls),
         timeout=options.timeout,
         project=kit.project,
-        layout=site.layout(model),
+        layout=model.layout,
     ) as session:
-        participant = Participant(kit, session, handler)
+        participant = Participant(kit, session, model, Printed())
         with progress(f"join the federation at {options.server}, for {options.timeout:g} s at most"):
             participant.join()
-        while handler.round < rounds:
+        while model.round < rounds:
             try:
                 _take_part(rounds, task, handler, participant).append_to(options.report)
-                if handler.round < rounds:
+                if model.round < rounds:
                     participant.join()  # sites may have been added or removed since: the server shows the manifest
             except RoundMismatchError as error:  # the round ended without this site
-                missed = handler.round
+                missed = model.round
                 participant.join()
-                if handler.round == missed:
+                if model.round == missed:
                     raise
                 print(f"round {missed} ({missed + 1} of {rounds}): missed: {error}", flush=True)
         participant.clear()
-    assert handler.global_state is not None
     done = "1 round is" if rounds == 1 else f"{rounds} rounds are"
-    print(f"{done} done: Dice {task.dice(handler.global_state):.4f} on held-out data", flush=True)
+    print(f"{done} done: Dice {task.dice(participant.model.state):.4f} on held-out data", flush=True)
 
 
 def _take_part(rounds: int, task: LocalTask, handler: SecAggHandler, participant: Participant) -> SiteRecord:
     """Take part in the round that the handler is at."""
-    round, params = handler.round, participant.config.params
+    model = participant.model
+    round, params = model.round, model.site.config.params
     here = f"round {round} ({round + 1} of {rounds})"
     train_seconds, encrypt_seconds, clipped = 0.0, 0.0, 0
     if participant.has_update():
         print(f"{here}: going on with the update that was encrypted before", flush=True)
     else:
         total_seconds = task.train(round, rounds, [handler])
-        encrypt_seconds, clipped = handler.encrypt_seconds, handler.site.clipped
+        encrypt_seconds, clipped = handler.encrypt_seconds, participant.model.site.clipped
         train_seconds = total_seconds - encrypt_seconds
         if isinstance(params, QuantisedParams) and params.overflow == "clip":
             print(f"{here}: clipped {clipped:,} values beyond max_abs", flush=True)
@@ -124,8 +127,8 @@ def _take_part(rounds: int, task: LocalTask, handler: SecAggHandler, participant
     with aggregate:
         participant.receive(aggregate)
         header = aggregate.header
-    assert handler.global_state is not None
-    dice, verified = task.dice(handler.global_state), handler.site.verified
+    done = time.perf_counter()
+    dice, verified = task.dice(participant.model.state), participant.model.site.verified
     sites = (
         f"sum of {len(header.sites)} updates, {'' if verified else f'not ({params.scheme} is approximate) '}verified"
     )
@@ -142,7 +145,23 @@ def _take_part(rounds: int, task: LocalTask, handler: SecAggHandler, participant
         encrypt_seconds=encrypt_seconds,
         upload_seconds=sent - start,
         wait_seconds=received - sent,
-        decrypt_seconds=handler.decrypt_seconds,
+        decrypt_seconds=done - received,
         clipped=clipped,
         verified=verified,
     )
+
+
+class Printed(Reporter):
+    """Lines for the terminal."""
+
+    def step(self, what: str) -> AbstractContextManager[Report]:
+        """Show a bar on a terminal, a line elsewhere."""
+        return progress(what)
+
+    def news(self, line: str) -> None:
+        """Print a line."""
+        print(line, flush=True)
+
+    def warning(self, line: str) -> None:
+        """Print a line on standard error."""
+        print(line, file=sys.stderr, flush=True)

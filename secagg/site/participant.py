@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Any
 
-from ..config import Config
 from ..errors import (
     DuplicateError,
     MismatchError,
@@ -18,18 +16,15 @@ from ..errors import (
     TransportError,
     VerificationError,
 )
-from ..protocol.messages import KEPT_ROUNDS
+from ..protocol.messages import KEPT_ROUNDS, ServerStatus
 from ..storage.files import replace_file
 from ..trust.kit import SiteKit
-from ..ui.progress import Report, progress
 from ..wire.header import Header
 from ..wire.update import Update
 from .folder import DOWNLOAD_FILE, MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, make_client, make_old_client, read_receipt
-
-if TYPE_CHECKING:
-    from ..integrations.grpc import SiteSession
-    from ..integrations.monai import SecAggHandler
-    from ..protocol import ServerStatus
+from .global_model import GlobalModel
+from .reporter import Report, Reporter
+from .session import Session
 
 #: How often a server may say that it has a model or an aggregate, and then that it has not.
 _MAX_MISSES = 5
@@ -42,30 +37,33 @@ _BEHIND = (
 
 
 class Participant:
-    """Keeps a handler in step with a federation.
+    """Keeps a global model in step with a federation.
 
     Parameters
     ----------
     kit : SiteKit
         The site's kit.
-    session : SiteSession
+    session : Session
         Its connection, under the kit's manifest.
-    handler : SecAggHandler
-        With the client of the kit, the initial global model, and ``update.secagg`` in the kit's folder as upload path.
+    model : GlobalModel
+        The initial one, with the client of the kit.
+    reporter : Reporter, optional
+        Is told what happens; without one, nobody is.
+
+    Attributes
+    ----------
+    model : GlobalModel
+        The same, wherever the federation is.
     """
 
-    def __init__(self, kit: SiteKit, session: SiteSession, handler: SecAggHandler) -> None:
+    def __init__(self, kit: SiteKit, session: Session, model: GlobalModel, reporter: Reporter | None = None) -> None:
+        self.model = model
         self._kit = kit
         self._session = session
-        self._handler = handler
+        self._reporter = reporter or Reporter()
         self._update = kit.folder / UPDATE_FILE
-        self._begun = False  # whether the handler has more than the initial global model
+        self._begun = False  # whether the model is more than the initial one
         self._unusable: dict[int, SecAggError] = {}  # models on the server by their rounds, and why
-
-    @property
-    def config(self) -> Config:
-        """The federation's configuration."""
-        return self._kit.config
 
     @property
     def update_nbytes(self) -> int:
@@ -73,10 +71,10 @@ class Participant:
         return self._update.stat().st_size
 
     def join(self) -> None:
-        """Join, keep the server's manifest, and bring the handler to the open round.
+        """Join, keep the server's manifest, and bring the global model to the open round.
 
-        The handler goes on from the site's own copy of the global model, else from that which another site has stored
-        on the server, and applies the aggregates since.
+        It goes on from the site's own copy of the global model, else from that which another site has stored on the
+        server, and takes the aggregates since.
 
         Raises
         ------
@@ -93,12 +91,12 @@ class Participant:
         """
         kit = self._kit.store_manifest(self._session.join().manifest)
         if kit.project != self._kit.project:
-            self._kit, self._handler.site = kit, make_client(kit)
+            self._kit, self.model.site = kit, make_client(kit)
         status = self._session.status()
         if not self._begun:
             self._load_own()
         misses = 0
-        while self._handler.round != status.round:
+        while self.model.round != status.round:
             try:
                 self._step(status)
             except RoundMismatchError:  # it has been replaced by a newer one since
@@ -107,30 +105,32 @@ class Participant:
                     raise
             status = self._session.status()
         self._begun = True
-        if status.base not in (None, self._handler.base):
+        if status.base not in (None, self.model.base):
             raise MismatchError(
                 f"round {status.round} begins from another global model than this site has: give all sites the same "
-                f"--seed; or the server {_BEHIND.format(self._kit.folder / MODEL_FILE)}"
+                f"initial model; or the server {_BEHIND.format(self._kit.folder / MODEL_FILE)}"
             )
 
     def has_update(self) -> bool:
-        """Return whether the update of the round that the handler is at lies in the folder, whole."""
-        handler = self._handler
-        if handler.global_state is None:
-            return False
+        """Return whether the update of the round that the model is at lies in the folder, whole."""
+        model = self.model
         try:
             with Update.open(self._update) as update:
                 header = update.header
-                expected = ("update", handler.round, handler.base, self._kit.key.fingerprint, self._kit.name)
+                expected = ("update", model.round, model.base, self._kit.key.fingerprint, self._kit.name)
                 if (header.kind, header.round, header.base, header.key, header.site) != expected:
                     return False
-                if handler.site.layout(handler.global_state).difference(header.layout):
+                if model.layout.difference(header.layout):
                     return False
                 for _ in update.frames():  # checks each digest
                     pass
                 return True
         except SecAggError:
             return False  # it is made anew
+
+    def encrypt(self, local: Mapping[str, Any], weight: float) -> None:
+        """Encrypt what has been trained, as the update in the folder; see `GlobalModel.encrypt`."""
+        self.model.encrypt_to(self._update, local, weight)
 
     def upload(self, report: Report) -> None:
         """Upload the update in the folder, from where an earlier try broke off, and keep the receipt."""
@@ -147,15 +147,16 @@ class Participant:
         return self._session.exchange(self._update, self._kit.folder / DOWNLOAD_FILE, report)
 
     def receive(self, aggregate: Update) -> None:
-        """Let the handler take an aggregate, held against the own receipt, and keep the new global model."""
+        """Apply an aggregate, held against the own receipt, and keep the new global model."""
         header = aggregate.header
         sent, receipt = read_receipt(self._kit) or (None, None)
         meant = sent is not None and sent.round == header.round
         # A round that was open when the key was rotated began anew: what was sent for it under the old key is void.
         held = meant and sent is not None and sent.epoch >= header.epoch
         with self._reader(header):
-            self._handler.receive(aggregate, receipt if held else None)
-        self._handler.save_model(self._kit.folder / MODEL_FILE)
+            if not self.model.apply(aggregate, receipt if held else None):  # a server that plays back the last one
+                raise RoundMismatchError(f"the aggregate is of round {header.round}, not of round {self.model.round}")
+        self.model.save_model(self._kit.folder / MODEL_FILE)
         if meant:
             (self._kit.folder / RECEIPT_FILE).unlink(missing_ok=True)  # the server has kept its word
 
@@ -166,11 +167,11 @@ class Participant:
         the server keeps two models, and the aggregates of two rounds.
         """
         sites = sorted(aggregate.sites)
-        if sites[self._handler.round % len(sites)] != self._kit.name:
+        if sites[self.model.round % len(sites)] != self._kit.name:
             return False
-        if self._handler.round in self._session.status().models:
+        if self.model.round in self._session.status().models:
             return False
-        with progress(f"store the global model of round {self._handler.round} on the server") as report:
+        with self._reporter.step(f"store the global model of round {self.model.round} on the server") as report:
             return self._session.save_model(self._kit.folder / MODEL_FILE, report)
 
     def clear(self) -> None:
@@ -179,8 +180,8 @@ class Participant:
             (self._kit.folder / name).unlink(missing_ok=True)
 
     def _step(self, status: ServerStatus) -> None:
-        """Bring the handler nearer to the open round."""
-        here = self._handler.round
+        """Bring the model nearer to the open round."""
+        here = self.model.round
         if here > status.round:
             raise StateError(
                 f"the server is at round {status.round}, this site at round {here}: it "
@@ -197,12 +198,12 @@ class Participant:
             self._load_stored(max(models))
         elif missing is None:
             with (
-                progress(f"round {here}: download the aggregate") as report,
+                self._reporter.step(f"round {here}: download the aggregate") as report,
                 self._session.download(here, self._kit.folder / DOWNLOAD_FILE, report) as aggregate,
             ):
                 self.receive(aggregate)
             self._begun = True
-            print(f"round {here}: caught up with the sum of {', '.join(aggregate.header.sites)}", flush=True)
+            self._reporter.news(f"round {here}: caught up with the sum of {', '.join(aggregate.header.sites)}")
         else:
             why = "".join(
                 f"; that of round {number} cannot be used: {error}" for number, error in self._unusable.items()
@@ -219,7 +220,7 @@ class Participant:
         """
         sent, _ = read_receipt(self._kit) or (None, None)
         folder = self._kit.folder
-        if sent is None or not self._handler.round <= sent.round < status.round:
+        if sent is None or not self.model.round <= sent.round < status.round:
             return None
         round = sent.round
         if round in status.aggregates:
@@ -231,11 +232,7 @@ class Participant:
                 f"{what}, which it must still have: ask its operators why; {evidence}. This site goes on when "
                 f"{RECEIPT_FILE} has been moved away"
             )
-        print(
-            f"ATTENTION: {what} any more: whether the update is in it, nobody can tell; {evidence}",
-            file=sys.stderr,
-            flush=True,
-        )
+        self._reporter.warning(f"ATTENTION: {what} any more: whether the update is in it, nobody can tell; {evidence}")
         return None
 
     def _load_own(self) -> None:
@@ -247,38 +244,38 @@ class Participant:
             with Update.open(path) as model:
                 header = model.header
                 with self._reader(header):
-                    self._handler.load_model(model)
+                    self.model.load_model(model)
         except SecAggError as error:
-            print(f"{path} cannot be used: {error}", flush=True)
+            self._reporter.news(f"{path} cannot be used: {error}")
             return
         self._begun = True
-        print(f"going on from its own global model, of round {header.round}", flush=True)
+        self._reporter.news(f"going on from its own global model, of round {header.round}")
 
     def _load_stored(self, round: int) -> None:
         """Load a global model that is stored on the server, or note that it is of no use."""
         try:
             with (
-                progress(f"download the global model of round {round}") as report,
+                self._reporter.step(f"download the global model of round {round}") as report,
                 self._session.load_model(self._kit.folder / DOWNLOAD_FILE, round, report) as model,
             ):
                 site = model.header.site
                 with self._reader(model.header):
-                    self._handler.load_model(model)
+                    self.model.load_model(model)
         except (RoundMismatchError, StorageError, TransportError):
             raise
         except SecAggError as error:
             if len(self._unusable) == _MAX_MISSES:
                 raise
-            print(f"the global model of round {round} on the server cannot be used: {error}", flush=True)
+            self._reporter.news(f"the global model of round {round} on the server cannot be used: {error}")
             self._unusable[round] = error
             return
         self._begun = True
-        self._handler.save_model(self._kit.folder / MODEL_FILE)
-        print(f"going on from the global model of round {round} that {site} has stored", flush=True)
+        self.model.save_model(self._kit.folder / MODEL_FILE)
+        self._reporter.news(f"going on from the global model of round {round} that {site} has stored")
 
     @contextmanager
     def _reader(self, header: Header) -> Iterator[None]:
-        """Let the handler read with the key of an earlier epoch, if need be."""
+        """Let the model read with the key of an earlier epoch, if need be."""
         if header.epoch == self._kit.project.epoch:
             yield
             return
@@ -287,9 +284,9 @@ class Participant:
                 f"the {header.kind} of round {header.round} is encrypted under the key of epoch {header.epoch}, which "
                 f"{self._kit.folder} does not have: start this site again when the others have finished a round"
             )
-        current = self._handler.site
-        self._handler.site = make_old_client(self._kit, header.epoch)
+        current = self.model.site
+        self.model.site = make_old_client(self._kit, header.epoch)
         try:
             yield
         finally:
-            self._handler.site = current
+            self.model.site = current

@@ -19,6 +19,7 @@ from signed import Parts
 
 import secagg
 from secagg.cli import main
+from secagg.cli.site import Printed
 from secagg.errors import (
     FormatError,
     IdentityError,
@@ -33,6 +34,7 @@ from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc.refusals import Refusal
 from secagg.integrations.monai import SecAggHandler
 from secagg.setup.installing import install
+from secagg.site import GlobalModel
 from secagg.site.folder import MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, make_client
 from secagg.site.participant import Participant
 from secagg.trust import Tls
@@ -81,12 +83,10 @@ class World:
     @contextlib.contextmanager
     def site(self, name: str = "a") -> Iterator[Participant]:
         kit = load_site_kit(self.federation[name])
-        handler = SecAggHandler(
-            make_client(kit), weight=1.0, global_state=state(), upload_path=kit.folder / UPDATE_FILE
-        )
+        model = GlobalModel(make_client(kit), state())
         tls, address = Tls.load(kit.tls), self.server.address
         with SiteSession(address, kit.name, tls=tls, timeout=120.0, project=kit.project) as session:
-            yield Participant(kit, session, handler)
+            yield Participant(kit, session, model, Printed())
 
     def kept(self, name: str, site: str = "a") -> Path:
         return self.federation[site] / name
@@ -94,9 +94,8 @@ class World:
 
 def position(participant: Participant) -> tuple[int, float]:
     """Round and model of a site."""
-    handler = participant._handler
-    assert handler.global_state is not None
-    return handler.round, float(handler.global_state["w"][0])
+    model = participant.model
+    return model.round, float(model.state["w"][0])
 
 
 def ignored(done: float, total: float) -> None:

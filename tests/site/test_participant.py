@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from ignite.engine import Engine
 from provisioned import Federation
 from served import Served
 from signed import Parts
 
 import secagg
+from secagg.cli.site import Printed
 from secagg.errors import (
     ConfigError,
     DecryptionError,
@@ -30,10 +30,10 @@ from secagg.errors import (
     VerificationError,
 )
 from secagg.integrations.grpc import SiteSession
-from secagg.integrations.monai import SecAggHandler
 from secagg.setup.installing import install
 from secagg.setup.provisioner import Provisioner
-from secagg.site.folder import FAILURES_FILE, MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, make_client
+from secagg.site import GlobalModel
+from secagg.site.folder import DOWNLOAD_FILE, FAILURES_FILE, MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, make_client
 from secagg.site.participant import Participant
 from secagg.trust import Tls
 from secagg.trust.kit import PROJECT_FILE, load_server_kit, load_site_kit, locked
@@ -57,7 +57,7 @@ class Site:
     """One process of a site, as `secagg site` would be."""
 
     session: SiteSession
-    handler: SecAggHandler
+    model: GlobalModel
     participant: Participant
     folder: Path
 
@@ -65,15 +65,10 @@ class Site:
         """Change the network by something that is the site's own."""
         draw = torch.Generator().manual_seed(seed + sum(map(ord, self.folder.name)))
         network = make_network()
-
-        def step(engine: Engine, batch: object) -> None:
-            for parameter in network.parameters():
-                parameter.data += torch.randn(parameter.shape, generator=draw) / 100
-
-        engine = Engine(step)
-        engine.network = network  # type: ignore[attr-defined]
-        self.handler.attach(engine)
-        engine.run([0])
+        network.load_state_dict(self.model.state)
+        for parameter in network.parameters():
+            parameter.data += torch.randn(parameter.shape, generator=draw) / 100
+        self.participant.encrypt(network.state_dict(), 1.0)
 
     def upload(self) -> None:
         self.participant.upload(ignored)
@@ -91,8 +86,7 @@ class Site:
 
     @property
     def floats(self) -> dict[str, list[float]]:
-        assert self.handler.global_state is not None
-        return {name: value.tolist() for name, value in self.handler.global_state.items() if value.is_floating_point()}
+        return {name: value.tolist() for name, value in self.model.state.items() if value.is_floating_point()}
 
 
 @dataclass
@@ -117,18 +111,13 @@ class World:
     @contextlib.contextmanager
     def site(self, name: str, *, join: bool = True, seed: int = 0, timeout: float = 120.0) -> Iterator[Site]:
         kit = load_site_kit(self.federation[name])
-        handler = SecAggHandler(
-            make_client(kit),
-            weight=1.0,
-            global_state=make_network(seed).state_dict(),
-            upload_path=kit.folder / UPDATE_FILE,
-        )
+        model = GlobalModel(make_client(kit), make_network(seed).state_dict())
         tls = Tls.load(kit.tls)
         with SiteSession(self.served.address, kit.name, tls=tls, timeout=timeout, project=kit.project) as session:
-            participant = Participant(kit, session, handler)
+            participant = Participant(kit, session, model, Printed())
             if join:
                 participant.join()
-            yield Site(session, handler, participant, kit.folder)
+            yield Site(session, model, participant, kit.folder)
 
     @contextlib.contextmanager
     def sites(self, *names: str) -> Iterator[list[Site]]:
@@ -237,7 +226,7 @@ def test_killed_while_it_waited(world: World) -> None:
             site.finish()
         expected = sites[1].floats
     with world.site("a") as site:
-        assert (site.handler.round, site.floats) == (1, expected)
+        assert (site.model.round, site.floats) == (1, expected)
         assert not site.participant.has_update()
     world.run()
 
@@ -254,10 +243,10 @@ def test_an_update_of_before_the_restart_that_was_left_out(world: World) -> None
         others = [_client(federation, name) for name in ("a", "b", "c")]
         aggregator = secagg.Aggregator(server.config, server.key, 0, project=server.project)
         for client in others:  # c's own, but another one
-            aggregator.add(client.encrypt(site.handler.global_state, round=0, base=site.handler.base))
+            aggregator.add(client.encrypt(site.model.state, round=0, base=site.model.base))
         with pytest.raises(VerificationError, match="has left it out"):
             site.participant.receive(aggregator.finish())
-        assert (site.handler.round, site.update) == (0, lost)
+        assert (site.model.round, site.update) == (0, lost)
         assert not (site.folder / MODEL_FILE).exists()
 
 
@@ -355,7 +344,7 @@ def test_a_late_site_goes_on_from_the_stored_model(world: World) -> None:
     forget(world.federation["c"])
     with world.site("c", seed=9) as site:  # whatever it begins with
         assert site.session.status().aggregates == (2, 3)
-        assert (site.handler.round, site.floats) == (4, floats)
+        assert (site.model.round, site.floats) == (4, floats)
     world.run()
 
 
@@ -365,7 +354,7 @@ def test_a_late_site_applies_the_aggregates_since_the_stored_model(world: World)
     forget(world.federation["c"])
     with world.site("c", seed=9) as site:
         assert site.session.status().models == (1, 2)
-        assert (site.handler.round, site.floats) == (3, floats)
+        assert (site.model.round, site.floats) == (3, floats)
         with secagg.Update.open(site.folder / MODEL_FILE) as own:
             assert (own.header.round, own.header.site) == (3, "c")
     world.run()
@@ -388,7 +377,7 @@ def test_a_site_that_missed_a_round(world: World) -> None:
         with pytest.raises(RoundMismatchError):
             late.upload()
         late.participant.join()
-        assert (late.handler.round, late.floats) == (1, floats)
+        assert (late.model.round, late.floats) == (1, floats)
         assert not late.participant.has_update()
         with world.sites() as sites:
             for site in (*sites, late):
@@ -404,7 +393,7 @@ def test_an_own_model_that_is_damaged(
     floats = world.run(1)
     damage(world.federation["a"] / MODEL_FILE)
     with world.site("a") as site:
-        assert (site.handler.round, site.floats) == (1, floats)
+        assert (site.model.round, site.floats) == (1, floats)
     out = capsys.readouterr().out
     assert f"{world.federation['a'] / MODEL_FILE} cannot be used" in out
     assert "the global model of round 1 that b has stored" in out
@@ -425,23 +414,37 @@ def test_a_server_that_was_restored_from_a_backup(world: World) -> None:
     for name in SITES:  # as their users do when the server's operators have told them
         (world.federation[name] / MODEL_FILE).rename(world.federation[name] / "model-of-another-course.secagg")
     with world.site("b") as site:
-        assert (site.handler.round, site.floats) == (1, floats)
+        assert (site.model.round, site.floats) == (1, floats)
     world.run(1)
 
 
 def test_a_server_that_is_behind(world: World) -> None:
     world.run(1)
     with world.site("a") as site:
-        site.handler.round = 5
+        site.model.round = 5
         with pytest.raises(StateError, match="the server is at round 1, this site at round 5"):
             site.participant.join()
+
+
+def test_a_server_that_plays_back_the_last_aggregate(world: World) -> None:
+    floats = world.run(1)
+    with world.site("a") as site:
+        receipt, model = (site.folder / RECEIPT_FILE).exists(), (site.folder / MODEL_FILE).read_bytes()
+        site.train()
+        with (
+            secagg.Update.open(site.folder / DOWNLOAD_FILE) as aggregate,
+            pytest.raises(RoundMismatchError, match="of round 0, not of round 1"),
+        ):
+            site.participant.receive(aggregate)
+        assert (site.model.round, site.floats) == (1, floats)
+        assert (receipt, model) == ((site.folder / RECEIPT_FILE).exists(), (site.folder / MODEL_FILE).read_bytes())
 
 
 def test_another_initial_model(world: World) -> None:
     with world.site("a") as site:
         site.train()
         site.upload()
-    with pytest.raises(MismatchError, match="give all sites the same --seed"), world.site("b", seed=1):
+    with pytest.raises(MismatchError, match="give all sites the same initial model"), world.site("b", seed=1):
         pass
 
 
@@ -501,7 +504,7 @@ def test_a_new_key(world: World, tmp_path: Path) -> None:
     forget(world.federation["c"], MODEL_FILE)
     world.start()
     with world.sites() as sites:
-        assert [site.handler.round for site in sites] == [2, 2, 2]
+        assert [site.model.round for site in sites] == [2, 2, 2]
         assert [site.floats for site in sites] == [floats] * 3
         assert not sites[0].participant.has_update()
         for site in sites:

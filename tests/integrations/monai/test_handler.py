@@ -28,6 +28,7 @@ from secagg.errors import (
 )
 from secagg.integrations.monai import SecAggHandler
 from secagg.scheme.codec import RealCodec
+from secagg.site import GlobalModel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -81,8 +82,12 @@ def make_trainer(network: torch.nn.Module, seed: int = 0, examples: int = 4, **o
     )
 
 
-def make_handler(name: str = "site-1", **options: Any) -> SecAggHandler:
-    return SecAggHandler(secagg.Client(CONFIG, KEYS.client, name), weight=WEIGHTS[name], **options)
+def make_model(name: str = "site-1", state: Mapping[str, Any] | None = None, **options: Any) -> GlobalModel:
+    return GlobalModel(secagg.Client(CONFIG, KEYS.client, name), state or make_network().state_dict(), **options)
+
+
+def make_handler(name: str = "site-1", state: Mapping[str, Any] | None = None, **options: Any) -> SecAggHandler:
+    return SecAggHandler(make_model(name, state), weight=WEIGHTS[name], **options)
 
 
 def trained(*names: str) -> list[SecAggHandler]:
@@ -101,13 +106,11 @@ def aggregate(*updates: secagg.Update | None, round: int = 0) -> secagg.Update:
     return aggregator.finish()
 
 
-def snapshot(state: Mapping[str, torch.Tensor] | None) -> State:
-    assert state is not None
+def snapshot(state: Mapping[str, torch.Tensor]) -> State:
     return {name: value.clone() for name, value in state.items()}
 
 
-def assert_equal(state: Mapping[str, torch.Tensor] | None, other: Mapping[str, torch.Tensor]) -> None:
-    assert state is not None
+def assert_equal(state: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> None:
     assert list(state) == list(other)
     for name, value in state.items():
         torch.testing.assert_close(value, other[name], rtol=0, atol=0)
@@ -119,9 +122,8 @@ def tolerance(names: list[str]) -> float:
     return codec.mean_error(len(names), sum(WEIGHTS[name] for name in names) / CONFIG.aggregation.max_weight)
 
 
-def assert_weighted_mean(before: State, local: Mapping[str, State], after: State | None) -> None:
+def assert_weighted_mean(before: State, local: Mapping[str, State], after: State) -> None:
     """Hold a global model against before + Σ w (local − before) / Σ w, in float64."""
-    assert after is not None
     total = sum(WEIGHTS[name] for name in local)
     for name, start in before.items():
         if start.is_floating_point():
@@ -150,14 +152,13 @@ def test_two_rounds_are_federated_averaging(n_sites: int) -> None:
         assert any(float((local[name]["0.weight"] - before["0.weight"]).abs().max()) > 1e-3 for name in names)
         result = aggregate(*(handlers[name].update for name in names), round=round)
         for name in names:
-            handlers[name].receive(result)
-            assert handlers[name].round == round + 1
+            handlers[name].model.apply(result)
+            assert handlers[name].model.round == round + 1
             assert handlers[name].encrypt_seconds > 0
-            assert handlers[name].decrypt_seconds > 0
-        after = snapshot(handlers["site-1"].global_state)
+        after = snapshot(handlers["site-1"].model.state)
         assert_weighted_mean(before, local, after)
         for seed, name in enumerate(names):
-            state = snapshot(handlers[name].global_state)
+            state = snapshot(handlers[name].model.state)
             assert int(state.pop(counter)) == (seed + 3) * (round + 1)
             assert_equal(state, {key: value for key, value in after.items() if key != counter})
             assert "1.running_var" in state
@@ -173,9 +174,9 @@ def test_training_starts_from_the_global_model_and_keeps_its_own_counter() -> No
     trainer.add_event_handler(Events.STARTED, lambda: seen.append(snapshot(network.state_dict())))
     trainer.run()
     make_trainer(make_network(), 2, examples=7, train_handlers=[two]).run()
-    one.receive(aggregate(one.update, two.update))
+    one.model.apply(aggregate(one.update, two.update))
     trainer.run()
-    assert_equal(seen[1], snapshot(one.global_state) | {"1.num_batches_tracked": torch.tensor(4)})
+    assert_equal(seen[1], snapshot(one.model.state) | {"1.num_batches_tracked": torch.tensor(4)})
     assert int(network.state_dict()["1.num_batches_tracked"]) == 8
 
 
@@ -184,15 +185,14 @@ def test_a_new_trainer_each_round_and_a_late_site() -> None:
     make_trainer(make_network(), 1, train_handlers=[one]).run()
     make_trainer(make_network(), 2, train_handlers=[two]).run()
     result = aggregate(one.update, two.update)
-    one.receive(result)
-    late = make_handler("site-3", global_state=make_network().state_dict())
-    late.receive(result)
-    assert one.global_state is not None
-    assert late.global_state is not None
-    floats = [name for name, value in one.global_state.items() if value.is_floating_point()]
-    assert_equal({n: one.global_state[n] for n in floats}, {n: late.global_state[n] for n in floats})
+    one.model.apply(result)
+    late = make_handler("site-3")
+    late.model.apply(result)
+    floats = [name for name, value in one.model.state.items() if value.is_floating_point()]
+    assert_equal({n: one.model.state[n] for n in floats}, {n: late.model.state[n] for n in floats})
 
-    restarted = make_handler("site-2", global_state=one.global_state, round=1, base=one.base)
+    kept = make_model("site-2", one.model.state, round=1, base=one.model.base)
+    restarted = SecAggHandler(kept, weight=WEIGHTS["site-2"])
     for handler in (one, restarted, late):
         make_trainer(make_network(9), 3, train_handlers=[handler]).run()  # its own weights do not matter
     aggregate(one.update, restarted.update, late.update, round=1)
@@ -202,43 +202,43 @@ def test_wrong_round_leaves_model_and_round() -> None:
     one, two = make_handler("site-1"), make_handler("site-2")
     for seed, handler in enumerate((one, two)):
         make_trainer(make_network(), seed, train_handlers=[handler]).run()
-    result = aggregate(one.update, two.update)
-    one.receive(result)
-    before = snapshot(one.global_state)
+    result, another = aggregate(one.update, two.update), aggregate(*(site.update for site in trained(*WEIGHTS)))
+    assert one.model.apply(result)
+    before = snapshot(one.model.state)
+    assert not one.model.apply(result)  # the same again is none of another round
     with pytest.raises(RoundMismatchError, match="of round 0, not of round 1"):
-        one.receive(result)
-    assert_equal(one.global_state, before)
-    assert one.round == 1
+        one.model.apply(another)
+    assert_equal(one.model.state, before)
+    assert one.model.round == 1
 
 
 def test_each_update_says_which_global_model_it_began_from() -> None:
     one, two = trained("site-1", "site-2")
-    initial = one.site.base(make_network().state_dict())
+    initial = one.model.site.base(make_network().state_dict())
     for round, expected in enumerate((initial, None)):
         assert one.update is not None
-        assert one.update.header.base == one.base
-        assert expected in (one.base, None)
+        assert one.update.header.base == one.model.base
+        assert expected in (one.model.base, None)
         result = aggregate(one.update, two.update, round=round)
         for handler in (one, two):
-            handler.receive(result)
-            assert handler.base == result.next_base
+            handler.model.apply(result)
+            assert handler.model.base == result.next_base
             make_trainer(make_network(9), 3, train_handlers=[handler]).run()
-    assert make_handler().base is None
-    assert make_handler(global_state=make_network().state_dict()).base == initial
-    assert make_handler(global_state=make_network(1).state_dict()).base != initial
+    assert make_model().base == initial
+    assert make_model(state=make_network(1).state_dict()).base != initial
 
 
 def test_a_sum_of_updates_from_another_global_model_is_refused() -> None:
-    handlers = [make_handler(name) for name in ("site-1", "site-2")]
+    handlers = [make_handler(name, make_network(5).state_dict()) for name in ("site-1", "site-2")]
     for seed, handler in enumerate(handlers):
         make_trainer(make_network(5), seed, train_handlers=[handler]).run()
     result = aggregate(*(handler.update for handler in handlers))
     [other] = trained("site-3")
-    before, base = snapshot(other.global_state), other.base
+    before, base = snapshot(other.model.state), other.model.base
     with pytest.raises(VerificationError, match="another global model"):
-        other.receive(result)
-    assert_equal(other.global_state, before)
-    assert (other.round, other.base) == (0, base)
+        other.model.apply(result)
+    assert_equal(other.model.state, before)
+    assert (other.model.round, other.model.base) == (0, base)
     with pytest.raises(MismatchError, match="began from the global model"):  # nor is it added to theirs
         aggregate(*(handler.update for handler in (*handlers, other)))
 
@@ -248,13 +248,13 @@ def test_an_aggregate_without_the_update_that_a_receipt_is_for_is_refused() -> N
     one, two, three = trained("site-1", "site-2", "site-3")
     assert three.update is not None
     receipt = secagg.Receipt.of(three.update, server)
-    before = snapshot(three.global_state)
+    before = snapshot(three.model.state)
     with pytest.raises(VerificationError, match="has left it out"):
-        three.receive(aggregate(one.update, two.update), receipt)
-    assert_equal(three.global_state, before)
-    assert three.round == 0
-    three.receive(aggregate(one.update, two.update, three.update), receipt)
-    assert three.round == 1
+        three.model.apply(aggregate(one.update, two.update), receipt)
+    assert_equal(three.model.state, before)
+    assert three.model.round == 0
+    three.model.apply(aggregate(one.update, two.update, three.update), receipt)
+    assert three.model.round == 1
 
 
 def test_a_site_goes_on_from_the_stored_model_and_the_aggregates_since(tmp_path: Path) -> None:
@@ -262,24 +262,24 @@ def test_a_site_goes_on_from_the_stored_model_and_the_aggregates_since(tmp_path:
     results = []
     for round in range(2):
         if round == 1:
-            one.save_model(tmp_path / "model-1.secagg")
+            one.model.save_model(tmp_path / "model-1.secagg")
         results.append(aggregate(one.update, two.update, round=round))
         for handler in (one, two):
-            handler.receive(results[-1])
+            handler.model.apply(results[-1])
             make_trainer(make_network(9), round, train_handlers=[handler]).run()
-    late = make_handler("site-3", global_state=make_network(7).state_dict())
+    late = make_handler("site-3", make_network(7).state_dict())
     own = make_network(7).state_dict()["1.num_batches_tracked"]
     with secagg.Update.open(tmp_path / "model-1.secagg") as model:
         assert (model.header.kind, model.header.site, model.header.round) == ("model", "site-1", 1)
-        late.load_model(model)
-    assert (late.round, late.base) == (1, results[0].next_base)
-    assert late.global_state is not None
-    assert late.global_state["1.num_batches_tracked"] == own
+        late.model.load_model(model)
+    assert (late.model.round, late.model.base) == (1, results[0].next_base)
+    assert late.model.state["1.num_batches_tracked"] == own
+    assert not late.model.apply(results[0])  # it is in the model that was stored
+    assert late.model.apply(results[1])
     with pytest.raises(RoundMismatchError):
-        late.receive(results[0])
-    late.receive(results[1])
-    assert (late.round, late.base) == (one.round, one.base)
-    expected, found = snapshot(one.global_state), snapshot(late.global_state)
+        late.model.apply(results[0])
+    assert (late.model.round, late.model.base) == (one.model.round, one.model.base)
+    expected, found = snapshot(one.model.state), snapshot(late.model.state)
     del expected["1.num_batches_tracked"], found["1.num_batches_tracked"]
     assert_equal(found, expected)
     make_trainer(make_network(8), 3, train_handlers=[late]).run()
@@ -289,11 +289,11 @@ def test_a_site_goes_on_from_the_stored_model_and_the_aggregates_since(tmp_path:
 def test_a_stored_model_keeps_what_16_bits_would_lose(tmp_path: Path) -> None:
     network = torch.nn.Conv3d(1, 2, 1).to(torch.bfloat16)
     exact = {name: value + 2.0**-20 for name, value in _wide(network.state_dict()).items()}
-    make_handler(global_state=exact).save_model(tmp_path / "model.secagg")
-    other = make_handler("site-2", global_state=network.state_dict())
+    make_model(state=exact).save_model(tmp_path / "model.secagg")
+    other = make_model("site-2", network.state_dict())
     with secagg.Update.open(tmp_path / "model.secagg") as model:
         other.load_model(model)
-    assert_equal(other.global_state, exact)
+    assert_equal(other.state, exact)
 
 
 def _wide(state: Mapping[str, torch.Tensor]) -> State:
@@ -312,7 +312,7 @@ def _without_a_base(path: Path) -> secagg.Update:
 
 
 def _of_another_network(path: Path) -> secagg.Update:
-    make_handler(global_state=torch.nn.Linear(2, 3).state_dict()).save_model(path)
+    make_model(state=torch.nn.Linear(2, 3).state_dict()).save_model(path)
     return secagg.Update.open(path)
 
 
@@ -321,7 +321,7 @@ def _an_aggregate(path: Path) -> secagg.Update:
 
 
 def _damaged(path: Path) -> secagg.Update:
-    make_handler(global_state=make_network().state_dict()).save_model(path)
+    make_model().save_model(path)
     blob = bytearray(path.read_bytes())
     blob[-1000] ^= 1
     return secagg.Update.from_bytes(bytes(blob))
@@ -340,23 +340,18 @@ def _damaged(path: Path) -> secagg.Update:
 def test_a_stored_model_that_does_not_fit_leaves_all_as_it_was(
     tmp_path: Path, make: Callable[[Path], secagg.Update], error: type[SecAggError]
 ) -> None:
-    handler = make_handler(global_state=make_network(3).state_dict())
-    before, base = snapshot(handler.global_state), handler.base
+    handler = make_handler(state=make_network(3).state_dict())
+    before, base = snapshot(handler.model.state), handler.model.base
     with make(tmp_path / "model.secagg") as model, pytest.raises(error) as caught:
-        handler.load_model(model)
+        handler.model.load_model(model)
     assert type(caught.value) is error
-    assert_equal(handler.global_state, before)
-    assert (handler.round, handler.base) == (0, base)
+    assert_equal(handler.model.state, before)
+    assert (handler.model.round, handler.model.base) == (0, base)
 
 
-def test_a_global_model_is_needed_first(tmp_path: Path) -> None:
-    with pytest.raises(StateError, match="global_state"):
-        make_handler().save_model(tmp_path / "model.secagg")
-    make_handler(global_state=make_network().state_dict()).save_model(tmp_path / "model.secagg")
-    with secagg.Update.open(tmp_path / "model.secagg") as model, pytest.raises(StateError, match="global_state"):
-        make_handler("site-2").load_model(model)
+def test_a_round_needs_its_base() -> None:
     with pytest.raises(StateError, match="round 3 needs its base"):
-        make_handler(round=3, global_state=make_network().state_dict())
+        make_model(round=3)
 
 
 def test_another_key_leaves_model_and_round() -> None:
@@ -366,21 +361,13 @@ def test_another_key_leaves_model_and_round() -> None:
     result = aggregate(*(handler.update for handler in handlers))
     other = secagg.generate_keys(CONFIG)
     stranger = SecAggHandler(
-        secagg.Client(CONFIG, other.client, "site-1"), weight=1, global_state=make_network().state_dict()
+        GlobalModel(secagg.Client(CONFIG, other.client, "site-1"), make_network().state_dict()), weight=1
     )
-    before = snapshot(stranger.global_state)
+    before = snapshot(stranger.model.state)
     with pytest.raises(KeyMismatchError):
-        stranger.receive(result)
-    assert_equal(stranger.global_state, before)
-    assert stranger.round == 0
-
-
-def test_nothing_to_apply_the_mean_to() -> None:
-    handlers = [make_handler("site-1"), make_handler("site-2")]
-    for seed, handler in enumerate(handlers):
-        make_trainer(make_network(), seed, train_handlers=[handler]).run()
-    with pytest.raises(StateError, match="global_state"):
-        make_handler("site-3").receive(aggregate(*(handler.update for handler in handlers)))
+        stranger.model.apply(result)
+    assert_equal(stranger.model.state, before)
+    assert stranger.model.round == 0
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 2.0])
@@ -398,7 +385,7 @@ def test_a_value_out_of_range_is_named_and_nothing_is_sent(value: float, tmp_pat
             trainer.run()
         assert handler.update is None
         assert not list(tmp_path.iterdir())
-        assert_equal(handler.global_state, before)
+        assert_equal(handler.model.state, before)
 
 
 def test_a_site_goes_on_after_a_failed_round() -> None:
@@ -451,10 +438,10 @@ def test_to_a_file(tmp_path: Path) -> None:
         assert update.header.site == "site-1"
         assert update.header.round == 0
         result = aggregate(update, other.update)
-    handler.receive(result)
+    handler.model.apply(result)
     other_network = make_network()
     make_trainer(other_network, 1).run()
-    assert_weighted_mean(before, local | {"site-2": snapshot(other_network.state_dict())}, handler.global_state)
+    assert_weighted_mean(before, local | {"site-2": snapshot(other_network.state_dict())}, handler.model.state)
 
     broken = make_trainer(network, 2, train_handlers=[handler])
     broken.add_event_handler(Events.ITERATION_COMPLETED, _raise)
@@ -476,7 +463,7 @@ def test_other_float_dtypes(dtype: torch.dtype) -> None:
     for network in networks.values():
         network.load_state_dict({name: torch.full_like(value, 0.3) for name, value in network.state_dict().items()})
         network.to(dtype)
-    handlers = {name: make_handler(name) for name in networks}
+    handlers = {name: make_handler(name, network.state_dict()) for name, network in networks.items()}
     before = {name: value.to(torch.float64) for name, value in networks["site-1"].state_dict().items()}
     for seed, (name, network) in enumerate(networks.items()):
         make_trainer(network, seed, train_handlers=[handlers[name]]).run()
@@ -486,29 +473,27 @@ def test_other_float_dtypes(dtype: torch.dtype) -> None:
     held = torch.float64 if dtype == torch.float64 else torch.float32
     assert {spec.dtype for spec in result.header.layout.tensors} == {str(held).removeprefix("torch.")}
     for handler in handlers.values():
-        handler.receive(result)
-        assert_weighted_mean(before, local, handler.global_state)
-        assert handler.global_state is not None
-        assert {value.dtype for value in handler.global_state.values()} == {held}
-    assert_equal(handlers["site-1"].global_state, snapshot(handlers["site-2"].global_state))
+        handler.model.apply(result)
+        assert_weighted_mean(before, local, handler.model.state)
+        assert {value.dtype for value in handler.model.state.values()} == {held}
+    assert_equal(handlers["site-1"].model.state, snapshot(handlers["site-2"].model.state))
     # A network that learns nothing sends zeros, whatever the global model lost when it was loaded.
     idle = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 1), torch.nn.Conv3d(2, 1, 1)).to(dtype)
     for handler in handlers.values():
         trainer = make_trainer(idle, train_handlers=[handler])
         trainer.optimizer = torch.optim.SGD(idle.parameters(), 0.0)
         trainer.run()
-    unmoved = snapshot(handlers["site-1"].global_state)
-    handlers["site-1"].receive(aggregate(*(handler.update for handler in handlers.values()), round=1))
-    assert_weighted_mean(unmoved, {"site-1": unmoved, "site-2": unmoved}, handlers["site-1"].global_state)
+    unmoved = snapshot(handlers["site-1"].model.state)
+    handlers["site-1"].model.apply(aggregate(*(handler.update for handler in handlers.values()), round=1))
+    assert_weighted_mean(unmoved, {"site-1": unmoved, "site-2": unmoved}, handlers["site-1"].model.state)
 
 
 def test_data_parallel_network_has_the_same_names() -> None:
     plain, wrapped = make_handler("site-1"), make_handler("site-2")
     make_trainer(make_network(), 1, train_handlers=[plain]).run()
     make_trainer(torch.nn.DataParallel(make_network()), 2, train_handlers=[wrapped]).run()
-    wrapped.receive(aggregate(plain.update, wrapped.update))
-    assert wrapped.global_state is not None
-    assert list(wrapped.global_state) == list(make_network().state_dict())
+    wrapped.model.apply(aggregate(plain.update, wrapped.update))
+    assert list(wrapped.model.state) == list(make_network().state_dict())
 
 
 def _forget(state: State) -> State:
@@ -521,7 +506,7 @@ def _reshape(state: State) -> State:
 
 @pytest.mark.parametrize("change", [_forget, _reshape])
 def test_a_global_model_of_another_network(change: Callable[[State], State]) -> None:
-    handler = make_handler(global_state=change(dict(make_network().state_dict())))
+    handler = make_handler(state=change(dict(make_network().state_dict())))
     with pytest.raises(LayoutError, match=r"0\.bias"):
         make_trainer(make_network(), train_handlers=[handler]).run()
     assert handler.update is None
@@ -529,7 +514,7 @@ def test_a_global_model_of_another_network(change: Callable[[State], State]) -> 
 
 def test_a_state_that_is_no_tensor() -> None:
     with pytest.raises(LayoutError, match="'extra'"):
-        make_handler(global_state={"extra": {"a": 1}})  # type: ignore[dict-item]
+        make_model(state={"extra": {"a": 1}})
 
 
 def test_an_engine_without_a_network() -> None:
@@ -542,26 +527,20 @@ def test_an_engine_without_a_network() -> None:
 def test_training_does_not_change_the_global_model_that_was_handed_in() -> None:
     given = snapshot(make_network().state_dict())
     kept = snapshot(given)
-    handler = make_handler(global_state=given)
+    handler = make_handler(state=given)
     make_trainer(make_network(5), train_handlers=[handler]).run()
     assert_equal(given, kept)
-    before = snapshot(handler.global_state)
+    before = snapshot(handler.model.state)
     assert float((before["0.weight"] - kept["0.weight"]).abs().max()) == 0
 
 
 @pytest.mark.parametrize("weight", [0, -1, math.nan, 11, "3"])
 def test_a_weight_that_cannot_be_is_refused_before_training(weight: Any) -> None:
     with pytest.raises(RangeError, match="weight"):
-        SecAggHandler(secagg.Client(CONFIG, KEYS.client, "site-1"), weight=weight)
+        SecAggHandler(make_model(), weight=weight)
 
 
 def test_a_model_that_cannot_be_encrypted_is_refused_before_training() -> None:
     config = secagg.Config.from_dict({**CONFIG.to_dict(), "encrypt": {"include": ["encoder.*"]}})
-    network = make_network()
-    before = snapshot(network.state_dict())
-    trainer = make_trainer(network)
-    SecAggHandler(secagg.Client(config, KEYS.client, "site-1"), weight=1).attach(trainer)
     with pytest.raises(ConfigError, match=r"pattern 'encoder.\*' matches no tensor"):
-        trainer.run()
-    assert trainer.state.iteration == 0
-    assert_equal(network.state_dict(), before)
+        GlobalModel(secagg.Client(config, KEYS.client, "site-1"), make_network().state_dict())
