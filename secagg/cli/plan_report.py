@@ -14,6 +14,7 @@ from ..scheme.params import CKKSParams, QuantisedParams
 from ..setup.bounds import HEADROOM, SPREAD, TYPICAL_BITS, Sample
 from ..setup.planner import Plan, Row
 from ..storage.files import os_errors
+from ..storage.yaml_file import to_yaml
 from ..ui.words import security
 
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
@@ -125,14 +126,9 @@ def refuse_existing(path: Path) -> None:
 
 def write_config(path: Path, config: Config, comments: Sequence[str]) -> None:
     """Write a configuration as YAML below comments; errors as of `refuse_existing`, also if it cannot be written."""
-    import yaml
-
     parts = [f"# {line}\n" for line in comments]
     for key, value in config.to_dict().items():
-        flow = None if key == "he" else False  # a list of primes on one line, patterns on lines of their own
-        parts.append(
-            yaml.safe_dump({key: value}, sort_keys=False, default_flow_style=flow, allow_unicode=True, width=120)
-        )
+        parts.append(to_yaml({key: value}, flow=key == "he"))  # a list of primes on one line, patterns on their own
     with os_errors(StorageError, f"cannot write {str(path)!r}"):
         try:
             with path.open("x", encoding="utf-8") as file:

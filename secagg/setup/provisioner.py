@@ -18,13 +18,11 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
 from ..client import Client
-from ..config import Config
 from ..errors import ConfigError, KeyFileError, show_time
 from ..keygen import generate_keys
 from ..storage.files import replace_file
+from ..storage.yaml_file import to_yaml
 from ..trust import Authority, Certificate, Tls
 from ..trust.identity import Identity
 from ..trust.key import ClientKey
@@ -229,7 +227,7 @@ class Provisioner:
         for kit in kits.iterdir():
             self.project.save(kit / PROJECT_FILE, self.identity)
             with replace_file(kit / CONFIG_FILE) as file:  # whatever the umask
-                file.write(_yaml(self.project.config).encode())
+                file.write(to_yaml(self.project.config.to_dict(), flow=True).encode())
             if kit.name == SERVER:
                 self.key.server.save(kit / SERVER_KEY_FILE)
             else:
@@ -261,7 +259,3 @@ def _copy_server(folder: Path, kits: Path) -> None:
     (kits / SERVER).mkdir(0o700)
     for name in (IDENTITY_FILE, CA_FILE, TLS_FILE, TLS_KEY_FILE):
         shutil.copy(folder / name, kits / SERVER / name)  # with its permissions
-
-
-def _yaml(config: Config) -> str:
-    return yaml.safe_dump(config.to_dict(), sort_keys=False, default_flow_style=None)

@@ -42,6 +42,15 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
         raise ConfigError(f"{name!r} is not YAML: {error}") from error
 
 
+def to_yaml(data: dict[str, Any], *, flow: bool) -> str:
+    """Return a block of keys in their order; with `flow`, what holds plain values alone is written on one line."""
+    import yaml
+
+    style = None if flow else False
+    text: str = yaml.safe_dump(data, sort_keys=False, default_flow_style=style, allow_unicode=True, width=120)
+    return text
+
+
 def _count(node: yaml.Node | None, path: str, counts: dict[int, int]) -> int:
     """Return how many values a document has when its aliases are written out: nine lines can stand for billions.
 
