@@ -17,10 +17,11 @@ from ..backends.registry import load_backend
 from ..config import ENCRYPT_CHOICES, Config
 from ..demo.children import Children
 from ..demo.report import RoundResult, combine, print_table, write_curves, write_report
-from ..demo.task import SiteRecord, check_least, read_records
+from ..demo.task import check_least
 from ..errors import ConfigError, TransportError
 from ..scheme.presets import PRESETS
 from ..setup.project_file import ProjectFile
+from ..site.record import SiteRecord, read_records
 from ..storage.staging import new_folder
 from ..ui.progress import progress
 from ..ui.units import show_count
@@ -133,7 +134,7 @@ class _Federation:
     def __init__(self, out: Path, sites: list[str], rounds: int, seed: int) -> None:
         self._out, self._sites, self._rounds = out, sites, rounds
         threads = max(1, (os.cpu_count() or 1) // len(sites))
-        self._options = ["--rounds", str(rounds), "--seed", str(seed), "--threads", str(threads)]
+        self._options = ["--rounds", str(rounds), "--option", f"seed={seed}", "--option", f"threads={threads}"]
 
     def encrypted(self) -> list[RoundResult]:
         """Train through ``secagg serve`` and ``secagg site`` processes."""
@@ -182,8 +183,8 @@ class _Federation:
     def _start_sites(self, children: Children, module: str, command: list[str], address: str, folder: Path) -> None:
         for number, site in enumerate(self._sites, 1):
             kit, report = str(self._out / "kits" / site), str(folder / f"{site}.jsonl")
-            part = f"{number}/{len(self._sites)}"
-            arguments = [*command, kit, "--server", address, "--part", part, "--report", report, *self._options]
+            part = f"part={number}/{len(self._sites)}"
+            arguments = [*command, kit, "--server", address, "--option", part, "--report", report, *self._options]
             children.start(site, module, arguments, folder / f"{site}.log")
 
     def _watch(self, children: Children, name: str, folder: Path) -> None:
@@ -197,10 +198,8 @@ class _Federation:
                 records = self._records(folder)
                 report(sum(map(len, records)), self._rounds * len(self._sites))
                 while shown < min(map(len, records)):
-                    print(
-                        f"{name}: round {shown} ({shown + 1} of {self._rounds}), Dice {records[0][shown].dice:.4f}",
-                        flush=True,
-                    )
+                    dice = records[0][shown].metrics["dice"]
+                    print(f"{name}: round {shown} ({shown + 1} of {self._rounds}), Dice {dice:.4f}", flush=True)
                     shown += 1
                 if not alive:
                     return
