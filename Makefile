@@ -9,8 +9,7 @@ KERNELS := $(shell find secagg_ext -name '*.pyx' -o -name '*.pxd' -o -name '*.h'
 PROTO := secagg/integrations/grpc/secagg.proto
 
 # The first of these that runs; a name on PATH may be a shim without a Python behind it.
-# The pinned versions need Python 3.11 or newer, though the library itself supports 3.10.
-PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13; do \
+PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13 python3.14; do \
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$name; break; }; done)
 
 help: ## list the commands
@@ -21,13 +20,14 @@ setup: $(VENV)/installed ## make .venv with everything; the others call it
 demo: setup ## three sites train a network on a brain MRI, encrypted and raw
 	$(BIN)/secagg demo --sites 3 --rounds 4
 
-test: setup ## run the whole suite
-	$(BIN)/python -m pytest
+test: setup ## run the whole suite, a process for each core
+	$(BIN)/python -m pytest -n logical --dist worksteal
 
-lint: setup ## check style and types
+lint: setup ## check style, types and imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
 
 format: setup ## format the code, mend what can be mended
 	$(BIN)/ruff check --fix-only

@@ -38,10 +38,10 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from secagg import errors
 from secagg.errors import SecAggError, TransportError
-from secagg.protocol.address import is_loopback, parse_address
+from secagg.protocol import is_loopback, parse_address
 
 if TYPE_CHECKING:
-    from secagg.protocol.messages import ServerStatus
+    from secagg.protocol import ServerStatus
 
 _RESULTS = {True: "added", False: "already_added"}
 _OUTCOMES = ("completed", "failed")

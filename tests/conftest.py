@@ -1,13 +1,21 @@
-"""What holds for the whole suite."""
+"""What holds for the whole suite, and the contract.
+
+What asks for `lib` runs over every backend and scheme, what asks for `kernels` over both of these. A backend that is
+registered but whose library is missing fails; nothing is skipped.
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 from collections.abc import Iterator
 
 import pytest
+from federation import VARIANTS, libs_of
 from hypothesis import HealthCheck, settings
+
+import secagg_ext
 
 # A slow machine is no fault.
 settings.register_profile("secagg", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -26,6 +34,8 @@ FOREIGN = (
     "GRPC_VERBOSITY",
 )
 
+KERNELS = [name for name in secagg_ext.__all__ if name != "IMPLEMENTATION"]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_environment() -> Iterator[None]:
@@ -43,3 +53,35 @@ def own_environment() -> Iterator[None]:
         yield
     signal.signal(signal.SIGINT, interrupt)
     os.umask(umask)
+
+
+@pytest.fixture(scope="session", params=VARIANTS)
+def lib(request: pytest.FixtureRequest) -> str:
+    """A variant: a backend and one of its schemes, as `federate` takes it."""
+    return request.param
+
+
+@pytest.fixture(scope="session", params=libs_of("CKKS"))
+def ckks(request: pytest.FixtureRequest) -> str:
+    """The id of a backend that knows CKKS."""
+    return request.param
+
+
+@pytest.fixture(params=["cython", "numpy"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs a test on one implementation of the kernels: secagg calls them as attributes of `secagg_ext`."""
+    implementation = importlib.import_module(f"secagg_ext._{request.param}")
+    for name in KERNELS:
+        monkeypatch.setattr(secagg_ext, name, getattr(implementation, name))
+    return request.param
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Results depend on the number of PyTorch's threads, and threads that wait for each other are slow."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

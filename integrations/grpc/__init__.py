@@ -24,25 +24,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .client import SiteSession
-    from .replies import Membership, RoundStatus, Uploaded
     from .server import Server
+    from .session import SiteSession
 
-__all__ = [
-    "Membership",
-    "RoundStatus",
-    "Server",
-    "SiteSession",
-    "Uploaded",
-]
+__all__ = ["Server", "SiteSession"]
 
-_MODULES = {
-    "Membership": "replies",
-    "RoundStatus": "replies",
-    "Server": "server",
-    "SiteSession": "client",
-    "Uploaded": "replies",
-}
+_MODULES = {"Server": "server", "SiteSession": "session"}
 
 
 def __getattr__(name: str) -> Any:

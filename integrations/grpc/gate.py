@@ -12,10 +12,7 @@ from typing import Any
 
 import grpc
 
-from secagg.errors import FormatError
-from secagg.server.turns import Streams
-
-from .servicer import Servicer
+from .servicer import Servicer, coming
 
 
 class Gate(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
@@ -25,13 +22,10 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the 
     ----------
     servicer : Servicer
         Knows who may call.
-    streams : Streams
-        Watches the stream meanwhile.
     """
 
-    def __init__(self, servicer: Servicer, streams: Streams) -> None:
+    def __init__(self, servicer: Servicer) -> None:
         self._servicer = servicer
-        self._streams = streams
 
     def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
         """See `grpc.ServerInterceptor`."""
@@ -48,12 +42,8 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the 
         )
 
         def take(messages: Iterator[Any], context: grpc.ServicerContext) -> Any:
-            return answer(self._message(messages, context), context)
+            with self._servicer.call(context) as call:
+                message = call.message(coming(messages))
+            return answer(message, context)
 
         return as_stream(take, handler.request_deserializer, handler.response_serializer)
-
-    def _message(self, messages: Iterator[Any], context: grpc.ServicerContext) -> Any:
-        with self._servicer.call(context), self._streams.watched(context) as stream:
-            for message in stream.incoming(messages):
-                return message
-            raise FormatError("the call has no message")

@@ -11,7 +11,7 @@ from typing import NamedTuple, NoReturn
 import grpc
 
 from secagg import errors
-from secagg.errors import SecAggError, TransportError, one_line
+from secagg.errors import SecAggError, one_line
 
 ERROR_KEY = "secagg-error"
 MAX_MESSAGE_LENGTH = 2000
@@ -70,9 +70,9 @@ def error_of(call: grpc.RpcError) -> SecAggError | None:
     return None
 
 
-def transport_error(call: grpc.RpcError, what: str) -> TransportError:
-    """Return the error for a `call` that failed on the way, without a typed error of the server."""
-    return TransportError(f"{what} failed: {_details(call) or 'no details'} ({call.code().name})")
+def details(call: grpc.RpcError) -> str:
+    """Return what gRPC says of a `call` that failed on the way, without a typed error of the server."""
+    return f"{_details(call) or 'no details'} ({call.code().name})"
 
 
 def _details(call: grpc.RpcError) -> str:

@@ -14,14 +14,9 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 import secagg
-from secagg.errors import ConfigError, KeyFileError, TransportError
-from secagg.protocol.address import is_loopback, parse_address
-from secagg.protocol.messages import ServerStatus
-from secagg.server.events import MetricsHook, NoMetrics
-from secagg.server.federation import Federation
-from secagg.server.limits import Limits
-from secagg.server.members import MAX_CALLS, Members
-from secagg.server.turns import Streams
+from secagg.errors import ConfigError, TransportError
+from secagg.protocol import ServerStatus, is_loopback, parse_address
+from secagg.server import MAX_CALLS, Events, Federation, Limits
 from secagg.trust import Tls
 
 from . import secagg_pb2 as pb
@@ -84,8 +79,8 @@ class Server:
         What the server signs receipts with: that of the project's server.
     limits : Limits, optional
         What sites may use of the server.
-    metrics : MetricsHook, optional
-        Is told what happens: `secagg.integrations.prometheus`.
+    events : Events, optional
+        Is told what happens: `secagg.integrations.prometheus.Metrics` counts it.
 
     Raises
     ------
@@ -110,7 +105,7 @@ class Server:
         project: secagg.Project | None = None,
         identity: secagg.Identity | None = None,
         limits: Limits | None = None,
-        metrics: MetricsHook | None = None,
+        events: Events | None = None,
     ) -> None:
         self._host, port = parse_address(address)
         if tls is None and not insecure:
@@ -119,13 +114,7 @@ class Server:
             raise ConfigError(
                 f"without certificates a server listens on a loopback address only, not on {self._host!r}"
             )
-        if project is not None and not project.signed:
-            raise ConfigError(f"project {project.name} is not signed: read it from the provisioner's file")
-        if project is not None and identity is not None and identity.public != project.server.public:
-            raise KeyFileError(f"{identity!r} is not the signing key of server {project.server.name!r} of the project")
         credentials = None if tls is None else server_credentials(tls)
-        limits, metrics = limits or Limits(), metrics or NoMetrics()
-        self._streams = Streams(limits)
         self._federation = Federation(
             config,
             key,
@@ -133,19 +122,17 @@ class Server:
             round_timeout=round_timeout,
             project=project,
             identity=identity,
+            certified=tls is not None,
             limits=limits,
-            metrics=metrics,
+            events=events,
         )
         # Two parties more than the sites: the server itself, which asks for its status, and whoever is refused.
         threads = MAX_CALLS * (config.aggregation.max_clients + 2)
         self._pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="secagg")
-        members = Members(project, certified=tls is not None)
-        servicer = Servicer(
-            self._federation, members, self._streams, metrics, b"" if project is None else project.signed
-        )
+        servicer = Servicer(self._federation)
         self._server = grpc.server(
             self._pool,
-            interceptors=[Gate(servicer, self._streams)],
+            interceptors=[Gate(servicer)],
             options=(*OPTIONS, ("grpc.max_allowed_incoming_connections", _most_connections())),
             maximum_concurrent_rpcs=threads,
         )
@@ -161,10 +148,6 @@ class Server:
             self._federation.close()
             raise TransportError(f"cannot listen on {address}: {_obstacle(self._host, port)}") from error
         self._port = port
-        self._watchers = [
-            threading.Thread(target=self._federation.watch, name="secagg-rounds", daemon=True),
-            threading.Thread(target=self._streams.watch, name="secagg-streams", daemon=True),
-        ]
 
     @property
     def address(self) -> str:
@@ -174,12 +157,11 @@ class Server:
 
     def status(self) -> ServerStatus:
         """Return how the round and the server's resources stand."""
-        return self._federation.status(self._streams.uploads)
+        return self._federation.status()
 
     def start(self) -> None:
         """Begin to serve; returns at once."""
-        for watcher in self._watchers:
-            watcher.start()
+        self._federation.start()
         self._server.start()
         for service in ("", SERVICE):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
@@ -195,10 +177,6 @@ class Server:
         self._federation.release()
         self._server.stop(grace).wait()
         self._pool.shutdown()  # a call that was cancelled may still be writing
-        self._streams.stop()
-        for watcher in self._watchers:
-            if watcher.ident is not None:
-                watcher.join()
         self._federation.close()
 
     def serve_until(self, stop: threading.Event, grace: float = 5.0) -> None:

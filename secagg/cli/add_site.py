@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .members import add_options, change
+from .change import add_options, change
 
 EXAMPLE = "secagg add-site kits site-4 site-5"
 

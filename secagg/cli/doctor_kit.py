@@ -19,7 +19,7 @@ from ..config import Config, Encrypt
 from ..errors import BackendError, BackendUnavailableError, KeyFileError, PrivacyWarning, StorageError, show_time
 from ..scheme.codec import codec_for
 from ..scheme.ring import KERNELS
-from ..setup.choices import header
+from ..setup.disk import LEAST_FREE_NBYTES, round_nbytes
 from ..storage.staging import is_committed
 from ..trust import Certificate, Tls
 from ..trust.identity import Identity
@@ -39,12 +39,10 @@ from ..trust.kit import (
     load_client_key,
     load_server_key,
 )
-from ..trust.project import Party, Project
+from ..trust.project import EXPIRES_SOON_SECONDS, Party, Project
 from ..ui.findings import Doubt, Finding, examine
 from ..ui.units import show_count, show_size
 
-_EXPIRY_SECONDS = 30 * 86_400
-_LEAST_FREE_NBYTES = 1 << 30
 #: Values of the update with which the backend is tried.
 _TRIAL_VALUES = 64
 
@@ -83,21 +81,13 @@ def check_disk(folder: Path, project: Project, server: bool) -> str:
     """Say whether the disk of a folder has room for what a round takes; `folder` may not exist yet."""
     place = next(path for path in (folder, *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(place).free
-    least = round_nbytes(project, server=server) or _LEAST_FREE_NBYTES
+    rounds = round_nbytes(project, server=server)
+    least = LEAST_FREE_NBYTES if rounds is None else rounds
     if free < least:
         raise StorageError(f"{show_size(free)} free at {place}, rounds take {show_size(least)}: make room")
+    if free < LEAST_FREE_NBYTES:
+        raise Doubt(f"{show_size(free)} free at {place}, rounds take about {show_size(least)}: keep more for the rest")
     return f"{show_size(free)} free at {place}, rounds take about {show_size(least)}"
-
-
-def round_nbytes(project: Project, *, server: bool = True) -> int | None:
-    """Return what rounds take on the disk, of the server or of a site; None while the model is not known."""
-    if project.layout is None:
-        return None
-    count = len(active_sites(project))
-    update = header("update", 1, project.config, project.layout).nbytes
-    aggregate = header("aggregate", count, project.config, project.layout).nbytes
-    model = header("model", 1, project.config, project.layout).nbytes
-    return count * update + 3 * aggregate + 3 * model if server else update + aggregate + 2 * model
 
 
 def _files(folder: Path) -> str:
@@ -140,7 +130,7 @@ def _manifest(folder: Path) -> str:
 
 def _validity(project: Project, now: float) -> str:
     project.check_time(now)
-    if project.expires - now < _EXPIRY_SECONDS:
+    if project.expires - now < EXPIRES_SOON_SECONDS:
         raise Doubt(f"until {show_time(project.expires)} only; have it renewed by `secagg rotate`")
     return f"until {show_time(project.expires)}"
 
@@ -168,7 +158,7 @@ def _certificate(folder: Path, party: Party, now: float) -> str:
         raise KeyFileError(f"not valid before {show_time(certificate.begins)}; set the clock of this machine by NTP")
     if now >= certificate.expires:
         raise KeyFileError(f"expired on {show_time(certificate.expires)}; have it renewed by `secagg rotate`")
-    if certificate.expires - now < _EXPIRY_SECONDS:
+    if certificate.expires - now < EXPIRES_SOON_SECONDS:
         raise Doubt(f"until {show_time(certificate.expires)} only; have it renewed by `secagg rotate`")
     hosts = f", for {', '.join(certificate.hosts)}" if certificate.for_server else ""
     return (

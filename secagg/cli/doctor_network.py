@@ -5,17 +5,18 @@ from __future__ import annotations
 import errno
 import re
 import socket
-import time
 from collections.abc import Iterator
 
 from ..errors import IdentityError, KeyMismatchError, SecAggError, TransportError
-from ..integrations.grpc import RoundStatus, SiteSession
+from ..integrations.grpc import SiteSession
+from ..protocol import ServerStatus
 from ..protocol.address import parse_address
 from ..protocol.handshake import check_handshake
 from ..trust import Tls
 from ..trust.kit import ServerKit, SiteKit
 from ..trust.project import CLOCK_SKEW_SECONDS
 from ..ui.findings import Doubt, Finding, examine
+from ..ui.status import ask
 from ..ui.units import show_seconds
 
 _TIMEOUT_SECONDS = 10.0
@@ -71,20 +72,18 @@ def check_server(kit: SiteKit, address: str) -> Iterator[Finding]:
     yield (finding := examine("TLS", shake_hands))
     if finding.level == "FAIL":
         return
-    answers: list[tuple[RoundStatus, float]] = []
+    answers: list[tuple[ServerStatus, float]] = []
 
-    def ask() -> str:
+    def answer() -> str:
         with SiteSession(address, kit.name, tls=tls, timeout=_TIMEOUT_SECONDS) as session:
             try:
-                session.status()  # connects: the next answer is quick, and tells the time
+                status, ahead = ask(session)
             except IdentityError as error:
                 raise _which_is_old(kit, error) from error
-            before = time.time()
-            status = session.status()
-            answers.append((status, status.time - (before + time.time()) / 2))
+        answers.append((status, ahead))
         return f"answers: round {status.round}, {status.state}"
 
-    yield (finding := examine("service", ask))
+    yield (finding := examine("service", answer))
     for status, ahead in answers:
         yield examine("clock", lambda ahead=ahead: _clock(ahead))  # type: ignore[misc]
         yield examine("epoch", lambda status=status: _epoch(kit, status))  # type: ignore[misc]
@@ -129,7 +128,7 @@ def _which_is_old(kit: SiteKit, error: IdentityError) -> IdentityError:
     return IdentityError(f"{refused[1]}, this kit {kit.project.serial}): {remedy}")
 
 
-def _epoch(kit: SiteKit, status: RoundStatus) -> str:
+def _epoch(kit: SiteKit, status: ServerStatus) -> str:
     own, theirs = kit.project, status.project_serial
     if status.epoch != own.epoch:
         who = f"of {kit.name}" if status.epoch > own.epoch else "of the server"

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Callable, Mapping
 
 from ..errors import show_time
+from ..trust.project import EXPIRES_SOON_SECONDS
 from ..ui.units import show_seconds
 
 _DAY_SECONDS = 86_400.0
-_SOON_SECONDS = 14 * _DAY_SECONDS
 
 _REMEDY = "`secagg rotate` at the provisioner renews it"
 
@@ -40,7 +40,7 @@ def wait_and_tell(wait: Callable[[float], str | None], ends: Mapping[str, float]
 
 
 def tell(ends: Mapping[str, float], now: float) -> float:
-    """Log what has expired, or will within 14 days; return after how many seconds to look again, a day at most."""
+    """Log what has expired, or soon will; return after how many seconds to look again, a day at most."""
     for what, end in ends.items():
         if end <= now:
             log.error(
@@ -50,7 +50,7 @@ def tell(ends: Mapping[str, float], now: float) -> float:
                 _REMEDY,
                 extra={"event": "expired"},
             )
-        elif end - now <= _SOON_SECONDS:
+        elif end - now < EXPIRES_SOON_SECONDS:
             log.warning(
                 "the %s expires in %s, on %s: %s",
                 what,

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import FormatError, show_time
+from ..storage.files import os_errors
 from ..trust.key import ClientKey, ServerKey, load_key
 from ..trust.project import Project
 from ..ui.units import show_count
@@ -27,11 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Verify the file as far as that goes without a key, and describe it."""
-    try:
-        with options.file.open("rb") as file:
-            preamble = file.read(PREAMBLE_NBYTES)
-    except OSError as error:
-        raise FormatError(f"cannot read {str(options.file)!r}: {error.strerror}") from error
+    with os_errors(FormatError, f"cannot read {str(options.file)!r}"), options.file.open("rb") as file:
+        preamble = file.read(PREAMBLE_NBYTES)
     kind = container_kind(preamble)
     if kind in ("client-key", "server-key"):
         _show_key(load_key(options.file))

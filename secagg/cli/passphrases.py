@@ -1,27 +1,20 @@
-"""Passphrases of kits: made, given or asked for; shown nowhere."""
+"""Passphrases of kits, as an operator gives them: in a file, in the environment, or at the terminal."""
 
 from __future__ import annotations
 
 import argparse
 import getpass
 import os
-import secrets
 import sys
-from collections.abc import Collection
 from pathlib import Path
 
 from ..errors import ConfigError, KeyFileError
-from ..storage.files import open_regular, replace_file
+from ..setup.passphrases import check_passphrase
+from ..storage.files import open_regular, os_errors
 
 VARIABLE = "SECAGG_PASSPHRASE"
-PASSPHRASES_FILE = "passphrases.txt"
-
-#: Shortest passphrase that is accepted.
-MIN_LENGTH = 12
 
 _MAX_FILE_NBYTES = 4096
-_ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # without those that are taken for each other
-_GROUPS, _GROUP_LENGTH = 6, 5  # 30 characters of 31: 148 bits
 
 
 def add_option(parser: argparse.ArgumentParser, otherwise: str) -> None:
@@ -34,12 +27,6 @@ def add_option(parser: argparse.ArgumentParser, otherwise: str) -> None:
     )
 
 
-def generate() -> str:
-    """Return a new passphrase from the operating system's randomness."""
-    groups = ("".join(secrets.choice(_ALPHABET) for _ in range(_GROUP_LENGTH)) for _ in range(_GROUPS))
-    return "-".join(groups)
-
-
 def given(file: Path | None) -> str | None:
     """Return the passphrase of a file, or of the environment; None if there is neither.
 
@@ -50,11 +37,10 @@ def given(file: Path | None) -> str | None:
     """
     if file is None:
         return os.environ.get(VARIABLE)
+    with os_errors(KeyFileError, f"cannot read {str(file)!r}"), open_regular(file) as opened:
+        text = opened.read(_MAX_FILE_NBYTES)
     try:
-        with open_regular(file) as opened:
-            lines = opened.read(_MAX_FILE_NBYTES).decode().splitlines()
-    except OSError as error:
-        raise KeyFileError(f"cannot read {str(file)!r}: {error.strerror}") from error
+        lines = text.decode().splitlines()
     except UnicodeDecodeError:
         raise KeyFileError(f"{file} is not text in UTF-8; write the passphrase into it, in one line") from None
     if len(lines) != 1:
@@ -64,11 +50,8 @@ def given(file: Path | None) -> str | None:
 
 def given_for_new_kits(file: Path | None) -> str | None:
     """Return the passphrase that new kits are to have, as `given`; `ConfigError` if it is too short."""
-    passphrase = given(file)
-    if passphrase is not None and len(passphrase) < MIN_LENGTH:
-        where = str(file or f"the variable {VARIABLE}")
-        raise ConfigError(f"the passphrase of {where} has {len(passphrase)} characters; use {MIN_LENGTH} or more")
-    return passphrase
+    passphrase, where = given(file), file or f"the variable {VARIABLE}"
+    return None if passphrase is None else check_passphrase(passphrase, f"the passphrase of {where}")
 
 
 def ask(file: Path | None, kit: Path) -> str:
@@ -90,24 +73,3 @@ def ask(file: Path | None, kit: Path) -> str:
         return getpass.getpass(f"passphrase of {kit}: ")
     except EOFError:
         raise ConfigError(f"no passphrase was given for {kit}") from None
-
-
-def note(old: Path, new: Path, made: dict[str, str], kept: Collection[str]) -> None:
-    """Write the list of passphrases, with permissions 0600; none if it would be empty.
-
-    Parameters
-    ----------
-    old, new : Path
-        The list until now, which may be missing; the file to write.
-    made : dict
-        File of a kit to the passphrase that was generated for it.
-    kept : collection of str
-        Files of kits whose lines stay.
-    """
-    lines = old.read_text(encoding="utf-8").splitlines() if old.exists() else []
-    stay = [line for line in lines if line.partition(" ")[0] in kept]
-    text = "".join(f"{line}\n" for line in (*stay, *(f"{kit} {passphrase}" for kit, passphrase in made.items())))
-    if not text:
-        return
-    with replace_file(new, 0o600) as file:
-        file.write(text.encode())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..backends.base import SHARED_KEY_TRUST
@@ -13,8 +12,9 @@ from ..config import Config
 from ..errors import ConfigError, StorageError
 from ..scheme.params import CKKSParams, QuantisedParams
 from ..setup.bounds import HEADROOM, SPREAD, TYPICAL_BITS, Sample
-from ..setup.choices import Choice, Cost
-from ..setup.speed import Seconds
+from ..setup.planner import Plan, Row
+from ..storage.files import os_errors
+from ..storage.yaml_file import to_yaml
 from ..ui.words import security
 
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
@@ -23,23 +23,7 @@ _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _MAX_PATTERNS = 8
 
 
-@dataclass(frozen=True)
-class Row:
-    """One choice: what it costs and how long it takes, or the problem that rules it out."""
-
-    choice: Choice
-    trust: str
-    cost: Cost | None = None
-    seconds: Seconds | None = None
-    problem: str | None = None
-
-    @property
-    def usable(self) -> bool:
-        """Whether it can be recommended."""
-        return self.problem is None
-
-
-def print_table(rows: Sequence[Row], best: Cost) -> None:
+def print_table(rows: Sequence[Row], best: Row) -> None:
     """Print one row a choice, the recommended one marked, and below it what rules others out."""
     from rich import box
     from rich.console import Console
@@ -67,7 +51,7 @@ def print_table(rows: Sequence[Row], best: Cost) -> None:
         if row.problem is not None:
             cells[5] = f"[{problems.setdefault(row.problem, len(problems) + 1)}]"
         level = "–" if row.cost is None else security(row.cost.config.params)
-        chosen = row.cost is best
+        chosen = row is best
         name_cells = ("▸" if chosen else "", row.choice.lib, row.choice.name)
         # Text in brackets would be read as markup.
         texts = [text.replace("[", r"\[") for text in (*name_cells, *cells, level, _trust(row.trust))]
@@ -142,28 +126,22 @@ def refuse_existing(path: Path) -> None:
 
 def write_config(path: Path, config: Config, comments: Sequence[str]) -> None:
     """Write a configuration as YAML below comments; errors as of `refuse_existing`, also if it cannot be written."""
-    import yaml
-
     parts = [f"# {line}\n" for line in comments]
     for key, value in config.to_dict().items():
-        flow = None if key == "he" else False  # a list of primes on one line, patterns on lines of their own
-        parts.append(
-            yaml.safe_dump({key: value}, sort_keys=False, default_flow_style=flow, allow_unicode=True, width=120)
-        )
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.writelines(parts)
-    except FileExistsError:
-        refuse_existing(path)
-        raise
-    except OSError as error:
-        raise StorageError(f"cannot write {str(path)!r}: {error.strerror}") from error
+        parts.append(to_yaml({key: value}, flow=key == "he"))  # a list of primes on one line, patterns on their own
+    with os_errors(StorageError, f"cannot write {str(path)!r}"):
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.writelines(parts)
+        except FileExistsError:
+            refuse_existing(path)
+            raise
 
 
-def comments(row: Row, config: Config, command: Sequence[str], texts: Sequence[str]) -> list[str]:
+def comments(plan: Plan, command: Sequence[str], texts: Sequence[str]) -> list[str]:
     """Return what stands above the configuration in its file: how it was made, `texts`, and advice."""
-    lines = [f"made by: {shlex.join(command)}", *texts, f"trust: {row.trust}"]
-    if isinstance(config.params, QuantisedParams):
+    lines = [f"made by: {shlex.join(command)}", *texts, f"trust: {plan.best.trust}"]
+    if isinstance(plan.config.params, QuantisedParams):
         lines.append("with `overflow: clip`, values beyond max_abs are clipped and counted instead of being an error")
     lines += [
         "max_weight: the largest weight that any site gives, such as its number of examples",

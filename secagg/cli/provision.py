@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from ..errors import show_time
-from ..setup.packing import SUFFIX, pack
-from ..setup.project_file import ProjectFile
-from ..storage.staging import new_folder
 from ..trust.kit import SERVER, active_sites
-from ..trust.project import Project
 from ..ui.progress import progress
-from ..ui.units import show_count
 from . import passphrases
-from .passphrases import PASSPHRASES_FILE
+
+if TYPE_CHECKING:
+    from ..setup import NewKits
 
 EXAMPLE = """secagg provision project.yaml --out kits
 
@@ -29,9 +25,6 @@ EXAMPLE = """secagg provision project.yaml --out kits
     he: {preset: exact}                    # from here on a configuration, as `secagg plan` writes it
     aggregation: {min_clients: 3, max_clients: 10, max_abs: 0.5, max_weight: 1000}"""
 
-#: The folder, among the kits, of what the provisioner keeps.
-AUTHORITY = "authority"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Make keys, certificates and a signed manifest, and pack an encrypted kit for the server and each site."""
@@ -42,66 +35,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Make the kits and say what to do with them."""
-    from ..setup.provisioner import Provisioner
+    from ..setup import ProjectFile, provision
 
-    out: Path = options.out
     file = ProjectFile.load(options.project)
     passphrase = passphrases.given_for_new_kits(options.passphrase_file)
-    with new_folder(out) as folder, TemporaryDirectory(prefix=".kits-", dir=folder) as room:
-        with progress(f"make keys and certificates of {len(file.sites)} sites and the server"):
-            project = Provisioner.create(file, folder / AUTHORITY, Path(room)).project
-        pack_kits(Path(room), folder, out / PASSPHRASES_FILE, passphrase)
-    print(f"project {project.name}, serial {project.serial}, valid until {show_time(project.expires)}")
-    print_kits(out, [SERVER, *(site.name for site in active_sites(project))], passphrase)
+    made = provision(file, options.out, passphrase, progress)
+    print(f"project {made.project.name}, serial {made.project.serial}, valid until {show_time(made.project.expires)}")
+    print_kits(made)
     print(
-        f"{out / AUTHORITY} issues kits later and holds every HE key: keep it, offline and backed up, "
+        f"{made.authority} issues kits later and holds every HE key: keep it, offline and backed up, "
         "off the server and the sites"
     )
     if not file.hosts:
         print("warning: hosts is empty: sites can reach this server on its own machine alone, as localhost")
-    print_warnings(project)
+    print_warnings(made)
 
 
-def pack_kits(kits: Path, out: Path, noted: Path, passphrase: str | None, kept: Iterable[str] = ()) -> None:
-    """Encrypt kits, and write the list of the passphrases that are generated for them.
-
-    Parameters
-    ----------
-    kits : Path
-        Folder with a folder for each kit.
-    out : Path
-        Folder for the encrypted kits and the list.
-    noted : Path
-        The list until now; it may be missing.
-    passphrase : str or None
-        That of all kits; None: each gets its own, which the list tells.
-    kept : iterable of str
-        Names of parties whose kits stay as they are, and whose lines stay in the list.
-    """
-    folders = sorted(kits.iterdir())
-    made: dict[str, str] = {}
-    with progress(f"encrypt {show_count(len(folders), 'kit')}, one or two seconds each") as report:
-        for number, kit in enumerate(folders):
-            report(number, len(folders))
-            own = passphrases.generate() if passphrase is None else passphrase
-            pack(kit, out / f"{kit.name}{SUFFIX}", own)
-            if passphrase is None:
-                made[f"{kit.name}{SUFFIX}"] = own
-        report(len(folders), len(folders))
-    passphrases.note(noted, out / PASSPHRASES_FILE, made, {f"{name}{SUFFIX}" for name in kept})
-
-
-def print_kits(out: Path, names: Iterable[str], passphrase: str | None) -> None:
+def print_kits(made: NewKits) -> None:
     """Say where kits are and what their owners do with them."""
-    for name in names:
-        secret = "no HE secret" if name == SERVER else "holds the HE key: keep it from the server"
-        print(f"  {out / name}{SUFFIX}  ({secret})")
-    where = f"in {out / PASSPHRASES_FILE}" if passphrase is None else "the one that was given"
+    for kit in made.files:
+        secret = "no HE secret" if kit.stem == SERVER else "holds the HE key: keep it from the server"
+        print(f"  {kit}  ({secret})")
+    where = f"in {made.passphrases}" if made.passphrases else "the one that was given"
     print(f"passphrases: {where}; send them on another way than the kits, which are opened by `secagg unpack FILE`")
 
 
-def print_warnings(project: Project) -> None:
+def print_warnings(made: NewKits) -> None:
     """Say if a project cannot work as it is."""
-    least, count = project.config.aggregation.min_clients, len(active_sites(project))
+    least, count = made.project.config.aggregation.min_clients, len(active_sites(made.project))
     if count < least:
         print(f"warning: {count} sites take part, aggregation.min_clients is {least}: no round can succeed; add sites")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .members import add_options, change
+from .change import add_options, change
 
 EXAMPLE = "secagg remove-site kits site-2"
 

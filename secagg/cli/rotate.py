@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..setup.project_file import check_days
-from .members import add_options, change
+from .change import add_options, change
 
 EXAMPLE = """secagg rotate kits
 secagg rotate kits --days 730"""
@@ -19,11 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Make the kits and say what to do with them."""
-    days = None if options.days is None else check_days(options.days)
     project = change(
         options,
         "make a new HE key and certificates",
-        lambda provisioner, changed, kits: provisioner.rotate(days, changed, kits),
+        lambda provisioner, changed, kits: provisioner.rotate(options.days, changed, kits),
     )
     print(
         f"stop `secagg serve` and the sites, unpack every kit over its old one, start again: epoch {project.epoch} "

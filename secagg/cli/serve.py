@@ -17,6 +17,7 @@ from types import FrameType
 from ..errors import ConfigError, IdentityError, PrivacyWarning, TransportError
 from ..protocol.address import parse_address
 from ..server.limits import Limits
+from ..setup.disk import round_nbytes
 from ..trust.kit import load_server_kit
 from ..trust.project import Project
 from ..ui.logs import FORMATS, start_log
@@ -108,7 +109,6 @@ def run(options: argparse.Namespace) -> None:
 
     from ..integrations.grpc import Server
     from ..trust import Certificate, Tls
-    from .doctor_kit import round_nbytes
 
     _raise_open_files()
     start_log(options.log_format)
@@ -156,7 +156,7 @@ def run(options: argparse.Namespace) -> None:
             project=kit.project,
             identity=kit.identity,
             limits=limits,
-            metrics=metrics,
+            events=metrics,
         )
         if metrics is not None:
             metrics.watch(server.status)

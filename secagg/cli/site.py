@@ -17,10 +17,10 @@ from ..site.folder import make_client
 from ..site.loop import take_part
 from ..site.participant import Participant
 from ..site.record import SiteRecord, show_metrics
-from ..site.reporter import Report, Reporter
+from ..site.reporter import Reporter
 from ..site.task_class import load_task, read_options
 from ..trust.kit import SiteKit, load_site_kit, locked
-from ..ui.progress import progress
+from ..ui.progress import Report, progress
 from ..ui.units import show_count
 
 EXAMPLE = """secagg site site-1 --server fl.example.org:8443 --task own.py:Task --option lr=0.1 --out model.safetensors

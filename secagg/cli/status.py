@@ -6,27 +6,22 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, IdentityError, QuorumError, SecAggError, TransportError
+from ..errors import ConfigError, IdentityError, SecAggError, TransportError
 from ..trust.kit import load_kit
-from ..trust.project import CLOCK_SKEW_SECONDS, Project
+from ..trust.project import Project
 from ..ui.progress import progress
-from ..ui.units import show_seconds, show_size
+from ..ui.status import Report, ask
 
 if TYPE_CHECKING:
-    from ..integrations.grpc import RoundStatus, SiteSession
+    from ..integrations.grpc import SiteSession
 
 EXAMPLE = """secagg status site-1 --server fl.example.org:8443
 secagg status server --server localhost:8443 --check --json"""
-
-_FULL = 0.9
-_LEAST_FREE_NBYTES = 64_000_000
-_EXPIRY_SECONDS = 14 * 86400
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,158 +69,9 @@ def run(options: argparse.Namespace) -> None:
         report.check()
 
 
-@dataclass(frozen=True)
-class Report:
-    """What the server says, held against the own kit and clock.
-
-    Parameters
-    ----------
-    server : str
-        Where it listens.
-    status : RoundStatus
-        Its answer.
-    project : Project
-        The manifest of the own kit.
-    clock_difference : float
-        Seconds by which the server's clock is ahead of this one.
-    now : float
-        Seconds since 1970.
-    """
-
-    server: str
-    status: RoundStatus
-    project: Project
-    clock_difference: float
-    now: float
-
-    @property
-    def not_joined(self) -> list[str] | None:
-        """Sites of the project that the round neither has nor waits for; None if the kit's list is an older one."""
-        if self._has_older_list:
-            return None
-        known = {*self.status.added, *self.status.waiting_for}
-        return sorted({site.name for site in self.project.sites if not site.revoked} - known)
-
-    def problems(self) -> Iterable[str]:
-        """What needs attention, each with its remedy."""
-        status, project = self.status, self.project
-        if self._failed:
-            yield self._quorum()
-        if project.epoch < status.epoch:
-            yield (
-                f"this kit is out of date, it has epoch {project.epoch} of the HE key, the server {status.epoch}: "
-                "unpack the newest kit here"
-            )
-        if project.serial > status.project_serial:
-            yield (
-                f"the server's kit is out of date, it has manifest {status.project_serial}, this kit {project.serial}: "
-                "unpack the newest kit there, and start the server again"
-            )
-        if abs(self.clock_difference) > CLOCK_SKEW_SECONDS:
-            yield f"the clocks are {show_seconds(abs(self.clock_difference))} apart: set both by NTP"
-        if status.trouble:
-            yield f"the server could not store the aggregate of round {status.round}, and tries again: {status.trouble}"
-        yield from self._disk_problems()
-        if self.now > project.expires - _EXPIRY_SECONDS:
-            left = project.expires - self.now
-            when = f"expires in {show_seconds(left)}" if left > 0 else "has expired"
-            yield f"the project {when}: have it renewed by `secagg rotate`"
-
-    def check(self) -> None:
-        """Raise `QuorumError` or `SecAggError` if something needs attention."""
-        if self._failed:
-            raise QuorumError(self._quorum())
-        problems = "; ".join(self.problems())
-        if problems:
-            raise SecAggError(problems)
-
-    def json(self) -> str:
-        """Return all of it as one line."""
-        data = asdict(self.status)
-        data |= {
-            "server": self.server,
-            "base": self.status.base.hex() if self.status.base else None,
-            "not_joined": self.not_joined,
-            "own_project_serial": self.project.serial,
-            "clock_difference": round(self.clock_difference, 3),
-            "problems": list(self.problems()),
-        }
-        return json.dumps(data, sort_keys=True)
-
-    def text(self) -> str:
-        """Return all of it as lines for people."""
-        status, project = self.status, self.project
-        left = "" if status.seconds_left is None else f", {show_seconds(status.seconds_left)} left"
-        ahead = "ahead of" if self.clock_difference >= 0 else "behind"
-        rows = [
-            ("server", f"{self.server}, epoch {status.epoch} of the key"),
-            ("project", f"{project.name}, manifest {status.project_serial} (this kit: {project.serial})"),
-            ("round", f"{status.round}, attempt {status.attempt}, {status.state}{left}"),
-            ("added", f"{_names(status.added)} (at least {project.config.aggregation.min_clients} are needed)"),
-            ("waiting for", _names(status.waiting_for)),
-            ("not joined", self._not_joined()),
-            ("aggregates", _rounds(status.aggregates)),
-            ("models", _rounds(status.models)),
-            ("uploads", f"{status.uploads_in_flight} in flight"),
-            ("disk", self._disk()),
-            ("clock", f"{abs(self.clock_difference):.1f} s {ahead} this one"),
-        ]
-        lines = [f"{name:<12} {text}" for name, text in rows]
-        return "\n".join([*lines, *(f"ATTENTION    {problem}" for problem in self.problems())])
-
-    @property
-    def _failed(self) -> bool:
-        # While the clock stands still, nobody waits: the federation has ended, say.
-        return self.status.attempt > 1 and self.status.state == "open"
-
-    @property
-    def _has_older_list(self) -> bool:
-        # No fault: sites that stay get no new kit when others come and go.
-        return self.project.serial < self.status.project_serial
-
-    def _not_joined(self) -> str:
-        if self.not_joined is not None:
-            return _names(self.not_joined)
-        return (
-            f"unknown: this kit has manifest {self.project.serial}, the server {self.status.project_serial}; "
-            "`secagg site` takes it when it joins"
-        )
-
-    def _quorum(self) -> str:
-        missing = ", ".join([*self.status.waiting_for, *(self.not_joined or ())]) or "nobody"
-        if self.not_joined is None and missing == "nobody":
-            missing = f"unknown to this kit, of manifest {self.project.serial}"
-        often = "once" if self.status.attempt == 2 else f"{self.status.attempt - 1} times"
-        return f"round {self.status.round} has ended {often} with too few sites and is open again; missing: {missing}"
-
-    def _disk(self) -> str:
-        free = "" if self.status.disk_free is None else f", {show_size(self.status.disk_free)} free"
-        return f"{show_size(self.status.disk_used)} of {show_size(self.status.disk_quota)}{free}"
-
-    def _disk_problems(self) -> Iterator[str]:
-        from .doctor_kit import round_nbytes
-
-        status, rounds = self.status, round_nbytes(self.project) or 0
-        left = max(status.disk_quota - status.disk_used, 0)
-        if status.disk_used >= _FULL * status.disk_quota:
-            yield f"the run folder takes {self._disk()}: raise --disk-quota, if the disk has room"
-        elif status.disk_quota < rounds:
-            yield (
-                f"rounds take up to {show_size(rounds)}, the quota is {show_size(status.disk_quota)}: uploads may be "
-                "refused; raise --disk-quota"
-            )
-        # What the quota forbids to use, the disk need not have.
-        least = min(max(rounds - status.disk_used, _LEAST_FREE_NBYTES), left)
-        if status.disk_free is not None and status.disk_free < least:
-            yield f"the disk of the run folder has {show_size(status.disk_free)} free, rounds may take more: make room"
-
-
 def _ask(session: SiteSession, options: argparse.Namespace, project: Project) -> Report:
     try:
-        session.status()  # connects: the answer to the next call is quick, and says what time it is
-        before = time.time()
-        status = session.status()
-        after = time.time()
+        status, ahead = ask(session)
     except IdentityError:
         raise
     except TransportError as error:
@@ -233,7 +79,7 @@ def _ask(session: SiteSession, options: argparse.Namespace, project: Project) ->
             f"no answer from the server at {options.server} within {options.timeout:g} s: is it up, and does the "
             f"firewall let port and host through? ({error})"
         ) from error
-    return Report(options.server, status, project, status.time - (before + after) / 2, after)
+    return Report(options.server, status, project, ahead, time.time())
 
 
 def _watch(session: SiteSession, options: argparse.Namespace, project: Project) -> None:
@@ -265,12 +111,3 @@ def _print(text: str) -> None:
 def _failure(server: str, error: SecAggError) -> str:
     data: dict[str, Any] = {"server": server, "error": type(error).__name__, "message": str(error)}
     return json.dumps(data, sort_keys=True)
-
-
-def _names(names: Iterable[str]) -> str:
-    names = list(names)
-    return f"{len(names)}: {', '.join(names)}" if names else "nobody"
-
-
-def _rounds(rounds: Iterable[int]) -> str:
-    return ", ".join(f"round {round}" for round in rounds) or "none"

@@ -1,5 +1,46 @@
-"""What both sides of a federation say to each other, whatever carries it."""
+"""What both sides of a federation say to each other, whatever carries it.
 
-from .messages import BusyError, ServerStatus
+=====================================  =====================================================================
+`JoinReply`, `UploadReply` …           the messages
+`Chunk`                                a piece of an update, aggregate or model on its way
+`BusyError`, `BrokenOffError`          a call that may come again; a call whose other side has gone
+`parse_address`, `is_loopback`         ``host:port``
+`Progress`                             is called with the bytes done and in all
+`check_handshake`                      says why a TLS connection fails
+=====================================  =====================================================================
+"""
 
-__all__ = ["BusyError", "ServerStatus"]
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .address import is_loopback, parse_address
+from .chunks import MAX_FRAME_CHUNK_NBYTES, Progress
+from .messages import BrokenOffError, BusyError, Chunk, DownloadRequest, JoinReply, ServerStatus, UploadReply
+
+if TYPE_CHECKING:
+    from .handshake import check_handshake
+
+__all__ = [
+    "MAX_FRAME_CHUNK_NBYTES",
+    "BrokenOffError",
+    "BusyError",
+    "Chunk",
+    "DownloadRequest",
+    "JoinReply",
+    "Progress",
+    "ServerStatus",
+    "UploadReply",
+    "check_handshake",
+    "is_loopback",
+    "parse_address",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # What reads certificates loads when it is first used.
+    if name != "check_handshake":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .handshake import check_handshake
+
+    return check_handshake

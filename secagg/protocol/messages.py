@@ -1,10 +1,10 @@
-"""How a server stands, at one moment: for ``Status``, for metrics, and for people."""
+"""The messages between sites and server, before a transport packs them; what they carry: docs/wire-format.md."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Longest timeout, four months: clocks and gRPC's deadlines do not take every float.
+#: Longest timeout, four months: clocks and the deadlines of transports do not take every float.
 MAX_TIMEOUT_SECONDS = 1e7
 
 #: How many completed rounds are remembered, and how many aggregates are kept.
@@ -15,7 +15,107 @@ MAX_TROUBLE_LENGTH = 500
 
 
 class BusyError(Exception):
-    """There is no turn for this call now; it may come again."""
+    """There is no turn for this call now, or it broke off: that says nothing about it, and it may come again.
+
+    A transport never tells it to the other side as a typed error.
+    """
+
+
+class BrokenOffError(Exception):
+    """The other side of a call has gone: raised by the messages that a transport hands to a server."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of an update, aggregate or model on its way: its head first, then frames, then the tail.
+
+    Parameters
+    ----------
+    data : bytes or memoryview
+        The piece; a view is valid until the next chunk is taken.
+    frame : int
+        Of the first chunk: index of the first frame that follows the head. The number of frames: only the tail does.
+    """
+
+    data: bytes | memoryview
+    frame: int = 0
+
+
+@dataclass(frozen=True)
+class JoinReply:
+    """What a server answers to a site that joins; nothing in it has been checked.
+
+    Parameters
+    ----------
+    round : int
+        The open round.
+    min_clients, max_clients : int
+        Of the server's configuration.
+    round_timeout : float
+        Seconds after which a round ends without the missing sites.
+    key : str
+        Fingerprint of the server key, hexadecimal.
+    epoch : int
+        Of the server key.
+    project : bytes
+        The signed project manifest; empty: the server has none.
+    base : bytes or None
+        Digest of the global model that the round's updates must begin from; None: not known.
+    """
+
+    round: int
+    min_clients: int
+    max_clients: int
+    round_timeout: float
+    key: str
+    epoch: int = 0
+    project: bytes = b""
+    base: bytes | None = None
+
+
+@dataclass(frozen=True)
+class UploadReply:
+    """What a server answers to a head, and to a whole upload.
+
+    Parameters
+    ----------
+    already_added : bool
+        Whether this very update, by its nonce, was in the sum before, or the same model stored.
+    receipt : bytes
+        The server's signed promise that the update is in the aggregate of its round; empty: it has no identity, or
+        the update is not there yet.
+    frame : int
+        Of an answer to a head: the frame that the server wants next. The number of frames: only the tail is missing.
+    """
+
+    already_added: bool
+    receipt: bytes = b""
+    frame: int = 0
+
+
+@dataclass(frozen=True)
+class DownloadRequest:
+    """What a site wants to have.
+
+    Parameters
+    ----------
+    kind : str
+        ``"aggregate"`` or ``"model"``.
+    round : int or None
+        Which round; of a model None: the newest one.
+    nonce : bytes
+        Of the own update that must be in the aggregate; empty: none.
+    head : bytes
+        Digest of the head of what an earlier download broke off from; empty: nothing is there.
+    frame : int
+        The first frame that is wanted of that; of anything else all frames are sent.
+    """
+
+    kind: str
+    round: int | None = None
+    nonce: bytes = b""
+    head: bytes = b""
+    frame: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,6 +149,8 @@ class ServerStatus:
     trouble : str
         Why the aggregate of the open round could not be stored at the last attempt, in one line; empty if nothing is
         wrong, or no more.
+    time : float
+        The server's clock, in seconds since 1970, UTC.
     """
 
     round: int
@@ -67,3 +169,4 @@ class ServerStatus:
     project_serial: int = 0
     disk_free: int | None = None
     trouble: str = ""
+    time: float = 0.0

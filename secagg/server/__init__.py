@@ -1,14 +1,30 @@
 """The server's side of a federation, whatever carries its messages: rounds, sums, and what survives a crash.
 
-============================  ==============================================================
-`Federation`                  adds the updates of each round, stores aggregates and models
-`Limits`                      what a server lets its sites use
-`RoundRecord`, `UploadRecord`  what happened in a round, as in ``rounds.jsonl``
-============================  ==============================================================
+==============================  ============================================================================
+`Federation`                    what a transport opens, lets calls into, and closes
+`Call`                          one call of a party that was let in: join, resume, upload, download, status
+`Limits`                        what a server lets its sites use
+`Events`                        is told what happens, to count it
+`RoundRecord`, `UploadRecord`   what happened in a round, as in ``rounds.jsonl``
+==============================  ============================================================================
 """
 
+from .calls import Call
+from .events import Events, NoEvents
 from .federation import Federation
 from .limits import Limits
+from .members import MAX_CALLS
 from .records import RoundRecord, UploadRecord
+from .turns import Connection
 
-__all__ = ["Federation", "Limits", "RoundRecord", "UploadRecord"]
+__all__ = [
+    "MAX_CALLS",
+    "Call",
+    "Connection",
+    "Events",
+    "Federation",
+    "Limits",
+    "NoEvents",
+    "RoundRecord",
+    "UploadRecord",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 
-class MetricsHook(Protocol):
+class Events(Protocol):
     """Is told what happened. Its methods return at once and raise nothing."""
 
     def upload_received(self, nbytes: int, seconds: float, added: bool) -> None:
@@ -21,8 +21,8 @@ class MetricsHook(Protocol):
         """An aggregate or a model was sent whole."""
 
 
-class NoMetrics:
-    """Nobody counts."""
+class NoEvents:
+    """Nobody listens."""
 
     def upload_received(self, nbytes: int, seconds: float, added: bool) -> None:
         """Do nothing."""

@@ -1,9 +1,4 @@
-"""The server's side of a federation without the network: orders what happens to rounds, sum and stored files.
-
-Two locks. One orders what changes the sum: additions, and the end of a round; it is held while frames are read or an
-aggregate is written. The other guards the state of the rounds and is held for moments only, so that nobody who asks
-waits for who adds. Whoever needs both takes them in this order.
-"""
+"""The server's side of a federation: what a transport opens, lets calls into, and closes."""
 
 from __future__ import annotations
 
@@ -11,33 +6,37 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import secagg
 
-from ..errors import FormatError, RoundMismatchError, SecAggError, StorageError, TransportError, one_line
-from ..protocol.messages import MAX_TROUBLE_LENGTH, ServerStatus
-from ..protocol.part import Part
-from .events import MetricsHook, NoMetrics
+from ..errors import ConfigError, KeyFileError, SecAggError, StorageError, TransportError
+from ..protocol.messages import BrokenOffError, BusyError, JoinReply, ServerStatus
+from .calls import Call, Desk
+from .events import Events, NoEvents
 from .history import History
 from .limits import Limits
+from .members import Members
 from .models import ModelStore
+from .open_round import OpenRound
 from .receipts import Receipts
-from .round_sum import Terms, read_aggregates
-from .rounds import Admission, Due, Rounds
-from .run_folder import UPDATE_SUFFIX, RunFolder
+from .round_sum import Terms
+from .run_folder import RunFolder
 from .spool import Spool
 from .stored import served_project
-
-_POLL_SECONDS = 1.0
+from .turns import Connection, Turns
+from .uploads import Uploads
 
 log = logging.getLogger(__name__)
 
 
 class Federation:
-    """Adds the updates of each round, stores aggregates and models. Safe for threads.
+    """Adds the updates of each round, stores aggregates and models; it can decrypt nothing. Safe for threads.
+
+    A transport calls `start`, lets each call of a site in by `call`, and ends by `release` and `close`. Rounds, files,
+    signatures and limits are no business of its own.
 
     Parameters
     ----------
@@ -46,26 +45,33 @@ class Federation:
     key : secagg.ServerKey
         The server's half of the key; it holds no secret.
     folder : path
-        Run folder; made if it does not exist. One server at a time uses it: it is locked until `close`. A federation
-        on a folder that was used before goes on where the earlier one stopped, in the middle of a round, too.
+        Run folder, see `secagg.server.run_folder`; made if it does not exist. One server at a time uses it: it is
+        locked until `close`. A federation on a folder that was used before goes on where the earlier one stopped, also
+        in the middle of a round, and after a crash or a power failure.
     round_timeout : float
         Seconds after which a round ends without the missing sites.
     project : secagg.Project, optional
-        Who takes part.
+        The signed project manifest, which sites get when they join. With it, only its parties are admitted, under the
+        very certificates that it names, and updates must be signed.
     identity : secagg.Identity, optional
-        What receipts are signed with.
-    limits : Limits
-        Of the disk.
-    metrics : MetricsHook
-        Is told when a round ends.
+        What the server signs receipts with: that of the project's server.
+    certified : bool
+        Whether the transport tells the certificates of its connections. Without them sites are who they say they are.
+    limits : Limits, optional
+        What sites may use.
+    events : Events, optional
+        Is told what happens.
 
     Raises
     ------
     ConfigError
         If the folder cannot be used, another server uses it, it was served under a later manifest or one of another
-        federation, or what lies in it was made under another key of this epoch, or under a later one.
+        federation, or what lies in it was made under another key of this epoch, or under a later one; if the project
+        is not signed, or the timeout no positive number.
+    KeyFileError
+        If `key` or `identity` is not that of the project.
     FormatError
-        If an aggregate in it is damaged.
+        If an aggregate in the folder is damaged.
     StorageError
         If it cannot be read or written.
     """
@@ -76,428 +82,157 @@ class Federation:
         key: secagg.ServerKey,
         folder: str | os.PathLike[str],
         *,
-        round_timeout: float,
+        round_timeout: float = 3600.0,
         project: secagg.Project | None = None,
         identity: secagg.Identity | None = None,
+        certified: bool = True,
         limits: Limits | None = None,
-        metrics: MetricsHook | None = None,
+        events: Events | None = None,
     ) -> None:
-        self.config = config
-        self.key = key
-        self.round_timeout = round_timeout
+        if project is not None and not project.signed:
+            raise ConfigError(f"project {project.name} is not signed: read it from the provisioner's file")
+        if project is not None and identity is not None and identity.public != project.server.public:
+            raise KeyFileError(f"{identity!r} is not the signing key of server {project.server.name!r} of the project")
+        self._key = key
         self._project = project
-        self._limits = limits or Limits()
-        self._adding = threading.Lock()
-        self._changed = threading.Condition()
-        self._released = False
-        self._saving = threading.Lock()
-        self._saved: object = None
-        self._trouble = ""
+        self._limits, self._events = limits or Limits(), events or NoEvents()
         self._folder = RunFolder(folder)
         with ExitStack() as held:  # gives the lock back if anything below fails
             held.callback(self._folder.close)
-            aggregates, self._sum = read_aggregates(Terms(config, key, project, self._folder))
-            self._rounds = Rounds(
+            spool = Spool(self._folder, self._limits)
+            self._round = OpenRound(
+                Terms(config, key, project, self._folder),
+                round_timeout,
+                spool,
+                Receipts(self._folder, identity),
+                History(self._folder.path / "rounds.jsonl", self._events),
+            )
+            self._models = ModelStore(self._folder, project)
+            self._members = Members(project, certified=certified)
+            self._turns = Turns(self._limits)
+            uploads = Uploads(self._members, self._turns, spool, self._round, self._models, self._events)
+            terms = JoinReply(
+                round=0,
                 min_clients=config.aggregation.min_clients,
                 max_clients=config.aggregation.max_clients,
-                timeout=round_timeout,
-                completed={
-                    number: {item.site: item.nonce for item in header.contributions}
-                    for number, header in aggregates.items()
-                },
+                round_timeout=round_timeout,
+                key=key.fingerprint,
+                epoch=key.epoch,
+                project=b"" if project is None else project.signed,
             )
-            self._bases = {number: header.base for number, header in aggregates.items()}
-            self._history = History(self._folder.path / "rounds.jsonl", metrics or NoMetrics())
-            self._receipts = Receipts(self._folder, identity)
-            self._models = ModelStore(self._folder, project)
-            self._spool = Spool(self._folder, self._limits)
-            last = aggregates.get(self._rounds.round - 1)
-            self._go_on([] if last is None else list(last.sites))
+            self._desk = Desk(
+                self._members,
+                self._turns,
+                uploads,
+                self._round,
+                self._models,
+                self._events,
+                lambda round, base: replace(terms, round=round, base=base),
+                self.status,
+            )
             self._keep_project()
             held.pop_all()
+        self._watchers = [
+            threading.Thread(target=watched.watch, name=f"secagg-{name}", daemon=True)
+            for name, watched in (("rounds", self._round), ("turns", self._turns))
+        ]
 
-    # What sites do
+    def start(self) -> None:
+        """Begin to watch the clock; returns at once."""
+        for watcher in self._watchers:
+            watcher.start()
 
-    def join(self, site: str) -> tuple[int, bytes | None]:
-        """Take `site` into the roster; return the number of the open round, and the base of its updates if it is known.
-
-        Raises
-        ------
-        CapacityError
-            If the roster is full.
-        """
-        with self._changed:
-            known = site in self._rounds.roster
-            self._rounds.join(site, time.monotonic())
-            self._changed.notify_all()
-            round, base = self._rounds.round, self._sum.base
-        self._save_roster()
-        if not known:
-            log.info("%s joined round %d", site, round, extra={"event": "joined", "site": site, "round": round})
-        return round, base
-
-    def admit(self, header: secagg.Header) -> bytes | None:
-        """Check everything about an update or model that its head tells, before its frames are accepted.
-
-        Returns
-        -------
-        bytes or None
-            None if it is wanted. If it is there already: its receipt, which is empty for a model.
-
-        Raises
-        ------
-        SecAggError
-            Whatever makes it unfit for the open round; nothing was added.
-        """
-        if header.kind == "model":
-            return self._admit_model(header)
-        receipt = self.known(header)
-        if receipt is None:
-            self._sum.admit(header)
-        return receipt
-
-    def known(self, header: secagg.Header) -> bytes | None:
-        """Return what `admit` does for what has been admitted before: it may have been added meanwhile.
-
-        Raises
-        ------
-        SecAggError
-            If the round of an update has ended, or another update of the site is in the sum.
-        """
-        if header.kind == "model":
-            return None
-        with self._changed:
-            roster, now = self._rounds.roster, time.monotonic()
-            admission = self._rounds.admit(header.site, header.contributions[0].nonce, header.round, now)
-            if self._rounds.roster != roster:  # a part or an update tells so after a crash: no need to write it down
-                self._changed.notify_all()
-        if admission is Admission.ADD:
-            return None
-        self._make_last(header.round)  # who added it may not have come to that, or was killed before
-        return self._receipts.again(header)
-
-    def check_head(self, nbytes: int) -> None:
-        """Refuse a head that is far longer than those of the model at hand: to read it costs memory and time.
-
-        Raises
-        ------
-        FormatError
-            If it is.
-        """
-        most = self._sum.head_nbytes
-        if most is not None and nbytes > most:
-            raise FormatError(f"{nbytes} bytes are no head for this federation's model: those take at most {most}")
-
-    def check_open(self, header: secagg.Header) -> None:
-        """Raise `RoundMismatchError` if the round of an update that is being received has ended."""
-        now = self._rounds.round
-        if header.kind == "update" and header.round != now:
-            raise RoundMismatchError(
-                f"round {header.round} ended without the update of {header.site!r}; round {now} is open"
-            )
-
-    def part(self, header: secagg.Header) -> AbstractContextManager[Part]:
-        """Open what is there already of an admitted update or model; see `Spool.part`."""
-        return self._spool.part(header, layout_known=self._sum.layout_known)
-
-    def take(self, part: Part, receive_seconds: float) -> tuple[bool, bytes]:
-        """Verify what was received whole, store it, and add it if it is an update; the round may end by this.
+    @contextmanager
+    def call(self, certificates: Sequence[bytes], connection: Connection, peer: str) -> Iterator[Call]:
+        """Let a call in if its caller may make it; whatever goes wrong in the block leaves it as a typed error.
 
         Parameters
         ----------
-        part : Part
-            Received and synchronised.
-        receive_seconds : float
-            For the record.
-
-        Returns
-        -------
-        bool
-            False if it was there already.
-        bytes
-            The receipt.
+        certificates : sequence of bytes
+            Of the connection, in PEM; a party has one.
+        connection : Connection
+            Says whether the other side still waits, and can be cancelled.
+        peer : str
+            Where the call comes from, for the log.
 
         Raises
         ------
         SecAggError
-            If it is unfit, or the round ended meanwhile; nothing was added or stored.
+            What the other side is to be told, with type and message. Nothing of a native exception is in it.
+        BusyError
+            If there is no turn now: the other side is to try again.
+        BrokenOffError
+            If it has gone.
         """
-        header = part.header
-        if header.kind == "model":
-            added, receipt = self._models.keep(part.path, header), b""
-            self._spool.sweep("model", since=header.round + 1)
-            return added, receipt
-        with self._adding:
-            known = self.known(header)
-            if known is not None:
-                part.delete()
-                return False, known
-            receipt = self._add(part, receive_seconds)
-            self._settle()
-        self._make_last(header.round)  # not under the lock: others add meanwhile, and the disk serves many at once
-        return True, receipt
-
-    def wait(self, round: int, nonce: bytes, alive: Callable[[], bool]) -> secagg.Update | None:
-        """Return the aggregate of `round`, opened from its file, once it is there.
-
-        Parameters
-        ----------
-        round : int
-            The open round or a completed one.
-        nonce : bytes
-            Of the caller's update, which must be in the sum of an open round; empty: none.
-        alive : callable
-            Says whether anybody still waits; None is returned when not, or when the federation is closing.
-
-        Raises
-        ------
-        QuorumError
-            If the round timeout found fewer than `min_clients`.
-        TransportError
-            If the aggregate could not be stored until then.
-        StateError
-            If the update is not in the sum.
-        RoundMismatchError
-            If the round has not begun, or its aggregate is not kept any more.
-        """
-        with self._changed:
-            attempt = self._rounds.wait(round, nonce)
-            while not self._rounds.ready(attempt):
-                if self._released or not alive():
-                    return None
-                self._changed.wait(_POLL_SECONDS)
+        name, who = None, peer
         try:
-            return secagg.Update.open(self._folder.path_of("aggregate", round))
-        except SecAggError:
-            with self._changed:
-                self._rounds.ready(attempt)  # deleted in this moment: says so
+            caller = self._members.caller(certificates)
+            name = caller.name
+            who = f"{name} at {peer}" if name else peer
+            with self._members.counted(caller) as allowed:
+                if not allowed:
+                    raise BusyError(f"{name!r} has too many calls under way")
+                yield Call(self._desk, caller, connection)
+        except BusyError:
             raise
+        except BrokenOffError:
+            log.info("%s broke off", who, extra={"event": "broken_off", "site": name})
+            raise
+        except SecAggError as error:
+            kind, message = type(error).__name__, str(error)  # whoever keeps the record keeps no frames of this call
+            extra = {"event": "refused", "site": name, "error": kind}
+            log.warning("refused %s: %s: %s", who, kind, message, extra=extra)
+            self._events.refused(kind)
+            raise
+        except Exception as error:
+            extra = {"event": "failed", "site": name, "error": type(error).__name__}
+            log.exception("a call of %s failed", who, extra=extra)
+            self._events.refused(TransportError.__name__)
+            raise TransportError("the server failed; its log says why") from None
 
-    def model(self, round: int | None) -> secagg.Update:
-        """Return a stored model, opened from its file; errors as of `ModelStore.open`."""
-        return self._models.open(round)
-
-    # What the server does
-
-    def status(self, uploads_in_flight: int = 0) -> ServerStatus:
-        """Return how the round and the folder stand."""
-        with self._changed:
-            snapshot, base = self._rounds.snapshot(), self._sum.base
-        left = None if snapshot.deadline is None else max(0.0, snapshot.deadline - time.monotonic())
+    def status(self) -> ServerStatus:
+        """Return how the round and the server's resources stand."""
+        state, base = self._round.snapshot()
+        left = None if state.deadline is None else max(0.0, state.deadline - time.monotonic())
         return ServerStatus(
-            round=snapshot.attempt.round,
-            attempt=snapshot.attempt.number,
+            round=state.attempt.round,
+            attempt=state.attempt.number,
             state="idle" if left is None else "open",
-            added=snapshot.added,
-            waiting_for=snapshot.waiting_for,
+            added=state.added,
+            waiting_for=state.waiting_for,
             seconds_left=left,
-            uploads_in_flight=uploads_in_flight,
+            uploads_in_flight=self._turns.uploads,
             disk_used=self._folder.used(),
             disk_quota=self._limits.disk_quota,
-            epoch=self.key.epoch,
+            epoch=self._key.epoch,
             models=self._models.rounds,
-            aggregates=snapshot.completed,
+            aggregates=state.completed,
             base=base,
             project_serial=0 if self._project is None else self._project.serial,
             disk_free=self._folder.free(),
-            trouble=self._trouble,
+            trouble=self._round.trouble,
+            time=time.time(),
         )
-
-    def watch(self) -> None:
-        """End rounds at their timeout, and tidy up after them, until `release` is called."""
-        while True:
-            with self._changed:
-                if self._released:
-                    return
-                now, wake, untidy = time.monotonic(), self._rounds.wake, self._untidy
-                idle = self._rounds.due(now) is Due.NOTHING
-                if idle and not untidy:
-                    self._changed.wait(None if wake is None else max(0.0, wake - now))
-            if untidy:
-                with self._adding:  # at the end of a round the next one's folder is there before its number is
-                    self._clear()
-            elif not idle:
-                with self._adding:
-                    self._settle()
 
     def release(self) -> None:
-        """Let those go who wait. What is acknowledged stays, and so does the open round."""
-        with self._changed:
-            self._released = True
-            self._changed.notify_all()
+        """Let those go who wait for a round; they are told to come again. What is acknowledged stays."""
+        self._round.release()
 
     def close(self) -> None:
-        """Give the run folder back, once all calls have ended."""
+        """Give the run folder back, once all calls have ended. The open round goes on at the next start."""
         self.release()
+        self._turns.stop()
+        for watcher in self._watchers:
+            if watcher.ident is not None:
+                watcher.join()
         self._folder.close()
-
-    # Updates and models
-
-    def _add(self, part: Part, receive_seconds: float) -> bytes:
-        header, started = part.header, time.monotonic()
-        self._make_whole()
-        with secagg.Update.open(part.path) as update:
-            try:
-                self._sum.add(update, lambda: self._folder.keep_update(part.path, header.round, header.site))
-            except (SecAggError, OSError):
-                # If the disk failed between verifying and adding, the update is stored, and may be added yet.
-                if self._sum.whole or header.site not in self._make_whole():
-                    raise
-            receipt = self._receipts.sign(update)
-        now = time.monotonic()
-        with self._changed:
-            self._rounds.added(header.site, header.contributions[0].nonce, now)
-            self._history.added(header.site, header.nbytes, receive_seconds, now - started)
-            self._changed.notify_all()
-        log.info(
-            "the update of %s is in the sum of round %d",
-            header.site,
-            header.round,
-            extra={"event": "update_added", "site": header.site, "round": header.round},
-        )
-        return receipt
-
-    def _make_last(self, round: int) -> None:
-        """Synchronise the names of the open round's updates; those of completed rounds are in aggregates."""
-        if round == self._rounds.round:
-            self._folder.synchronise_round(round)
-
-    def _make_whole(self) -> dict[str, bytes]:
-        """Make the sum again if it broke; return the nonces of what is in it then, by site."""
-        if self._sum.whole:
-            return {}
-        round = self._rounds.round
-        log.warning("round %d: adding up again", round, extra={"event": "sum_rebuilt", "round": round})
-        stored = self._sum.restore()
-        with self._changed:
-            for site in set(self._rounds.snapshot().added) - stored.keys():
-                self._rounds.lost(site)
-                self._history.lost(site)
-            self._changed.notify_all()
-        return stored
-
-    def _admit_model(self, header: secagg.Header) -> bytes | None:
-        with self._changed:
-            now, judge, bases = self._rounds.round, self._sum, self._bases
-        wanted = self._models.admit(header, now, {**bases, now: judge.base})
-        # Params, key and layout are those that an update of the open round must have.
-        judge.admit(replace(header, kind="update", round=now, base=judge.base))
-        return None if wanted else b""
-
-    # Rounds
-
-    def _settle(self) -> None:
-        """Do what is due; the lock of additions is held."""
-        with self._changed:
-            now = time.monotonic()
-            due = self._rounds.due(now)
-            if due is Due.COMPLETE:
-                self._rounds.seal(now)
-            elif due is Due.FAIL:
-                self._history.failed(self._rounds.snapshot(), "fewer than min_clients at the round timeout")
-                self._rounds.fail(now)
-                self._changed.notify_all()
-        if due is Due.COMPLETE:
-            self._complete()
-        if due is not Due.NOTHING:
-            self._save_roster()
-            self._history.opened(self._rounds.snapshot())
-
-    def _complete(self) -> None:
-        started = time.monotonic()
-        try:
-            self._make_whole()
-            header, following = self._sum.conclude()
-        except (SecAggError, OSError) as error:
-            self._postpone(error)
-            return
-        with self._changed:
-            now = time.monotonic()
-            self._history.completed(self._rounds.snapshot(), now - started, header.nbytes)
-            self._rounds.complete(now)
-            self._trouble = ""
-            self._sum, self._bases = following, {header.round: header.base}
-            self._untidy = True  # who uploads need not wait until their files are deleted
-            self._changed.notify_all()
-
-    def _postpone(self, error: Exception) -> None:
-        """Keep the round open, whose aggregate could not be stored: the disk may be mended, or freed."""
-        round, kind = self._rounds.round, type(error).__name__
-        log.error(
-            "round %d: the aggregate cannot be stored, trying again: %s: %s",
-            round,
-            kind,
-            error,
-            extra={"event": "aggregate_not_stored", "round": round, "error": kind},
-        )
-        with suppress(SecAggError, OSError):  # if not now, then before it is added to again
-            self._make_whole()
-        with self._changed:
-            now, state = time.monotonic(), self._rounds.snapshot()
-            told = TransportError(f"the server could not store the aggregate of round {round}; its log says why")
-            self._rounds.unseal(now, told)
-            # Everybody may ask for it, and need not know where the folder lies.
-            self._trouble = one_line(str(error).replace(f"{self._folder.path}/", ""))[:MAX_TROUBLE_LENGTH]
-            if self._rounds.snapshot().attempt != state.attempt:
-                self._history.failed(state, "the aggregate could not be stored")
-            self._changed.notify_all()
-
-    # The folder
-
-    def _go_on(self, last_sites: list[str]) -> None:
-        """Go on with the open round as an earlier server has left it."""
-        round, now = self._rounds.round, time.monotonic()
-        self._folder.open_round(round)
-        self._clear()
-        attempt, roster = self._folder.load_roster(round) or (1, last_sites)
-        acknowledged = [path.name.removesuffix(UPDATE_SUFFIX) for path in self._folder.updates(round)]
-        stored = self._sum.restore()
-        # Whose update is left out is waited for: its site may upload it again, or another one.
-        roster = [*stored, *filter(self._takes_part, [*roster, *acknowledged, *self._spool.sites("update")])]
-        self._rounds.restore(attempt, roster, now)
-        for site, nonce in stored.items():
-            self._rounds.added(site, nonce, now)
-            self._history.added(site, self._folder.update_of(round, site).stat().st_size)
-        if len(stored) < len(acknowledged):
-            self._save_roster()
-        self._history.opened(self._rounds.snapshot())
 
     def _keep_project(self) -> None:
         """Write down the manifest, if it is later than that of the earlier server: whom it revoked stays revoked."""
-        if self._project is not None and self._project.signed:
+        if self._project is not None:
             served = served_project(self._folder.path)
             if served is None or served.serial < self._project.serial:
                 try:
                     self._folder.save_project(self._project.signed)
                 except StorageError as error:  # a full disk must not keep sites from what is there
                     log.error("%s", error, extra={"event": "project_not_stored", "error": type(error).__name__})
-
-    def _takes_part(self, site: str) -> bool:
-        with suppress(SecAggError):
-            if self._project is not None:
-                self._project.site(site)
-            return True
-        return False
-
-    def _save_roster(self) -> None:
-        """Write down whom the round waits for; one thread does it for all that came before it."""
-        with self._saving:
-            with self._changed:
-                attempt, roster = self._rounds.snapshot().attempt, self._rounds.roster
-            if self._saved == (attempt, roster):
-                return
-            try:
-                self._folder.save_roster(attempt.round, attempt.number, roster)
-                self._saved = attempt, roster
-            except StorageError as error:
-                log.warning("%s", error, extra={"event": "roster_not_stored", "error": type(error).__name__})
-
-    def _clear(self) -> None:
-        """Remove what nobody needs any more."""
-        self._untidy = False
-        try:
-            self._folder.prune("aggregate", self._rounds.snapshot().completed)
-            self._folder.drop_rounds(but=self._rounds.round)
-            self._spool.sweep("update", since=self._rounds.round)
-        except OSError as error:
-            log.warning("cannot clear the run folder: %s", error.strerror, extra={"event": "not_cleared"})

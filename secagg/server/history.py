@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
-from .events import MetricsHook
+from .events import Events
 from .records import RoundRecord, UploadRecord
 from .rounds import Attempt, Snapshot
 
@@ -21,13 +21,13 @@ class History:
     ----------
     path : Path
         Of ``rounds.jsonl``.
-    metrics : MetricsHook
+    events : Events
         Is told of every end.
     """
 
-    def __init__(self, path: Path, metrics: MetricsHook) -> None:
+    def __init__(self, path: Path, events: Events) -> None:
         self._path = path
-        self._metrics = metrics
+        self._events = events
         self._uploads: dict[str, UploadRecord] = {}
         self._began = time.monotonic()
         self._attempt: Attempt | None = None
@@ -66,7 +66,7 @@ class History:
     def _record(self, outcome: str, state: Snapshot, finish_seconds: float, nbytes: int, reason: str) -> None:
         now = time.monotonic()
         record = RoundRecord(
-            time=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            time=datetime.now(UTC).isoformat(timespec="milliseconds"),
             round=state.attempt.round,
             attempt=state.attempt.number,
             outcome=outcome,
@@ -80,7 +80,7 @@ class History:
         self._began = now
         level = logging.INFO if outcome == "completed" else logging.WARNING
         log.log(level, "%s", record.line(), extra={"event": f"round_{outcome}", "round": record.round})
-        self._metrics.round_ended(outcome, record.seconds)
+        self._events.round_ended(outcome, record.seconds)
         try:
             record.append_to(self._path)
         except OSError as error:

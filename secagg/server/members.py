@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -52,15 +52,15 @@ class Members:
         self._calls: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def caller(self, auth_context: Mapping[str, Iterable[bytes]]) -> Caller:
+    def caller(self, certificates: Sequence[bytes]) -> Caller:
         """Return who calls.
 
         A connection may outlive its certificate, and its site's membership: both are checked at each call.
 
         Parameters
         ----------
-        auth_context : mapping of str to iterable of bytes
-            As gRPC tells it.
+        certificates : sequence of bytes
+            Of the connection, in PEM, as the transport tells it.
 
         Raises
         ------
@@ -72,10 +72,9 @@ class Members:
             self._project.check_time(now)
         if not self._certified:
             return Caller(None)
-        pems = tuple(auth_context.get("x509_pem_cert", ()))
-        if len(pems) != 1:
-            raise IdentityError(f"the connection has {len(pems)} certificates; a party has one")
-        certificate = _read(pems[0])
+        if len(certificates) != 1:
+            raise IdentityError(f"the connection has {len(certificates)} certificates; a party has one")
+        certificate = _read(certificates[0])
         if not certificate.begins <= now < certificate.expires:
             raise IdentityError(
                 f"the certificate of {certificate.name!r} is valid from {show_time(certificate.begins)} to "

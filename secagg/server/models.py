@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import secagg
@@ -56,16 +57,16 @@ class ModelStore:
         with self._lock:
             return tuple(sorted(self._bases))
 
-    def admit(self, header: secagg.Header, open_round: int, bases: dict[int, bytes | None]) -> bool:
+    def wants(self, header: secagg.Header, open_round: int, bases: Mapping[int, bytes | None]) -> bool:
         """Return whether a model is wanted; False if there is one of its round.
 
         Parameters
         ----------
         header : secagg.Header
-            Of the model; key, params and layout were checked.
+            Of the model.
         open_round : int
             The open round.
-        bases : dict of int to (bytes or None)
+        bases : mapping of int to (bytes or None)
             What the open round and the one before it began from, where it is known.
 
         Raises

@@ -33,7 +33,7 @@ class Terms:
 
 
 class RoundSum:
-    """Adds the updates of one round. Serialise the calls, except `admit`. Call `restore` before anything is added.
+    """Adds the updates of one round. Serialise the calls, except `check`. Call `restore` before anything is added.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class RoundSum:
         """Whether every stored update of the round is in the sum; if not, call `restore`."""
         return self._aggregator is not None and not self._aggregator.closed
 
-    def admit(self, header: secagg.Header) -> None:
+    def check(self, header: secagg.Header) -> None:
         """Check an update by its header; the errors are those of `secagg.Aggregator.admit`."""
         self._gate.admit(header)
 

@@ -40,13 +40,6 @@ _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 60.0
 
 
-class Admission(Enum):
-    """What to do with an update."""
-
-    ADD = "add"
-    ALREADY_ADDED = "already added"
-
-
 class Due(Enum):
     """What to do with the open round."""
 
@@ -165,8 +158,10 @@ class Rounds:
         if self._deadline is None:
             self._deadline = now + self._timeout
 
-    def admit(self, site: str, nonce: bytes, round: int, now: float) -> Admission:
-        """Return what to do with the update of `site` with `nonce`, made for `round`; the site joins by it.
+    def enter(self, site: str, nonce: bytes, round: int, now: float) -> bool:
+        """Return whether the update of `site` with `nonce`, made for `round`, is in the sum of its round already.
+
+        If not, it may be added to the open round; the site joins by it.
 
         Raises
         ------
@@ -178,17 +173,17 @@ class Rounds:
             As `join`.
         """
         if round in self._completed and self._completed[round].get(site) == nonce:
-            return Admission.ALREADY_ADDED
+            return True
         self.join(site, now)
         if round != self.round:
             raise RoundMismatchError(f"the update of {site!r} is of round {round}; round {self.round} is open")
         if self._added.get(site) == nonce:
-            return Admission.ALREADY_ADDED
+            return True
         if site in self._added:
             raise DuplicateError(f"another update of {site!r} is already in the sum of round {round}")
         if nonce in self._added.values():
             raise DuplicateError(f"the nonce of the update of {site!r} is already in the sum of round {round}")
-        return Admission.ADD
+        return False
 
     def added(self, site: str, nonce: bytes, now: float) -> None:
         """Record that the update of `site` with `nonce` is now in the sum.
@@ -196,9 +191,9 @@ class Rounds:
         Raises
         ------
         StateError
-            If `admit` would not say ``ADD``, or the round is sealed.
+            If `enter` would not take it, or the round is sealed.
         """
-        if self._sealed or self.admit(site, nonce, self.round, now) is not Admission.ADD:
+        if self._sealed or self.enter(site, nonce, self.round, now):
             raise StateError(f"the update of {site!r} cannot be recorded in round {self.round}: twice, or too late")
         self._added[site] = nonce
 

@@ -16,8 +16,8 @@ T = TypeVar("T")
 _POLL_SECONDS = 1.0
 
 
-class Call(Protocol):
-    """What of a gRPC context is needed here."""
+class Connection(Protocol):
+    """What of a transport's call is needed here: a gRPC context has it."""
 
     def is_active(self) -> bool:
         """Return whether the other side still waits."""
@@ -30,11 +30,11 @@ class Stream:
     """A call that sends or receives, as the watchdog sees it.
 
     It waits for the other side inside `waiting`, and only there. When it has waited for too long, or when it has
-    lasted too long altogether, it is cancelled: gRPC then wakes the thread that waits.
+    lasted too long altogether, it is cancelled: the transport then wakes the thread that waits.
     """
 
-    def __init__(self, call: Call) -> None:
-        self.call = call
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
         self.began = time.monotonic()
         self._waits_since: float | None = None
 
@@ -64,7 +64,7 @@ class Stream:
         return 0.0 if since is None else now - since
 
 
-class Streams:
+class Turns:
     """The streams under way of a server.
 
     Parameters
@@ -87,9 +87,9 @@ class Streams:
         return self._uploads
 
     @contextmanager
-    def watched(self, call: Call) -> Iterator[Stream]:
+    def watched(self, connection: Connection) -> Iterator[Stream]:
         """Watch a call while the block lasts."""
-        stream = Stream(call)
+        stream = Stream(connection)
         with self._lock:
             self._streams.add(stream)
         try:
@@ -115,7 +115,7 @@ class Streams:
             queue = self._turns.setdefault(key, [])
             queue.append(stream)
             for earlier in queue[:-1]:
-                earlier.call.cancel()
+                earlier.connection.cancel()
         try:
             self._wait(lambda: queue[0] is stream, stream)
             with self._lock:
@@ -162,7 +162,7 @@ class Streams:
                 streams = list(self._streams)
             for stream in streams:
                 if stream.idle(now) >= limits.idle_seconds or now - stream.began >= limits.upload_seconds:
-                    stream.call.cancel()
+                    stream.connection.cancel()
 
     def stop(self) -> None:
         """End `watch`."""
@@ -173,6 +173,6 @@ class Streams:
         with self._lock:
             while not condition():
                 left = deadline - time.monotonic()
-                if left <= 0 or not stream.call.is_active():
+                if left <= 0 or not stream.connection.is_active():
                     raise BusyError(f"{self._uploads} uploads are under way: try again")
                 self._lock.wait(min(left, _POLL_SECONDS))

@@ -1,1 +1,41 @@
-"""Making kits: choices, the project file, the provisioner, and kits as files."""
+"""Setting up a federation: what suits its model, the project file, the provisioner, and kits.
+
+=============================  ============================================================
+`ProjectFile`                  what a federation is to be
+`provision`, `change_kits`     make a folder of encrypted kits, and change it: `NewKits`
+`Provisioner`                  makes kits as folders: keys, certificates, the signed manifest
+`pack`, `unpack`, `install`    a kit as one encrypted file, and back to a folder
+=============================  ============================================================
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .installing import install
+    from .kits import NewKits, change_kits, provision
+    from .packing import pack, unpack
+    from .project_file import ProjectFile
+    from .provisioner import Provisioner
+
+__all__ = ["NewKits", "ProjectFile", "Provisioner", "change_kits", "install", "pack", "provision", "unpack"]
+
+_MODULES = {
+    "NewKits": "kits",
+    "ProjectFile": "project_file",
+    "Provisioner": "provisioner",
+    "change_kits": "kits",
+    "install": "installing",
+    "pack": "packing",
+    "provision": "kits",
+    "unpack": "packing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # What plans or reads alone must not load what makes certificates.
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)

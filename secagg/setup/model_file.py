@@ -1,4 +1,4 @@
-"""What a federation is planned for: the tensors of a model, and sample updates; all from files."""
+"""The tensors of a model or of a sample update, from a file: a list of shapes, an .npz, or a torch checkpoint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..config import Encrypt
 from ..errors import ConfigError, FormatError, LayoutError, show
 from ..scheme.params import is_int
 from ..scheme.tensors import FLOAT_DTYPES, LOCAL_DTYPES
-from ..storage.files import open_regular
+from ..storage.files import open_regular, os_errors
 from ..storage.yaml_file import read_yaml
 from ..wire.layout import Layout
 
@@ -54,11 +54,8 @@ def read_state(path: Path) -> Mapping[str, Any]:
     if suffix != ".npz" and suffix not in TORCH_SUFFIXES:
         known = ", ".join((*SHAPE_SUFFIXES, ".npz", *TORCH_SUFFIXES))
         raise FormatError(f"{path}: the kind of a file is told by its name, which must end in {known}")
-    try:
-        with open_regular(path) as file:
-            return _read_arrays(path, file) if suffix == ".npz" else _read_checkpoint(path, file)
-    except OSError as error:
-        raise _unreadable(path, error) from error
+    with os_errors(FormatError, f"cannot read {str(path)!r}"), open_regular(path) as file:
+        return _read_arrays(path, file) if suffix == ".npz" else _read_checkpoint(path, file)
 
 
 def _layout_of(path: Path, state: Mapping[str, Any]) -> Layout:
@@ -127,7 +124,3 @@ def _describe(path: Path, name: object, value: object) -> list[object]:
             f"{path}: tensor {name!r} has the dtype {show(dtype)}; use {', '.join(FLOAT_DTYPES)}, an integer or bool"
         )
     return [name, dtype, shape, "encrypted" if dtype in FLOAT_DTYPES else "local"]
-
-
-def _unreadable(path: Path, error: OSError) -> FormatError:
-    return FormatError(f"cannot read {str(path)!r}: {error.strerror or error}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import KeyFileError
-from ..storage.files import open_regular, replace_file
+from ..storage.files import open_regular, os_errors, replace_file
 from ..storage.signals import undisturbed
 from ..trust.kit import CLIENT_KEY_FILE, SERVER_FILES, SERVER_KEY_FILE, SITE_FILES, is_secret
 
@@ -54,11 +54,8 @@ def unpack(path: Path, passphrase: str) -> dict[str, bytes]:
         If it cannot be read, the passphrase is another, or it has been cut or changed, or it is no kit.
     """
     pyrage = _pyrage()
-    try:
-        with open_regular(path) as file:
-            sealed = file.read(MAX_KIT_NBYTES + 1)
-    except OSError as error:
-        raise KeyFileError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    with os_errors(KeyFileError, f"cannot read {str(path)!r}"), open_regular(path) as file:
+        sealed = file.read(MAX_KIT_NBYTES + 1)
     if len(sealed) > MAX_KIT_NBYTES or not sealed.startswith(b"age-encryption.org/v1\n"):
         raise KeyFileError(f"{path} is not a kit; kits are the files *{SUFFIX} that `secagg provision` makes")
     try:

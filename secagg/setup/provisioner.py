@@ -18,13 +18,11 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
 from ..client import Client
-from ..config import Config
 from ..errors import ConfigError, KeyFileError, show_time
 from ..keygen import generate_keys
 from ..storage.files import replace_file
+from ..storage.yaml_file import to_yaml
 from ..trust import Authority, Certificate, Tls
 from ..trust.identity import Identity
 from ..trust.key import ClientKey
@@ -43,7 +41,7 @@ from ..trust.kit import (
     of_epoch,
 )
 from ..trust.project import Party, Project
-from .project_file import ProjectFile, check_count, check_names
+from .project_file import ProjectFile, check_count, check_days, check_names
 
 CA_KEY_FILE = "ca.key"
 
@@ -189,13 +187,15 @@ class Provisioner:
         Raises
         ------
         ConfigError
-            If they would be valid for longer than the authority of the certificates.
+            If `days` is out of range, or they would be valid for longer than the authority of the certificates.
         """
         project, authority = self.project, Authority.load(self.folder)
         now = int(time.time())
         certificate = Certificate.load(Tls.load(self.folder / SERVER))
         if days is None:  # not those of the manifest, which is issued anew when sites come or go
             days = max(1, round((certificate.expires - certificate.begins) / _DAY_SECONDS))
+        else:
+            check_days(days)
         if now + days * _DAY_SECONDS > authority.expires:
             raise ConfigError(
                 f"kits of {days} days would outlive the authority of project {project.name}, which expires on "
@@ -227,7 +227,7 @@ class Provisioner:
         for kit in kits.iterdir():
             self.project.save(kit / PROJECT_FILE, self.identity)
             with replace_file(kit / CONFIG_FILE) as file:  # whatever the umask
-                file.write(_yaml(self.project.config).encode())
+                file.write(to_yaml(self.project.config.to_dict(), flow=True).encode())
             if kit.name == SERVER:
                 self.key.server.save(kit / SERVER_KEY_FILE)
             else:
@@ -259,7 +259,3 @@ def _copy_server(folder: Path, kits: Path) -> None:
     (kits / SERVER).mkdir(0o700)
     for name in (IDENTITY_FILE, CA_FILE, TLS_FILE, TLS_KEY_FILE):
         shutil.copy(folder / name, kits / SERVER / name)  # with its permissions
-
-
-def _yaml(config: Config) -> str:
-    return yaml.safe_dump(config.to_dict(), sort_keys=False, default_flow_style=None)

@@ -17,14 +17,15 @@ from ..errors import (
     VerificationError,
 )
 from ..protocol.messages import KEPT_ROUNDS, ServerStatus
+from ..setup.progress import Report
 from ..storage.files import replace_file
 from ..trust.kit import SiteKit
 from ..wire.header import Header
 from ..wire.update import Update
-from .connection import Connection
 from .folder import DOWNLOAD_FILE, MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, make_client, make_old_client, read_receipt
 from .global_model import GlobalModel
-from .reporter import Report, Reporter
+from .reporter import Reporter
+from .session import Session
 
 #: How often a server may say that it has a model or an aggregate, and then that it has not.
 _MAX_MISSES = 5
@@ -43,7 +44,7 @@ class Participant:
     ----------
     kit : SiteKit
         The site's kit.
-    session : Connection
+    session : Session
         Its connection, under the kit's manifest.
     model : GlobalModel
         The initial one, with the client of the kit.
@@ -58,7 +59,7 @@ class Participant:
         As given, or one that tells nothing.
     """
 
-    def __init__(self, kit: SiteKit, session: Connection, model: GlobalModel, reporter: Reporter | None = None) -> None:
+    def __init__(self, kit: SiteKit, session: Session, model: GlobalModel, reporter: Reporter | None = None) -> None:
         self.model = model
         self._kit = kit
         self._session = session

@@ -57,13 +57,22 @@ def read_scalar(text: str) -> Any:
 
     try:
         value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{show(text)} is not YAML: {error}") from error
     if isinstance(value, (list, dict, set)):
         raise ConfigError(f"{show(text)} is a {type(value).__name__}; give one value")
     if isinstance(value, str) and _EXPONENT.fullmatch(value):
         return float(value)
     return value
+
+
+def to_yaml(data: dict[str, Any], *, flow: bool) -> str:
+    """Return a block of keys in their order; with `flow`, what holds plain values alone is written on one line."""
+    import yaml
+
+    style = None if flow else False
+    text: str = yaml.safe_dump(data, sort_keys=False, default_flow_style=style, allow_unicode=True, width=120)
+    return text
 
 
 def _count(node: yaml.Node | None, path: str, counts: dict[int, int]) -> int:

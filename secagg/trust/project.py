@@ -42,6 +42,9 @@ _MAX_NUMBER = 1 << 53
 #: Manifests of two machines whose clocks differ by less are not refused.
 CLOCK_SKEW_SECONDS = 300
 
+#: What expires within 30 days is to be renewed now: new kits go to every site by hand, and on two ways each.
+EXPIRES_SOON_SECONDS = 30 * 86_400
+
 
 @dataclass(frozen=True)
 class Party:

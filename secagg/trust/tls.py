@@ -202,7 +202,7 @@ def _builder(
 ) -> x509.CertificateBuilder:
     if days < 1:
         raise ConfigError(f"a certificate valid for {days} days is of no use; use 1 or more")
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     end = now + datetime.timedelta(days=days)
     return (
         x509.CertificateBuilder()

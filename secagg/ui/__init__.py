@@ -1,1 +1,1 @@
-"""What people see while they wait: progress, units, words, logs, findings."""
+"""What people see: progress, units, words, logs, findings, and how a server stands."""

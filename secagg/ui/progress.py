@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: Takes what is done and the total.
-Report = Callable[[float, float], None]
+from ..setup.progress import Report
+
+__all__ = ["Report", "progress"]
 
 
 @contextmanager

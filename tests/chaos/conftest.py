@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import secrets
-import signal
-import sys
 from collections.abc import Callable, Iterator
-from types import FrameType
 
 import pytest
-
-#: Far beyond what any step takes on a slow machine.
-HARD_TIMEOUT_SECONDS = 300
+from hanging import watched
 
 Watch = Callable[[], None]
 Report = Callable[[str], None]
@@ -46,21 +40,5 @@ def report(capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -
 @pytest.fixture(autouse=True)
 def watch() -> Iterator[Watch]:
     """A test that hangs fails, and says where. Call it at each step: it gives the next one its whole time."""
-
-    def hung(number: int, frame: FrameType | None) -> None:
-        faulthandler.dump_traceback(sys.__stderr__)
-        raise TimeoutError(f"a step took over {HARD_TIMEOUT_SECONDS} s")
-
-    def rearm() -> None:
-        signal.alarm(HARD_TIMEOUT_SECONDS)
-        # For a hang outside Python, where no signal handler runs: ends the whole run.
-        faulthandler.dump_traceback_later(4 * HARD_TIMEOUT_SECONDS, exit=True, file=sys.__stderr__)
-
-    earlier = signal.signal(signal.SIGALRM, hung)
-    rearm()
-    try:
+    with watched() as rearm:
         yield rearm
-    finally:
-        faulthandler.cancel_dump_traceback_later()
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, earlier)

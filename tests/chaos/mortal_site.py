@@ -22,7 +22,8 @@ from five_sites import state_of, weight_of
 
 import secagg
 from secagg.errors import SecAggError, StateError
-from secagg.integrations.grpc import SiteSession, Uploaded
+from secagg.integrations.grpc import SiteSession
+from secagg.site import Uploaded
 from secagg.storage.files import replace_file
 from secagg.trust import Tls
 from secagg.trust.kit import load_site_kit

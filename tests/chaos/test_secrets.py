@@ -30,8 +30,9 @@ from served import Kits
 from site_secrets import Computed, add_client_key, add_kits, private_scalar
 
 import secagg
-from secagg.cli.passphrases import VARIABLE, generate
+from secagg.cli.passphrases import VARIABLE
 from secagg.setup.packing import pack
+from secagg.setup.passphrases import generate
 from secagg.trust.kit import CLIENT_KEY_FILE, SERVER, TLS_KEY_FILE, load_server_kit, load_site_kit
 
 from .conftest import Report

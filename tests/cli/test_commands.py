@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from provisioned import CLARA, Federation, Secagg
 
 import secagg as library
-
-from .conftest import CLARA, Federation, Secagg
 
 COMMANDS = (
     "plan",

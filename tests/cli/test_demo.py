@@ -13,10 +13,9 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from provisioned import CLARA, Secagg
 
 from secagg.cli.demo import demo_config
-
-from .conftest import CLARA, Secagg
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

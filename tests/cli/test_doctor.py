@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from mortal import free_port
+from provisioned import Federation, Secagg
 from served import Kits, Served
 from served import federation as four_sites
 
@@ -27,9 +28,8 @@ from secagg.cli.doctor_network import check_port, check_server
 from secagg.errors import KeyFileError, StorageError, TransportError
 from secagg.setup.packing import pack
 from secagg.trust.kit import load_server_kit, load_site_kit, locked
+from secagg.ui.findings import Doubt
 from secagg.wire.layout import Layout
-
-from .conftest import Federation, Secagg
 
 DAY = 86_400.0
 
@@ -249,6 +249,9 @@ def test_the_disk(made: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for server in (False, True):
         with pytest.raises(StorageError, match="make room"):
             check_disk(tmp_path, replace(project, layout=large), server=server)
+    small, free = Layout.from_json([["w", "float32", [3], "encrypted"]]), 1 << 29
+    with pytest.raises(Doubt, match="537 MB free at .*, rounds take about"):
+        check_disk(tmp_path, replace(project, layout=small), server=True)
     free = 1 << 20
     with pytest.raises(StorageError, match=r"1.0 MB free at .*, rounds take 1.1 GB: make room"):
         check_disk(tmp_path, project, server=False)
@@ -434,7 +437,7 @@ def test_a_clock_that_differs(
     kits: Kits, served: Served, monkeypatch: pytest.MonkeyPatch, ahead: float, level: str
 ) -> None:
     # Only the doctor's own clock: gRPC counts its deadlines by `time.time`, too.
-    monkeypatch.setattr("secagg.cli.doctor_network.time", SimpleNamespace(time=lambda: time.time() - ahead))
+    monkeypatch.setattr("secagg.ui.status.time", SimpleNamespace(time=lambda: time.time() - ahead))
     found = checked(kits, "site-1", served.address)["clock"]
     assert found[0] == level
     if level != "ok":

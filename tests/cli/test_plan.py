@@ -18,6 +18,7 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from provisioned import Secagg
 
 import secagg as library
 from secagg.cli.plan_report import publish_words
@@ -28,8 +29,6 @@ from secagg.setup.choices import Choice, choices, cost, header, recommend
 from secagg.setup.model_file import read_layout
 from secagg.setup.speed import measure
 from secagg.wire.layout import Layout
-
-from .conftest import Secagg
 
 #: Sizes up and down, expansion and bits of a row of the table, and the seconds behind them.
 NUMBERS = re.compile(r"([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+) +[\d.]+ m?s +[\d.]+ m?s ")

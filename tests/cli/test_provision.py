@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from provisioned import PROJECT, Federation, Secagg
 
 from secagg.cli import main
 from secagg.setup.packing import unpack
 from secagg.trust.kit import SERVER_FILES, SITE_FILES
 from secagg.trust.project import Project
-
-from .conftest import PROJECT, Federation, Secagg
 
 PASSPHRASE = "correct horse battery staple"
 
@@ -196,12 +195,12 @@ def test_an_error_in_the_middle_changes_nothing(kits: Path, monkeypatch: pytest.
             raise OSError(28, "No space left on device")
         path.write_bytes(b"kit")
 
-    monkeypatch.setattr("secagg.cli.provision.pack", pack)
+    monkeypatch.setattr("secagg.setup.kits.pack", pack)
     assert main(["rotate", str(kits)]) == 1
     assert len(packed) == 3
     assert files_of(kits) == before
     monkeypatch.undo()
-    monkeypatch.setattr("secagg.cli.provision.pack", lambda folder, path, passphrase: path.write_bytes(b"kit"))
+    monkeypatch.setattr("secagg.setup.kits.pack", lambda folder, path, passphrase: path.write_bytes(b"kit"))
     assert main(["rotate", str(kits)]) == 0
     assert not list(kits.glob(".*"))
 

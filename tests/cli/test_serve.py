@@ -15,12 +15,11 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
+from provisioned import Federation, Secagg
 from served import Kits, Served, federation
 
 from secagg.cli.expiry import wait_and_tell
 from secagg.errors import IdentityError
-
-from .conftest import Federation, Secagg
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
@@ -197,7 +196,7 @@ DAY = 86_400.0
 def test_what_the_log_says_of_a_kit_that_expires(caplog: pytest.LogCaptureFixture) -> None:
     """In time, each day, and when it has."""
     now, asked = 1e9, []
-    ends = {"certificate": now + 15.5 * DAY, "project": now + 400 * DAY}
+    ends = {"certificate": now + 31.5 * DAY, "project": now + 400 * DAY}
 
     def wait(seconds: float) -> str | None:
         nonlocal now
@@ -207,12 +206,12 @@ def test_what_the_log_says_of_a_kit_that_expires(caplog: pytest.LogCaptureFixtur
 
     caplog.set_level("INFO")
     assert wait_and_tell(wait, ends, lambda: now) == "SIGTERM"
-    assert asked == [DAY] * 15 + [DAY / 2] + [DAY] * 2
+    assert asked == [DAY] * 31 + [DAY / 2] + [DAY] * 2
     said = [(item.levelname, vars(item)["event"]) for item in caplog.records]
-    assert said == [("WARNING", "expires_soon")] * 14 + [("ERROR", "expired")] * 2
+    assert said == [("WARNING", "expires_soon")] * 30 + [("ERROR", "expired")] * 2
     first, last = caplog.records[0].getMessage(), caplog.records[-1].getMessage()
-    assert first.startswith("the certificate expires in 13 d 12 h, on 2001-09-2")
-    assert last.startswith("the certificate expired on 2001-09-2")
+    assert first.startswith("the certificate expires in 29 d 12 h, on 2001-10-1")
+    assert last.startswith("the certificate expired on 2001-10-1")
     for text in (first, last):
         assert text.endswith("`secagg rotate` at the provisioner renews it")
 

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from provisioned import Federation, Secagg
 from served import Served
 
 import secagg as library
 from secagg.site.folder import MODEL_FILE, RECEIPT_FILE, UPDATE_FILE
 from secagg.trust.kit import PROJECT_FILE, locked
-
-from .conftest import Federation, Secagg
 
 SITES = ("a", "b", "c")
 ROUNDS = 2

@@ -15,19 +15,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from provisioned import Secagg
 from served import Kits, Served, federation
 
 from secagg import Layout
-from secagg.cli.status import Report
 from secagg.config import Encrypt
 from secagg.errors import QuorumError, SecAggError
-from secagg.integrations.grpc import RoundStatus
+from secagg.protocol import ServerStatus
 from secagg.trust.kit import load_site_kit
+from secagg.ui.status import Report
 from secagg.ui.units import parse_size, show_seconds, show_size
 
-from .conftest import Secagg
-
-STATUS = RoundStatus(
+STATUS = ServerStatus(
     round=0,
     attempt=1,
     state="idle",
@@ -197,8 +196,8 @@ def test_a_full_disk_needs_attention(secagg: Secagg, kits: Kits, tmp_path: Path)
     ("state", "problems"),
     [
         ({"disk_free": None}, ()),
-        ({"disk_free": 64_000_000}, ()),
-        ({"disk_free": 63_999_999}, ("has 64.0 MB free, .*: make room",)),
+        ({"disk_free": 1 << 30}, ()),
+        ({"disk_free": (1 << 30) - 1}, ("has 1.1 GB free, .*: make room",)),
         ({"disk_free": 10_000, "disk_quota": 10_000}, ()),
         ({"disk_free": 9_999, "disk_quota": 10_000}, ("has 10.0 kB free",)),
         ({"disk_used": 9_500, "disk_quota": 10_000, "disk_free": 400}, ("takes 9.5 kB of 10.0 kB", "has 400 bytes")),
@@ -225,9 +224,9 @@ def test_a_quota_and_a_disk_that_are_small_for_the_model(kits: Kits) -> None:
     report = Report("fl:1", status, project, 0.0, project.issued)
     (problem,) = report.problems()
     assert re.fullmatch(r"rounds take up to [\d.]+ GB, the quota is 100 MB: uploads may be refused; .*", problem)
-    report = replace(report, status=replace(STATUS, disk_free=1_000_000_000))
+    report = replace(report, status=replace(STATUS, disk_free=2_000_000_000))
     (problem,) = report.problems()
-    assert problem.endswith("has 1.0 GB free, rounds may take more: make room")
+    assert problem.endswith("has 2.0 GB free, rounds may take more: make room")
 
 
 def test_watching_goes_on_when_the_server_goes(kits: Kits, served: Served) -> None:

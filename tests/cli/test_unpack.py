@@ -14,14 +14,13 @@ from pathlib import Path
 import numpy as np
 import pyrage
 import pytest
+from provisioned import Federation, Secagg
 
 import secagg as library
-from secagg.cli.unpack import unpack as unpack_into
 from secagg.errors import ConfigError, IdentityError, KeyFileError
+from secagg.setup.installing import install
 from secagg.setup.packing import pack, read_archive, unpack
 from secagg.trust.kit import SERVER_FILES, SITE_FILES, is_secret, load_server_kit, load_site_kit, locked
-
-from .conftest import Federation, Secagg
 
 PASSPHRASE = "correct horse battery staple"
 STATE = {"w": np.linspace(-1, 1, 50, dtype=np.float32)}
@@ -152,7 +151,7 @@ def test_archives_that_are_none_or_lack_something(made: Federation, tmp_path: Pa
 def test_modes(made: Federation, tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
-        unpack_into(files_of(made["a"]), tmp_path / "a")
+        install(files_of(made["a"]), tmp_path / "a")
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o700
@@ -163,16 +162,16 @@ def test_modes(made: Federation, tmp_path: Path, umask: int) -> None:
 
 def test_an_empty_folder_will_do(made: Federation, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    unpack_into(files_of(made["a"]), tmp_path / "a")
+    install(files_of(made["a"]), tmp_path / "a")
     assert {path.name for path in (tmp_path / "a").iterdir()} == SITE_FILES
 
 
 def test_a_kit_that_does_not_fit_together_is_not_written(made: Federation, tmp_path: Path) -> None:
     files = files_of(made["a"]) | {"signing.key": (made["b"] / "signing.key").read_bytes()}
-    unpack_into(files, tmp_path / "b")  # of b, whose certificate `secagg doctor` looks at
+    install(files, tmp_path / "b")  # of b, whose certificate `secagg doctor` looks at
     for name, data in (("client.key", b"x"), ("project.secagg", b"x"), ("federation.yaml", b"he: {preset: exact}")):
         with pytest.raises(KeyFileError):
-            unpack_into(files_of(made["a"]) | {name: data}, tmp_path / "a")
+            install(files_of(made["a"]) | {name: data}, tmp_path / "a")
         assert not (tmp_path / "a").exists()
 
 
@@ -186,14 +185,14 @@ def test_over_an_older_kit(made: Federation, tmp_path: Path) -> None:
     out = tmp_path / "out"
     models = []
     for epoch, federation in enumerate(kits):
-        unpack_into(files_of(federation["a"]), out)
+        install(files_of(federation["a"]), out)
         kit = load_site_kit(out)
         assert (kit.project.epoch, kit.old_epochs) == (epoch, tuple(range(epoch)))
         site = library.Client(kit.config, kit.key, kit.name, identity=kit.identity, project=kit.project)
         site.encrypt_model(tmp_path / f"model-{epoch}", STATE, round=epoch, base=site.base(STATE))
         models.append(tmp_path / f"model-{epoch}")
         (out / "state.json").write_text("mine")
-    unpack_into(files_of(kits[2]["a"]), out)  # twice is as good as once
+    install(files_of(kits[2]["a"]), out)  # twice is as good as once
     assert (out / "state.json").read_text() == "mine"
     kept = {
         f"{stem}-{epoch}.{end}"
@@ -213,21 +212,21 @@ def test_over_an_older_kit(made: Federation, tmp_path: Path) -> None:
     before = files_of(out)
     for federation in kits[:2]:
         with pytest.raises(KeyFileError, match="holds a newer kit, of serial 3, than this one, of serial"):
-            unpack_into(files_of(federation["a"]), out)
+            install(files_of(federation["a"]), out)
     assert files_of(out) == before
 
 
 def test_a_site_at_work_is_left_alone(made: Federation, federation: Federation) -> None:
     files = {path.name: path.read_bytes() for path in made["a"].iterdir()}
     with locked(federation["a"]), pytest.raises(ConfigError, match="another `secagg site` is at work"):
-        unpack_into(files, federation["a"])
-    unpack_into(files, federation["a"])
+        install(files, federation["a"])
+    install(files, federation["a"])
 
 
 def test_the_servers_old_key_is_not_kept(made: Federation, tmp_path: Path) -> None:
     rotated = made.change(tmp_path / "new", lambda provisioner, *folders: provisioner.rotate(None, *folders))
     for federation in (made, rotated):
-        unpack_into(files_of(federation["server"]), tmp_path / "server")
+        install(files_of(federation["server"]), tmp_path / "server")
     assert {path.name for path in (tmp_path / "server").iterdir()} == SERVER_FILES
     assert load_server_kit(tmp_path / "server").project.epoch == 1
 
@@ -243,15 +242,15 @@ def test_what_may_not_be_replaced(made: Federation, federation: Federation, tmp_
     ):
         before = sorted(tmp_path.rglob("*"))
         with pytest.raises(KeyFileError, match=message):
-            unpack_into(files_of(made["a"]), folder)
+            install(files_of(made["a"]), folder)
         assert sorted(tmp_path.rglob("*")) == before
     # An old HE key that is damaged is not thrown away.
     rotated = made.change(tmp_path / "new", lambda provisioner, *folders: provisioner.rotate(None, *folders))
     (federation["a"] / "client.key").write_bytes(b"")
     with pytest.raises(KeyFileError, match=r"client\.key"):
-        unpack_into(files_of(rotated["a"]), federation["a"])
+        install(files_of(rotated["a"]), federation["a"])
     # A kit of the same epoch mends it.
-    unpack_into(files_of(made["a"]), federation["a"])
+    install(files_of(made["a"]), federation["a"])
     assert load_site_kit(federation["a"]).key.fingerprint == made.provisioner.project.key
 
 
@@ -259,7 +258,7 @@ def test_a_revoked_site(made: Federation, tmp_path: Path) -> None:
     fewer = made.change(tmp_path / "fewer", lambda provisioner, *folders: provisioner.remove(("a",), *folders))
     files = files_of(made["a"]) | {"project.secagg": (fewer["server"] / "project.secagg").read_bytes()}
     with pytest.raises(IdentityError, match="'a' has been revoked"):
-        unpack_into(files, tmp_path / "a")
+        install(files, tmp_path / "a")
 
 
 def test_the_command(secagg: Secagg, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

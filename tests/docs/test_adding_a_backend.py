@@ -95,7 +95,7 @@ def test_the_example_takes_part_in_rounds_with_others(environment: dict[str, str
 
 def test_the_contract_suite_runs_over_the_example(environment: dict[str, str]) -> None:
     """Of the suite one file is enough here: the one in which backends meet."""
-    output = run_python(environment, "-m", "pytest", "-q", "-k", "seal-example", "tests/core/test_exchange.py")
+    output = run_python(environment, "-m", "pytest", "-q", "-k", "seal-example", "tests/backends/test_exchange.py")
     passed = re.search(r"(\d+) passed", output)
     assert passed
     assert int(passed[1]) > 50  # with three other libraries as maker, encrypter and decrypter

@@ -30,12 +30,9 @@ from secagg.integrations.grpc import secagg_pb2
 from secagg.integrations.grpc.gate import Gate
 from secagg.integrations.grpc.refusals import ERROR_KEY
 from secagg.integrations.grpc.servicer import Servicer
-from secagg.server import federation
-from secagg.server.events import NoMetrics
+from secagg.server import open_round
 from secagg.server.federation import Federation
 from secagg.server.limits import Limits
-from secagg.server.members import Members
-from secagg.server.turns import Streams
 from secagg.trust.identity import check_signature
 
 T = TypeVar("T")
@@ -222,14 +219,12 @@ class Server:
             WORLD.key.server,
             self._folder,
             round_timeout=ROUND_TIMEOUT,
-            project=WORLD.project,
+            project=secagg.Project.from_bytes(WORLD.project.sign(AUTHORITY)),
             identity=SERVER,
             limits=LIMITS,
         )
-        manifest = WORLD.project.sign(AUTHORITY)
-        members, streams = Members(WORLD.project, certified=True), Streams(LIMITS)
-        servicer = Servicer(self._federation, members, streams, NoMetrics(), manifest)
-        gate = Gate(servicer, streams)
+        servicer = Servicer(self._federation)
+        gate = Gate(servicer)
         unary, download = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler(servicer.Download)
         self._calls = {
             "Upload": servicer.Upload,
@@ -250,15 +245,15 @@ class Server:
     def wait(self) -> None:
         """Let the open round time out."""
         self._clock.now += ROUND_TIMEOUT
-        with self._federation._adding:
-            self._federation._settle()
+        with self._federation._round._adding:
+            self._federation._round._settle()
         self._tidy()
 
     def _tidy(self) -> None:
-        """What the thread of `Federation.watch` does when a round has ended; here there is none."""
-        if self._federation._untidy:
-            with self._federation._adding:
-                self._federation._clear()
+        """What the thread of `OpenRound.watch` does when a round has ended; here there is none."""
+        if self._federation._round._untidy:
+            with self._federation._round._adding:
+                self._federation._round._clear()
 
     def call(self, name: str, request: Message | None, caller: int) -> Any:
         """Make a call of one message, or of none; what it returns is as of `call_with`."""
@@ -354,7 +349,7 @@ class Script:
         self._folder = Path(folder) / "run"
 
     def __call__(self, data: bytes) -> None:
-        with _instead(federation, "time", Clock()) as clock, _heard() as failed:
+        with _instead(open_round, "time", Clock()) as clock, _heard() as failed:
             server = Server(str(self._folder), failed, clock)
             try:
                 self._run(server, read_script(data))

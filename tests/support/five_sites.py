@@ -16,9 +16,10 @@ from served import Kits
 
 import secagg
 from secagg.errors import StateError
-from secagg.integrations.grpc import SiteSession, Uploaded
+from secagg.integrations.grpc import SiteSession
 from secagg.setup.project_file import ProjectFile
 from secagg.setup.provisioner import Provisioner
+from secagg.site import Uploaded
 from secagg.trust import Tls
 from secagg.trust.kit import load_server_kit, load_site_kit
 from secagg.wire.container import DIGEST_NBYTES

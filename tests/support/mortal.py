@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import socket
@@ -20,13 +21,17 @@ from secagg.trust.kit import CONFIG_FILE, IDENTITY_FILE, PROJECT_FILE, SERVER_KE
 #: Runs a command that dies at a chosen call; see there.
 CRASHING = Path(__file__).parents[1] / "chaos" / "crashing.py"
 #: Runs a server without certificates; see there.
-INSECURE = Path(__file__).parents[1] / "grpc" / "serve.py"
+INSECURE = Path(__file__).parents[1] / "integrations" / "grpc" / "serve.py"
 
 
 def free_port() -> int:
-    """A port below those that connections get: none of a site takes it while no server listens there."""
+    """A port below those that connections get: none of a site takes it while no server listens there.
+
+    Nor does a suite's other worker: each draws from ports of its own.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
+        port = random.SystemRandom().randrange(20_000 + worker % 64, 32_000, 64)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))

@@ -1,0 +1,431 @@
+"""The open round: what is in its sum, whom it waits for, and how it ends.
+
+Two locks. One orders what changes the sum: additions, and the end of a round; it is held while frames are read or an
+aggregate is written. The other guards the state of the rounds and is held for moments only, so that nobody who asks
+waits for who adds. Whoever needs both takes them in this order.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+
+import secagg
+
+from ..errors import FormatError, RoundMismatchError, SecAggError, StorageError, TransportError, one_line
+from ..protocol.messages import MAX_TROUBLE_LENGTH
+from ..protocol.part import Part
+from .history import History
+from .receipts import Receipts
+from .round_sum import Terms, read_aggregates
+from .rounds import Due, Rounds, Snapshot
+from .run_folder import UPDATE_SUFFIX
+from .spool import Spool
+
+_POLL_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class OpenRound:
+    """Adds the updates of one round after another. Safe for threads.
+
+    Parameters
+    ----------
+    terms : Terms
+        Configuration, key, project, and the run folder, whose open round goes on where an earlier server left it.
+    timeout : float
+        Seconds after which a round ends without the missing sites.
+    spool : Spool
+        Uploads on their way; those of ended rounds are removed from it.
+    receipts : Receipts
+        Signs for what was added.
+    history : History
+        Writes down what happened.
+
+    Raises
+    ------
+    ConfigError, FormatError, StorageError
+        As of `secagg.server.stored.check_stored`, and if the folder cannot be read or written.
+    """
+
+    def __init__(self, terms: Terms, timeout: float, spool: Spool, receipts: Receipts, history: History) -> None:
+        self._folder = terms.folder
+        self._project = terms.project
+        self._spool = spool
+        self._receipts = receipts
+        self._history = history
+        self._adding = threading.Lock()
+        self._changed = threading.Condition()
+        self._released = False
+        self._saving = threading.Lock()
+        self._saved: object = None
+        self._trouble = ""
+        aggregates, self._sum = read_aggregates(terms)
+        aggregation = terms.config.aggregation
+        self._rounds = Rounds(
+            min_clients=aggregation.min_clients,
+            max_clients=aggregation.max_clients,
+            timeout=timeout,
+            completed={
+                number: {item.site: item.nonce for item in header.contributions}
+                for number, header in aggregates.items()
+            },
+        )
+        self._bases = {number: header.base for number, header in aggregates.items()}
+        last = aggregates.get(self._rounds.round - 1)
+        self._go_on([] if last is None else list(last.sites))
+
+    # What is asked
+
+    @property
+    def layout_known(self) -> bool:
+        """Whether the layout of updates is known, and with it their size."""
+        return self._sum.layout_known
+
+    @property
+    def trouble(self) -> str:
+        """Why the aggregate could not be stored at the last attempt, in one line; empty if nothing is wrong."""
+        return self._trouble
+
+    def snapshot(self) -> tuple[Snapshot, bytes | None]:
+        """Return how the round stands, and the base of its updates if it is known."""
+        with self._changed:
+            return self._rounds.snapshot(), self._sum.base
+
+    def check_head(self, nbytes: int) -> None:
+        """Refuse a head that is far longer than those of the model at hand: to read it costs memory and time.
+
+        Raises
+        ------
+        FormatError
+            If it is.
+        """
+        most = self._sum.head_nbytes
+        if most is not None and nbytes > most:
+            raise FormatError(f"{nbytes} bytes are no head for this federation's model: those take at most {most}")
+
+    def check_open(self, header: secagg.Header) -> None:
+        """Raise `RoundMismatchError` if the round of an update that is being received has ended."""
+        now = self._rounds.round
+        if header.round != now:
+            raise RoundMismatchError(
+                f"round {header.round} ended without the update of {header.site!r}; round {now} is open"
+            )
+
+    def check_model(self, header: secagg.Header) -> None:
+        """Refuse a model whose params, key and layout are not those that an update of this round must have."""
+        with self._changed:
+            round, judge = self._rounds.round, self._sum
+        judge.check(replace(header, kind="update", round=round, base=judge.base))
+
+    def bases(self) -> tuple[int, Mapping[int, bytes | None]]:
+        """Return the number of the open round, and what it and the one before it began from, where it is known."""
+        with self._changed:
+            return self._rounds.round, {**self._bases, self._rounds.round: self._sum.base}
+
+    # What sites do
+
+    def join(self, site: str) -> tuple[int, bytes | None]:
+        """Take `site` into the roster; return the number of the open round, and the base of its updates if it is known.
+
+        Raises
+        ------
+        CapacityError
+            If the roster is full.
+        """
+        with self._changed:
+            known = site in self._rounds.roster
+            self._rounds.join(site, time.monotonic())
+            self._changed.notify_all()
+            round, base = self._rounds.round, self._sum.base
+        self._save_roster()
+        if not known:
+            log.info("%s joined round %d", site, round, extra={"event": "joined", "site": site, "round": round})
+        return round, base
+
+    def admit(self, header: secagg.Header) -> bytes | None:
+        """Check everything about an update that its head tells, before its frames are taken; its site joins by it.
+
+        Returns
+        -------
+        bytes or None
+            None if it is wanted. If it is in a sum already: its receipt.
+
+        Raises
+        ------
+        SecAggError
+            Whatever makes it unfit for the open round; nothing was added.
+        """
+        receipt = self._receipt(header)
+        if receipt is None:
+            self._sum.check(header)
+        return receipt
+
+    def add(self, part: Part, receive_seconds: float) -> tuple[bool, bytes]:
+        """Verify an update that was received whole, store it, and add it; the round may end by this.
+
+        Parameters
+        ----------
+        part : Part
+            Received and synchronised.
+        receive_seconds : float
+            For the record.
+
+        Returns
+        -------
+        bool
+            False if it was in the sum already.
+        bytes
+            The receipt.
+
+        Raises
+        ------
+        SecAggError
+            If it is unfit, or the round ended meanwhile; nothing was added.
+        """
+        with self._adding:
+            known = self._receipt(part.header)  # rounds end while uploads come in
+            if known is not None:
+                part.delete()
+                return False, known
+            receipt = self._add(part, receive_seconds)
+            self._settle()
+        self._make_last(part.header.round)  # not under the lock: others add meanwhile, and the disk serves many at once
+        return True, receipt
+
+    def wait(self, round: int, nonce: bytes, alive: Callable[[], bool]) -> secagg.Update | None:
+        """Return the aggregate of `round`, opened from its file, once it is there.
+
+        Parameters
+        ----------
+        round : int
+            The open round or a completed one.
+        nonce : bytes
+            Of the caller's update, which must be in the sum of an open round; empty: none.
+        alive : callable
+            Says whether anybody still waits; None is returned when not, or after `release`.
+
+        Raises
+        ------
+        QuorumError
+            If the round timeout found fewer than `min_clients`.
+        TransportError
+            If the aggregate could not be stored until then.
+        StateError
+            If the update is not in the sum.
+        RoundMismatchError
+            If the round has not begun, or its aggregate is not kept any more.
+        """
+        with self._changed:
+            attempt = self._rounds.wait(round, nonce)
+            while not self._rounds.ready(attempt):
+                if self._released or not alive():
+                    return None
+                self._changed.wait(_POLL_SECONDS)
+        try:
+            return secagg.Update.open(self._folder.path_of("aggregate", round))
+        except SecAggError:
+            with self._changed:
+                self._rounds.ready(attempt)  # deleted in this moment: says so
+            raise
+
+    # What the server does
+
+    def watch(self) -> None:
+        """End rounds at their timeout, and tidy up after them, until `release` is called."""
+        while True:
+            with self._changed:
+                if self._released:
+                    return
+                now, wake, untidy = time.monotonic(), self._rounds.wake, self._untidy
+                idle = self._rounds.due(now) is Due.NOTHING
+                if idle and not untidy:
+                    self._changed.wait(None if wake is None else max(0.0, wake - now))
+            if untidy:
+                with self._adding:  # at the end of a round the next one's folder is there before its number is
+                    self._clear()
+            elif not idle:
+                with self._adding:
+                    self._settle()
+
+    def release(self) -> None:
+        """Let those go who wait. What is acknowledged stays, and so does the open round."""
+        with self._changed:
+            self._released = True
+            self._changed.notify_all()
+
+    # Updates
+
+    def _receipt(self, header: secagg.Header) -> bytes | None:
+        """Return the receipt of an update that is in the sum of its round; None if it may be added to the open one.
+
+        Raises
+        ------
+        SecAggError
+            If the round of the update has ended without it, or another update of the site is in the sum.
+        """
+        with self._changed:
+            roster, now = self._rounds.roster, time.monotonic()
+            known = self._rounds.enter(header.site, header.contributions[0].nonce, header.round, now)
+            if self._rounds.roster != roster:  # a part or an update tells so after a crash: no need to write it down
+                self._changed.notify_all()
+        if not known:
+            return None
+        self._make_last(header.round)  # who added it may not have come to that, or was killed before
+        return self._receipts.again(header)
+
+    def _add(self, part: Part, receive_seconds: float) -> bytes:
+        header, started = part.header, time.monotonic()
+        self._make_whole()
+        with secagg.Update.open(part.path) as update:
+            try:
+                self._sum.add(update, lambda: self._folder.keep_update(part.path, header.round, header.site))
+            except (SecAggError, OSError):
+                # If the disk failed between verifying and adding, the update is stored, and may be added yet.
+                if self._sum.whole or header.site not in self._make_whole():
+                    raise
+            receipt = self._receipts.sign(update)
+        now = time.monotonic()
+        with self._changed:
+            self._rounds.added(header.site, header.contributions[0].nonce, now)
+            self._history.added(header.site, header.nbytes, receive_seconds, now - started)
+            self._changed.notify_all()
+        log.info(
+            "the update of %s is in the sum of round %d",
+            header.site,
+            header.round,
+            extra={"event": "update_added", "site": header.site, "round": header.round},
+        )
+        return receipt
+
+    def _make_last(self, round: int) -> None:
+        """Synchronise the names of the open round's updates; those of completed rounds are in aggregates."""
+        if round == self._rounds.round:
+            self._folder.synchronise_round(round)
+
+    def _make_whole(self) -> dict[str, bytes]:
+        """Make the sum again if it broke; return the nonces of what is in it then, by site."""
+        if self._sum.whole:
+            return {}
+        round = self._rounds.round
+        log.warning("round %d: adding up again", round, extra={"event": "sum_rebuilt", "round": round})
+        stored = self._sum.restore()
+        with self._changed:
+            for site in set(self._rounds.snapshot().added) - stored.keys():
+                self._rounds.lost(site)
+                self._history.lost(site)
+            self._changed.notify_all()
+        return stored
+
+    # Ends of rounds
+
+    def _settle(self) -> None:
+        """Do what is due; the lock of additions is held."""
+        with self._changed:
+            now = time.monotonic()
+            due = self._rounds.due(now)
+            if due is Due.COMPLETE:
+                self._rounds.seal(now)
+            elif due is Due.FAIL:
+                self._history.failed(self._rounds.snapshot(), "fewer than min_clients at the round timeout")
+                self._rounds.fail(now)
+                self._changed.notify_all()
+        if due is Due.COMPLETE:
+            self._complete()
+        if due is not Due.NOTHING:
+            self._save_roster()
+            self._history.opened(self._rounds.snapshot())
+
+    def _complete(self) -> None:
+        started = time.monotonic()
+        try:
+            self._make_whole()
+            header, following = self._sum.conclude()
+        except (SecAggError, OSError) as error:
+            self._postpone(error)
+            return
+        with self._changed:
+            now = time.monotonic()
+            self._history.completed(self._rounds.snapshot(), now - started, header.nbytes)
+            self._rounds.complete(now)
+            self._trouble = ""
+            self._sum, self._bases = following, {header.round: header.base}
+            self._untidy = True  # who uploads need not wait until their files are deleted
+            self._changed.notify_all()
+
+    def _postpone(self, error: Exception) -> None:
+        """Keep the round open, whose aggregate could not be stored: the disk may be mended, or freed."""
+        round, kind = self._rounds.round, type(error).__name__
+        log.error(
+            "round %d: the aggregate cannot be stored, trying again: %s: %s",
+            round,
+            kind,
+            error,
+            extra={"event": "aggregate_not_stored", "round": round, "error": kind},
+        )
+        with suppress(SecAggError, OSError):  # if not now, then before it is added to again
+            self._make_whole()
+        with self._changed:
+            now, state = time.monotonic(), self._rounds.snapshot()
+            told = TransportError(f"the server could not store the aggregate of round {round}; its log says why")
+            self._rounds.unseal(now, told)
+            # Everybody may ask for it, and need not know where the folder lies.
+            self._trouble = one_line(str(error).replace(f"{self._folder.path}/", ""))[:MAX_TROUBLE_LENGTH]
+            if self._rounds.snapshot().attempt != state.attempt:
+                self._history.failed(state, "the aggregate could not be stored")
+            self._changed.notify_all()
+
+    # The folder
+
+    def _go_on(self, last_sites: list[str]) -> None:
+        """Go on with the open round as an earlier server has left it."""
+        round, now = self._rounds.round, time.monotonic()
+        self._folder.open_round(round)
+        self._clear()
+        attempt, roster = self._folder.load_roster(round) or (1, last_sites)
+        acknowledged = [path.name.removesuffix(UPDATE_SUFFIX) for path in self._folder.updates(round)]
+        stored = self._sum.restore()
+        # Whose update is left out is waited for: its site may upload it again, or another one.
+        roster = [*stored, *filter(self._takes_part, [*roster, *acknowledged, *self._spool.sites("update")])]
+        self._rounds.restore(attempt, roster, now)
+        for site, nonce in stored.items():
+            self._rounds.added(site, nonce, now)
+            self._history.added(site, self._folder.update_of(round, site).stat().st_size)
+        if len(stored) < len(acknowledged):
+            self._save_roster()
+        self._history.opened(self._rounds.snapshot())
+
+    def _takes_part(self, site: str) -> bool:
+        with suppress(SecAggError):
+            if self._project is not None:
+                self._project.site(site)
+            return True
+        return False
+
+    def _save_roster(self) -> None:
+        """Write down whom the round waits for; one thread does it for all that came before it."""
+        with self._saving:
+            with self._changed:
+                attempt, roster = self._rounds.snapshot().attempt, self._rounds.roster
+            if self._saved == (attempt, roster):
+                return
+            try:
+                self._folder.save_roster(attempt.round, attempt.number, roster)
+                self._saved = attempt, roster
+            except StorageError as error:
+                log.warning("%s", error, extra={"event": "roster_not_stored", "error": type(error).__name__})
+
+    def _clear(self) -> None:
+        """Remove what nobody needs any more."""
+        self._untidy = False
+        try:
+            self._folder.prune("aggregate", self._rounds.snapshot().completed)
+            self._folder.drop_rounds(but=self._rounds.round)
+            self._spool.sweep("update", since=self._rounds.round)
+        except OSError as error:
+            log.warning("cannot clear the run folder: %s", error.strerror, extra={"event": "not_cleared"})

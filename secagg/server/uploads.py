@@ -1,0 +1,115 @@
+"""The way of an upload: from its head, by its turn and its place on the disk, into the sum or among the models."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import secagg
+
+from ..errors import MismatchError
+from ..protocol.messages import BusyError, Chunk, UploadReply
+from .events import Events
+from .members import Caller, Members
+from .models import ModelStore
+from .open_round import OpenRound
+from .spool import Spool
+from .turns import Stream, Turns
+
+_UPLOADED = {"update": "an update", "model": "a model"}
+
+
+class Uploads:
+    """Takes updates and models of sites.
+
+    Parameters
+    ----------
+    members : Members
+        Knows under which name a caller may speak.
+    turns : Turns
+        One upload of a kind a site, so many at a time.
+    spool : Spool
+        Where they lie until they are whole.
+    open_round : OpenRound
+        Where updates go.
+    models : ModelStore
+        Where models go.
+    events : Events
+        Is told of uploads that ended well.
+    """
+
+    def __init__(
+        self, members: Members, turns: Turns, spool: Spool, open_round: OpenRound, models: ModelStore, events: Events
+    ) -> None:
+        self._members = members
+        self._turns = turns
+        self._spool = spool
+        self._round = open_round
+        self._models = models
+        self._events = events
+
+    def resume(self, caller: Caller, head: bytes, stream: Stream) -> UploadReply:
+        """Say which frame of an update or model is wanted next, or that it is there already.
+
+        Raises
+        ------
+        SecAggError
+            Whatever makes it unfit; nothing was added.
+        BusyError
+            If it is not its turn.
+        """
+        header = self._read(caller, head)
+        with self._turns.only(header.site, header.kind, stream):
+            receipt = self._admit(header)
+            if receipt is not None:
+                return UploadReply(already_added=True, receipt=receipt)
+            with self._spool.part(header, layout_known=self._round.layout_known) as part:
+                return UploadReply(already_added=False, frame=part.frame)
+
+    def receive(self, caller: Caller, chunks: Iterator[Chunk], stream: Stream) -> UploadReply:
+        """Receive an update or model, and add or store it; errors as of `resume`."""
+        first = next(chunks, Chunk(b""))
+        header = self._read(caller, bytes(first.data))
+        with self._turns.only(header.site, header.kind, stream):
+            receipt = self._admit(header)
+            added = receipt is None
+            if receipt is None:
+                with self._turns.slot(stream):
+                    added, receipt = self._receive(header, first.frame, chunks, stream)
+        self._events.upload_received(header.nbytes, time.monotonic() - stream.began, added)
+        return UploadReply(already_added=not added, receipt=receipt)
+
+    def _read(self, caller: Caller, head: bytes) -> secagg.Header:
+        """Return the header of what a caller may upload."""
+        self._round.check_head(len(head))
+        header = secagg.Header.from_head(head)
+        if header.kind not in _UPLOADED:
+            raise MismatchError(f"this is an {header.kind}; upload an update or a model")
+        self._members.check_site(caller, header.site, f"{_UPLOADED[header.kind]} of site {header.site!r} came")
+        return header
+
+    def _admit(self, header: secagg.Header) -> bytes | None:
+        """Return None if an update or model is wanted; if it is there already, its receipt, empty for a model.
+
+        It has its turn: nobody else brings this update or model meanwhile.
+        """
+        if header.kind == "update":
+            return self._round.admit(header)
+        wanted = self._models.wants(header, *self._round.bases())
+        self._round.check_model(header)
+        return None if wanted else b""
+
+    def _receive(
+        self, header: secagg.Header, frame: int, chunks: Iterator[Chunk], stream: Stream
+    ) -> tuple[bool, bytes]:
+        with self._spool.part(header, layout_known=self._round.layout_known) as part:
+            if frame > part.frame:
+                raise BusyError(f"the server wants frame {part.frame} next, not {frame}: ask it again")
+            update = header.kind == "update"
+            check = (lambda: self._round.check_open(header)) if update else (lambda: None)
+            part.receive(frame, (bytes(chunk.data) for chunk in chunks), check)
+            if update:
+                return self._round.add(part, time.monotonic() - stream.began)
+            added = self._models.keep(part.path, header)
+            self._spool.sweep("model", since=header.round + 1)
+            return added, b""

@@ -1,0 +1,357 @@
+"""A site's session with its server: joins, uploads, downloads; waits, retries, and gives up at its deadline."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import secagg
+
+from ..errors import (
+    ConfigError,
+    DuplicateError,
+    MismatchError,
+    RoundMismatchError,
+    SecAggError,
+    StateError,
+    TransportError,
+)
+from ..protocol.chunks import Progress
+from ..protocol.expected import Expected
+from ..protocol.messages import MAX_TIMEOUT_SECONDS, DownloadRequest, ServerStatus
+from ..wire.header import check_site
+from .link import Link
+from .replies import Joined, Uploaded, read_joined, read_receipt, read_status
+from .retry import persist
+from .transfer import Check, Sender, fetch
+
+T = TypeVar("T")
+
+_MAX_EXCHANGES = 5
+
+log = logging.getLogger(__name__)
+
+
+class Session:
+    """A site's session with the server, over any transport. A context manager, or use `close`; for one thread.
+
+    A call that finds the server away or breaks off is tried again, with growing pauses, until it has taken `timeout`
+    seconds. That is safe: an update is known by its nonce and added once. An upload goes on from the last frame that
+    the server has, also when it is tried again by another session, hours later.
+
+    Parameters
+    ----------
+    link : Link
+        The connection; the session closes it.
+    site_name : str
+        The site's name in its updates.
+    timeout : float
+        Seconds that one call may take, retries included. Waiting for the other sites in `download` comes on top: up
+        to the server's round timeout, which `join` learns.
+    project : secagg.Project, optional
+        The site's project manifest. With it, the server must show the same one or a later one of the same authority,
+        and sign a receipt for each update.
+    layout : secagg.Layout, optional
+        The model, as of `secagg.Client.layout`: no download that is of another is written to the disk. Without it, that
+        of the project, or of the update that was uploaded last; while there is none, 4 GiB are the most.
+
+    Raises
+    ------
+    ConfigError
+        For an unusable name or timeout.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        site_name: str,
+        *,
+        timeout: float = 600.0,
+        project: secagg.Project | None = None,
+        layout: secagg.Layout | None = None,
+    ) -> None:
+        if not 0 < timeout <= MAX_TIMEOUT_SECONDS:
+            raise ConfigError(f"the timeout is {timeout} s; use more than 0 and at most {MAX_TIMEOUT_SECONDS:g} s")
+        self.site_name = check_site(site_name)
+        self._link = link
+        self._timeout = timeout
+        self._project = project
+        self._expected = Expected(layout, None)
+        if project is not None:
+            self._expected = Expected(layout or project.layout, project.config.params)
+        self._round_timeout = 0.0
+        self._nonces: dict[int, bytes] = {}
+        self._receipts: dict[int, secagg.Receipt] = {}
+
+    def join(self) -> Joined:
+        """Join the federation: the open round now waits for this site.
+
+        From now on the session goes by the server's project manifest, if it has one of its own.
+
+        Raises
+        ------
+        IdentityError
+            If the server does not accept the certificate, or it bears another name; if the manifest has expired, has
+            revoked this site, or the server shows none.
+        SignatureError, VerificationError, FormatError
+            If the server's manifest is not the session's own or a later one of the same authority.
+        KeyMismatchError
+            If the server's key is not that of its manifest.
+        CapacityError
+            If the federation is full.
+        TransportError
+            If the server cannot be reached in time.
+        """
+        reply = self._call("joining", lambda seconds: self._link.join(self.site_name, seconds))
+        joined = read_joined(reply, self._project, self.site_name)
+        self._project, self._round_timeout = joined.project, joined.round_timeout
+        return joined
+
+    def status(self) -> ServerStatus:
+        """Ask how the open round and the server stand.
+
+        Raises
+        ------
+        TransportError
+            If the server cannot be reached in time.
+        """
+        return read_status(self._call("asking for the status", self._link.status))
+
+    def upload(self, update: secagg.Update | str | os.PathLike[str], progress: Progress | None = None) -> Uploaded:
+        """Upload an update; returns once it is on the server's disk and in the sum.
+
+        What an earlier, broken upload of this very update has left on the server is not sent again.
+
+        Parameters
+        ----------
+        update : Update or path
+            An update, or the file of one.
+        progress : callable, optional
+            Called with the bytes that the server has and in all. It runs in another thread.
+
+        Returns
+        -------
+        Uploaded
+            Whether this very update had been added before, and the receipt, which `receipt` returns later, too.
+
+        Raises
+        ------
+        SecAggError
+            Whatever makes the update unfit for the open round: `RoundMismatchError`, `KeyMismatchError`,
+            `LayoutError`, `FormatError`, `DuplicateError`, `IdentityError` …; nothing was added.
+        SignatureError, VerificationError, FormatError
+            If the session has a manifest and the server acknowledges the update without a receipt that fits.
+        TransportError
+            If it could not be sent in time; another call goes on where this one broke off.
+        """
+        if not isinstance(update, secagg.Update):
+            with secagg.Update.open(update) as opened:
+                return self.upload(opened, progress)
+        header = _check_kind(update, "update")
+        self._expected = Expected(header.layout, header.params)
+        already_added, blob = self._send("the upload", update, progress)
+        receipt = None if self._project is None else read_receipt(blob, update, self._project)
+        if receipt is not None:
+            self._receipts[header.round] = receipt
+        self._nonces = {header.round: header.contributions[0].nonce}
+        return Uploaded(already_added, receipt)
+
+    def receipt(self, round: int) -> secagg.Receipt | None:
+        """Return the server's receipt for the update that this session uploaded for a round; None if there is none.
+
+        Hand it to `secagg.Client.decrypt` with the aggregate: one that does not hold the update is refused then.
+        """
+        return self._receipts.get(round)
+
+    def download(self, round: int, path: str | os.PathLike[str], progress: Progress | None = None) -> secagg.Update:
+        """Wait for the end of a round and download its aggregate.
+
+        Parameters
+        ----------
+        round : int
+            Which round. If this session uploaded an update for it, the aggregate waited for is the one with it.
+        path : path
+            File to write; it appears whole or not at all. What a download that broke off leaves beside it, another one
+            goes on with.
+        progress : callable, optional
+            Called with the bytes that are there and in all.
+
+        Returns
+        -------
+        Update
+            The aggregate, opened from the file; close it after use.
+
+        Raises
+        ------
+        QuorumError
+            If the round had fewer than `min_clients` updates at its timeout. It is open again, and what was added
+            stays in its sum.
+        StateError
+            If the update that this session uploaded is not in the sum any more: upload it again.
+        RoundMismatchError
+            If the round has not begun, or its aggregate is not kept any more.
+        LayoutError, MismatchError
+            If what the server sends is of another model, or of other params.
+        TransportError
+            If the server cannot be reached, or the round does not end, in time.
+        """
+        return self._download(round, path, progress)
+
+    def exchange(
+        self,
+        update: secagg.Update | str | os.PathLike[str],
+        path: str | os.PathLike[str],
+        progress: Progress | None = None,
+    ) -> secagg.Update:
+        """Upload an update, wait for the round, and download its aggregate to `path`.
+
+        If the server has lost the update in between, it is uploaded again. If another update of this site is in the
+        sum already, also of a round that has ended since, because the site was restarted and encrypted anew when the
+        first one had just been added, then that one counts, a warning is logged, and its aggregate is returned.
+        Parameters, result and other errors are those of `upload` and `download`.
+        """
+        if not isinstance(update, secagg.Update):
+            with secagg.Update.open(update) as opened:
+                return self.exchange(opened, path, progress)
+        round = update.header.round
+        for _ in range(_MAX_EXCHANGES):
+            try:
+                self.upload(update, progress)
+            except (DuplicateError, RoundMismatchError) as error:
+                return self._download_earlier(round, path, progress, error)
+            try:
+                return self.download(round, path, progress)
+            except StateError:
+                continue
+        raise TransportError(
+            f"the server lost the update of {self.site_name!r} {_MAX_EXCHANGES} times; is its disk failing?"
+        )
+
+    def save_model(self, path: str | os.PathLike[str], progress: Progress | None = None) -> bool:
+        """Store the encrypted global model that a round begins from on the server, for sites that come back.
+
+        Parameters
+        ----------
+        path : path
+            File that `secagg.Client.encrypt_model` wrote.
+        progress : callable, optional
+            As in `upload`.
+
+        Returns
+        -------
+        bool
+            False if the server had a model of that round already.
+
+        Raises
+        ------
+        SecAggError
+            Whatever makes the model unfit: `MismatchError`, `RoundMismatchError`, `QuotaError` …; nothing was stored.
+        TransportError
+            If it could not be sent in time; another call goes on where this one broke off.
+        """
+        with secagg.Update.open(path) as model:
+            _check_kind(model, "model")
+            return not self._send("storing the model", model, progress)[0]
+
+    def load_model(
+        self, path: str | os.PathLike[str], round: int | None = None, progress: Progress | None = None
+    ) -> secagg.Update:
+        """Download an encrypted global model that a site has stored on the server.
+
+        Parameters
+        ----------
+        path : path
+            As in `download`.
+        round : int, optional
+            The round that begins from the model; without it, the newest one.
+        progress : callable, optional
+            As in `download`.
+
+        Returns
+        -------
+        Update
+            The model, opened from the file, for `secagg.Client.decrypt_model`; close it after use.
+
+        Raises
+        ------
+        RoundMismatchError
+            If the server has none.
+        LayoutError, MismatchError
+            As in `download`.
+        TransportError
+            If the server cannot be reached in time.
+        """
+        request = DownloadRequest("model", round)
+        return self._fetch("the download of the model", request, path, progress)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._link.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _download(
+        self, round: int, path: str | os.PathLike[str], progress: Progress | None, check: Check | None = None
+    ) -> secagg.Update:
+        request = DownloadRequest("aggregate", round, self._nonces.get(round, b""))
+        return self._fetch(f"the download of round {round}", request, path, progress, self._round_timeout, check)
+
+    def _download_earlier(
+        self, round: int, path: str | os.PathLike[str], progress: Progress | None, refusal: SecAggError
+    ) -> secagg.Update:
+        """Download an aggregate that holds another update of this site than the refused one, or raise the refusal."""
+
+        def check(header: secagg.Header) -> None:
+            if self.site_name not in header.sites:
+                raise refusal
+
+        try:
+            aggregate = self._download(round, path, progress, check)
+        except RoundMismatchError:  # there is no such aggregate
+            raise refusal from None
+        log.warning("an earlier update of %s is in the sum of round %d and counts (%s)", self.site_name, round, refusal)
+        return aggregate
+
+    def _send(self, what: str, update: secagg.Update, progress: Progress | None) -> tuple[bool, bytes]:
+        sender = Sender(self._link, update, progress)
+        return self._call(what, sender, progress=lambda: sender.frame)
+
+    def _fetch(
+        self,
+        what: str,
+        request: DownloadRequest,
+        path: str | os.PathLike[str],
+        progress: Progress | None,
+        extra: float = 0.0,
+        check: Check | None = None,
+    ) -> secagg.Update:
+        target = Path(path)
+
+        def check_all(header: secagg.Header) -> None:
+            self._expected.check(header)
+            if check is not None:
+                check(header)
+
+        self._call(what, lambda seconds: fetch(self._link, request, target, seconds, check_all, progress), extra)
+        return secagg.Update.open(target)
+
+    def _call(
+        self, what: str, call: Callable[[float], T], extra: float = 0.0, progress: Callable[[], int] = lambda: 0
+    ) -> T:
+        return persist(what, call, self._timeout + extra, progress)
+
+
+def _check_kind(update: secagg.Update, kind: str) -> secagg.Header:
+    if update.header.kind != kind:
+        raise MismatchError(f"kind {update.header.kind!r} where {kind!r} belongs: {update!r}")
+    return update.header

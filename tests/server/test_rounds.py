@@ -1,0 +1,488 @@
+"""The state machine of rounds: every rule once, then random histories."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from secagg.errors import (
+    CapacityError,
+    ConfigError,
+    DuplicateError,
+    QuorumError,
+    RoundMismatchError,
+    SecAggError,
+    StateError,
+    TransportError,
+)
+from secagg.protocol.messages import KEPT_ROUNDS
+from secagg.server.rounds import Attempt, Due, Rounds
+
+TIMEOUT = 10.0
+
+
+def make(min_clients: int = 2, max_clients: int = 4) -> Rounds:
+    return Rounds(min_clients=min_clients, max_clients=max_clients, timeout=TIMEOUT)
+
+
+def nonce(text: str) -> bytes:
+    return text.encode().ljust(32, b".")
+
+
+def add(rounds: Rounds, *sites: str, now: float = 0.0) -> None:
+    for site in sites:
+        own = nonce(f"{site} {rounds.round}")
+        assert not rounds.enter(site, own, rounds.round, now)
+        rounds.added(site, own, now)
+
+
+def complete(rounds: Rounds, now: float = 0.0) -> None:
+    rounds.seal(now)
+    rounds.complete(now)
+
+
+def run_round(rounds: Rounds, *sites: str, now: float = 0.0) -> None:
+    add(rounds, *sites, now=now)
+    complete(rounds, now)
+
+
+def test_closes_when_all_who_joined_were_added() -> None:
+    rounds = make()
+    for site in ("a", "b", "c"):
+        rounds.join(site, 0.0)
+    add(rounds, "a", "b")
+    assert rounds.due(1.0) is Due.NOTHING
+    assert rounds.snapshot().waiting_for == ("c",)
+    add(rounds, "c")
+    assert rounds.due(1.0) is Due.COMPLETE
+    complete(rounds, 1.0)
+    snapshot = rounds.snapshot()
+    assert snapshot.attempt == Attempt(1, 1)
+    assert snapshot.added == ()
+    assert snapshot.waiting_for == ("a", "b", "c")
+    assert snapshot.completed == (0,)
+    assert snapshot.deadline == 1.0 + TIMEOUT
+
+
+def test_below_min_clients_it_waits_even_if_all_were_added() -> None:
+    rounds = make(min_clients=2)
+    add(rounds, "a")
+    assert rounds.due(TIMEOUT - 0.001) is Due.NOTHING
+    assert rounds.due(TIMEOUT) is Due.FAIL
+
+
+def test_the_clock_starts_with_the_first_site() -> None:
+    rounds = make()
+    assert rounds.snapshot().deadline is None
+    assert rounds.wake is None
+    assert rounds.due(1e9) is Due.NOTHING
+    rounds.join("a", 5.0)
+    rounds.join("b", 6.0)
+    assert rounds.snapshot().deadline == rounds.wake == 5.0 + TIMEOUT
+
+
+def test_at_the_timeout_it_closes_without_the_missing() -> None:
+    rounds = make()
+    rounds.join("slow", 0.0)
+    add(rounds, "a", "b")
+    assert rounds.due(TIMEOUT) is Due.COMPLETE
+    complete(rounds, TIMEOUT)
+    assert rounds.snapshot().waiting_for == ("a", "b")
+
+
+@pytest.mark.parametrize("call", ["join", "upload", "late upload"])
+def test_a_site_that_missed_a_round_is_back_with_its_next_call(call: str) -> None:
+    rounds = make()
+    rounds.join("slow", 0.0)
+    add(rounds, "a", "b")
+    complete(rounds, TIMEOUT)
+    if call == "join":
+        rounds.join("slow", TIMEOUT)
+    elif call == "upload":
+        assert not rounds.enter("slow", nonce("x"), 1, TIMEOUT)
+    else:
+        with pytest.raises(RoundMismatchError, match="round 0; round 1 is open"):
+            rounds.enter("slow", nonce("x"), 0, TIMEOUT)
+    assert rounds.snapshot().waiting_for == ("a", "b", "slow")
+
+
+def test_below_min_clients_at_the_timeout_the_round_goes_on_with_what_was_added() -> None:
+    rounds = make()
+    rounds.join("slow", 0.0)
+    add(rounds, "a")
+    waiting = rounds.wait(0, nonce("a 0"))
+    assert not rounds.ready(waiting)
+    rounds.fail(TIMEOUT)
+    for _ in range(2):
+        with pytest.raises(QuorumError, match="1 of at least 2 .* what was uploaded stays in it"):
+            rounds.ready(waiting)
+    assert not rounds.ready(rounds.wait(0, nonce("a 0")))  # who asks now waits for the next attempt
+    snapshot = rounds.snapshot()
+    assert snapshot.attempt == Attempt(0, 2)
+    assert snapshot.added == ("a",)
+    assert snapshot.waiting_for == ()
+    assert snapshot.deadline == 2 * TIMEOUT
+    assert rounds.enter("a", nonce("a 0"), 0, TIMEOUT)
+    with pytest.raises(DuplicateError):
+        rounds.enter("a", nonce("another"), 0, TIMEOUT)
+    run_round(rounds, "b", now=TIMEOUT)
+    assert rounds.ready(rounds.wait(0))
+    assert rounds.ready(waiting)
+    assert rounds.enter("a", nonce("a 0"), 0, TIMEOUT)
+
+
+def test_an_attempt_without_any_update_stops_the_clock() -> None:
+    rounds = make()
+    rounds.join("a", 0.0)
+    rounds.fail(TIMEOUT)
+    assert rounds.snapshot().waiting_for == ()
+    assert rounds.snapshot().deadline is rounds.wake is None
+    assert rounds.due(1e9) is Due.NOTHING
+    rounds.join("a", 3 * TIMEOUT)
+    assert rounds.snapshot().deadline == 4 * TIMEOUT
+
+
+def test_a_sealed_round_stands_still() -> None:
+    rounds = make()
+    rounds.join("slow", 0.0)
+    add(rounds, "a", "b")
+    rounds.seal(TIMEOUT)
+    assert rounds.due(2 * TIMEOUT) is Due.NOTHING
+    assert rounds.wake is None
+    own = nonce("slow 0")
+    assert not rounds.enter("slow", own, 0, TIMEOUT)  # it may be received meanwhile …
+    with pytest.raises(StateError, match="too late"):  # … and comes too late, or in time if the round is unsealed
+        rounds.added("slow", own, TIMEOUT)
+    with pytest.raises(StateError):
+        rounds.seal(TIMEOUT)
+
+
+def test_an_aggregate_that_cannot_be_stored_is_tried_again() -> None:
+    rounds = make()
+    add(rounds, "a", "b")
+    waiting = rounds.wait(0, nonce("a 0"))
+    now = 1.0
+    pauses = []
+    for _ in range(2):
+        rounds.seal(now)
+        rounds.unseal(now, TransportError("disk full"))
+        assert not rounds.ready(waiting)  # there is time yet
+        assert rounds.wake is not None
+        assert rounds.due(now) is Due.NOTHING
+        pauses.append(rounds.wake - now)
+        now = rounds.wake
+        assert rounds.due(now) is Due.COMPLETE
+    assert pauses[0] < pauses[1]
+    assert rounds.snapshot().attempt == Attempt(0, 1)
+    now = TIMEOUT
+    rounds.seal(now)
+    rounds.unseal(now, TransportError("disk full"))
+    with pytest.raises(TransportError, match="disk full"):
+        rounds.ready(waiting)
+    snapshot = rounds.snapshot()
+    assert (snapshot.attempt, snapshot.added, snapshot.waiting_for) == (Attempt(0, 2), ("a", "b"), ())
+    assert rounds.wake is not None
+    complete(rounds, rounds.wake)
+    assert rounds.ready(waiting)
+
+
+def test_a_pause_that_is_over_wakes_nobody() -> None:
+    """Another site came during the pause: the round waits for it, until its deadline."""
+    rounds = make()
+    add(rounds, "a", "b")
+    rounds.seal(0.0)
+    rounds.unseal(0.0, TransportError("disk full"))
+    rounds.join("c", 0.5)
+    assert rounds.wake is not None
+    now = rounds.wake
+    assert now < TIMEOUT
+    assert rounds.due(now) is Due.NOTHING
+    assert rounds.wake == TIMEOUT
+
+
+def test_goes_on_in_the_middle_of_a_round() -> None:
+    rounds = make(max_clients=3)
+    rounds.restore(4, ["a", "b", "b", "c", "d"], 5.0)
+    snapshot = rounds.snapshot()
+    assert snapshot.attempt == Attempt(0, 4)
+    assert (snapshot.added, snapshot.waiting_for) == ((), ("a", "b", "c"))
+    assert snapshot.deadline == 5.0 + TIMEOUT
+    add(rounds, "a", now=5.0)
+    assert not rounds.ready(rounds.wait(0, nonce("a 0")))
+    idle = make()
+    idle.restore(2, [], 5.0)
+    assert idle.snapshot().deadline is None
+
+
+def test_an_update_that_was_lost_must_come_again() -> None:
+    rounds = make()
+    add(rounds, "a", "b")
+    waiting = rounds.wait(0, nonce("a 0"))
+    rounds.lost("a")
+    with pytest.raises(StateError, match="upload it again"):
+        rounds.ready(waiting)
+    assert rounds.due(1.0) is Due.NOTHING
+    assert rounds.snapshot().waiting_for == ("a",)
+    add(rounds, "a")
+    assert not rounds.ready(waiting)
+    assert rounds.due(1.0) is Due.COMPLETE
+
+
+def test_the_same_update_is_added_once() -> None:
+    rounds = make()
+    add(rounds, "a")
+    assert rounds.enter("a", nonce("a 0"), 0, 0.0)
+    with pytest.raises(StateError, match="twice"):
+        rounds.added("a", nonce("a 0"), 0.0)
+    assert rounds.snapshot().added == ("a",)
+
+
+def test_a_retry_after_the_end_of_the_round_was_added_too() -> None:
+    rounds = make()
+    run_round(rounds, "a", "b")
+    assert rounds.enter("a", nonce("a 0"), 0, 0.0)
+    with pytest.raises(RoundMismatchError):
+        rounds.enter("b", nonce("a 0"), 0, 0.0)
+
+
+def test_another_update_of_the_same_site_is_a_duplicate() -> None:
+    rounds = make()
+    add(rounds, "a")
+    with pytest.raises(DuplicateError, match="'a'"):
+        rounds.enter("a", nonce("other"), 0, 0.0)
+
+
+def test_another_site_with_the_same_nonce_is_a_duplicate() -> None:
+    rounds = make()
+    add(rounds, "a")
+    with pytest.raises(DuplicateError, match="nonce"):
+        rounds.enter("b", nonce("a 0"), 0, 0.0)
+
+
+@pytest.mark.parametrize("round", [0, 2])
+def test_another_round_is_refused(round: int) -> None:
+    rounds = make()
+    run_round(rounds, "a", "b")
+    with pytest.raises(RoundMismatchError, match=f"of round {round}; round 1 is open"):
+        rounds.enter("c", nonce("c"), round, 0.0)
+    assert rounds.snapshot().added == ()
+
+
+def test_the_roster_holds_max_clients() -> None:
+    rounds = make(max_clients=2)
+    rounds.join("a", 0.0)
+    rounds.join("b", 0.0)
+    rounds.join("a", 0.0)
+    with pytest.raises(CapacityError, match="'c'"):
+        rounds.join("c", 0.0)
+    with pytest.raises(CapacityError):
+        rounds.enter("c", nonce("c"), 0, 0.0)
+
+
+def test_a_broken_upload_may_be_tried_again() -> None:
+    rounds = make()
+    assert not rounds.enter("a", nonce("first"), 0, 0.0)  # and nothing follows
+    assert not rounds.enter("a", nonce("first"), 0, 1.0)
+    assert not rounds.enter("a", nonce("second"), 0, 2.0)
+    rounds.added("a", nonce("second"), 3.0)
+    assert rounds.snapshot().added == ("a",)
+
+
+def test_waiting_for_rounds_that_cannot_come() -> None:
+    rounds = make()
+    for _ in range(KEPT_ROUNDS + 1):
+        run_round(rounds, "a", "b")
+    assert rounds.snapshot().completed == (1, 2)
+    with pytest.raises(RoundMismatchError, match="round 0 is not kept any more; kept are: 1, 2"):
+        rounds.wait(0)
+    with pytest.raises(RoundMismatchError, match="round 4 has not begun; round 3 is open"):
+        rounds.wait(4)
+    assert rounds.ready(rounds.wait(1))
+    assert rounds.ready(rounds.wait(2, nonce("a site that missed the round")))
+    assert not rounds.ready(rounds.wait(3))
+
+
+def test_waiting_with_an_update_that_is_not_in_the_sum() -> None:
+    rounds = make()
+    with pytest.raises(StateError, match="upload it again"):
+        rounds.wait(0, nonce("a 0"))
+
+
+def test_goes_on_after_completed_rounds() -> None:
+    completed = {n: {"a": nonce(f"a {n}"), "b": nonce(f"b {n}")} for n in (5, 6, 7)}
+    rounds = Rounds(min_clients=2, max_clients=3, timeout=TIMEOUT, completed=completed)
+    assert rounds.snapshot().attempt == Attempt(8, 1)
+    assert rounds.snapshot().completed == (6, 7)
+    assert rounds.enter("a", nonce("a 7"), 7, 0.0)
+
+
+def test_ends_only_when_due() -> None:
+    rounds = make()
+    rounds.join("c", 0.0)
+    add(rounds, "a")
+    for step in (rounds.seal, rounds.complete, rounds.fail, lambda now: rounds.unseal(now, TransportError("full"))):
+        with pytest.raises(StateError):
+            step(1.0)
+    assert rounds.snapshot().attempt == Attempt(0, 1)
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_timeout_must_be_positive(timeout: float) -> None:
+    with pytest.raises(ConfigError, match="timeout"):
+        Rounds(min_clients=2, max_clients=3, timeout=timeout)
+
+
+SITES = ("a", "b", "c", "d")
+
+
+class RoundHistories(RuleBasedStateMachine):
+    """Random histories; the model is the list of everything that was added."""
+
+    MIN_CLIENTS, MAX_CLIENTS = 2, 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rounds = make(self.MIN_CLIENTS, self.MAX_CLIENTS)
+        self.now = 0.0
+        self.sum: dict[str, bytes] = {}
+        self.completed: list[dict[str, bytes]] = []
+        self.failures: list[type[SecAggError]] = []
+        self.retry = 0.0
+        self.waiting: list[tuple[Attempt, int]] = []
+        self.nonces = 0
+
+    @rule(seconds=st.sampled_from([0.0, 1.0, 4.0, TIMEOUT]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(site=st.sampled_from(SITES))
+    def join(self, site: str) -> None:
+        before = self.roster()
+        if len(before) == self.MAX_CLIENTS and site not in before:
+            with pytest.raises(CapacityError):
+                self.rounds.join(site, self.now)
+            assert self.roster() == before
+        else:
+            self.rounds.join(site, self.now)
+            assert self.roster() == before | {site}
+
+    @rule(site=st.sampled_from(SITES), offset=st.sampled_from([-1, 0, 0, 0, 1]), breaks=st.booleans())
+    def upload(self, site: str, offset: int, breaks: bool) -> None:
+        self.nonces += 1
+        own = self.nonces.to_bytes(32, "big")
+        round = self.rounds.round + offset
+        before, full = self.sum.copy(), len(self.roster() | {site}) > self.MAX_CLIENTS
+        try:
+            already_added = self.rounds.enter(site, own, round, self.now)
+        except CapacityError:
+            assert full
+        except RoundMismatchError:
+            assert offset != 0
+        except DuplicateError:
+            assert site in self.sum
+        else:
+            assert not already_added
+            assert offset == 0
+            assert site not in self.sum
+            assert not full
+            if not breaks:
+                self.rounds.added(site, own, self.now)
+                self.sum[site] = own
+                return
+        assert self.sum == before
+        assert self.rounds.snapshot().added == tuple(sorted(before))
+
+    @precondition(lambda self: self.sum or self.completed)
+    @rule(data=st.data())
+    def retry(self, data: st.DataObject) -> None:
+        known = [(len(self.completed), self.sum), *list(enumerate(self.completed))[-KEPT_ROUNDS:]]
+        round, nonces = data.draw(st.sampled_from([item for item in known if item[1]]))
+        site = data.draw(st.sampled_from(sorted(nonces)))
+        assert self.rounds.enter(site, nonces[site], round, self.now)
+        assert self.rounds.snapshot().added == tuple(sorted(self.sum))
+
+    @rule()
+    def wait(self) -> None:
+        self.waiting.append((self.rounds.wait(self.rounds.round), len(self.failures)))
+
+    @precondition(lambda self: self.sum)
+    @rule(data=st.data())
+    def lose(self, data: st.DataObject) -> None:
+        site = data.draw(st.sampled_from(sorted(self.sum)))
+        roster = self.roster()
+        self.rounds.lost(site)
+        del self.sum[site]
+        assert self.roster() == roster
+
+    @rule(stored=st.booleans())
+    def settle(self, stored: bool) -> None:
+        due, roster = self.rounds.due(self.now), self.roster()
+        deadline = self.rounds.snapshot().deadline
+        late = deadline is not None and self.now >= deadline
+        if due is Due.NOTHING:
+            waits = not late and (len(self.sum) < self.MIN_CLIENTS or roster != self.sum.keys())
+            assert waits or self.now < self.retry
+            assert self.rounds.wake is None or self.rounds.wake > self.now
+            return
+        assert self.now >= self.retry
+        if due is Due.FAIL:
+            assert late
+            assert len(self.sum) < self.MIN_CLIENTS
+            self.rounds.fail(self.now)
+            self.failures.append(QuorumError)
+        else:
+            assert len(self.sum) >= self.MIN_CLIENTS
+            assert late or roster == self.sum.keys()
+            self.rounds.seal(self.now)
+            if stored:
+                self.rounds.complete(self.now)
+                self.completed.append(self.sum)
+                assert self.roster() == self.sum.keys()
+                self.sum = {}
+                return
+            self.rounds.unseal(self.now, TransportError("disk full"))
+            assert self.rounds.wake is not None
+            self.retry = self.rounds.wake
+            assert self.retry > self.now
+            if late:
+                self.failures.append(TransportError)
+        assert self.roster() == (self.sum.keys() if late else roster)  # what was added stays
+
+    def roster(self) -> set[str]:
+        snapshot = self.rounds.snapshot()
+        return {*snapshot.added, *snapshot.waiting_for}
+
+    @invariant()
+    def agrees_with_the_model(self) -> None:
+        snapshot = self.rounds.snapshot()
+        assert snapshot.attempt.round == len(self.completed)
+        assert snapshot.added == tuple(sorted(self.sum))
+        assert not {*snapshot.added} & {*snapshot.waiting_for}
+        assert len(self.roster()) <= self.MAX_CLIENTS
+        assert (snapshot.deadline is None) == (not self.roster())
+        first = max(0, len(self.completed) - KEPT_ROUNDS)
+        assert snapshot.completed == tuple(range(first, len(self.completed)))
+
+    @invariant()
+    def all_who_wait_get_what_is_theirs(self) -> None:
+        for attempt, failures in self.waiting:
+            outcome: bool | type[SecAggError]
+            try:
+                outcome = self.rounds.ready(attempt)
+            except SecAggError as error:
+                outcome = type(error)
+            done = len(self.completed) - attempt.round
+            if done > KEPT_ROUNDS:
+                assert outcome is RoundMismatchError
+            elif done > 0:
+                assert outcome is True
+            elif len(self.failures) > failures:
+                assert outcome is self.failures[-1]
+            else:
+                assert outcome is False
+
+
+RoundHistories.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestRoundHistories = RoundHistories.TestCase

@@ -1,0 +1,134 @@
+"""project.yaml: what is read from it, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from provisioned import PROJECT
+
+from secagg.config import Config
+from secagg.errors import ConfigError, FormatError
+from secagg.setup.project_file import ProjectFile
+
+
+def load(folder: Path, data: object) -> ProjectFile:
+    path = folder / "project.yaml"
+    path.write_text(data if isinstance(data, str) else yaml.safe_dump(data), encoding="utf-8")
+    return ProjectFile.load(path)
+
+
+def test_what_it_says(tmp_path: Path) -> None:
+    (tmp_path / "shapes.yaml").write_text("{conv.w: [2, 1, 3, 3, 3], steps: {shape: [], dtype: int64}, fc.w: [4, 5]}")
+    file = load(tmp_path, PROJECT | {"days": 30, "model": "shapes.yaml", "encrypt": "conv"})
+    assert (file.name, file.sites, file.hosts, file.days) == (
+        "brain",
+        ("a", "b", "c"),
+        ("fl.example.org", "10.0.0.7"),
+        30,
+    )
+    own = {"he": PROJECT["he"], "aggregation": PROJECT["aggregation"], "encrypt": "conv"}
+    assert file.config == Config.from_dict(own)
+    assert file.layout is not None
+    roles = {spec.name: spec.role for spec in file.layout.tensors}
+    assert roles == {"conv.w": "encrypted", "steps": "local", "fc.w": "clear"}
+
+
+def test_what_may_be_left_out(tmp_path: Path) -> None:
+    file = load(tmp_path, PROJECT)
+    assert (file.days, file.layout) == (365, None)
+
+
+def test_the_model_that_all_begin_from(tmp_path: Path) -> None:
+    np.savez(tmp_path / "initial.npz", w=np.arange(3, dtype=np.float32), steps=np.array(4))
+    file = load(tmp_path, PROJECT | {"initial": "initial.npz"})
+    assert file.layout is not None
+    assert file.initial is not None
+    assert [spec.name for spec in file.layout.tensors] == list(file.initial) == ["w", "steps"]
+    (tmp_path / "shapes.yaml").write_text("{w: [3]}")
+    with pytest.raises(ConfigError, match="has both 'model' and 'initial'"):
+        load(tmp_path, PROJECT | {"initial": "initial.npz", "model": "shapes.yaml"})
+    with pytest.raises(FormatError, match="is a list of shapes; values are read from"):
+        load(tmp_path, PROJECT | {"initial": "shapes.yaml"})
+
+
+CHANGES: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown key": ({"site": ["a"]}, "unknown key 'site'; it knows project, hosts, sites, days, model, initial, he"),
+    "unknown backend": ({"he": {"lib": "tenseel"}}, "tenseel"),
+    "unknown number": ({"aggregation": {"min_client": 3}}, "unknown key 'min_client'"),
+    "name of the project": ({"project": "brain tumours"}, "project name 'brain tumours': use letters"),
+    "no name": ({"project": ""}, "project: '' is not text"),
+    "number as a name": ({"project": 7}, "project: 7 is not text; put it in quotes"),
+    "sites as text": ({"sites": "a b c"}, "sites is 'a b c'; give a list"),
+    "site that is a number": ({"sites": ["a", "b", 3]}, "sites: 3 is not text; put it in quotes"),
+    "site twice": ({"sites": ["a", "b", "c", "a"]}, "site 'a' stands twice"),
+    "site called server": ({"sites": ["a", "b", "server"]}, "a site cannot be called 'server'"),
+    "site that leads elsewhere": ({"sites": ["a", "b", "../c"]}, "'../c'"),
+    "site of dots": ({"sites": ["a", "b", ".."]}, "'..'"),
+    "no sites": ({"sites": []}, "0 sites can never be the 3 of aggregation.min_clients"),
+    "too few sites": ({"sites": ["a", "b"]}, "2 sites can never be the 3 of aggregation.min_clients"),
+    "too many sites": ({"sites": list("abcdef")}, "6 sites are more than aggregation.max_clients 5"),
+    "hosts as text": ({"hosts": "fl.example.org"}, "hosts is 'fl.example.org'; give a list such as .fl.example.org."),
+    "host with a port": (
+        {"hosts": ["fl.example.org:8443"]},
+        "host 'fl.example.org:8443': give the name of a host, in A",
+    ),
+    "host with a scheme": ({"hosts": ["https://fl.example.org"]}, "host 'https://fl.example.org'"),
+    "host of other letters": ({"hosts": ["hôte"]}, "host 'hôte'"),
+    "host of four large numbers": ({"hosts": ["10.0.0.999"]}, "host '10.0.0.999'"),
+    "host with a space": ({"hosts": ["a", "b c"]}, "host 'b c'"),
+    "long host": ({"hosts": ["a." * 127]}, "host 'a.a."),
+    "no days": ({"days": 0}, "days is 0; kits are valid for 1 to 36500 days"),
+    "many days": ({"days": 10**9}, "days is 1000000000"),
+    "days as text": ({"days": "30"}, "days is '30'"),
+    "days as truth": ({"days": True}, "days is True"),
+    "pattern without a tensor": (
+        {"model": "shapes.yaml", "encrypt": {"include": ["nothing.*"]}},
+        "does not fit the model .*: encrypt: pattern 'nothing.",
+    ),
+    "bound without a tensor": (
+        {"model": "shapes.yaml", "aggregation": {"max_abs": {"default": 1.0, "x.*": 2.0}}},
+        "does not fit the model .*: aggregation.max_abs: pattern 'x.",
+    ),
+    "tensor without a bound": (
+        {"model": "shapes.yaml", "aggregation": {"max_abs": {"conv*": 1.0}}},
+        "does not fit the model .*: aggregation.max_abs has no pattern for tensor 'w'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), CHANGES.values(), ids=CHANGES)
+def test_what_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    (tmp_path / "shapes.yaml").write_text("{w: [3], conv: [2, 1, 3]}")
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, PROJECT | change)
+
+
+@pytest.mark.parametrize("key", ["project", "hosts", "sites", "he"])
+def test_what_is_missing(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{key}'"):
+        load(tmp_path, {name: value for name, value in PROJECT.items() if name != key})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a\n- b\n", "write a block of keys"),
+        ("# later\n", "is empty; `secagg provision --help`"),
+        ("sites: [a\n", "is not YAML"),
+        ("days: 1\ndays: 2\n", "'days' twice"),
+    ],
+)
+def test_what_is_no_project(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, text)
+
+
+def test_a_model_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"model\.pt"):
+        load(tmp_path, PROJECT | {"model": "model.pt"})
+    with pytest.raises(ConfigError, match="cannot read"):
+        ProjectFile.load(tmp_path / "other.yaml")
