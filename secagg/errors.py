@@ -127,6 +127,10 @@ class EpochError(SecAggError):
     """Too many aggregates under this key did not decrypt: it decrypts no more, until the federation has another."""
 
 
+class TaskError(SecAggError):
+    """The code of a user's own task raised an exception, which is the cause of this one (``__cause__``)."""
+
+
 class TransportError(SecAggError):
     """The other side could not be reached, answered too late, or refused the request."""
 

@@ -4,72 +4,86 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
+import traceback
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from ..demo.task import LocalTask, Part, SiteRecord, check_least
-from ..errors import QuorumError, RoundMismatchError, SecAggError
-from ..scheme.params import QuantisedParams
+from ..demo.task import MNI152, check_least
+from ..errors import TaskError
 from ..site import GlobalModel
-from ..site.folder import UPDATE_FILE, make_client
+from ..site.final_model import check_final_model, write_final_model
+from ..site.folder import make_client
+from ..site.loop import take_part
 from ..site.participant import Participant
-from ..site.reporter import Report, Reporter
+from ..site.record import SiteRecord, show_metrics
+from ..site.reporter import Reporter
+from ..site.task_class import load_task, read_options
 from ..trust.kit import SiteKit, load_site_kit, locked
-from ..ui.progress import progress
+from ..ui.progress import Report, progress
+from ..ui.units import show_count
 
-if TYPE_CHECKING:
-    from ..integrations.monai import SecAggHandler
-
-EXAMPLE = "secagg site site-1 --server fl.example.org:8443 --part 1/3 --rounds 4"
+EXAMPLE = """secagg site site-1 --server fl.example.org:8443 --task own.py:Task --option lr=0.1 --out model.safetensors
+secagg site site-1 --server fl.example.org:8443 --option part=1/3"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Train white-matter segmentation on a part of the MNI152 brain in a federation; started again, go on with it."""
+    """Train a task of your own, or the demo's on a brain MRI, in a federation; started again, go on with it."""
     parser.add_argument("kit", type=Path, help="folder of the site's kit, as opened by `secagg unpack`")
     parser.add_argument("--server", required=True, metavar="HOST:PORT", help="where the server listens")
-    parser.add_argument("--part", type=Part.parse, default=Part(1, 1), metavar="I/N", help="which part of the data")
+    parser.add_argument(
+        "--task",
+        default=f"{MNI152.__module__}:{MNI152.__name__}",
+        metavar="PLACE:CLASS",
+        help="what is trained: module:Class or file.py:Class, see docs/own-task.md (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="an argument of that class; repeatable"
+    )
     parser.add_argument(
         "--rounds", type=int, default=4, help="rounds of the federation, also those without this site (default: 4)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of network and training, equal at all sites (default: 0)")
     parser.add_argument(
         "--timeout", type=float, default=600.0, metavar="SECONDS", help="longest try to reach the server (default: 600)"
     )
-    parser.add_argument(
-        "--threads", type=int, default=1, help="threads of PyTorch (default: 1, so that sites can share a machine)"
-    )
     parser.add_argument("--report", type=Path, metavar="FILE", help="append a line of JSON a round")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="write the model when all rounds are done: .safetensors, .pt or .pth; a file that is there is replaced",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
     """Train, encrypt, upload, wait, check and decrypt, until the federation has done its rounds."""
-    rounds = check_least("--rounds", options.rounds)
-    check_least("--threads", options.threads)
-    check_least("--seed", options.seed, 0)
+    check_least("--rounds", options.rounds)
+    arguments = read_options(options.option)
     kit = load_site_kit(options.kit)
     kit.project.check_time()
-    with locked(kit.folder):
-        _run(options, rounds, kit)
-
-
-def _run(options: argparse.Namespace, rounds: int, kit: SiteKit) -> None:
-    site = make_client(kit)
-
-    import torch  # these take seconds: after all that can be wrong with the kit
-
-    from ..integrations.grpc import SiteSession
-    from ..integrations.monai import SecAggHandler
-    from ..trust import Tls
-
-    torch.set_num_threads(options.threads)
-    with progress("load the brain MRI"):
-        task = LocalTask(options.part, options.seed)
+    if options.out is not None:
+        check_final_model(options.out)
     if options.report is not None:
         options.report.open("ab").close()  # what cannot be written must not be found out after training
-    model = GlobalModel(site, task.network.state_dict())
-    handler = SecAggHandler(model, weight=len(task.patches), upload_path=kit.folder / UPDATE_FILE)
+    with locked(kit.folder):
+        try:
+            _run(options, arguments, kit)
+        except TaskError as error:  # whoever has written the task wants to see where
+            traceback.print_exception(error.__cause__)
+            raise
+
+
+def _run(options: argparse.Namespace, arguments: dict[str, Any], kit: SiteKit) -> None:
+    site, reporter = make_client(kit), Printed()
+
+    from ..integrations.grpc import SiteSession
+    from ..trust import Tls
+
+    # Its libraries take seconds: after all that can be wrong with the kit.
+    with reporter.step(f"load the task {options.task}"):
+        task = load_task(options.task, arguments)
+    site.check_weight(task.examples)
+    model = GlobalModel(site, task.state)
     with SiteSession(
         options.server,
         kit.name,
@@ -78,81 +92,24 @@ def _run(options: argparse.Namespace, rounds: int, kit: SiteKit) -> None:
         project=kit.project,
         layout=model.layout,
     ) as session:
-        participant = Participant(kit, session, model, Printed())
-        with progress(f"join the federation at {options.server}, for {options.timeout:g} s at most"):
+        participant = Participant(kit, session, model, reporter)
+        with reporter.step(f"join the federation at {options.server}, for {options.timeout:g} s at most"):
             participant.join()
-        while model.round < rounds:
-            try:
-                _take_part(rounds, task, handler, participant).append_to(options.report)
-                if model.round < rounds:
-                    participant.join()  # sites may have been added or removed since: the server shows the manifest
-            except RoundMismatchError as error:  # the round ended without this site
-                missed = model.round
-                participant.join()
-                if model.round == missed:
-                    raise
-                print(f"round {missed} ({missed + 1} of {rounds}): missed: {error}", flush=True)
-        participant.clear()
-    done = "1 round is" if rounds == 1 else f"{rounds} rounds are"
-    print(f"{done} done: Dice {task.dice(participant.model.state):.4f} on held-out data", flush=True)
+        metrics = take_part(participant, task, options.rounds, lambda record: _keep(record, options.report))
+    if options.out is not None:
+        task.load(model.state)  # validation may have changed it, as BatchNorm's statistics
+        write_final_model(options.out, task.state)
+    done = f"{show_count(options.rounds, 'round')} {'is' if options.rounds == 1 else 'are'} done"
+    print(f"{done}: {show_metrics(metrics)}" if metrics else done, flush=True)
 
 
-def _take_part(rounds: int, task: LocalTask, handler: SecAggHandler, participant: Participant) -> SiteRecord:
-    """Take part in the round that the handler is at."""
-    model = participant.model
-    round, params = model.round, model.site.config.params
-    here = f"round {round} ({round + 1} of {rounds})"
-    train_seconds, encrypt_seconds, clipped = 0.0, 0.0, 0
-    if participant.has_update():
-        print(f"{here}: going on with the update that was encrypted before", flush=True)
-    else:
-        total_seconds = task.train(round, rounds, [handler])
-        encrypt_seconds, clipped = handler.encrypt_seconds, participant.model.site.clipped
-        train_seconds = total_seconds - encrypt_seconds
-        if isinstance(params, QuantisedParams) and params.overflow == "clip":
-            print(f"{here}: clipped {clipped:,} values beyond max_abs", flush=True)
-    start = time.perf_counter()
-    with progress(f"{here}: upload {participant.update_nbytes / 1e6:.1f} MB") as report:
-        participant.upload(report)
-    sent = time.perf_counter()
-    with progress(f"{here}: wait for others") as report:
-        try:
-            aggregate = participant.download(report)
-        except QuorumError as error:
-            raise QuorumError(
-                f"{error}; this site's update stays in the sum: the same command, started again, goes on waiting, and "
-                "does not train again"
-            ) from error
-    received = time.perf_counter()
-    with aggregate:
-        participant.receive(aggregate)
-        header = aggregate.header
-    done = time.perf_counter()
-    dice, verified = task.dice(participant.model.state), participant.model.site.verified
-    sites = (
-        f"sum of {len(header.sites)} updates, {'' if verified else f'not ({params.scheme} is approximate) '}verified"
-    )
-    print(f"{here}: Dice {dice:.4f} on held-out data; {sites}", flush=True)
-    try:
-        participant.store_model(header)
-    except SecAggError as error:  # another site stores the next one
-        print(f"{here}: the global model is not stored on the server: {error}", file=sys.stderr, flush=True)
-    return SiteRecord(
-        round=round,
-        dice=dice,
-        nbytes=participant.update_nbytes,
-        train_seconds=train_seconds,
-        encrypt_seconds=encrypt_seconds,
-        upload_seconds=sent - start,
-        wait_seconds=received - sent,
-        decrypt_seconds=done - received,
-        clipped=clipped,
-        verified=verified,
-    )
+def _keep(record: SiteRecord, path: Path | None) -> None:
+    if path is not None:
+        record.append_to(path)
 
 
 class Printed(Reporter):
-    """Lines for the terminal."""
+    """Shows bars and lines on the terminal."""
 
     def step(self, what: str) -> AbstractContextManager[Report]:
         """Show a bar on a terminal, a line elsewhere."""

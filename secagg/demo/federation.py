@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from ..config import Config
 from ..errors import TransportError
 from ..setup import ProjectFile, Provisioner
+from ..site.record import SiteRecord, read_records
 from ..storage.staging import new_folder
 from ..trust import Tls
 from ..trust.kit import SERVER
@@ -18,7 +19,6 @@ from ..ui.progress import progress
 from ..ui.units import show_count
 from .children import Children
 from .report import RoundResult, combine
-from .task import SiteRecord, read_records
 
 _START_SECONDS = 60.0
 _POLL_SECONDS = 0.1
@@ -50,7 +50,7 @@ class DemoFederation:
         self._out, self._rounds = out, rounds
         self._sites = [f"site-{number}" for number in range(1, sites + 1)]
         threads = max(1, (os.cpu_count() or 1) // sites)
-        self._options = ["--rounds", str(rounds), "--seed", str(seed), "--threads", str(threads)]
+        self._options = ["--rounds", str(rounds), "--option", f"seed={seed}", "--option", f"threads={threads}"]
         # Kits as folders: everything stays on this machine.
         with new_folder(out / "kits") as kits, TemporaryDirectory() as authority:
             Provisioner.create(ProjectFile("demo", config, tuple(self._sites)), Path(authority), kits)
@@ -96,8 +96,8 @@ class DemoFederation:
 
     def _start_sites(self, children: Children, module: str, command: list[str], address: str, folder: Path) -> None:
         for number, site in enumerate(self._sites, 1):
-            part, report = f"{number}/{len(self._sites)}", str(folder / f"{site}.jsonl")
-            arguments = [*command, str(self._kit(site)), "--server", address, "--part", part, "--report", report]
+            part, report = f"part={number}/{len(self._sites)}", str(folder / f"{site}.jsonl")
+            arguments = [*command, str(self._kit(site)), "--server", address, "--option", part, "--report", report]
             children.start(site, module, [*arguments, *self._options], folder / f"{site}.log")
 
     def _watch(self, children: Children, name: str, folder: Path) -> None:
@@ -111,7 +111,7 @@ class DemoFederation:
                 report(sum(map(len, records)), self._rounds * len(self._sites))
                 while shown < min(map(len, records)):
                     here = f"round {shown} ({shown + 1} of {self._rounds})"
-                    print(f"{name}: {here}, Dice {records[0][shown].dice:.4f}", flush=True)
+                    print(f"{name}: {here}, Dice {records[0][shown].metrics['dice']:.4f}", flush=True)
                     shown += 1
                 if not alive:
                     return

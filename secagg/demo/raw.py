@@ -18,9 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from ..integrations.grpc.credentials import channel_credentials, server_credentials
+from ..site.record import SiteRecord
+from ..site.task_class import read_options
 from ..trust import Tls
 from ..ui.progress import progress
-from .task import LocalTask, Part, SiteRecord
+from .task import MNI152
 
 _SERVICE = "secagg.demo.Raw"
 _MAX_MESSAGE_NBYTES = 256 << 20
@@ -86,37 +88,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kit", type=Path)
     parser.add_argument("--server", required=True)
-    parser.add_argument("--part", type=Part.parse, required=True)
+    parser.add_argument("--option", action="append", default=[])
     parser.add_argument("--rounds", type=int, required=True)
-    parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--report", type=Path, required=True)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    task = LocalTask(options.part, options.seed)
-    model = _flatten(task.network)
+    task = MNI152(**read_options(options.option))
+    network, model = task.model, _flatten(task.model)
     with grpc.secure_channel(options.server, channel_credentials(Tls.load(options.kit)), _OPTIONS) as channel:
         upload, download = (
             channel.unary_unary(f"/{_SERVICE}/{name}", request_serializer=bytes, response_deserializer=bytes)
             for name in ("Upload", "Download")
         )
         for round in range(options.rounds):
-            train_seconds = task.train(round, options.rounds)
+            here = f"round {round} ({round + 1} of {options.rounds})"
+            begun = time.perf_counter()
+            with progress(f"{here}: train"):
+                task.train(round)
             start = time.perf_counter()
-            message = np.float64(len(task.patches)).tobytes() + (_flatten(task.network) - model).tobytes()
+            message = np.float64(task.examples).tobytes() + (_flatten(network) - model).tobytes()
             upload(message, timeout=_WAIT_SECONDS)
             sent = time.perf_counter()
-            with progress(f"round {round} ({round + 1} of {options.rounds}): wait for others"):
+            with progress(f"{here}: wait for others"):
                 mean = np.frombuffer(download(round.to_bytes(4, "little"), timeout=_WAIT_SECONDS), np.float32)
             received = time.perf_counter()
             model = model + mean
             # A copy: the parameters become views of what they are given, and training changes them in place.
-            torch.nn.utils.vector_to_parameters(torch.from_numpy(model.copy()), task.network.parameters())
+            torch.nn.utils.vector_to_parameters(torch.from_numpy(model.copy()), network.parameters())
             SiteRecord(
                 round=round,
-                dice=task.dice(task.network.state_dict()),
+                metrics=task.validate(),
                 nbytes=len(message),
-                train_seconds=train_seconds,
+                train_seconds=start - begun,
                 encrypt_seconds=0.0,
                 upload_seconds=sent - start,
                 wait_seconds=received - sent,

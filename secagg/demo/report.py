@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ..config import Config
-from .task import SiteRecord
+from ..site.record import SiteRecord
 
 #: Steps whose seconds are compared, in the order in which they happen.
 STEPS = ("train", "encrypt", "upload", "add", "decrypt")
@@ -37,9 +37,10 @@ def combine(sites: Sequence[Sequence[SiteRecord]], add_seconds: Sequence[float])
     for records, add in zip(zip(*sites, strict=True), add_seconds, strict=True):
         mean = {
             name: sum(getattr(record, name) for record in records) / len(records)
-            for name in ("dice", "nbytes", "train_seconds", "encrypt_seconds", "upload_seconds", "decrypt_seconds")
+            for name in ("nbytes", "train_seconds", "encrypt_seconds", "upload_seconds", "decrypt_seconds")
         }
-        results.append(RoundResult(round=records[0].round, add_seconds=add, **mean))
+        dice = sum(record.metrics["dice"] for record in records) / len(records)
+        results.append(RoundResult(round=records[0].round, dice=dice, add_seconds=add, **mean))
     return results
 
 

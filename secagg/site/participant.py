@@ -17,13 +17,14 @@ from ..errors import (
     VerificationError,
 )
 from ..protocol.messages import KEPT_ROUNDS, ServerStatus
+from ..setup.progress import Report
 from ..storage.files import replace_file
 from ..trust.kit import SiteKit
 from ..wire.header import Header
 from ..wire.update import Update
 from .folder import DOWNLOAD_FILE, MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, make_client, make_old_client, read_receipt
 from .global_model import GlobalModel
-from .reporter import Report, Reporter
+from .reporter import Reporter
 from .session import Session
 
 #: How often a server may say that it has a model or an aggregate, and then that it has not.
@@ -54,13 +55,15 @@ class Participant:
     ----------
     model : GlobalModel
         The same, wherever the federation is.
+    reporter : Reporter
+        As given, or one that tells nothing.
     """
 
     def __init__(self, kit: SiteKit, session: Session, model: GlobalModel, reporter: Reporter | None = None) -> None:
         self.model = model
         self._kit = kit
         self._session = session
-        self._reporter = reporter or Reporter()
+        self.reporter = reporter or Reporter()
         self._update = kit.folder / UPDATE_FILE
         self._begun = False  # whether the model is more than the initial one
         self._unusable: dict[int, SecAggError] = {}  # models on the server by their rounds, and why
@@ -171,7 +174,7 @@ class Participant:
             return False
         if self.model.round in self._session.status().models:
             return False
-        with self._reporter.step(f"store the global model of round {self.model.round} on the server") as report:
+        with self.reporter.step(f"store the global model of round {self.model.round} on the server") as report:
             return self._session.save_model(self._kit.folder / MODEL_FILE, report)
 
     def clear(self) -> None:
@@ -198,12 +201,12 @@ class Participant:
             self._load_stored(max(models))
         elif missing is None:
             with (
-                self._reporter.step(f"round {here}: download the aggregate") as report,
+                self.reporter.step(f"round {here}: download the aggregate") as report,
                 self._session.download(here, self._kit.folder / DOWNLOAD_FILE, report) as aggregate,
             ):
                 self.receive(aggregate)
             self._begun = True
-            self._reporter.news(f"round {here}: caught up with the sum of {', '.join(aggregate.header.sites)}")
+            self.reporter.news(f"round {here}: caught up with the sum of {', '.join(aggregate.header.sites)}")
         else:
             why = "".join(
                 f"; that of round {number} cannot be used: {error}" for number, error in self._unusable.items()
@@ -232,7 +235,7 @@ class Participant:
                 f"{what}, which it must still have: ask its operators why; {evidence}. This site goes on when "
                 f"{RECEIPT_FILE} has been moved away"
             )
-        self._reporter.warning(f"ATTENTION: {what} any more: whether the update is in it, nobody can tell; {evidence}")
+        self.reporter.warning(f"ATTENTION: {what} any more: whether the update is in it, nobody can tell; {evidence}")
         return None
 
     def _load_own(self) -> None:
@@ -246,16 +249,16 @@ class Participant:
                 with self._reader(header):
                     self.model.load_model(model)
         except SecAggError as error:
-            self._reporter.news(f"{path} cannot be used: {error}")
+            self.reporter.news(f"{path} cannot be used: {error}")
             return
         self._begun = True
-        self._reporter.news(f"going on from its own global model, of round {header.round}")
+        self.reporter.news(f"going on from its own global model, of round {header.round}")
 
     def _load_stored(self, round: int) -> None:
         """Load a global model that is stored on the server, or note that it is of no use."""
         try:
             with (
-                self._reporter.step(f"download the global model of round {round}") as report,
+                self.reporter.step(f"download the global model of round {round}") as report,
                 self._session.load_model(self._kit.folder / DOWNLOAD_FILE, round, report) as model,
             ):
                 site = model.header.site
@@ -266,12 +269,12 @@ class Participant:
         except SecAggError as error:
             if len(self._unusable) == _MAX_MISSES:
                 raise
-            self._reporter.news(f"the global model of round {round} on the server cannot be used: {error}")
+            self.reporter.news(f"the global model of round {round} on the server cannot be used: {error}")
             self._unusable[round] = error
             return
         self._begun = True
         self.model.save_model(self._kit.folder / MODEL_FILE)
-        self._reporter.news(f"going on from the global model of round {round} that {site} has stored")
+        self.reporter.news(f"going on from the global model of round {round} that {site} has stored")
 
     @contextmanager
     def _reader(self, header: Header) -> Iterator[None]:

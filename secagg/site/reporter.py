@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 
-#: Takes what is done and the total, in any unit.
-Report = Callable[[float, float], None]
+from ..setup.progress import Report, silent
 
 
 class Reporter:
     """Tells nothing; subclasses show it to somebody. Lines are for people, and have no line break."""
 
     def step(self, what: str) -> AbstractContextManager[Report]:
-        """Show one piece of work, such as ``"round 0 (1 of 4): upload"``, while the block lasts.
+        """Show one piece of work, such as ``"round 0 (1 of 4): upload"``, for as long as what it returns is entered.
 
         Yields
         ------
         callable
             To be called with the amount done and the total.
         """
-        return _silent()
+        return silent(what)
 
     def news(self, line: str) -> None:
         """Show what has come out."""
 
     def warning(self, line: str) -> None:
         """Show what needs attention, although the work goes on."""
-
-
-@contextmanager
-def _silent() -> Iterator[Report]:
-    yield lambda done, total: None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, show
 from .files import open_regular, os_errors
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 _MAX_NBYTES = 1 << 20
 #: Values that a document may have when its aliases are written out: without any, so many bytes do not hold more.
 _MAX_VALUES = 1 << 20
+#: A number to YAML 1.2 and to whoever types it, and text to PyYAML, which reads YAML 1.1.
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?e[-+]?\d+", re.ASCII | re.IGNORECASE)
 
 
 def read_yaml(path: str | os.PathLike[str]) -> Any:
@@ -40,6 +43,27 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
         return None if node is None else loader.construct_document(node)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no such date
         raise ConfigError(f"{name!r} is not YAML: {error}") from error
+
+
+def read_scalar(text: str) -> Any:
+    """Return what a scalar stands for: a number, text, true, false, null or a date.
+
+    Raises
+    ------
+    ConfigError
+        If it is a list, a mapping or no YAML.
+    """
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{show(text)} is not YAML: {error}") from error
+    if isinstance(value, (list, dict, set)):
+        raise ConfigError(f"{show(text)} is a {type(value).__name__}; give one value")
+    if isinstance(value, str) and _EXPONENT.fullmatch(value):
+        return float(value)
+    return value
 
 
 def to_yaml(data: dict[str, Any], *, flow: bool) -> str:

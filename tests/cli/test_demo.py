@@ -55,7 +55,7 @@ def test_all_sites_end_with_the_same_model(secagg: Secagg, tmp_path: Path) -> No
     assert report["config"]["encrypt"] == "conv"
     for run in ("encrypted", "raw"):
         sites = [json.loads((tmp_path / "run" / run / f"site-{n}.jsonl").read_text("utf-8")) for n in (1, 2)]
-        assert sites[0]["dice"] == sites[1]["dice"] > 0
+        assert sites[0]["metrics"]["dice"] == sites[1]["metrics"]["dice"] > 0
 
 
 def test_a_preset_of_flashe(secagg: Secagg, tmp_path: Path) -> None:

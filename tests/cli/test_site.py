@@ -34,7 +34,8 @@ class SiteProcess:
         self.report = folder / f"{kit.name}.jsonl"
         self._log = folder / f"{kit.name}.log"
         self._command = [sys.executable, "-m", "secagg.cli", "site", str(kit), "--server", address]
-        self._command += ["--part", f"{number}/{len(SITES)}", "--rounds", str(ROUNDS), "--report", str(self.report)]
+        self._command += ["--option", f"part={number}/{len(SITES)}", "--rounds", str(ROUNDS)]
+        self._command += ["--report", str(self.report)]
         self.process: subprocess.Popen[bytes]
 
     def start(self) -> None:
@@ -102,7 +103,7 @@ def test_sites_that_are_killed_and_stopped_go_on(federation: Federation, tmp_pat
         assert library.Update.from_bytes(update).header.contributions[0] in _contributions(served.folder / "run", 0)
         finals = {site.log.splitlines()[-1] for site in (a, b, c)}
         assert len(finals) == 1
-        assert finals.pop().startswith("2 rounds are done: Dice 0.")
+        assert finals.pop().startswith("2 rounds are done: dice 0.")
         records = b.records
         assert [record["round"] for record in records] == [0, 1]
         assert (records[0]["train_seconds"], records[0]["encrypt_seconds"]) == (0, 0)
@@ -156,7 +157,10 @@ def test_a_kit_that_is_of_no_use(
     assert before == ({path.name for path in kit.iterdir()} if kit.exists() else set())
 
 
-@pytest.mark.parametrize("arguments", [("--rounds", 0), ("--threads", 0), ("--seed", -1), ("--part", "3/2")])
+@pytest.mark.parametrize(
+    "arguments",
+    [("--rounds", 0), *(("--option", option) for option in ("threads=0", "seed=-1", "seed=0.5", "part=3/2", "part=1"))],
+)
 def test_options_that_cannot_be(secagg: Secagg, federation: Federation, arguments: tuple[object, ...]) -> None:
     result = secagg("site", federation["a"], "--server", "127.0.0.1:1", *arguments)
     assert result.returncode == 2

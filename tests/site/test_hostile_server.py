@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from hostile import HostileServer
-from ignite.engine import Engine
 from provisioned import Federation, Secagg
 from signed import Parts
 
@@ -32,7 +31,6 @@ from secagg.errors import (
 from secagg.integrations.grpc import SiteSession
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc.refusals import Refusal
-from secagg.integrations.monai import SecAggHandler
 from secagg.setup.installing import install
 from secagg.site import GlobalModel
 from secagg.site.folder import MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, make_client
@@ -363,23 +361,9 @@ def test_an_aggregate_of_an_earlier_epoch_with_a_site_that_was_revoked(world: Wo
 # A manifest that changes while a site is running.
 
 
-class TinyTask:
-    """What `secagg site` trains, in no time."""
-
-    def __init__(self, part: object, seed: int) -> None:
-        self.patches = [0]
-        self.network = torch.nn.ParameterDict(state())
-
-    def train(self, round: int, rounds: int, handlers: list[SecAggHandler]) -> float:
-        engine = Engine(lambda engine, batch: None)
-        engine.network = self.network  # type: ignore[attr-defined]
-        for handler in handlers:
-            handler.attach(engine)
-        engine.run([0])
-        return 0.0
-
-    def dice(self, state: object) -> float:
-        return 0.5
+def site_command(world: World, server: HostileServer) -> list[str]:
+    """Site a trains what takes no time."""
+    return ["site", str(world.federation["a"]), "--server", server.address, "--task", "tiny_task:Tiny"]
 
 
 class WillingServer(HostileServer):
@@ -400,14 +384,13 @@ class WillingServer(HostileServer):
         return pb.UploadReply(receipt=secagg.Receipt.of(update, self.kit.identity).to_bytes())
 
 
-def test_a_running_site_takes_a_later_manifest(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_running_site_takes_a_later_manifest(world: World, tmp_path: Path) -> None:
     """A site that was removed during the first round is refused from the second one on."""
-    monkeypatch.setattr("secagg.cli.site.LocalTask", TinyTask)
     later = world.federation.change(tmp_path / "later", lambda made, at, kits: made.remove(("d",), at, kits))
     server = WillingServer(world.federation["server"])
     server.world, server.manifests = world, [(later["server"] / PROJECT_FILE).read_bytes()]
     with server.serving():
-        assert main(["site", str(world.federation["a"]), "--server", server.address, "--rounds", "2"]) == 0
+        assert main([*site_command(world, server), "--rounds", "2"]) == 0
     assert load_site_kit(world.federation["a"]).project == later.provisioner.project
 
 
@@ -420,13 +403,10 @@ class ServerOfFewSites(HostileServer):
         return reply
 
 
-def test_a_round_with_too_few_sites(
-    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_round_with_too_few_sites(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     """The user is told that the same command goes on; so it does."""
-    monkeypatch.setattr("secagg.cli.site.LocalTask", TinyTask)
     with ServerOfFewSites(world.federation["server"]).serving() as server:
-        command = ["site", str(world.federation["a"]), "--server", server.address, "--rounds", "1"]
+        command = [*site_command(world, server), "--rounds", "1"]
         for again in (False, True):
             server.closed = None
             assert main(command) == 6

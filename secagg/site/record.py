@@ -1,0 +1,46 @@
+"""What one round was at one site: what the new global model is worth, what was sent, and how long each step took."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class SiteRecord:
+    """One round at one site: metrics of the new global model, bytes sent, seconds of each step.
+
+    `clipped` is how many values of the update were beyond ``max_abs`` and were clipped; `verified` whether the sum is
+    verified to be that of the updates that it lists. What was trained and encrypted before a restart took 0 seconds.
+    """
+
+    round: int
+    metrics: Mapping[str, float]
+    nbytes: int
+    train_seconds: float
+    encrypt_seconds: float
+    upload_seconds: float
+    wait_seconds: float
+    decrypt_seconds: float
+    clipped: int = 0
+    verified: bool = False
+
+    def append_to(self, path: Path) -> None:
+        """Append the record to a file as a line of JSON."""
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(self)) + "\n")
+
+
+def read_records(path: Path) -> list[SiteRecord]:
+    """Return the records of a file that a site is perhaps still writing."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [SiteRecord(**json.loads(line)) for line in lines]
+
+
+def show_metrics(metrics: Mapping[str, float]) -> str:
+    """Return metrics for a line of text: ``dice 0.9221, loss 0.1130``."""
+    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())

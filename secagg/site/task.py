@@ -1,0 +1,180 @@
+"""The task that a site trains: what its own code must have, and how it is called."""
+
+from __future__ import annotations
+
+import inspect
+import numbers
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..errors import ConfigError, LayoutError, TaskError, show
+
+
+class Task(Protocol):
+    """What a site trains. A task may also have ``validate() -> dict[str, float]``: metrics of `model`.
+
+    Attributes
+    ----------
+    model : torch.nn.Module, or dict of str to torch.Tensor or numpy.ndarray
+        Holds the global model whenever `train` or ``validate`` is called. It is made anew when a site starts again, and
+        must then be the same at all sites: they begin from it. Training changes it in place; the arrays of a dict may
+        be replaced as well.
+    examples : float
+        Number of training examples: the private weight of this site in the mean.
+    """
+
+    model: Any
+    examples: float
+
+    def train(self, round: int) -> None:
+        """Train `model` for one round; rounds count from 0."""
+
+
+class CheckedTask:
+    """A task that has what it needs, and whose own errors are told apart from those of secagg.
+
+    Parameters
+    ----------
+    name : str
+        For messages.
+    task : Task
+        The task.
+
+    Raises
+    ------
+    ConfigError
+        If it lacks something, or has something else than it must; the message names the attribute.
+    """
+
+    def __init__(self, name: str, task: Task) -> None:
+        self._name, self._task = name, task
+        self._check_method("train", "train(round) trains its model for one round", 0)
+        if hasattr(task, "validate"):
+            self._check_method("validate", "validate() returns metrics of its model")
+        model = self._get("model", "a torch.nn.Module, or a dict of names to arrays or tensors")
+        if not _is_module(model) and not isinstance(model, MutableMapping):
+            raise ConfigError(
+                f"the task {name} has the model {show(model)}; a torch.nn.Module is needed, or a dict of names to "
+                "arrays or tensors"
+            )
+        # Training may leave other dtypes in a dict, as NumPy's arithmetic does; what the model is of stays.
+        self._patterns = {} if _is_module(model) else {name: _pattern(value) for name, value in model.items()}
+        _ = self.examples
+
+    @property
+    def examples(self) -> float:
+        """The private weight; `ConfigError` if it is no number."""
+        examples = self._get("examples", "its number of training examples, which is its weight in the mean")
+        if isinstance(examples, bool) or not isinstance(examples, numbers.Real):
+            raise ConfigError(
+                f"the task {self._name} has the attribute examples {show(examples)}; give its number of training "
+                "examples"
+            )
+        return examples  # type: ignore[return-value]  # a float to typing, as an int is
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The tensors of its model as they are, in the model's own dtypes."""
+        model = self._task.model
+        if _is_module(model):
+            return dict(model.state_dict())
+        patterns = self._patterns
+        return {name: _cast(value, patterns[name]) if name in patterns else value for name, value in model.items()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Put a global model into its model.
+
+        Raises
+        ------
+        LayoutError
+            If its model has become another one.
+        """
+        model = self._task.model
+        if not _is_module(model):
+            model.update({name: _cast(value, self._patterns[name]) for name, value in state.items()})
+            return
+        try:
+            model.load_state_dict(state)  # casts to the model's dtypes, copies to its device
+        except RuntimeError as error:
+            raise LayoutError(f"the model of the task {self._name} is another one than before: {error}") from error
+
+    def train(self, round: int) -> None:
+        """Train for one round; `TaskError` if its code raises anything."""
+        with user_code(f"train of the task {self._name}"):
+            self._task.train(round)
+
+    def validate(self) -> dict[str, float]:
+        """Return metrics of what its model holds; none if it has none.
+
+        Raises
+        ------
+        TaskError
+            If its code raises anything.
+        ConfigError
+            If it returns something else.
+        """
+        validate: Callable[[], Any] | None = getattr(self._task, "validate", None)
+        if validate is None:
+            return {}
+        with user_code(f"validate of the task {self._name}"):
+            metrics = validate()
+        try:
+            return {str(name): float(value) for name, value in metrics.items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"validate of the task {self._name} returned {show(metrics)}; return a dict of names to numbers"
+            ) from error
+
+    def _get(self, attribute: str, what: str) -> Any:
+        if not hasattr(self._task, attribute):
+            raise ConfigError(f"the task {self._name} has no attribute {attribute!r}: give it {what}")
+        return getattr(self._task, attribute)
+
+    def _check_method(self, method: str, what: str, *arguments: Any) -> None:
+        function = getattr(self._task, method, None)
+        if not callable(function):
+            raise ConfigError(f"the task {self._name} has no method {method!r}: {what}")
+        try:
+            inspect.signature(function).bind(*arguments)
+        except TypeError as error:
+            raise ConfigError(f"the task {self._name} has {method}{inspect.signature(function)}: {what}") from error
+
+
+@contextmanager
+def user_code(what: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn what a user's own code raises in this block, also if it exits, into `TaskError`, whose cause it is.
+
+    Parameters
+    ----------
+    what : str
+        What raises it, for the message.
+    passing : tuple of type
+        What is let through as it is.
+    """
+    try:
+        yield
+    except passing:
+        raise
+    except (Exception, SystemExit) as error:
+        raise TaskError(
+            f"{what} raised {type(error).__name__}: {error}; what this site has kept is safe: mend it, and start again"
+        ) from error
+
+
+def _is_module(model: Any) -> bool:
+    return hasattr(model, "state_dict") and hasattr(model, "load_state_dict")
+
+
+def _pattern(value: Any) -> Any:
+    """Return an empty tensor of the dtype, library and device of `value`; only torch's have ``new_empty``."""
+    return value.detach().new_empty(0) if hasattr(value, "new_empty") else np.empty(0, np.asarray(value).dtype)
+
+
+def _cast(value: Any, pattern: Any) -> Any:
+    """Return a tensor in the dtype and on the device of a pattern, unless it is of another library."""
+    if isinstance(pattern, np.ndarray):
+        return value if hasattr(value, "new_empty") else np.asarray(value, pattern.dtype)
+    return value.to(pattern.device, pattern.dtype) if hasattr(value, "new_empty") else value
