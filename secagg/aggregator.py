@@ -11,8 +11,7 @@ from .config import Config
 from .errors import CapacityError, FormatError, LayoutError, MismatchError, QuorumError, RoundMismatchError, StateError
 from .scheme.params import LatticeParams
 from .scheme.ring import CLEAR_RING, Ring
-from .trust.agreement import check_header, check_key
-from .trust.contributions import check_project
+from .trust.agreement import check_header, check_key, check_project
 from .trust.key import ServerKey, check_role
 from .trust.project import Project
 from .wire.container import DIGEST_NBYTES, frame_digest

@@ -16,8 +16,8 @@ from .encryption import Encryption
 from .errors import ConfigError, KeyFileError, LayoutError, RangeError, show
 from .scheme.tensors import FLOAT_DTYPES, to_vector
 from .storage.files import replace_file
-from .trust.agreement import check_header, check_key
-from .trust.contributions import check_manifest, check_project
+from .trust.agreement import check_header, check_key, check_project
+from .trust.contributions import check_contributions
 from .trust.failures import Failures
 from .trust.identity import Identity
 from .trust.key import ClientKey, check_role
@@ -272,7 +272,7 @@ class Client:
         header = aggregate.header
         check_header(header, "aggregate", self._config, self._key)
         fewest = self._config.aggregation.min_clients
-        check_manifest(aggregate, fewest, self._project, round=round, base=base, receipt=receipt)
+        check_contributions(aggregate, fewest, self._project, round=round, base=base, receipt=receipt)
         if like is not None:
             fault = self.layout(like).difference(header.layout)
             if fault:

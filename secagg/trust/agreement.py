@@ -1,4 +1,4 @@
-"""What an update must have in common with its reader: params, aggregation numbers, key, and what is encrypted."""
+"""What parties and updates must have in common: params, aggregation numbers, key, and what is encrypted."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from ..errors import CapacityError, ConfigError, KeyMismatchError, LayoutError, 
 from ..scheme.codec import codec_for
 from ..wire.header import Header
 from .key import ServerKey
+from .project import Project
 
 
 def check_key(config: Config, key: ServerKey) -> None:
@@ -22,6 +23,34 @@ def check_key(config: Config, key: ServerKey) -> None:
     if key.params.of_key != config.params.of_key:
         raise MismatchError(f"the key was made for {key.params.of_key}, the configuration has {config.params.of_key}")
     codec_for(config.params, config.aggregation).check_moduli(key.primes, key.plain_modulus)
+
+
+def check_project(config: Config, key: ServerKey, project: Project) -> None:
+    """Hold configuration and key against the project.
+
+    Raises
+    ------
+    KeyFileError
+        If the project has another HE key.
+    MismatchError
+        If it has another configuration; the library of ``he.lib``, and to ask for more sites, is each party's choice.
+    """
+    project.check_key(key.epoch, key.fingerprint)
+    fewest = project.config.aggregation.min_clients
+    if config.aggregation.min_clients < fewest:
+        raise MismatchError(
+            f"the configuration has aggregation.min_clients {config.aggregation.min_clients}, project {project.name} "
+            f"(serial {project.serial}) demands {fewest} or more"
+        )
+    mine, theirs = config.to_dict(), project.config.to_dict()
+    for party in (mine, theirs):
+        del party["he"]["lib"], party["aggregation"]["min_clients"]
+    for block in mine:
+        if mine[block] != theirs[block]:
+            raise MismatchError(
+                f"the configuration has {block} {show(mine[block])}, project {project.name} (serial {project.serial}) "
+                f"has {show(theirs[block])}"
+            )
 
 
 def check_header(header: Header, kind: str, config: Config, key: ServerKey) -> None:

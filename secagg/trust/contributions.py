@@ -1,45 +1,15 @@
-"""The manifest of an aggregate, its list of contributions, and what a site checks in it before it uses a sum."""
+"""The contributions of an aggregate: what a site checks in the list before it uses a sum."""
 
 from __future__ import annotations
 
-from ..config import Config
-from ..errors import MismatchError, QuorumError, RoundMismatchError, VerificationError, show
+from ..errors import QuorumError, RoundMismatchError, VerificationError
 from ..wire.header import check_round
 from ..wire.update import Update
-from .key import ServerKey
 from .project import Project
 from .receipt import Receipt
 
 
-def check_project(config: Config, key: ServerKey, project: Project) -> None:
-    """Hold configuration and key against the project.
-
-    Raises
-    ------
-    KeyFileError
-        If the project has another HE key.
-    MismatchError
-        If it has another configuration; the library of ``he.lib``, and to ask for more sites, is each party's choice.
-    """
-    project.check_key(key.epoch, key.fingerprint)
-    fewest = project.config.aggregation.min_clients
-    if config.aggregation.min_clients < fewest:
-        raise MismatchError(
-            f"the configuration has aggregation.min_clients {config.aggregation.min_clients}, project {project.name} "
-            f"(serial {project.serial}) demands {fewest} or more"
-        )
-    mine, theirs = config.to_dict(), project.config.to_dict()
-    for party in (mine, theirs):
-        del party["he"]["lib"], party["aggregation"]["min_clients"]
-    for block in mine:
-        if mine[block] != theirs[block]:
-            raise MismatchError(
-                f"the configuration has {block} {show(mine[block])}, project {project.name} (serial {project.serial}) "
-                f"has {show(theirs[block])}"
-            )
-
-
-def check_manifest(
+def check_contributions(
     aggregate: Update,
     min_clients: int,
     project: Project | None,

@@ -30,7 +30,7 @@ from secagg.errors import (
     StorageError,
     VerificationError,
 )
-from secagg.trust.contributions import check_project
+from secagg.trust.agreement import check_project
 from secagg.trust.project import CLOCK_SKEW_SECONDS
 from secagg.wire.container import PREAMBLE_NBYTES, digest, pack_head
 from secagg.wire.tail import SIGNATURE_NBYTES
