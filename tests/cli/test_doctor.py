@@ -301,7 +301,8 @@ def test_the_command_on_a_file(
     assert not left
 
 
-def test_the_port(made: Federation) -> None:
+def test_the_port(made: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secagg.cli.doctor_network._TIMEOUT_SECONDS", 1.0)  # what listens there never answers
     kit = load_server_kit(made["server"])
     port = free_port()  # one that nobody else gets when it is free again
     address = f"127.0.0.1:{port}"
