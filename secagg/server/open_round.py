@@ -16,13 +16,14 @@ from dataclasses import replace
 
 import secagg
 
-from ..errors import FormatError, RoundMismatchError, SecAggError, StorageError, TransportError, one_line
+from ..errors import FormatError, RoundMismatchError, SecAggError, TransportError, one_line
 from ..protocol.messages import MAX_TROUBLE_LENGTH
 from ..protocol.part import Part
 from .history import History
 from .receipts import Receipts
+from .roster import SavedRoster
 from .round_sum import Terms, read_aggregates
-from .rounds import Due, Rounds, Snapshot
+from .rounds import Attempt, Due, Rounds, Snapshot
 from .run_folder import UPDATE_SUFFIX
 from .spool import Spool
 
@@ -62,8 +63,7 @@ class OpenRound:
         self._adding = threading.Lock()
         self._changed = threading.Condition()
         self._released = False
-        self._saving = threading.Lock()
-        self._saved: object = None
+        self._saved_roster = SavedRoster(terms.folder, self._waited_for)
         self._trouble = ""
         aggregates, self._sum = read_aggregates(terms)
         aggregation = terms.config.aggregation
@@ -143,7 +143,7 @@ class OpenRound:
             self._rounds.join(site, time.monotonic())
             self._changed.notify_all()
             round, base = self._rounds.round, self._sum.base
-        self._save_roster()
+        self._saved_roster.save()
         if not known:
             log.info("%s joined round %d", site, round, extra={"event": "joined", "site": site, "round": round})
         return round, base
@@ -338,7 +338,7 @@ class OpenRound:
         if due is Due.COMPLETE:
             self._complete()
         if due is not Due.NOTHING:
-            self._save_roster()
+            self._saved_roster.save()
             self._history.opened(self._rounds.snapshot())
 
     def _complete(self) -> None:
@@ -397,7 +397,7 @@ class OpenRound:
             self._rounds.added(site, nonce, now)
             self._history.added(site, self._folder.update_of(round, site).stat().st_size)
         if len(stored) < len(acknowledged):
-            self._save_roster()
+            self._saved_roster.save()
         self._history.opened(self._rounds.snapshot())
 
     def _takes_part(self, site: str) -> bool:
@@ -407,18 +407,9 @@ class OpenRound:
             return True
         return False
 
-    def _save_roster(self) -> None:
-        """Write down whom the round waits for; one thread does it for all that came before it."""
-        with self._saving:
-            with self._changed:
-                attempt, roster = self._rounds.snapshot().attempt, self._rounds.roster
-            if self._saved == (attempt, roster):
-                return
-            try:
-                self._folder.save_roster(attempt.round, attempt.number, roster)
-                self._saved = attempt, roster
-            except StorageError as error:
-                log.warning("%s", error, extra={"event": "roster_not_stored", "error": type(error).__name__})
+    def _waited_for(self) -> tuple[Attempt, frozenset[str]]:
+        with self._changed:
+            return self._rounds.snapshot().attempt, self._rounds.roster
 
     def _clear(self) -> None:
         """Remove what nobody needs any more."""

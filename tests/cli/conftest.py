@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from provisioned import config, federation, made, secagg
+from small_model import shapes
 
-__all__ = ["config", "federation", "made", "secagg"]
+__all__ = ["config", "federation", "made", "secagg", "shapes"]

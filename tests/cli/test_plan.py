@@ -2,225 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import math
 import pickle
 import re
 import subprocess
 import sys
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 from provisioned import Secagg
+from small_model import random_state
 
 import secagg as library
 from secagg.cli.plan_report import publish_words
-from secagg.errors import ConfigError
-from secagg.scheme.aggregation import Aggregation
-from secagg.setup.bounds import needed_bits, read_sample, suggest_max_abs
-from secagg.setup.choices import Choice, choices, cost, header, recommend
-from secagg.setup.model_file import read_layout
-from secagg.setup.speed import measure
-from secagg.wire.layout import Layout
 
 #: Sizes up and down, expansion and bits of a row of the table, and the seconds behind them.
 NUMBERS = re.compile(r"([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+) +[\d.]+ m?s +[\d.]+ m?s ")
-
-SHAPES = {"enc.conv.weight": [16, 4, 3, 3, 3], "enc.conv.bias": [16], "head.weight": [30, 40], "scale": []}
-VALUES = 16 * 4 * 27 + 16 + 1200 + 1
-
-
-def random_state(seed: int, largest: float = 1.0) -> dict[str, Any]:
-    random = np.random.default_rng(seed)
-    return {name: random.uniform(-largest, largest, shape).astype(np.float32) for name, shape in SHAPES.items()}
-
-
-@pytest.fixture
-def shapes(tmp_path: Path) -> Path:
-    path = tmp_path / "shapes.yaml"
-    path.write_text(yaml.safe_dump(SHAPES), encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def layout(shapes: Path) -> Layout:
-    return read_layout(shapes)
-
-
-AGGREGATION = Aggregation(max_clients=3, max_abs=1.0, max_weight=10)
-CHOICES = {f"{choice.lib} {choice.name}": choice for choice in choices(AGGREGATION, 14.0)}
-
-
-def test_every_library_has_choices() -> None:
-    assert {name.partition(",")[0] for name in CHOICES if "CKKS" not in name} == {
-        "seal BGV",
-        "pyfhel BGV",
-        "flashe FLASHE",
-    }
-    assert {choice.lib for name, choice in CHOICES.items() if "CKKS" in name} == {"tenseal", "seal", "pyfhel"}
-    assert len(CHOICES) == 10
-
-
-@pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)
-def test_sizes_are_exact_and_errors_real(choice: Choice, layout: Layout) -> None:
-    plan = cost(choice, layout, AGGREGATION)
-    keys = library.generate_keys(plan.config)
-    aggregator = library.Aggregator(plan.config, keys.server)
-    states = [random_state(seed) for seed in range(3)]
-    for number, state in enumerate(states, 1):
-        site = library.Client(plan.config, keys.client, f"site-{number}")
-        update = site.encrypt(state, weight=10)
-        assert update.nbytes == plan.update_nbytes
-        aggregator.add(update)
-    aggregate = aggregator.finish()
-    assert aggregate.nbytes == plan.aggregate_nbytes
-    assert plan.expansion == plan.update_nbytes / (4 * VALUES)
-    mean = site.decrypt(aggregate)
-    allowed = 2.0**-plan.precision + 2.0**-23  # and the rounding to float32
-    for name in SHAPES:
-        exact = sum(state[name].astype(np.float64) for state in states) / 3
-        assert np.abs(mean[name] - exact).max() <= allowed
-    # What is shown is no more than eight times what is there, where a step of quantisation is the error.
-    if plan.precision < 16:
-        assert max(np.abs(mean[n] - sum(s[n].astype(np.float64) for s in states) / 3).max() for n in SHAPES) > (
-            2.0**-plan.precision / 8
-        )
-
-
-@pytest.mark.parametrize("max_weight", [1.0, 1e6])
-@pytest.mark.parametrize("max_abs", [1.0, {"default": 1.0, "head.*": 0.001}])
-def test_measuring_takes_any_bounds_and_number_of_sites(layout: Layout, max_abs: Any, max_weight: float) -> None:
-    aggregation = Aggregation(max_clients=50, max_abs=max_abs, max_weight=max_weight)
-    for choice in choices(aggregation, 14.0):
-        if choice.name in ("FLASHE, 11 bits", "BGV, 16 bits", "CKKS for sums only"):
-            config = cost(choice, layout, aggregation).config
-            seconds = measure(config, header("aggregate", 50, config, layout))
-            assert all(0 < value < math.inf for value in seconds)
-
-
-@pytest.mark.parametrize("needed", [8.0, 14.0, 20.0, 24.0])
-@pytest.mark.parametrize("max_abs", [1e-3, 1.0, 100.0])
-@pytest.mark.parametrize("sites", [2, 30, 1000])
-def test_ckks_for_sums_has_the_bits_and_is_smaller_than_claras(
-    layout: Layout, sites: int, max_abs: float, needed: float
-) -> None:
-    aggregation = Aggregation(max_clients=sites, max_abs=max_abs)
-    found = {
-        (choice.lib, choice.name): cost(choice, layout, aggregation)
-        for choice in choices(aggregation, needed)
-        if choice.name == "CKKS for sums only"
-    }
-    assert len(found) == 3
-    for (lib, _), plan in found.items():
-        assert plan.precision >= max(needed, 16)
-        params = plan.config.params.to_dict()
-        assert params["seeded"] is (lib != "pyfhel")
-        assert params["complex_slots"] is True
-    assert found["seal", "CKKS for sums only"].config.params.block_nbytes < 102_400  # bytes of a block of Clara's
-
-
-def test_the_smallest_that_fits_is_recommended(layout: Layout) -> None:
-    costs = [cost(choice, layout, AGGREGATION) for choice in CHOICES.values()]
-    sizes = {id(item): item.update_nbytes + item.aggregate_nbytes for item in costs}
-    for needed in (5.0, 9.5, 14.0, 17.0):
-        best, why = recommend(costs, needed)
-        assert best.precision >= needed
-        assert all(item.precision < needed for item in costs if sizes[id(item)] < sizes[id(best)])
-        assert "smallest" in why
-    best, why = recommend(costs, 60.0)
-    assert best.precision == max(item.precision for item in costs)
-    assert "none has the 60.0 bits" in why
-
-
-def test_a_choice_that_cannot_hold_the_sum_says_so(layout: Layout) -> None:
-    with pytest.raises(ConfigError, match="lower scale_bits, max_abs or max_clients"):
-        cost(CHOICES["tenseal CKKS, Clara's params"], layout, Aggregation(max_clients=3, max_abs=1e30))
-
-
-@pytest.mark.parametrize(
-    ("largest", "bound"), [(1.0, 2.0), (0.00803, 0.017), (0.5001, 1.1), (4.95, 9.9), (6e-7, 1.2e-6)]
-)
-def test_one_number_for_all(largest: float, bound: float) -> None:
-    assert suggest_max_abs({"a.w": largest, "a.b": largest / 16, "zeros": 0.0}) == bound
-
-
-def test_patterns_where_tensors_differ() -> None:
-    largest = {
-        "a.conv.w": 1.0,
-        "a.conv.b": 0.5,
-        "a.norm.w": 1e-3,  # a module of its own size
-        "a.norm.b": 4e-3,
-        "head.w": 0.9,  # a module of two sizes
-        "head.b": 1e-4,
-        "idle.w": 0.0,
-        "odd[0].w": 1e-5,  # a name that is no pattern
-    }
-    found = suggest_max_abs(largest)
-    assert found == {"default": 2.0, "a.norm.*": 8e-3, "head.b": 2e-4, "odd[[]0].*": 2e-5}
-    aggregation = Aggregation(max_abs=found)
-    aggregation.check_patterns(largest)
-    assert aggregation.bound("odd[0].w") == 2e-5
-    assert aggregation.bound("a.norm.new") == 8e-3
-
-
-names = st.lists(st.sampled_from(["a", "b", "a*", "w[0]", "é", "default"]), min_size=1, max_size=4).map(".".join)
-
-
-@given(st.dictionaries(names, st.floats(1e-30, 1e30) | st.just(0.0), min_size=1))
-def test_every_tensor_gets_one_number_that_suits_it(largest: dict[str, float]) -> None:
-    if not any(largest.values()):
-        largest["a"] = 1.0
-    aggregation = Aggregation(max_abs=suggest_max_abs(largest))
-    aggregation.check_patterns(largest)
-    for name, value in largest.items():
-        bound = Fraction(aggregation.bound(name))
-        if value:  # with headroom, at most 16 times too large, and up to a tenth for the two digits
-            assert 2 * Fraction(value) * Fraction(1 - 2**-50) <= bound <= Fraction(352, 10) * Fraction(value)
-
-
-def test_needed_bits(layout: Layout, tmp_path: Path) -> None:
-    """A value of ±v everywhere lies log2(max_abs / v) below max_abs; three bits more keep the error an eighth of it."""
-    for number, value in enumerate((0.25, -0.125)):
-        state = {name: np.full(shape, value, np.float32) for name, shape in SHAPES.items()}
-        np.savez(tmp_path / f"{number}.npz", **state, step=np.int64(3))
-    one = read_sample([tmp_path / "0.npz"], layout)
-    assert needed_bits(one, layout, Aggregation(max_abs=1.0)) == pytest.approx(2 + 3)
-    both = read_sample([tmp_path / "0.npz", tmp_path / "1.npz"], layout)
-    assert both.largest == dict.fromkeys(SHAPES, 0.25)
-    rms = math.sqrt((0.25**2 + 0.125**2) / 2)
-    assert needed_bits(both, layout, Aggregation(max_abs=1.0)) == pytest.approx(math.log2(1 / rms) + 3)
-    patterns = {"default": 1.0, "head.weight": 0.25}
-    share = 1200 / VALUES
-    expected = math.log2(math.sqrt(share * 0.25**2 + (1 - share)) / 0.25) + 3
-    assert needed_bits(one, layout, Aggregation(max_abs=patterns)) == pytest.approx(expected)
-    assert needed_bits(None, layout, Aggregation()) == 14
-
-
-def test_a_model_may_come_in_any_form(tmp_path: Path) -> None:
-    state = {name: torch.zeros(shape, dtype=torch.bfloat16) for name, shape in SHAPES.items()}
-    state["steps"] = torch.tensor(3)
-    (tmp_path / "m.json").write_text(
-        json.dumps(
-            {name: {"shape": shape, "dtype": "bfloat16"} for name, shape in SHAPES.items()}
-            | {"steps": {"shape": [], "dtype": "int64"}}
-        )
-    )
-    torch.save(state, tmp_path / "m.pt")
-    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "lightning.pth")
-    torch.save({"model": state, "optimizer": {"lr": 0.1}}, tmp_path / "other.pt")
-    read = [read_layout(tmp_path / name) for name in ("m.json", "m.pt", "lightning.pth", "other.pt")]
-    assert read[0].size("encrypted") == VALUES
-    assert read[0].size("local") == 1
-    assert read == read[:1] * 4
-    np.savez(tmp_path / "m.npz", **random_state(0))
-    assert read_layout(tmp_path / "m.npz").to_json() == [[n, "float32", s, "encrypted"] for n, s in SHAPES.items()]
 
 
 def test_plan_with_a_sample_writes_a_config_that_works(secagg: Secagg, shapes: Path, tmp_path: Path) -> None:

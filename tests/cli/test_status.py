@@ -9,38 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from provisioned import Secagg
 from served import Kits, Served, federation
-
-from secagg import Layout
-from secagg.config import Encrypt
-from secagg.errors import QuorumError, SecAggError
-from secagg.protocol import ServerStatus
-from secagg.trust.kit import load_site_kit
-from secagg.ui.status import Report
-from secagg.ui.units import parse_size, show_seconds, show_size
-
-STATUS = ServerStatus(
-    round=0,
-    attempt=1,
-    state="idle",
-    added=(),
-    waiting_for=(),
-    seconds_left=None,
-    uploads_in_flight=0,
-    disk_used=0,
-    disk_quota=64 << 30,
-    epoch=0,
-    models=(),
-    aggregates=(),
-    project_serial=1,
-)
 
 
 @pytest.fixture(scope="module")
@@ -167,22 +140,6 @@ def test_a_server_whose_kit_is_out_of_date(secagg: Secagg, kits: Kits, tmp_path:
     assert "the server's kit is out of date, it has manifest " in result.stderr
 
 
-@pytest.mark.parametrize("ours", [0, 2])
-def test_another_epoch(kits: Kits, ours: int) -> None:
-    project = replace(load_site_kit(kits["site-1"]).project, epoch=ours, serial=ours + 1)
-    report = Report("fl:1", replace(STATUS, epoch=1, project_serial=2), project, 0.0, project.issued)
-    (problem,) = report.problems()
-    assert problem.endswith("unpack the newest kit here" if ours == 0 else "and start the server again")
-
-
-@pytest.mark.parametrize(("waiting", "missing"), [(("site-2",), "site-2"), ((), "unknown to this kit, of manifest 1")])
-def test_who_is_missing_by_an_older_list(kits: Kits, waiting: tuple[str, ...], missing: str) -> None:
-    project = replace(load_site_kit(kits["site-1"]).project, serial=1)
-    status = replace(STATUS, attempt=2, state="open", waiting_for=waiting, project_serial=2)
-    with pytest.raises(QuorumError, match=f"missing: {missing}$"):
-        Report("fl:1", status, project, 0.0, project.issued).check()
-
-
 def test_a_full_disk_needs_attention(secagg: Secagg, kits: Kits, tmp_path: Path) -> None:
     with Served(kits["server"], tmp_path / "server", ("--disk-quota", "1")) as server:
         with kits.session("site-1", server.address) as session:
@@ -190,43 +147,6 @@ def test_a_full_disk_needs_attention(secagg: Secagg, kits: Kits, tmp_path: Path)
         result = secagg("status", kits["server"], "--server", server.address, "--check")
     assert result.returncode == 1
     assert "raise --disk-quota" in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("state", "problems"),
-    [
-        ({"disk_free": None}, ()),
-        ({"disk_free": 1 << 30}, ()),
-        ({"disk_free": (1 << 30) - 1}, ("has 1.1 GB free, .*: make room",)),
-        ({"disk_free": 10_000, "disk_quota": 10_000}, ()),
-        ({"disk_free": 9_999, "disk_quota": 10_000}, ("has 10.0 kB free",)),
-        ({"disk_used": 9_500, "disk_quota": 10_000, "disk_free": 400}, ("takes 9.5 kB of 10.0 kB", "has 400 bytes")),
-        ({"trouble": "No space left on device"}, ("of round 0, and tries again: No space left on device",)),
-    ],
-    ids=lambda value: str(value) if isinstance(value, dict) else "",
-)
-def test_disks(kits: Kits, state: dict[str, Any], problems: tuple[str, ...]) -> None:
-    project = load_site_kit(kits["site-1"]).project
-    report = Report("fl:1", replace(STATUS, **state), project, 0.0, project.issued)
-    for found, pattern in zip(report.problems(), problems, strict=True):
-        assert re.search(pattern, found)
-        assert f"ATTENTION    {found}" in report.text()
-        assert found in json.loads(report.json())["problems"]
-    if problems:
-        with pytest.raises(SecAggError, match=problems[-1]):
-            report.check()
-
-
-def test_a_quota_and_a_disk_that_are_small_for_the_model(kits: Kits) -> None:
-    layout = Layout.of({"w": np.zeros(100_000_000, np.float32)}, Encrypt())
-    project = replace(load_site_kit(kits["site-1"]).project, layout=layout)
-    status = replace(STATUS, disk_quota=100_000_000)
-    report = Report("fl:1", status, project, 0.0, project.issued)
-    (problem,) = report.problems()
-    assert re.fullmatch(r"rounds take up to [\d.]+ GB, the quota is 100 MB: uploads may be refused; .*", problem)
-    report = replace(report, status=replace(STATUS, disk_free=2_000_000_000))
-    (problem,) = report.problems()
-    assert problem.endswith("has 2.0 GB free, rounds may take more: make room")
 
 
 def test_watching_goes_on_when_the_server_goes(kits: Kits, served: Served) -> None:
@@ -264,23 +184,3 @@ def test_a_folder_that_is_no_kit(secagg: Secagg, tmp_path: Path) -> None:
     result = secagg("status", tmp_path, "--server", "127.0.0.1:1")
     assert result.returncode == 3
     assert "is no kit" in result.stderr
-
-
-def test_sizes_and_times() -> None:
-    sizes = {"20G": 20 << 30, "20GiB": 20 << 30, "20 GB": 20 * 10**9, "1.5T": 3 << 39, "500m": 500 << 20, "7": 7}
-    assert {text: parse_size(text) for text in sizes} == sizes
-    assert [show_size(n) for n in (0, 999, 1000, 15_600_000, 64 << 30)] == [
-        "0 bytes",
-        "999 bytes",
-        "1.0 kB",
-        "15.6 MB",
-        "68.7 GB",
-    ]
-    assert [show_seconds(s) for s in (0, 59.4, 725, 3600, 12_000, 187_000)] == [
-        "0 s",
-        "59 s",
-        "12 min 5 s",
-        "1 h",
-        "3 h 20 min",
-        "2 d 3 h",
-    ]

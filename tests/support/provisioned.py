@@ -89,6 +89,10 @@ class Federation:
         return Federation(Provisioner.load(folder / "authority"), kits)
 
 
+def files_of(kit: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in kit.iterdir()}
+
+
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     """A federation that all tests share; they read it only."""
