@@ -265,6 +265,18 @@ class Texts:
     assert ("Traceback" in result.stderr) == ("raised" in message)
 
 
+def test_a_task_in_numpy_needs_no_torch(federation: Federation, tmp_path: Path) -> None:
+    (tmp_path / "pull.py").write_text(TASK, encoding="utf-8")
+    command = ("site", str(federation["a"]), "--server", "127.0.0.1:1", "--timeout", "1", "--task", "pull.py:Pull")
+    command += ("--option", "site=a", "--option", "examples=1", "--out", "model.safetensors")
+    code = f"import sys; sys.modules['torch'] = None; from secagg.cli import main; sys.exit(main({command!r}))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert result.returncode == 5, result.stderr
+    assert "joining failed" in result.stderr
+
+
 def test_a_missing_library_of_the_file(federation: Federation, tmp_path: Path) -> None:
     for module, name in (("safetensors", "model.safetensors"), ("torch", "model.pt")):
         command = ("site", str(federation["a"]), "--server", "127.0.0.1:1", "--out", str(tmp_path / name))
