@@ -57,8 +57,8 @@ class CheckedTask:
         model = self._get("model", "a torch.nn.Module, or a dict of names to arrays or tensors")
         if not _is_module(model) and not isinstance(model, MutableMapping):
             raise ConfigError(
-                f"the task {name} has the model {show(model)}; a torch.nn.Module is needed, or a dict of names to "
-                "arrays or tensors"
+                f"the task {name} has {type(model).__name__!r} as its model; a torch.nn.Module is needed, or a dict of "
+                "names to arrays or tensors"
             )
         # Training may leave other dtypes in a dict, as NumPy's arithmetic does; what the model is of stays.
         self._patterns = {} if _is_module(model) else {name: _pattern(value) for name, value in model.items()}
@@ -169,12 +169,16 @@ def _is_module(model: Any) -> bool:
 
 
 def _pattern(value: Any) -> Any:
-    """Return an empty tensor of the dtype, library and device of `value`; only torch's have ``new_empty``."""
-    return value.detach().new_empty(0) if hasattr(value, "new_empty") else np.empty(0, np.asarray(value).dtype)
+    """Return an empty tensor of the dtype, library and device of `value`, None of what is no tensor."""
+    if hasattr(value, "new_empty"):  # torch's only
+        return value.detach().new_empty(0)
+    return np.empty(0, value.dtype) if isinstance(value, (np.ndarray, np.generic)) else None
 
 
 def _cast(value: Any, pattern: Any) -> Any:
     """Return a tensor in the dtype and on the device of a pattern, unless it is of another library."""
+    if pattern is None or hasattr(value, "new_empty") != hasattr(pattern, "new_empty"):
+        return value
     if isinstance(pattern, np.ndarray):
-        return value if hasattr(value, "new_empty") else np.asarray(value, pattern.dtype)
-    return value.to(pattern.device, pattern.dtype) if hasattr(value, "new_empty") else value
+        return np.asarray(value, pattern.dtype)
+    return value.to(pattern.device, pattern.dtype)

@@ -55,14 +55,14 @@ def read_scalar(text: str) -> Any:
     """
     import yaml
 
+    if _EXPONENT.fullmatch(text.strip()):
+        return float(text)
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{show(text)} is not YAML: {error}") from error
     if isinstance(value, (list, dict, set)):
         raise ConfigError(f"{show(text)} is a {type(value).__name__}; give one value")
-    if isinstance(value, str) and _EXPONENT.fullmatch(value):
-        return float(value)
     return value
 
 

@@ -43,7 +43,8 @@ def test_the_library_example_prints_the_weighted_mean(tmp_path: Path) -> None:
 def test_names_in_the_training_example_exist() -> None:
     tree = ast.parse(blocks("python")[1])
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    assert {node.module for node in imports} == {"secagg.integrations.monai", "secagg.integrations.grpc"}
+    modules = {"secagg.integrations.monai", "secagg.integrations.grpc", "secagg.site", "secagg.trust"}
+    assert {node.module for node in imports} == modules
     for node in imports:
         module = __import__(str(node.module), fromlist=["_"])
         for name in node.names:
@@ -53,8 +54,8 @@ def test_names_in_the_training_example_exist() -> None:
 def test_the_rounds_without_monai(tmp_path: Path) -> None:
     """At three sites, with the lines before them that open the session; a training that adds one."""
     kits = Kits.make(tmp_path, federation())
-    # As far as the handler, which is MONAI's; the rounds stand inside the same block.
-    opened = blocks("python")[1].partition("    handler = ")[0]
+    # As far as the model, which is then MONAI's; the rounds stand inside the same block.
+    opened = blocks("python")[1].partition("    model = ")[0]
     opened = "\n".join(line for line in opened.splitlines() if "monai" not in line)
     code = opened + "\n" + textwrap.indent(blocks("python")[2], "    ")
 
@@ -66,8 +67,8 @@ def test_the_rounds_without_monai(tmp_path: Path) -> None:
         text = re.sub(r'"site-1/([^"]+)"', lambda match: repr(str(kits[name] / match[1])), text)
         text = text.replace(f"Tls.load({name!r})", f"Tls.load({str(kits[name])!r})")
         names: dict[str, Any] = {
-            "model": {"w": np.zeros(1000, np.float32)},
-            "train": lambda model: {"w": np.full(1000, 0.5, np.float32)},
+            "state": {"w": np.zeros(1000, np.float32)},
+            "train": lambda state: {"w": state["w"] + 0.5},
             "rounds": 2,
         }
         exec(text, names)
@@ -80,8 +81,8 @@ def test_the_rounds_without_monai(tmp_path: Path) -> None:
                 session.join()
         done = list(pool.map(take_part, ("site-1", "site-2", "site-3")))
     for names in done:
-        np.testing.assert_allclose(names["model"]["w"], 1.0, atol=4e-3)  # 11 bits of max_abs 1, twice
-        assert names["base"] == done[0]["base"]
+        np.testing.assert_allclose(names["model"].state["w"], 1.0, atol=4e-3)  # 11 bits of max_abs 1, twice
+        assert names["model"].base == done[0]["model"].base
 
 
 def test_the_config_is_valid() -> None:
