@@ -57,30 +57,14 @@ class Server:
 
     Parameters
     ----------
-    config : secagg.Config
-        The configuration that the sites have.
-    key : secagg.ServerKey
-        The server's half of the key.
-    folder : path
-        Run folder, see `secagg.server.run_folder`. A server that is started again on the same folder goes
-        on where the earlier one stopped, also in the middle of a round, and after a crash or a power failure.
+    config, key, folder, round_timeout, project, identity, limits, events
+        As of `secagg.server.Federation`.
     address : str
         Where to listen, as ``host:port``; port 0 takes a free one, which `address` then names.
     tls : Tls or None
         The server's certificate. Only sites with a certificate of the same authority are admitted.
     insecure : bool
         Serve without certificates, on a loopback address only. Sites are then who they say they are.
-    round_timeout : float
-        Seconds after which a round ends without the missing sites.
-    project : secagg.Project, optional
-        The signed project manifest, which sites get when they join. With it, only its parties are admitted, under the
-        very certificates that it names, and updates must be signed.
-    identity : secagg.Identity, optional
-        What the server signs receipts with: that of the project's server.
-    limits : Limits, optional
-        What sites may use of the server.
-    events : Events, optional
-        Is told what happens: `secagg.integrations.prometheus.Metrics` counts it.
 
     Raises
     ------
