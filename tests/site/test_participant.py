@@ -34,7 +34,10 @@ from secagg.setup.installing import install
 from secagg.setup.provisioner import Provisioner
 from secagg.site import GlobalModel
 from secagg.site.folder import DOWNLOAD_FILE, FAILURES_FILE, MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, make_client
+from secagg.site.loop import take_part
 from secagg.site.participant import Participant
+from secagg.site.record import SiteRecord
+from secagg.site.task import CheckedTask
 from secagg.trust import Tls
 from secagg.trust.kit import PROJECT_FILE, load_server_kit, load_site_kit, locked
 from secagg.wire.header import Contribution
@@ -384,6 +387,30 @@ def test_a_site_that_missed_a_round(world: World) -> None:
                 site.train()
                 site.upload()
             assert late.finish().sites == ("a", "b", "c", "d")
+
+
+class Still:
+    """A task that learns nothing."""
+
+    examples = 1
+
+    def __init__(self) -> None:
+        self.model = make_network()
+
+    def train(self, round: int) -> None:
+        raise AssertionError("the round is missed, and there is no other")
+
+
+def test_a_missed_round_is_no_end(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    with world.site("d", join=False) as late:
+        late.train()
+        floats = world.run()
+        task, records = CheckedTask("still", Still()), list[SiteRecord]()
+        assert take_part(late.participant, task, 1, records.append) == {}
+        assert (late.model.round, late.floats, records) == (1, floats, [])
+        assert {name: value.tolist() for name, value in task.state.items() if value.is_floating_point()} == floats
+        assert not (late.folder / UPDATE_FILE).exists()
+    assert "round 0 (1 of 1): missed: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("damage", [_flip, _cut, _empty])
