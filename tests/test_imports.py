@@ -42,7 +42,7 @@ FAULTS = {
     "from the kernels": ("secagg_ext/checks.py", "import secagg", "secagg_ext is not allowed to import secagg"),
     "kernels": ("secagg/wire/container.py", "import secagg_ext", "- secagg.wire.container -> secagg_ext (l."),
     "backend, of the aggregator": (
-        "secagg/trust/contributions.py",  # which the aggregator imports
+        "secagg/trust/agreement.py",  # which the aggregator imports
         "from ..backends import base",
         "secagg.aggregator is not allowed to import secagg.backends",
     ),

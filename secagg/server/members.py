@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import secagg
 
 from ..errors import IdentityError, KeyFileError, show_time
-from ..trust import Certificate
+
+if TYPE_CHECKING:
+    from ..trust import Certificate
 
 #: Calls of one party at a time. A site needs two: one uploads or waits, another asks for the status; and as many again,
 #: while what was broken off has not ended yet.
@@ -147,6 +150,8 @@ class Members:
 
 @lru_cache(maxsize=_KNOWN_CERTIFICATES)
 def _read(pem: bytes) -> Certificate:
+    from ..trust import Certificate  # what reads certificates loads with the first of them
+
     try:
         return Certificate.from_pem(pem)
     except KeyFileError as error:

@@ -238,6 +238,7 @@ def test_a_disk_that_fails_at_the_end_of_a_round(start_server: Callable[..., Any
     waiting = [server.exchange(site, provision.update(site)) for site in ("site-1", "site-2")]
     server.wait_until(lambda: "round 0: the aggregate cannot be stored, trying again" in server.log)
     with server.session("site-3") as session:
+        server.wait_until(lambda: bool(session.status().trouble))  # the log is written first
         status = session.status()
     assert (status.round, status.attempt, status.added) == (0, 1, ("site-1", "site-2"))
     assert "Is a directory" in status.trouble  # an operator must act
