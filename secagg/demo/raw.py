@@ -102,8 +102,8 @@ def main() -> None:
         for round in range(options.rounds):
             here = f"round {round} ({round + 1} of {options.rounds})"
             begun = time.perf_counter()
-            with progress(f"{here}: train"):
-                task.train(round)
+            with progress(f"{here}: train") as report:
+                task.train(round, report)
             start = time.perf_counter()
             message = np.float64(task.examples).tobytes() + (_flatten(network) - model).tobytes()
             upload(message, timeout=_WAIT_SECONDS)

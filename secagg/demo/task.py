@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from ..errors import ConfigError, show
+from ..setup.progress import Report
 
 
 class MNI152:
@@ -45,10 +46,17 @@ class MNI152:
         self.examples = len(self._patches)
         self.model = mni152.make_network(seed)
 
-    def train(self, round: int) -> None:
+    def train(self, round: int, report: Report) -> None:
         """Train the network for two passes over the patches of this site."""
-        seed = (self._seed, round, self._number)
-        self._mni152.make_trainer(self.model, self._patches, seed=seed).run()
+        from ignite.engine import Engine, Events
+
+        trainer = self._mni152.make_trainer(self.model, self._patches, seed=(self._seed, round, self._number))
+
+        def show(engine: Engine) -> None:
+            report(engine.state.iteration, (engine.state.max_epochs or 0) * (engine.state.epoch_length or 0))
+
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, show)
+        trainer.run()
 
     def validate(self) -> dict[str, float]:
         """Return the mean Dice of the network on the held-out patches."""

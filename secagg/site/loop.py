@@ -70,8 +70,8 @@ def _one_round(participant: Participant, task: CheckedTask, rounds: int) -> Site
         model.site.check_weight(weight)  # it may have changed since the last round
         task.load(model.state)
         start = time.perf_counter()
-        with reporter.step(f"{here}: train"):
-            task.train(round)
+        with reporter.step(f"{here}: train") as report:
+            task.train(round, report)
             trained = time.perf_counter()
             participant.encrypt(task.state, weight)
         train_seconds, encrypt_seconds = trained - start, time.perf_counter() - trained

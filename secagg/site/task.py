@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import numbers
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..errors import ConfigError, LayoutError, TaskError, show
+from ..setup.progress import Report
 
 
 class Task(Protocol):
@@ -30,7 +31,10 @@ class Task(Protocol):
     examples: float
 
     def train(self, round: int) -> None:
-        """Train `model` for one round; rounds count from 0."""
+        """Train `model` for one round; rounds count from 0.
+
+        With a second parameter `report` it gets a callable there, to be called with the amount done and the total.
+        """
 
 
 class CheckedTask:
@@ -51,7 +55,9 @@ class CheckedTask:
 
     def __init__(self, name: str, task: Task) -> None:
         self._name, self._task = name, task
-        self._check_method("train", "train(round) trains its model for one round", 0)
+        self._reports = "report" in _parameters(getattr(task, "train", None))
+        report = {"report": _ignore} if self._reports else {}
+        self._check_method("train", "train(round) or train(round, report) trains its model for one round", 0, **report)
         if hasattr(task, "validate"):
             self._check_method("validate", "validate() returns metrics of its model")
         model = self._get("model", "a torch.nn.Module, or a dict of names to arrays or tensors")
@@ -101,10 +107,10 @@ class CheckedTask:
         except RuntimeError as error:
             raise LayoutError(f"the model of the task {self._name} is another one than before: {error}") from error
 
-    def train(self, round: int) -> None:
-        """Train for one round; `TaskError` if its code raises anything."""
+    def train(self, round: int, report: Report) -> None:
+        """Train for one round, and let it report how far it is; `TaskError` if its code raises anything."""
         with user_code(f"train of the task {self._name}"):
-            self._task.train(round)
+            self._task.train(round, **({"report": report} if self._reports else {}))
 
     def validate(self) -> dict[str, float]:
         """Return metrics of what its model holds; none if it has none.
@@ -133,12 +139,12 @@ class CheckedTask:
             raise ConfigError(f"the task {self._name} has no attribute {attribute!r}: give it {what}")
         return getattr(self._task, attribute)
 
-    def _check_method(self, method: str, what: str, *arguments: Any) -> None:
+    def _check_method(self, method: str, what: str, *arguments: Any, **keywords: Any) -> None:
         function = getattr(self._task, method, None)
         if not callable(function):
             raise ConfigError(f"the task {self._name} has no method {method!r}: {what}")
         try:
-            inspect.signature(function).bind(*arguments)
+            inspect.signature(function).bind(*arguments, **keywords)
         except TypeError as error:
             raise ConfigError(f"the task {self._name} has {method}{inspect.signature(function)}: {what}") from error
 
@@ -162,6 +168,17 @@ def user_code(what: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[
         raise TaskError(
             f"{what} raised {type(error).__name__}: {error}; what this site has kept is safe: mend it, and start again"
         ) from error
+
+
+def _parameters(function: Any) -> Collection[str]:
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return ()
+
+
+def _ignore(done: float, total: float) -> None:
+    pass
 
 
 def _is_module(model: Any) -> bool:

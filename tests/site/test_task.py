@@ -85,7 +85,7 @@ def test_a_task_in_a_file(tmp_path: Path) -> None:
     write(tmp_path / "folder" / "line_helper.py", "")
     for place in ("folder/line_task.py:Line", f"{tmp_path}/folder/line_task.py:Line"):
         task = load_task(place, {"slope": 0.5, "steps": 2})
-        task.train(0)
+        task.train(0, ignored)
         assert task.examples == 7
         assert task.state["w"].tolist() == [1.0, 1.0]
         assert task.validate() == {"mean": 1.0}
@@ -182,6 +182,10 @@ def test_options_that_the_class_does_not_take(tmp_path: Path, options: dict[str,
 
 
 # What a task must have.
+
+
+def ignored(done: float, total: float) -> None:
+    pass
 
 
 class Good:
@@ -311,7 +315,7 @@ def test_training_and_validation_that_raise(error: type[BaseException]) -> None:
         with pytest.raises(
             TaskError, match=f"{call} of the task own:Task raised {error.__name__}: .*of my own"
         ) as caught:
-            checked.train(0) if call == "train" else checked.validate()
+            checked.train(0, ignored) if call == "train" else checked.validate()
         assert type(caught.value.__cause__) is error
 
 
@@ -320,7 +324,7 @@ def test_an_interruption_is_no_error_of_the_task() -> None:
         raise KeyboardInterrupt(15)
 
     with pytest.raises(KeyboardInterrupt):
-        CheckedTask("own:Task", but(train=interrupted)()).train(0)
+        CheckedTask("own:Task", but(train=interrupted)()).train(0, ignored)
 
 
 @pytest.mark.parametrize(
@@ -343,3 +347,13 @@ def test_no_metrics() -> None:
 def test_metrics_that_are_none(metrics: Any) -> None:
     with pytest.raises(ConfigError, match="validate of the task own:Task returned .* names to numbers"):
         CheckedTask("own:Task", but(validate=lambda: metrics)()).validate()
+
+
+def test_training_that_reports_how_far_it_is() -> None:
+    class Reports(Good):
+        def train(self, round: int, report: Callable[[float, float], None]) -> None:
+            report(round, 10)
+
+    seen: list[tuple[float, float]] = []
+    CheckedTask("own:Reports", Reports()).train(3, lambda done, total: seen.append((done, total)))
+    assert seen == [(3, 10)]
