@@ -229,7 +229,7 @@ def but(**attributes: Any) -> Callable[[], Any]:
         (but(examples=None), "has the attribute examples None"),
         (object, "has no method 'train'"),
         (but(train=None), r"has no method 'train': train\(round\)"),
-        (but(train=lambda: None), r"has train\(\): train\(round\) trains"),
+        (but(train=lambda: None), r"has train\(\): train\(round\) or train"),
         (but(train=lambda round, rounds: None), r"has train\(round, rounds\)"),
         (but(validate=3), r"has no method 'validate': validate\(\)"),
         (but(validate=lambda state: {}), r"has validate\(state\)"),
