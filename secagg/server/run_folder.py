@@ -150,9 +150,10 @@ class RunFolder:
     def keep_model(self, part: Path, round: int) -> None:
         """Give a received model, already synchronised, its name; it survives. Errors as of `keep_update`."""
         target = self.path_of("model", round)
-        with storing(f"the model of round {round}"), _removed_if_unsure(target):
+        with storing(f"the model of round {round}"):
             os.rename(part, target)
-            synchronise(self.path)
+            with _removed_if_unsure(target):
+                synchronise(self.path)
 
     def save_aggregate(self, aggregate: secagg.Update) -> None:
         """Write an aggregate; it survives from here on. Errors as of `keep_update`."""

@@ -19,6 +19,7 @@ from secagg.integrations.grpc import SiteSession
 from secagg.protocol import DownloadRequest
 from secagg.protocol.chunks import chunks_from
 from secagg.server import Call, Federation
+from secagg.server.run_folder import RunFolder
 
 T = TypeVar("T")
 
@@ -205,3 +206,12 @@ def test_timeouts_that_cannot_be(provision: Any, tmp_path: Path, timeout: float)
         Federation(provision.config, provision.keys.server, tmp_path, round_timeout=timeout)
     with pytest.raises(ConfigError, match="the timeout is"):
         SiteSession("127.0.0.1:1", "site-1", tls=None, timeout=timeout)
+
+
+def test_a_model_that_cannot_take_its_place_leaves_the_one_before(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.path_of("model", 3).write_bytes(b"as it was")
+    with pytest.raises(StorageError, match="could not store the model of round 3: No such file"):
+        folder.keep_model(folder.spool / "site-1.model", 3)
+    assert folder.path_of("model", 3).read_bytes() == b"as it was"
+    folder.close()
