@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..errors import FormatError, show
+
 #: Longest timeout, four months: clocks and the deadlines of transports do not take every float.
 MAX_TIMEOUT_SECONDS = 1e7
 
@@ -35,10 +37,20 @@ class Chunk:
         The piece; a view is valid until the next chunk is taken.
     frame : int
         Of the first chunk: index of the first frame that follows the head. The number of frames: only the tail does.
+
+    Raises
+    ------
+    FormatError
+        If the piece is not of bytes, or the frame no whole number from 0 on: not every transport's messages have types.
     """
 
     data: bytes | memoryview
     frame: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.data, bytes | memoryview):  # bytes(n) would be n of them
+            raise FormatError(f"a chunk is of type {type(self.data).__name__}; it has bytes")
+        _check_count("frame", self.frame)
 
 
 @dataclass(frozen=True)
@@ -86,11 +98,19 @@ class UploadReply:
         the update is not there yet.
     frame : int
         Of an answer to a head: the frame that the server wants next. The number of frames: only the tail is missing.
+
+    Raises
+    ------
+    FormatError
+        If the frame is no whole number from 0 on.
     """
 
     already_added: bool
     receipt: bytes = b""
     frame: int = 0
+
+    def __post_init__(self) -> None:
+        _check_count("frame", self.frame)
 
 
 @dataclass(frozen=True)
@@ -109,6 +129,11 @@ class DownloadRequest:
         Digest of the head of what an earlier download broke off from; empty: nothing is there.
     frame : int
         The first frame that is wanted of that; of anything else all frames are sent.
+
+    Raises
+    ------
+    FormatError
+        If round or frame is no whole number from 0 on.
     """
 
     kind: str
@@ -116,6 +141,11 @@ class DownloadRequest:
     nonce: bytes = b""
     head: bytes = b""
     frame: int = 0
+
+    def __post_init__(self) -> None:
+        _check_count("frame", self.frame)
+        if self.round is not None:
+            _check_count("round", self.round)
 
 
 @dataclass(frozen=True)
@@ -170,3 +200,8 @@ class ServerStatus:
     disk_free: int | None = None
     trouble: str = ""
     time: float = 0.0
+
+
+def _check_count(what: str, number: object) -> None:
+    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+        raise FormatError(f"a message names {what} {show(number)}; it is a whole number from 0 on")

@@ -158,7 +158,8 @@ class Federation:
         Raises
         ------
         SecAggError
-            What the other side is to be told, with type and message. Nothing of a native exception is in it.
+            What the other side is to be told, with type and message. Nothing of a native exception is in it, nor where
+            the run folder lies.
         BusyError
             If there is no turn now: the other side is to try again.
         BrokenOffError
@@ -183,6 +184,9 @@ class Federation:
             extra = {"event": "refused", "site": name, "error": kind}
             log.warning("refused %s: %s: %s", who, kind, message, extra=extra)
             self._events.refused(kind)
+            told = self._folder.hide(message)
+            if told != message:
+                raise type(error)(told) from None
             raise
         except Exception as error:
             extra = {"event": "failed", "site": name, "error": type(error).__name__}

@@ -271,9 +271,11 @@ class OpenRound:
         """
         with self._changed:
             roster, now = self._rounds.roster, time.monotonic()
-            known = self._rounds.enter(header.site, header.contributions[0].nonce, header.round, now)
-            if self._rounds.roster != roster:  # a part or an update tells so after a crash: no need to write it down
-                self._changed.notify_all()
+            try:
+                known = self._rounds.enter(header.site, header.contributions[0].nonce, header.round, now)
+            finally:  # who is refused may have started the clock
+                if self._rounds.roster != roster:  # a part or an update tells so after a crash: it is not written down
+                    self._changed.notify_all()
         if not known:
             return None
         self._make_last(header.round)  # who added it may not have come to that, or was killed before
@@ -374,8 +376,7 @@ class OpenRound:
             now, state = time.monotonic(), self._rounds.snapshot()
             told = TransportError(f"the server could not store the aggregate of round {round}; its log says why")
             self._rounds.unseal(now, told)
-            # Everybody may ask for it, and need not know where the folder lies.
-            self._trouble = one_line(str(error).replace(f"{self._folder.path}/", ""))[:MAX_TROUBLE_LENGTH]
+            self._trouble = one_line(self._folder.hide(str(error)))[:MAX_TROUBLE_LENGTH]
             if self._rounds.snapshot().attempt != state.attempt:
                 self._history.failed(state, "the aggregate could not be stored")
             self._changed.notify_all()

@@ -93,6 +93,10 @@ class RunFolder:
         """Let another server in."""
         self._held.close()
 
+    def hide(self, text: str) -> str:
+        """Return a message without where the folder lies: whoever calls a server need not know."""
+        return text.replace(f"{self.path}/", "")
+
     def stored(self, kind: str) -> dict[int, Path]:
         """Return the files of the stored aggregates or models (`kind`), by their rounds."""
         return stored(self.path, kind)
@@ -150,9 +154,10 @@ class RunFolder:
     def keep_model(self, part: Path, round: int) -> None:
         """Give a received model, already synchronised, its name; it survives. Errors as of `keep_update`."""
         target = self.path_of("model", round)
-        with storing(f"the model of round {round}"), _removed_if_unsure(target):
+        with storing(f"the model of round {round}"):
             os.rename(part, target)
-            synchronise(self.path)
+            with _removed_if_unsure(target):
+                synchronise(self.path)
 
     def save_aggregate(self, aggregate: secagg.Update) -> None:
         """Write an aggregate; it survives from here on. Errors as of `keep_update`."""

@@ -59,8 +59,11 @@ class Uploads:
             If it is not its turn.
         """
         header = self._read(caller, head)
+        receipt = self._admit(header)
+        if receipt is not None:
+            return UploadReply(already_added=True, receipt=receipt)
         with self._turns.only(header.site, header.kind, stream):
-            receipt = self._admit(header)
+            receipt = self._admit(header)  # an earlier upload may have been added while this one waited
             if receipt is not None:
                 return UploadReply(already_added=True, receipt=receipt)
             with self._spool.part(header, layout_known=self._round.layout_known) as part:
@@ -70,12 +73,10 @@ class Uploads:
         """Receive an update or model, and add or store it; errors as of `resume`."""
         first = next(chunks, Chunk(b""))
         header = self._read(caller, bytes(first.data))
-        with self._turns.only(header.site, header.kind, stream):
-            receipt = self._admit(header)
-            added = receipt is None
-            if receipt is None:
-                with self._turns.slot(stream):
-                    added, receipt = self._receive(header, first.frame, chunks, stream)
+        receipt, added = self._admit(header), False
+        if receipt is None:
+            with self._turns.only(header.site, header.kind, stream), self._turns.slot(stream):
+                added, receipt = self._receive(header, first.frame, chunks, stream)
         self._events.upload_received(header.nbytes, time.monotonic() - stream.began, added)
         return UploadReply(already_added=not added, receipt=receipt)
 
@@ -91,7 +92,8 @@ class Uploads:
     def _admit(self, header: secagg.Header) -> bytes | None:
         """Return None if an update or model is wanted; if it is there already, its receipt, empty for a model.
 
-        It has its turn: nobody else brings this update or model meanwhile.
+        It is asked before the turn, since what is unfit must not break off an earlier upload of its site, and again
+        when the turn has come: rounds end meanwhile, and an earlier upload may have been added.
         """
         if header.kind == "update":
             return self._round.admit(header)
@@ -102,6 +104,9 @@ class Uploads:
     def _receive(
         self, header: secagg.Header, frame: int, chunks: Iterator[Chunk], stream: Stream
     ) -> tuple[bool, bytes]:
+        receipt = self._admit(header)
+        if receipt is not None:
+            return False, receipt
         with self._spool.part(header, layout_known=self._round.layout_known) as part:
             if frame > part.frame:
                 raise BusyError(f"the server wants frame {part.frame} next, not {frame}: ask it again")

@@ -76,7 +76,7 @@ class Sender:
         stored = self._link.resume(header.head, seconds)
         if stored.already_added:
             return True, stored.receipt
-        if not 0 <= stored.frame <= header.frame_count:
+        if stored.frame > header.frame_count:
             raise FormatError(f"the server asks for frame {stored.frame}, the {header.kind} has {header.frame_count}")
         self.frame = stored.frame
         chunks = chunks_from(self._update, self.frame, self._progress)
@@ -127,7 +127,7 @@ def fetch(
             _fetch(link, request, path, failure, seconds, check, progress)
             os.replace(path, target)
     except SecAggError as error:
-        if type(error) is not TransportError:  # it did not just break off
+        if not isinstance(error, TransportError):  # that says nothing about what is there: a certificate ran out, say
             with os_errors(StorageError, failure):
                 path.unlink(missing_ok=True)
         raise

@@ -12,13 +12,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
+from running import wait_until
 
 import secagg
-from secagg.errors import ConfigError, FormatError, StateError, StorageError, TransportError
+from secagg.errors import ConfigError, FormatError, RoundMismatchError, StateError, StorageError, TransportError
 from secagg.integrations.grpc import SiteSession
 from secagg.protocol import DownloadRequest
 from secagg.protocol.chunks import chunks_from
 from secagg.server import Call, Federation
+from secagg.server.run_folder import RunFolder
 
 T = TypeVar("T")
 
@@ -58,8 +60,9 @@ def downloaded(federation: Federation, own: secagg.Update) -> secagg.Update:
 
 
 @contextmanager
-def opened(provision: Any, folder: Path) -> Iterator[Federation]:
-    federation = Federation(provision.config, provision.keys.server, folder, round_timeout=1000.0, certified=False)
+def opened(provision: Any, folder: Path, round_timeout: float = 1000.0) -> Iterator[Federation]:
+    config, key = provision.config, provision.keys.server
+    federation = Federation(config, key, folder, round_timeout=round_timeout, certified=False)
     try:
         yield federation
     finally:
@@ -205,3 +208,36 @@ def test_timeouts_that_cannot_be(provision: Any, tmp_path: Path, timeout: float)
         Federation(provision.config, provision.keys.server, tmp_path, round_timeout=timeout)
     with pytest.raises(ConfigError, match="the timeout is"):
         SiteSession("127.0.0.1:1", "site-1", tls=None, timeout=timeout)
+
+
+def test_a_model_that_cannot_take_its_place_leaves_the_one_before(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.path_of("model", 3).write_bytes(b"as it was")
+    with pytest.raises(StorageError, match="could not store the model of round 3: No such file"):
+        folder.keep_model(folder.spool / "site-1.model", 3)
+    assert folder.path_of("model", 3).read_bytes() == b"as it was"
+    folder.close()
+
+
+def test_who_calls_is_not_told_where_the_folder_lies(
+    provision: Any, updates: list[secagg.Update], tmp_path: Path
+) -> None:
+    with opened(provision, tmp_path) as federation:
+        for update in updates[:2]:
+            assert uploaded(federation, update)
+        (tmp_path / "aggregate-0.secagg").unlink()
+        with pytest.raises(FormatError) as caught:
+            downloaded(federation, updates[0])
+    assert str(caught.value) == "cannot read 'aggregate-0.secagg': No such file or directory"
+
+
+def test_a_round_that_begins_by_what_is_refused_ends_in_time(provision: Any, tmp_path: Path) -> None:
+    """An update of another round, from a site that has not joined, starts the clock."""
+    late = provision.clients["site-1"].encrypt(STATE, weight=1.0, round=7)
+    with opened(provision, tmp_path, round_timeout=0.5) as federation:
+        federation.start()
+        with pytest.raises(RoundMismatchError):
+            uploaded(federation, late)
+        assert federation.status().waiting_for == ("site-1",)
+        wait_until(lambda: federation.status().attempt == 2)
+        assert federation.status().state == "idle"

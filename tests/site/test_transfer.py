@@ -1,0 +1,67 @@
+"""Downloads over a link that breaks: what is there stays for the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import secagg
+from secagg.errors import FormatError, IdentityError, SecAggError, StorageError
+from secagg.protocol import BusyError, Chunk, DownloadRequest
+from secagg.protocol.chunks import chunks_from
+from secagg.site.transfer import fetch
+
+CONFIG = {
+    "he": {"lib": "flashe", "config": {"scheme": "FLASHE", "value_bits": 24}},
+    "aggregation": {"min_clients": 2, "max_clients": 4, "max_abs": 1.0},
+}
+FRAMES = 2
+
+
+class Broken:
+    """A link whose downloads fail after so many frames."""
+
+    def __init__(self, update: secagg.Update, error: Exception | None) -> None:
+        self.update, self.error = update, error
+        self.asked: list[int] = []
+
+    def download(self, request: DownloadRequest, seconds: float) -> Generator[Chunk, None, None]:
+        self.asked.append(request.frame)
+        for number, chunk in enumerate(chunks_from(self.update, request.frame)):
+            if number > FRAMES and self.error is not None:
+                raise self.error
+            yield chunk
+
+
+@pytest.fixture(scope="module")
+def aggregate() -> secagg.Update:
+    config = secagg.Config.from_dict(CONFIG)
+    keys = secagg.generate_keys(config)
+    aggregator = secagg.Aggregator(config, keys.server, round=0)
+    for name in ("a", "b"):
+        aggregator.add(secagg.Client(config, keys.client, name=name).encrypt({"w": np.zeros(1 << 20, np.float32)}))
+    return secagg.Update.from_bytes(aggregator.finish().to_bytes())
+
+
+@pytest.mark.parametrize("error", [BusyError("away"), IdentityError("the server's certificate has expired")])
+def test_the_part_stays_if_nothing_is_said_about_it(aggregate: secagg.Update, tmp_path: Path, error: Exception) -> None:
+    link, target = Broken(aggregate, error), tmp_path / "aggregate"
+    assert aggregate.header.frame_count > FRAMES
+    with pytest.raises(type(error)):
+        fetch(link, DownloadRequest("aggregate", 0), target, 60.0, lambda header: None)  # type: ignore[arg-type]
+    link.error = None
+    fetch(link, DownloadRequest("aggregate", 0), target, 60.0, lambda header: None)  # type: ignore[arg-type]
+    assert link.asked == [0, FRAMES]
+    assert target.read_bytes() == aggregate.to_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["aggregate"]
+
+
+@pytest.mark.parametrize("error", [FormatError("a chunk of 7 bytes"), StorageError("the disk is full")])
+def test_the_part_goes_if_it_is_refused(aggregate: secagg.Update, tmp_path: Path, error: SecAggError) -> None:
+    link = Broken(aggregate, error)
+    with pytest.raises(type(error)):
+        fetch(link, DownloadRequest("aggregate", 0), tmp_path / "aggregate", 60.0, lambda header: None)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
