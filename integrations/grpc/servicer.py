@@ -9,13 +9,13 @@ from typing import TypeVar
 import grpc
 
 from secagg.errors import SecAggError
-from secagg.protocol import BrokenOffError, BusyError
+from secagg.protocol import BrokenOffError, BusyError, Refusal
 from secagg.server import Call, Federation
 
 from . import secagg_pb2 as pb
 from . import secagg_pb2_grpc as pb_grpc
 from .messages import pack_chunks, pack_join, pack_status, unpack_chunks, unpack_request
-from .refusals import Refusal
+from .refusals import abort
 
 T = TypeVar("T")
 
@@ -69,8 +69,8 @@ class Servicer(pb_grpc.SecureAggregationServicer):
         # The error itself is not kept: with its traceback, which holds this frame, it would go round in a circle, and
         # hold the call, whose stream counts as open for as long, until Python looks for such circles.
         refusal, busy = None, ""
-        certificates = tuple(context.auth_context().get("x509_pem_cert", ()))
         try:
+            certificates = tuple(context.auth_context().get("x509_pem_cert", ()))
             with self._federation.call(certificates, context, str(context.peer())) as call:  # type: ignore[arg-type]
                 yield call
                 return
@@ -82,7 +82,7 @@ class Servicer(pb_grpc.SecureAggregationServicer):
             refusal = Refusal.of(error)
         if refusal is None:
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, busy)
-        refusal.abort(context)
+        abort(context, refusal)
 
 
 def coming(messages: Iterable[T]) -> Iterator[T]:

@@ -4,6 +4,7 @@
 `JoinReply`, `UploadReply` …           the messages
 `Chunk`                                a piece of an update, aggregate or model on its way
 `BusyError`, `BrokenOffError`          a call that may come again; a call whose other side has gone
+`Refusal`, `shown`                     a typed error on its way; text of the other side, fit to be shown
 `parse_address`, `is_loopback`         ``host:port``
 `Progress`                             is called with the bytes done and in all
 `check_handshake`                      says why a TLS connection fails
@@ -15,25 +16,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .address import is_loopback, parse_address
-from .chunks import MAX_FRAME_CHUNK_NBYTES, Progress
+from .chunks import Progress
 from .messages import BrokenOffError, BusyError, Chunk, DownloadRequest, JoinReply, ServerStatus, UploadReply
+from .refusals import Refusal, shown
 
 if TYPE_CHECKING:
     from .handshake import check_handshake
 
 __all__ = [
-    "MAX_FRAME_CHUNK_NBYTES",
     "BrokenOffError",
     "BusyError",
     "Chunk",
     "DownloadRequest",
     "JoinReply",
     "Progress",
+    "Refusal",
     "ServerStatus",
     "UploadReply",
     "check_handshake",
     "is_loopback",
     "parse_address",
+    "shown",
 ]
 
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-from ..wire.container import DIGEST_NBYTES, MAX_FRAME_NBYTES
+from ..wire.container import DIGEST_NBYTES
 from ..wire.header import Header
 from ..wire.update import Update
 from .messages import Chunk
-
-#: Payload and digest of the largest frame.
-MAX_FRAME_CHUNK_NBYTES = MAX_FRAME_NBYTES + DIGEST_NBYTES
 
 #: Called with the bytes done and the bytes in all.
 Progress = Callable[[int, int], None]

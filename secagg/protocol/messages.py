@@ -73,6 +73,11 @@ class JoinReply:
         The signed project manifest; empty: the server has none.
     base : bytes or None
         Digest of the global model that the round's updates must begin from; None: not known.
+
+    Raises
+    ------
+    FormatError
+        If a number is none, or a count no whole number from 0 on.
     """
 
     round: int
@@ -83,6 +88,11 @@ class JoinReply:
     epoch: int = 0
     project: bytes = b""
     base: bytes | None = None
+
+    def __post_init__(self) -> None:
+        for what in ("round", "min_clients", "max_clients", "epoch"):
+            _check_count(what, getattr(self, what))
+        _check_number("round_timeout", self.round_timeout)
 
 
 @dataclass(frozen=True)
@@ -181,6 +191,11 @@ class ServerStatus:
         wrong, or no more.
     time : float
         The server's clock, in seconds since 1970, UTC.
+
+    Raises
+    ------
+    FormatError
+        If a number is none, or a count no whole number from 0 on.
     """
 
     round: int
@@ -201,7 +216,24 @@ class ServerStatus:
     trouble: str = ""
     time: float = 0.0
 
+    def __post_init__(self) -> None:
+        counts = ("round", "attempt", "uploads_in_flight", "disk_used", "disk_quota", "epoch", "project_serial")
+        for what in counts:
+            _check_count(what, getattr(self, what))
+        for what, numbers in (("models", self.models), ("aggregates", self.aggregates)):
+            for number in numbers:
+                _check_count(what, number)
+        if self.disk_free is not None:
+            _check_count("disk_free", self.disk_free)
+        for what in ("time", "seconds_left"):
+            _check_number(what, getattr(self, what) or 0.0)
+
 
 def _check_count(what: str, number: object) -> None:
     if not isinstance(number, int) or isinstance(number, bool) or number < 0:
         raise FormatError(f"a message names {what} {show(number)}; it is a whole number from 0 on")
+
+
+def _check_number(what: str, number: object) -> None:
+    if not isinstance(number, int | float) or isinstance(number, bool):
+        raise FormatError(f"a message names {what} {show(number)}; it is a number")

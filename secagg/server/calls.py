@@ -10,7 +10,7 @@ import secagg
 
 from ..errors import FormatError
 from ..protocol.chunks import chunks_from
-from ..protocol.messages import BusyError, Chunk, DownloadRequest, JoinReply, ServerStatus, UploadReply
+from ..protocol.messages import BrokenOffError, BusyError, Chunk, DownloadRequest, JoinReply, ServerStatus, UploadReply
 from ..wire.container import DIGEST_NBYTES
 from ..wire.header import check_site
 from .events import Events
@@ -94,10 +94,10 @@ class Call:
     def upload(self, chunks: Iterable[Chunk]) -> UploadReply:
         """Receive an update or model, and add or store it: all or nothing; see `Uploads.receive`."""
         with self._desk.turns.watched(self._connection) as stream:
-            return self._desk.uploads.receive(self._caller, stream.incoming(chunks), stream)
+            return self._desk.uploads.receive(self._caller, _coming(stream.incoming(chunks)), stream)
 
     def download(self, request: DownloadRequest) -> Iterator[Chunk]:
-        """Wait for the end of a round and yield its aggregate, or yield a stored model."""
+        """Wait for the end of a round and yield its aggregate, or yield a stored model; take all within the call."""
         desk = self._desk
         with self._find(request) as found, desk.turns.watched(self._connection) as stream:
             known = request.head == found.header.head[-DIGEST_NBYTES:]
@@ -120,3 +120,11 @@ class Call:
         if aggregate is None:
             raise BusyError("the server is stopping")
         return aggregate
+
+
+def _coming(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+    """Yield chunks; an `OSError` is the transport's here, and must not be taken for one of the disk."""
+    try:
+        yield from chunks
+    except OSError:
+        raise BrokenOffError from None

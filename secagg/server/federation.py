@@ -14,6 +14,7 @@ import secagg
 
 from ..errors import ConfigError, KeyFileError, SecAggError, StorageError, TransportError
 from ..protocol.messages import BrokenOffError, BusyError, JoinReply, ServerStatus
+from ..protocol.refusals import shown
 from .calls import Call, Desk
 from .events import Events, NoEvents
 from .history import History
@@ -180,7 +181,7 @@ class Federation:
             log.info("%s broke off", who, extra={"event": "broken_off", "site": name})
             raise
         except SecAggError as error:
-            kind, message = type(error).__name__, str(error)  # whoever keeps the record keeps no frames of this call
+            kind, message = type(error).__name__, shown(error)  # whoever keeps the record keeps no frames of this call
             extra = {"event": "refused", "site": name, "error": kind}
             log.warning("refused %s: %s: %s", who, kind, message, extra=extra)
             self._events.refused(kind)

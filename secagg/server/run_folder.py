@@ -37,7 +37,7 @@ from ..storage.locks import open_locked
 
 _STORED = {kind: re.compile(rf"{kind}-(\d+)\.secagg") for kind in ("aggregate", "model")}
 _ROUND = re.compile(r"round-(\d+)")
-_TEMPORARY = re.compile(r"\.(aggregate|model)-\d+\.secagg\..*|\.(roster\.json|project\.secagg)\..*")
+_TEMPORARY = re.compile(r"\.(aggregate|model)-\d+\.secagg\..*|\.(roster\.json|project\.secagg)(\..*)?")
 
 UPDATE_SUFFIX = ".update"
 PROJECT_FILE = "project.secagg"

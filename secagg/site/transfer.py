@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ import secagg
 
 from ..errors import FormatError, RoundMismatchError, SecAggError, StorageError, TransportError
 from ..protocol.chunks import Progress, chunks_from, skipped_nbytes
-from ..protocol.messages import Chunk, DownloadRequest
+from ..protocol.messages import BusyError, Chunk, DownloadRequest
 from ..protocol.part import Part, whole_frames
 from ..storage.files import os_errors
 from ..wire.container import DIGEST_NBYTES
@@ -143,7 +143,8 @@ def _fetch(
     progress: Progress | None,
 ) -> None:
     head, frame = _left(path)
-    with closing(link.download(replace(request, head=head, frame=frame), seconds)) as chunks:
+    with closing(link.download(replace(request, head=head, frame=frame), seconds)) as coming:
+        chunks = _coming(coming)
         first = next(chunks, Chunk(b""))
         header = secagg.Header.from_head(bytes(first.data))
         if header.kind != request.kind:
@@ -172,6 +173,14 @@ def _pieces(chunks: Iterator[Chunk], header: secagg.Header, frame: int, progress
             progress(done, header.nbytes)
     if done < header.nbytes:
         raise FormatError(f"truncated: the head announces {header.nbytes} bytes, {done} were sent")
+
+
+def _coming(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+    """Yield chunks; an `OSError` is the link's here, and must not be taken for one of the disk."""
+    try:
+        yield from chunks
+    except OSError as error:
+        raise BusyError(str(error)) from None
 
 
 def _left(path: Path) -> tuple[bytes, int]:

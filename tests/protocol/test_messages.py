@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from secagg.errors import FormatError
-from secagg.protocol import Chunk, DownloadRequest, UploadReply
+from secagg.errors import CapacityError, DecryptionError, FormatError, SecAggError
+from secagg.protocol import Chunk, DownloadRequest, JoinReply, Refusal, ServerStatus, UploadReply, shown
 
 NO_COUNTS = [-1, 0.5, 1.0, float("nan"), True, "1", None]
 
@@ -34,3 +34,71 @@ def test_a_round_that_is_none(round: Any) -> None:
 def test_a_chunk_without_bytes(data: Any) -> None:
     with pytest.raises(FormatError, match=f"a chunk is of type {type(data).__name__}; it has bytes"):
         Chunk(data)
+
+
+JOINED: dict[str, Any] = {"round": 3, "min_clients": 2, "max_clients": 4, "round_timeout": 60.0, "key": "ab" * 32}
+STATUS: dict[str, Any] = {
+    "round": 3,
+    "attempt": 1,
+    "state": "open",
+    "added": (),
+    "waiting_for": ("a",),
+    "seconds_left": None,
+    "uploads_in_flight": 0,
+    "disk_used": 5,
+    "disk_quota": 10,
+    "epoch": 0,
+    "models": (3,),
+    "aggregates": (1, 2),
+}
+
+
+@pytest.mark.parametrize("number", [-1, 0.5, float("nan"), True, "1", None])
+@pytest.mark.parametrize("what", ["round", "min_clients", "max_clients", "epoch"])
+def test_an_answer_to_joining_with_counts_that_are_none(what: str, number: Any) -> None:
+    JoinReply(**JOINED)
+    with pytest.raises(FormatError, match=f"names {what} "):
+        JoinReply(**JOINED | {what: number})
+
+
+@pytest.mark.parametrize("what", ["round", "attempt", "uploads_in_flight", "disk_used", "disk_quota", "epoch"])
+def test_a_status_with_counts_that_are_none(what: str) -> None:
+    ServerStatus(**STATUS)
+    for number in NO_COUNTS:
+        with pytest.raises(FormatError, match=f"names {what} "):
+            ServerStatus(**STATUS | {what: number})
+        with pytest.raises(FormatError, match="names aggregates "):
+            ServerStatus(**STATUS | {"aggregates": (1, number)})
+
+
+@pytest.mark.parametrize("number", ["60", True, [1.0]])
+def test_numbers_that_are_none(number: Any) -> None:
+    with pytest.raises(FormatError, match="names round_timeout"):
+        JoinReply(**JOINED | {"round_timeout": number})
+    with pytest.raises(FormatError, match="names time"):
+        ServerStatus(**STATUS | {"time": number})
+
+
+class OwnError(CapacityError):
+    """Of a plug-in."""
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(CapacityError("full"), CapacityError), (OwnError("full"), CapacityError), (DecryptionError(), SecAggError)],
+)
+def test_what_a_server_says_of_an_error(error: SecAggError, kind: type[SecAggError]) -> None:
+    """The nearest type that a server can name; that something did not decrypt is none."""
+    assert type(Refusal.of(error).error()) is kind
+
+
+@pytest.mark.parametrize("kind", ["", "ValueError", "__name__", "DecryptionError", "EpochError"])
+def test_what_a_server_cannot_say(kind: str) -> None:
+    assert Refusal(kind, "message").error() is None
+
+
+def test_text_of_the_other_side() -> None:
+    error = Refusal("CapacityError", "\x1b[2J\nfull" + 10_000 * "!").error()
+    assert str(error).startswith(r"\x1b[2J\nfull!")
+    assert len(str(error)) == 2000
+    assert shown("σ\u202e") == r"σ\u202e"

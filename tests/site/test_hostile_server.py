@@ -30,7 +30,8 @@ from secagg.errors import (
 )
 from secagg.integrations.grpc import SiteSession
 from secagg.integrations.grpc import secagg_pb2 as pb
-from secagg.integrations.grpc.refusals import Refusal
+from secagg.integrations.grpc.refusals import abort
+from secagg.protocol import Refusal
 from secagg.setup.installing import install
 from secagg.site import GlobalModel
 from secagg.site.folder import MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, make_client
@@ -429,7 +430,7 @@ def test_text_of_the_server_does_not_steer_the_terminal(secagg: Secagg, world: W
 
     class Refusing(HostileServer):
         def Status(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusReply:
-            Refusal.of(QuorumError("boo \x1b[2J\nsecagg: all is well")).abort(context)
+            abort(context, Refusal.of(QuorumError("boo \x1b[2J\nsecagg: all is well")))
 
     with Refusing(world.federation["server"]).serving() as server:
         result = secagg("status", world.federation["a"], "--server", server.address)

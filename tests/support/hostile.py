@@ -15,7 +15,8 @@ from secagg.errors import RoundMismatchError, SecAggError
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc import secagg_pb2_grpc as pb_grpc
 from secagg.integrations.grpc.credentials import server_credentials
-from secagg.integrations.grpc.refusals import Refusal
+from secagg.integrations.grpc.refusals import abort
+from secagg.protocol import Refusal
 from secagg.trust import Tls
 from secagg.trust.kit import PROJECT_FILE, load_server_kit
 
@@ -58,7 +59,7 @@ class HostileServer(pb_grpc.SecureAggregationServicer):
 
     def Resume(self, request: pb.Chunk, context: grpc.ServicerContext) -> pb.ResumeReply:
         if self.closed is not None:
-            Refusal.of(self.closed).abort(context)
+            abort(context, Refusal.of(self.closed))
         return pb.ResumeReply()
 
     def Upload(self, request_iterator: Iterator[pb.Chunk], context: grpc.ServicerContext) -> pb.UploadReply:
@@ -69,7 +70,7 @@ class HostileServer(pb_grpc.SecureAggregationServicer):
         self.asked.append((request.kind, request.round))
         stored = self.models if request.kind == "model" else self.aggregates
         if request.round not in stored:
-            Refusal.of(RoundMismatchError("it is not kept any more")).abort(context)
+            abort(context, Refusal.of(RoundMismatchError("it is not kept any more")))
         for chunk in stored[request.round].chunks():
             yield pb.Chunk(data=bytes(chunk))
 

@@ -1,7 +1,4 @@
-"""A transport of threads and queues, as small as one can be: what a new transport has to write, and no more.
-
-Certificates are taken from the caller's word, which a real transport must not do.
-"""
+"""A transport of threads and queues: what a new one has to write. (A real one takes no certificate on trust.)"""
 
 from __future__ import annotations
 
@@ -12,7 +9,16 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 from secagg.errors import SecAggError
-from secagg.protocol import BrokenOffError, BusyError, Chunk, DownloadRequest, JoinReply, ServerStatus, UploadReply
+from secagg.protocol import (
+    BrokenOffError,
+    BusyError,
+    Chunk,
+    DownloadRequest,
+    JoinReply,
+    Refusal,
+    ServerStatus,
+    UploadReply,
+)
 from secagg.server import Federation
 
 _END = object()
@@ -34,27 +40,24 @@ class Pipe:
     def cancel(self) -> None:
         self._broken.set()
 
-    def get(self, place: queue.SimpleQueue[Any]) -> Any:
+    def get(self, place: queue.SimpleQueue[Any], gone: type[Exception]) -> Any:
         while True:
             try:
                 return place.get(timeout=0.05)
             except queue.Empty:
                 if not self.is_active():
-                    raise BrokenOffError from None
+                    raise gone("too late") from None
 
     def coming(self) -> Iterator[Chunk]:
         """What a server receives."""
-        while (message := self.get(self.up)) is not _END:
+        while (message := self.get(self.up, BrokenOffError)) is not _END:
             yield message
 
     def told(self) -> Any:
         """What a site is answered."""
-        try:
-            answer = self.get(self.down)
-        except BrokenOffError:
-            raise BusyError("no answer in time") from None
-        if isinstance(answer, (SecAggError, BusyError)):
-            raise answer
+        answer = self.get(self.down, BusyError)
+        if isinstance(answer, Refusal):
+            raise answer.error() or BusyError(answer.message)
         return answer
 
 
@@ -80,9 +83,8 @@ class ToyServer:
 
     def _accept(self) -> None:
         while (pipe := self.calls.get()) is not None:
-            thread = threading.Thread(target=self._answer, args=(pipe,))
-            self._threads.append(thread)
-            thread.start()
+            self._threads.append(threading.Thread(target=self._answer, args=(pipe,)))
+            self._threads[-1].start()
 
     def _answer(self, pipe: Pipe) -> None:
         try:
@@ -95,8 +97,10 @@ class ToyServer:
                     answer = _END
                 else:
                     answer = getattr(call, pipe.name)(*pipe.argument)
-        except (SecAggError, BusyError, BrokenOffError) as error:
-            answer = error
+        except SecAggError as error:
+            answer = Refusal.of(error)
+        except (BusyError, BrokenOffError) as error:
+            answer = Refusal("", str(error))  # no type: it may come again
         pipe.down.put(answer)
 
 
@@ -104,18 +108,16 @@ class ToyLink:
     """The calls of a site; see `secagg.site.Link`. An upload breaks off after `cuts[0]` chunks, then …"""
 
     def __init__(self, server: ToyServer, certificate: bytes, cuts: tuple[int, ...] = ()) -> None:
-        self._server = server
-        self._certificate = certificate
-        self.cuts = list(cuts)
+        self._server, self._certificate, self.cuts = server, certificate, list(cuts)
 
     def join(self, site: str, seconds: float) -> JoinReply:
-        return self._ask("join", seconds, site)
+        return self._call("join", (site,), seconds).told()
 
     def resume(self, head: bytes, seconds: float) -> UploadReply:
-        return self._ask("resume", seconds, head)
+        return self._call("resume", (head,), seconds).told()
 
     def status(self, seconds: float) -> ServerStatus:
-        return self._ask("status", seconds)
+        return self._call("status", (), seconds).told()
 
     def upload(self, chunks: Iterator[Chunk], seconds: float) -> UploadReply:
         pipe = self._call("upload", None, seconds)
@@ -144,6 +146,3 @@ class ToyLink:
     def _call(self, name: str, argument: Any, seconds: float) -> Pipe:
         self._server.calls.put(pipe := Pipe(self._certificate, name, argument, seconds))
         return pipe
-
-    def _ask(self, name: str, seconds: float, *arguments: Any) -> Any:
-        return self._call(name, arguments, seconds).told()

@@ -15,7 +15,9 @@ from google.protobuf import descriptor_pb2
 from secagg import errors
 from secagg.integrations import grpc as package
 from secagg.integrations.grpc import secagg_pb2 as pb
-from secagg.integrations.grpc.refusals import MAX_MESSAGE_LENGTH, Refusal, details, error_of
+from secagg.integrations.grpc.refusals import abort, details, error_of
+from secagg.protocol import Refusal
+from secagg.protocol.refusals import MAX_MESSAGE_LENGTH
 
 TYPES = [
     kind
@@ -35,7 +37,7 @@ def channel() -> Iterator[grpc.Channel]:
         if name == "raw":
             context.set_trailing_metadata((("secagg-error", message),))
             context.abort(grpc.StatusCode.UNAVAILABLE, "from afar")
-        Refusal.of(getattr(errors, name)(message)).abort(context)
+        abort(context, Refusal.of(getattr(errors, name)(message)))
 
     server = grpc.server(ThreadPoolExecutor(1))
     handler = grpc.unary_unary_rpc_method_handler(answer)

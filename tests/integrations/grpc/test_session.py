@@ -43,7 +43,8 @@ from secagg.integrations.grpc import Server as RealServer
 from secagg.integrations.grpc import SiteSession
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc import secagg_pb2_grpc as pb_grpc
-from secagg.integrations.grpc.refusals import Refusal
+from secagg.integrations.grpc.refusals import abort
+from secagg.protocol import Refusal
 from secagg.protocol.handshake import check_handshake
 from secagg.site import Joined
 from secagg.trust import Authority
@@ -156,7 +157,7 @@ class Server(pb_grpc.SecureAggregationServicer):
         if self.refusals[name]:
             error = self.refusals[name].pop(0)
             if isinstance(error, SecAggError):
-                Refusal.of(error).abort(context)
+                abort(context, Refusal.of(error))
             if error is not None:
                 context.abort(error, "not today")
 
