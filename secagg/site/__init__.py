@@ -5,12 +5,31 @@
 `Session`                joins, uploads, downloads; waits and retries until its deadline
 `Link`                   what a transport carries for it
 `Joined`, `Uploaded`     what the server answers, checked
+`Participant`            keeps a global model in step with a federation, in the folder of a kit
+`Reporter`               is told what happens; `SiteRecord` says it of a round
+`Task`, `take_part`      what a site trains, and the rounds of it
 =======================  =====================================================================
 """
 
 from .global_model import GlobalModel
 from .link import Link
+from .loop import take_part
+from .participant import Participant
+from .record import SiteRecord
 from .replies import Joined, Uploaded
+from .reporter import Reporter
 from .session import Session
+from .task import Task
 
-__all__ = ["GlobalModel", "Joined", "Link", "Session", "Uploaded"]
+__all__ = [
+    "GlobalModel",
+    "Joined",
+    "Link",
+    "Participant",
+    "Reporter",
+    "Session",
+    "SiteRecord",
+    "Task",
+    "Uploaded",
+    "take_part",
+]
