@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import (
     DuplicateError,
+    LayoutError,
     MismatchError,
     RoundMismatchError,
     SecAggError,
@@ -51,6 +52,11 @@ class Participant:
     reporter : Reporter, optional
         Is told what happens; without one, nobody is.
 
+    Raises
+    ------
+    LayoutError
+        If the model is another than the project's.
+
     Attributes
     ----------
     model : GlobalModel
@@ -60,6 +66,10 @@ class Participant:
     """
 
     def __init__(self, kit: SiteKit, session: Session, model: GlobalModel, reporter: Reporter | None = None) -> None:
+        expected = kit.project.layout
+        fault = expected and expected.difference(model.layout)
+        if fault:
+            raise LayoutError(f"the model is another than that of project {kit.project.name}: {fault}")
         self.model = model
         self._kit = kit
         self._session = session
@@ -179,6 +189,8 @@ class Participant:
 
     def clear(self) -> None:
         """Remove what is of no use after the last round; the global model stays."""
+        if self.has_update():
+            return  # of the open round: for others, that was not the last one, nor perhaps for the next process
         for name in (UPDATE_FILE, RECEIPT_FILE, DOWNLOAD_FILE):
             (self._kit.folder / name).unlink(missing_ok=True)
 
