@@ -21,7 +21,7 @@ from .snapshot import Snapshot
 
 
 class GlobalModel:
-    """The model that all sites of a federation share, at one site, from round to round.
+    """The model that all sites of a federation share, at one site, from round to round. For one thread.
 
     A round is: train what `state` holds, `encrypt` what has come out, exchange the update for the aggregate, `apply`
     that. What is sent is the difference (local − global) of every float tensor; the site's integer and bool tensors,

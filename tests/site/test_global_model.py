@@ -651,5 +651,11 @@ def test_little_that_unpacks_to_much() -> None:
         GlobalModel.from_bytes(client("a"), blob)
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_what_is_compressed_is_not_unpacked(compression: int) -> None:
+    with pytest.raises(FormatError, match="is compressed"):
+        GlobalModel.from_bytes(client("a"), sealed(lambda files: None, compression))
+
+
 def test_the_changes_of_these_tests_reach_the_reader() -> None:
     assert Snapshot.from_bytes(sealed(lambda files: None)).to_bytes() == BLOB
