@@ -13,7 +13,7 @@ import numpy as np
 
 from .config import Config
 from .encryption import Encryption
-from .errors import ConfigError, KeyFileError, LayoutError, RangeError, show
+from .errors import KeyFileError, LayoutError, RangeError, show
 from .scheme.tensors import FLOAT_DTYPES, to_vector
 from .storage.files import replace_file
 from .trust.agreement import check_header, check_key, check_project
@@ -24,8 +24,8 @@ from .trust.key import ClientKey, check_role
 from .trust.project import Project
 from .trust.receipt import Receipt
 from .trust.sealed_model import read_model, write_model
-from .wire.container import DIGEST_NBYTES, digest
-from .wire.header import NONCE_NBYTES, Contribution, Header, check_round, check_site
+from .wire.container import digest
+from .wire.header import NONCE_NBYTES, Contribution, Header, check_base, check_round, check_site
 from .wire.layout import Layout
 from .wire.state_dict import arrange
 from .wire.update import Update
@@ -341,8 +341,8 @@ class Client:
 
     def _header(self, kind: str, layout: Layout, round: int, base: bytes | None) -> Header:
         """Return the header of a new container of this site, with a fresh nonce."""
-        if base is not None and (not isinstance(base, bytes) or len(base) != DIGEST_NBYTES):
-            raise ConfigError(f"base is {show(base)}; give 32 bytes, from Client.base() or Update.next_base")
+        if base is not None:
+            check_base(base)
         if self._project is not None:
             self._project.check_time()
         return Header(

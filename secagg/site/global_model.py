@@ -15,13 +15,14 @@ from ..client import Client
 from ..errors import LayoutError, StateError, VerificationError
 from ..scheme.params import QuantisedParams
 from ..trust.receipt import Receipt
+from ..wire.header import check_base, check_round
 from ..wire.update import Update
 from .difference import difference, held, is_float
 from .snapshot import Snapshot
 
 
 class GlobalModel:
-    """The model that all sites of a federation share, at one site, from round to round.
+    """The model that all sites of a federation share, at one site, from round to round. For one thread.
 
     A round is: train what `state` holds, `encrypt` what has come out, exchange the update for the aggregate, `apply`
     that. What is sent is the difference (local − global) of every float tensor; the site's integer and bool tensors,
@@ -49,7 +50,7 @@ class GlobalModel:
     StateError
         If a round is given without its `base`.
     LayoutError, ConfigError
-        If the model cannot be aggregated.
+        If the model cannot be aggregated, or round or base are none.
 
     Attributes
     ----------
@@ -75,8 +76,8 @@ class GlobalModel:
         self._torch = frozenset(name for name, value in state.items() if _is_torch(value))
         self.site = site
         self.layout = site.layout(self._held)
-        self.round = round
-        self.base = site.base(self._held) if base is None else base
+        self.round = check_round(round)
+        self.base = site.base(self._held) if base is None else check_base(base)
 
     @property
     def state(self) -> dict[str, Any]:

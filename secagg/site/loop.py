@@ -94,7 +94,6 @@ def _one_round(participant: Participant, task: CheckedTask, rounds: int) -> Site
     with aggregate:
         participant.receive(aggregate)
         header = aggregate.header
-    decrypted = time.perf_counter()
     try:
         participant.store_model(header)
     except SecAggError as error:  # another site stores the next one
@@ -111,7 +110,7 @@ def _one_round(participant: Participant, task: CheckedTask, rounds: int) -> Site
         encrypt_seconds=encrypt_seconds,
         upload_seconds=sent - start,
         wait_seconds=received - sent,
-        decrypt_seconds=decrypted - received,
+        decrypt_seconds=participant.decrypt_seconds,
         clipped=clipped,
         verified=verified,
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from ..errors import (
     DuplicateError,
+    LayoutError,
     MismatchError,
     RoundMismatchError,
     SecAggError,
@@ -51,16 +53,28 @@ class Participant:
     reporter : Reporter, optional
         Is told what happens; without one, nobody is.
 
+    Raises
+    ------
+    LayoutError
+        If the model is another than the project's.
+
     Attributes
     ----------
     model : GlobalModel
         The same, wherever the federation is.
     reporter : Reporter
         As given, or one that tells nothing.
+    decrypt_seconds : float
+        Wall-clock time that the latest aggregate took to be checked, decrypted and applied.
     """
 
     def __init__(self, kit: SiteKit, session: Session, model: GlobalModel, reporter: Reporter | None = None) -> None:
+        expected = kit.project.layout
+        fault = expected and expected.difference(model.layout)
+        if fault:
+            raise LayoutError(f"the model is another than that of project {kit.project.name}: {fault}")
         self.model = model
+        self.decrypt_seconds = 0.0
         self._kit = kit
         self._session = session
         self.reporter = reporter or Reporter()
@@ -156,9 +170,11 @@ class Participant:
         meant = sent is not None and sent.round == header.round
         # A round that was open when the key was rotated began anew: what was sent for it under the old key is void.
         held = meant and sent is not None and sent.epoch >= header.epoch
+        start = time.perf_counter()
         with self._reader(header):
             if not self.model.apply(aggregate, receipt if held else None):  # a server that plays back the last one
                 raise RoundMismatchError(f"the aggregate is of round {header.round}, not of round {self.model.round}")
+        self.decrypt_seconds = time.perf_counter() - start
         self.model.save_model(self._kit.folder / MODEL_FILE)
         if meant:
             (self._kit.folder / RECEIPT_FILE).unlink(missing_ok=True)  # the server has kept its word
@@ -179,6 +195,8 @@ class Participant:
 
     def clear(self) -> None:
         """Remove what is of no use after the last round; the global model stays."""
+        if self.has_update():
+            return  # of the open round: for others, that was not the last one, nor perhaps for the next process
         for name in (UPDATE_FILE, RECEIPT_FILE, DOWNLOAD_FILE):
             (self._kit.folder / name).unlink(missing_ok=True)
 

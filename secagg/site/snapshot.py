@@ -103,6 +103,8 @@ class Snapshot:
         """Read an archive; no size that it names above `limit`, that of the whole in bytes, is believed."""
         if archive.getinfo(_HEADER_FILE).file_size > limit:
             raise FormatError("the header of the stored global model is longer than the whole")
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):  # bombs cannot be bounded
+            raise FormatError("the stored global model is compressed, which none is")
         header = json.loads(archive.read(_HEADER_FILE))
         if not isinstance(header, dict) or header.get("version") != _VERSION or header.keys() != _FIELDS:
             raise FormatError(

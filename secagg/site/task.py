@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import numbers
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -20,9 +21,9 @@ class Task(Protocol):
     Attributes
     ----------
     model : torch.nn.Module, or dict of str to torch.Tensor or numpy.ndarray
-        Holds the global model whenever `train` or ``validate`` is called. It is made anew when a site starts again, and
-        must then be the same at all sites: they begin from it. Training changes it in place; the arrays of a dict may
-        be replaced as well.
+        Holds the global model whenever `train` or ``validate`` is called: that is written into its tensors, so that
+        networks and optimisers may hold them, too. It is made anew when a site starts again, and must then be the same
+        at all sites: they begin from it. Training changes it in place; the arrays of a dict may be replaced as well.
     examples : float
         Number of training examples: the private weight of this site in the mean.
     """
@@ -60,12 +61,7 @@ class CheckedTask:
         self._check_method("train", "train(round) or train(round, report) trains its model for one round", 0, **report)
         if hasattr(task, "validate"):
             self._check_method("validate", "validate() returns metrics of its model")
-        model = self._get("model", "a torch.nn.Module, or a dict of names to arrays or tensors")
-        if not _is_module(model) and not isinstance(model, MutableMapping):
-            raise ConfigError(
-                f"the task {name} has {type(model).__name__!r} as its model; a torch.nn.Module is needed, or a dict of "
-                "names to arrays or tensors"
-            )
+        model = self._model
         # Training may leave other dtypes in a dict, as NumPy's arithmetic does; what the model is of stays.
         self._patterns = {} if _is_module(model) else {name: _pattern(value) for name, value in model.items()}
         _ = self.examples
@@ -84,7 +80,7 @@ class CheckedTask:
     @property
     def state(self) -> dict[str, Any]:
         """The tensors of its model as they are, in the model's own dtypes."""
-        model = self._task.model
+        model = self._model
         if _is_module(model):
             return dict(model.state_dict())
         patterns = self._patterns
@@ -98,9 +94,12 @@ class CheckedTask:
         LayoutError
             If its model has become another one.
         """
-        model = self._task.model
+        model = self._model
         if not _is_module(model):
-            model.update({name: _cast(value, self._patterns[name]) for name, value in state.items()})
+            for name, value in state.items():
+                value = _cast(value, self._patterns[name])
+                if not _fill(model.get(name), value):
+                    model[name] = value
             return
         try:
             model.load_state_dict(state)  # casts to the model's dtypes, copies to its device
@@ -134,10 +133,21 @@ class CheckedTask:
                 f"validate of the task {self._name} returned {show(metrics)}; return a dict of names to numbers"
             ) from error
 
+    @property
+    def _model(self) -> Any:
+        model = self._get("model", "a torch.nn.Module, or a dict of names to arrays or tensors")
+        if not _is_module(model) and not isinstance(model, MutableMapping):
+            raise ConfigError(
+                f"the task {self._name} has {type(model).__name__!r} as its model; a torch.nn.Module is needed, or a "
+                "dict of names to arrays or tensors"
+            )
+        return model
+
     def _get(self, attribute: str, what: str) -> Any:
-        if not hasattr(self._task, attribute):
-            raise ConfigError(f"the task {self._name} has no attribute {attribute!r}: give it {what}")
-        return getattr(self._task, attribute)
+        with user_code(f"{attribute} of the task {self._name}"):  # which may be a property
+            if hasattr(self._task, attribute):
+                return getattr(self._task, attribute)
+        raise ConfigError(f"the task {self._name} has no attribute {attribute!r}: give it {what}")
 
     def _check_method(self, method: str, what: str, *arguments: Any, **keywords: Any) -> None:
         function = getattr(self._task, method, None)
@@ -193,9 +203,33 @@ def _pattern(value: Any) -> Any:
 
 
 def _cast(value: Any, pattern: Any) -> Any:
-    """Return a tensor in the dtype and on the device of a pattern, unless it is of another library."""
+    """Return a tensor in the dtype and on the device of a pattern, unless it is of another library or kind.
+
+    What is left as it is, such as a fraction where a count was, `GlobalModel` refuses by name.
+    """
     if pattern is None or hasattr(value, "new_empty") != hasattr(pattern, "new_empty"):
         return value
-    if isinstance(pattern, np.ndarray):
-        return np.asarray(value, pattern.dtype)
-    return value.to(pattern.device, pattern.dtype)
+    if not isinstance(pattern, np.ndarray):
+        fits = sys.modules["torch"].can_cast(value.dtype, pattern.dtype)
+        return value.to(pattern.device, pattern.dtype if fits else value.dtype)
+    try:
+        array = np.asanyarray(value)
+    except ValueError:  # a list that is no array
+        return value
+    return array.astype(pattern.dtype, copy=False) if np.can_cast(array.dtype, pattern.dtype, "same_kind") else array
+
+
+def _fill(place: Any, value: Any) -> bool:
+    """Copy a tensor into one that is like it; return False if that one is not, or cannot be written to."""
+    kind = type(value) if isinstance(value, np.ndarray) else sys.modules["torch"].Tensor
+    if not isinstance(place, kind) or (place.shape, place.dtype) != (value.shape, value.dtype):
+        return False
+    if isinstance(place, np.ndarray):
+        if place.flags.writeable:
+            place[...] = value
+        return place.flags.writeable
+    try:
+        place.detach().copy_(value)
+    except RuntimeError:  # an expanded tensor, which has fewer values in memory
+        return False
+    return True

@@ -58,7 +58,9 @@ def load_task(place: str, options: Mapping[str, Any]) -> CheckedTask:
     module = _from_file(place, path) if path.suffix == ".py" else _from_module(place, where)
     kind = getattr(module, name, None)
     if not callable(kind):
-        raise ConfigError(f"the task {place!r} cannot be found: {module.__file__} has no class {name!r}")
+        raise ConfigError(
+            f"the task {place!r} cannot be found: {getattr(module, '__file__', None) or where} has no class {name!r}"
+        )
     signature = inspect.signature(kind)
     try:
         signature.bind(**options)

@@ -60,7 +60,8 @@ def read_scalar(text: str) -> Any:
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{show(text)} is not YAML: {error}") from error
+        reason = getattr(error, "problem", None) or error
+        raise ConfigError(f"{show(text)} is not YAML ({reason}): put text into quotes that YAML sees") from error
     if isinstance(value, (list, dict, set)):
         raise ConfigError(f"{show(text)} is a {type(value).__name__}; give one value")
     return value

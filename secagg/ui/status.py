@@ -15,7 +15,6 @@ from ..trust.project import CLOCK_SKEW_SECONDS, EXPIRES_SOON_SECONDS, Project
 from .units import show_seconds, show_size
 
 if TYPE_CHECKING:
-    from ..protocol import ServerStatus
     from ..site import Session
 
 #: Share of the quota from which on the run folder is full.

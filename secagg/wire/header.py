@@ -259,6 +259,13 @@ def check_round(round: object) -> int:
     return round
 
 
+def check_base(base: object) -> bytes:
+    """Return a valid digest of what training began from; anything but 32 bytes raises `ConfigError`."""
+    if not isinstance(base, bytes) or len(base) != DIGEST_NBYTES:
+        raise ConfigError(f"base is {show(base)}; give 32 bytes, from Client.base() or Update.next_base")
+    return base
+
+
 def check_site(name: object, what: str = "site") -> str:
     """Return a valid site name: 1 to 64 letters, digits, dots, hyphens or underscores, not dots alone.
 

@@ -416,6 +416,20 @@ def test_the_base_of_a_first_model_and_of_a_later_one() -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"round": -1, "base": bytes(32)}, "round is -1"),
+        ({"round": 1 << 32, "base": bytes(32)}, "rounds are whole numbers"),
+        ({"round": 1, "base": b"x"}, "give 32 bytes"),
+        ({"base": "text"}, "give 32 bytes"),
+    ],
+)
+def test_a_round_or_a_base_that_is_none(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        GlobalModel(client("a"), numpy_state(), **arguments)
+
+
+@pytest.mark.parametrize(
     ("state", "error", "message"),
     [
         ([1.0], LayoutError, "a mapping of names"),
@@ -649,6 +663,12 @@ def test_little_that_unpacks_to_much() -> None:
     blob = sealed(lambda files: files.update({"header.json": b" " * (1 << 24)}), zipfile.ZIP_DEFLATED)
     with pytest.raises(FormatError, match="longer than the whole"):
         GlobalModel.from_bytes(client("a"), blob)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_what_is_compressed_is_not_unpacked(compression: int) -> None:
+    with pytest.raises(FormatError, match="is compressed"):
+        GlobalModel.from_bytes(client("a"), sealed(lambda files: None, compression))
 
 
 def test_the_changes_of_these_tests_reach_the_reader() -> None:

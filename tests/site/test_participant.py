@@ -22,6 +22,7 @@ from secagg.errors import (
     DecryptionError,
     EpochError,
     KeyMismatchError,
+    LayoutError,
     MismatchError,
     QuorumError,
     RoundMismatchError,
@@ -185,6 +186,27 @@ def test_a_round_and_who_stores_its_model(world: World) -> None:
             site.participant.clear()
             assert not (site.folder / UPDATE_FILE).exists()
             assert (site.folder / MODEL_FILE).exists()
+
+
+def test_what_is_of_the_open_round_stays(world: World) -> None:
+    """Fewer rounds are asked for than the federation is at."""
+    with world.site("a") as site:
+        site.train()
+        site.upload()
+        update, receipt = site.update, (site.folder / RECEIPT_FILE).read_bytes()
+        site.participant.clear()
+        assert site.update == update
+        assert (site.folder / RECEIPT_FILE).read_bytes() == receipt
+
+
+def test_another_model_than_the_projects_is_found_before_the_site_joins(tmp_path: Path) -> None:
+    (tmp_path / "shapes.yaml").write_text("w: [3]\n", encoding="utf-8")
+    kit = load_site_kit(Federation.make(tmp_path, model="shapes.yaml")["a"])
+    with SiteSession("127.0.0.1:1", "a", tls=Tls.load(kit.tls), project=kit.project) as session:
+        Participant(kit, session, GlobalModel(make_client(kit), {"w": torch.zeros(3)}))
+        for other in ({"w": torch.zeros(4)}, {"v": torch.zeros(3)}, {"w": torch.zeros(3), "n": torch.tensor(0)}):
+            with pytest.raises(LayoutError, match="the model is another than that of project brain: "):
+                Participant(kit, session, GlobalModel(make_client(kit), other))
 
 
 def test_killed_after_training(world: World) -> None:

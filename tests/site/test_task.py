@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from secagg.config import Encrypt
 from secagg.errors import ConfigError, LayoutError, RangeError, TaskError
 from secagg.site.task import CheckedTask
 from secagg.site.task_class import load_task, read_options
+from secagg.wire.layout import Layout
 
 TASK = """
 import numpy as np
@@ -70,6 +72,7 @@ def test_options() -> None:
         (["seed=1", "seed=1"], "seed is given twice"),
         (["seed=[1]"], "is a list; give one value"),
         (["seed=!!python/name:os.system"], "is not YAML"),
+        (["files=*.nii"], r"'\*.nii' is not YAML \(expected .*\): put text into quotes that YAML sees"),
     ],
 )
 def test_options_that_cannot_be(texts: list[str], message: str) -> None:
@@ -118,6 +121,7 @@ def test_a_module_of_the_working_directory_takes_no_librarys_place(tmp_path: Pat
         ("json.no_such:Line", "no module 'json.no_such' is in"),
         ("nothing.py:Line", "there is no file .*nothing.py"),
         ("good.py:Missing", r"good.py has no class 'Missing'"),
+        ("folder:Line", "folder has no class 'Line'"),
         ("good.py:np", "has no class 'np'"),
         ("good.py:", "has no class ''"),
         ("good.py:Line.train", "has no class 'Line.train'"),
@@ -127,6 +131,7 @@ def test_a_module_of_the_working_directory_takes_no_librarys_place(tmp_path: Pat
 def test_a_task_that_is_not_there(tmp_path: Path, place: str, message: str) -> None:
     write(tmp_path / "good.py")
     write(tmp_path / "not-a-name.py")
+    (tmp_path / "folder").mkdir()
     with pytest.raises(ConfigError, match=message):
         load_task(place, {"slope": 1})
 
@@ -288,6 +293,101 @@ def test_a_dict_keeps_its_dtypes_and_libraries_whatever_training_leaves() -> Non
     assert {name: value.dtype for name, value in task.state.items()} == kinds
     assert float(task.state["scalar"]) == 1.0
     assert int(task.state["steps"]) == 5
+
+
+def add(*tensors: Any) -> None:
+    for tensor in tensors:
+        tensor += 1
+
+
+def test_tensors_that_others_hold_too_are_those_that_are_trained() -> None:
+    network = torch.nn.Linear(2, 3)
+    own = {"w": np.zeros(3)}
+    leaf = torch.zeros(3, requires_grad=True)
+    optimiser = torch.optim.SGD([leaf], lr=1.0)
+
+    def descend() -> None:
+        (-leaf.sum()).backward()
+        optimiser.step()
+
+    trained: list[tuple[Any, Callable[[], None]]] = [
+        (network.state_dict(), lambda: add(*(parameter.data for parameter in network.parameters()))),
+        (dict(own), lambda: add(own["w"])),
+        ({"leaf": leaf}, descend),
+    ]
+    for model, train in trained:
+        task = CheckedTask("own:Task", Good(model))
+        task.load({name: value * 0 + 4 for name, value in task.state.items()})
+        train()
+        for value in task.state.values():
+            assert set(np.ravel(value.tolist())) == {5.0}
+
+
+def test_tensors_that_cannot_be_written_to_are_replaced() -> None:
+    model: dict[str, Any] = {
+        "constant": np.broadcast_to(np.float32(0), 3),
+        "number": np.float32(0),
+        "expanded": torch.zeros(1).expand(3),
+    }
+    task = CheckedTask("own:Task", Good(model))
+    model["number"] = 7.0
+    task.load({"constant": np.ones(3, np.float32), "number": np.array(1, np.float32), "expanded": torch.ones(3)})
+    assert {name: value.tolist() for name, value in task.state.items()} == {
+        "constant": [1.0] * 3,
+        "number": 1.0,
+        "expanded": [1.0] * 3,
+    }
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "text",
+        [[1], [1, 2]],
+        None,
+        np.zeros(3, complex),
+        np.array([None] * 3),
+        np.ma.zeros(3),
+        torch.zeros(3, dtype=torch.cfloat),
+    ],
+)
+def test_what_training_leaves_that_is_no_tensor_of_floats(value: Any) -> None:
+    own = Good({"w": torch.zeros(3)} if torch.is_tensor(value) else None)
+    task = CheckedTask("own:Task", own)
+    own.model["w"] = value
+    with pytest.raises(LayoutError, match="'w'"):
+        Layout.of(task.state, Encrypt())
+
+
+def test_a_count_that_has_become_a_fraction_is_not_cut() -> None:
+    for model, value in (({"n": np.array(3)}, np.array(3.5)), ({"n": torch.tensor(3)}, torch.tensor(3.5))):
+        own = Good(model)
+        task = CheckedTask("own:Task", own)
+        own.model["n"] = value
+        assert float(task.state["n"]) == 3.5  # `GlobalModel` refuses it
+
+
+@pytest.mark.parametrize("model", [None, [1.0]])
+def test_a_model_that_is_one_no_more(model: Any) -> None:
+    own = Good()
+    task = CheckedTask("own:Task", own)
+    own.model = model
+    for call in (lambda: task.state, lambda: task.load({"w": np.zeros(3)})):
+        with pytest.raises(ConfigError, match=f"has {type(model).__name__!r} as its model"):
+            call()
+
+
+@pytest.mark.parametrize("name", ["model", "examples"])
+def test_a_property_that_raises(name: str) -> None:
+    def fail(own: Good) -> None:
+        raise ValueError("no data")
+
+    made = Good()
+    task = CheckedTask("own:Task", made)
+    made.__class__ = type("Failing", (Good,), {name: property(fail)})
+    with pytest.raises(TaskError, match=f"{name} of the task own:Task raised ValueError: no data") as caught:
+        _ = task.state if name == "model" else task.examples
+    assert type(caught.value.__cause__) is ValueError
 
 
 def test_a_dict_that_training_has_changed_to_another_one() -> None:
