@@ -51,6 +51,19 @@ def test_encrypted_training_is_as_good_as_raw(secagg: Secagg, tmp_path: Path) ->
         assert path.is_dir() or secret not in path.read_bytes()
 
 
+def test_all_sites_end_with_the_same_model(secagg: Secagg, tmp_path: Path) -> None:
+    arguments = ("--sites", 2, "--rounds", 1, "--backend", "pyfhel", "--encrypt", "conv", "--run-dir", "run")
+    result = secagg("demo", *arguments, timeout=1800)
+    assert result.returncode == 0, result.stderr
+    report = report_of(tmp_path / "run")
+    assert report["config"]["he"]["lib"] == "pyfhel"
+    assert report["config"]["encrypt"] == "conv"
+    for run in ("encrypted", "raw"):
+        sites = [json.loads((tmp_path / "run" / run / f"site-{n}.jsonl").read_text("utf-8")) for n in (1, 2)]
+        assert sites[0]["metrics"] == sites[1]["metrics"]
+        assert sites[0]["metrics"]["dice"] > 0
+
+
 def test_a_preset_and_a_choice_of_layers(secagg: Secagg, tmp_path: Path) -> None:
     arguments = ("--sites", 2, "--rounds", 1, "--preset", "smallest", "--encrypt", "conv", "--run-dir", "run")
     result = secagg("demo", *arguments, timeout=1800)
