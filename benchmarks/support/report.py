@@ -78,6 +78,7 @@ TARGETS = {
     "flatten": Target("flatten, warm, same dtype", 1.5, "× one memcpy"),
     "scatter": Target("scatter, warm, same dtype", 1.5, "× one memcpy"),
     "poly-mac": Target("authenticate words, warm", 3.0, "× one memcpy"),
+    "import": Target("import secagg", 0.15, "s beyond NumPy"),
 }
 
 
