@@ -76,12 +76,14 @@ def run(options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace, arguments: dict[str, Any], kit: SiteKit) -> None:
     site, reporter = make_client(kit), Printed()
 
+    # Its libraries take seconds: after all that can be wrong with the kit. And before gRPC is loaded: a process that
+    # loaded it before PyTorch once ended with a corrupted heap.
+    with reporter.step(f"load the task {options.task}"):
+        task = load_task(options.task, arguments)
+
     from ..integrations.grpc import SiteSession
     from ..trust import Tls
 
-    # Its libraries take seconds: after all that can be wrong with the kit.
-    with reporter.step(f"load the task {options.task}"):
-        task = load_task(options.task, arguments)
     site.check_weight(task.examples)
     model = GlobalModel(site, task.state)
     with SiteSession(
