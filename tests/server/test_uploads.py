@@ -117,3 +117,19 @@ def test_a_frame_that_there_cannot_be_spoils_no_part(provision: Any, federation:
     assert wanted == 1
     with called(federation) as call:
         assert not call.upload(chunks_from(update, wanted)).already_added
+
+
+def test_an_error_of_the_transport_is_none_of_the_disk(provision: Any, federation: Federation) -> None:
+    """What came before it stays for the next try."""
+    update = provision.clients["site-1"].encrypt(STATE, weight=1.0)
+
+    def reset() -> Iterator[Chunk]:
+        head, first, *_ = (Chunk(bytes(chunk.data), chunk.frame) for chunk in chunks_from(update, 0))
+        yield head
+        yield first
+        raise ConnectionResetError("by the peer")
+
+    with pytest.raises(BrokenOffError), called(federation) as call:
+        call.upload(reset())
+    with called(federation) as call:
+        assert call.resume(update.header.head).frame == 1

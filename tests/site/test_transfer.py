@@ -59,6 +59,15 @@ def test_the_part_stays_if_nothing_is_said_about_it(aggregate: secagg.Update, tm
     assert [path.name for path in tmp_path.iterdir()] == ["aggregate"]
 
 
+def test_an_error_of_the_link_is_none_of_the_disk(aggregate: secagg.Update, tmp_path: Path) -> None:
+    link, target = Broken(aggregate, ConnectionResetError("by the peer")), tmp_path / "aggregate"
+    with pytest.raises(BusyError, match="by the peer"):
+        fetch(link, DownloadRequest("aggregate", 0), target, 60.0, lambda header: None)  # type: ignore[arg-type]
+    link.error = None
+    fetch(link, DownloadRequest("aggregate", 0), target, 60.0, lambda header: None)  # type: ignore[arg-type]
+    assert link.asked == [0, FRAMES]
+
+
 @pytest.mark.parametrize("error", [FormatError("a chunk of 7 bytes"), StorageError("the disk is full")])
 def test_the_part_goes_if_it_is_refused(aggregate: secagg.Update, tmp_path: Path, error: SecAggError) -> None:
     link = Broken(aggregate, error)
