@@ -11,6 +11,7 @@ from typing import Any
 
 from ..demo.task import MNI152, check_least
 from ..errors import TaskError
+from ..setup.progress import Report
 from ..site import GlobalModel
 from ..site.final_model import check_final_model, write_final_model
 from ..site.folder import make_client
@@ -20,7 +21,7 @@ from ..site.record import SiteRecord, show_metrics
 from ..site.reporter import Reporter
 from ..site.task_class import load_task, read_options
 from ..trust.kit import SiteKit, load_site_kit, locked
-from ..ui.progress import Report, progress
+from ..ui.progress import progress
 from ..ui.units import show_count
 
 EXAMPLE = """secagg site site-1 --server fl.example.org:8443 --task own.py:Task --option lr=0.1 --out model.safetensors

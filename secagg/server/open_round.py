@@ -161,10 +161,30 @@ class OpenRound:
         SecAggError
             Whatever makes it unfit for the open round; nothing was added.
         """
-        receipt = self._receipt(header)
+        receipt = self.known(header)
         if receipt is None:
             self._sum.check(header)
         return receipt
+
+    def known(self, header: secagg.Header) -> bytes | None:
+        """Return the receipt of an update that is in the sum of its round; None if it may be added to the open one.
+
+        Raises
+        ------
+        SecAggError
+            If the round of the update has ended without it, or another update of the site is in the sum.
+        """
+        with self._changed:
+            roster, now = self._rounds.roster, time.monotonic()
+            try:
+                known = self._rounds.enter(header.site, header.contributions[0].nonce, header.round, now)
+            finally:  # who is refused may have started the clock
+                if self._rounds.roster != roster:  # a part or an update tells so after a crash: it is not written down
+                    self._changed.notify_all()
+        if not known:
+            return None
+        self._make_last(header.round)  # who added it may not have come to that, or was killed before
+        return self._receipts.again(header)
 
     def add(self, part: Part, receive_seconds: float) -> tuple[bool, bytes]:
         """Verify an update that was received whole, store it, and add it; the round may end by this.
@@ -189,7 +209,7 @@ class OpenRound:
             If it is unfit, or the round ended meanwhile; nothing was added.
         """
         with self._adding:
-            known = self._receipt(part.header)  # rounds end while uploads come in
+            known = self.known(part.header)  # rounds end while uploads come in
             if known is not None:
                 part.delete()
                 return False, known
@@ -260,26 +280,6 @@ class OpenRound:
             self._changed.notify_all()
 
     # Updates
-
-    def _receipt(self, header: secagg.Header) -> bytes | None:
-        """Return the receipt of an update that is in the sum of its round; None if it may be added to the open one.
-
-        Raises
-        ------
-        SecAggError
-            If the round of the update has ended without it, or another update of the site is in the sum.
-        """
-        with self._changed:
-            roster, now = self._rounds.roster, time.monotonic()
-            try:
-                known = self._rounds.enter(header.site, header.contributions[0].nonce, header.round, now)
-            finally:  # who is refused may have started the clock
-                if self._rounds.roster != roster:  # a part or an update tells so after a crash: it is not written down
-                    self._changed.notify_all()
-        if not known:
-            return None
-        self._make_last(header.round)  # who added it may not have come to that, or was killed before
-        return self._receipts.again(header)
 
     def _add(self, part: Part, receive_seconds: float) -> bytes:
         header, started = part.header, time.monotonic()

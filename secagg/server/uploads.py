@@ -63,7 +63,7 @@ class Uploads:
         if receipt is not None:
             return UploadReply(already_added=True, receipt=receipt)
         with self._turns.only(header.site, header.kind, stream):
-            receipt = self._admit(header)  # an earlier upload may have been added while this one waited
+            receipt = self._known(header)
             if receipt is not None:
                 return UploadReply(already_added=True, receipt=receipt)
             with self._spool.part(header, layout_known=self._round.layout_known) as part:
@@ -92,8 +92,7 @@ class Uploads:
     def _admit(self, header: secagg.Header) -> bytes | None:
         """Return None if an update or model is wanted; if it is there already, its receipt, empty for a model.
 
-        It is asked before the turn, since what is unfit must not break off an earlier upload of its site, and again
-        when the turn has come: rounds end meanwhile, and an earlier upload may have been added.
+        It is asked before the turn: what is unfit must not break off an earlier upload of its site.
         """
         if header.kind == "update":
             return self._round.admit(header)
@@ -101,10 +100,14 @@ class Uploads:
         self._round.check_model(header)
         return None if wanted else b""
 
+    def _known(self, header: secagg.Header) -> bytes | None:
+        """Return the receipt of an update if an earlier upload has been added while this one waited for its turn."""
+        return self._round.known(header) if header.kind == "update" else None
+
     def _receive(
         self, header: secagg.Header, frame: int, chunks: Iterator[Chunk], stream: Stream
     ) -> tuple[bool, bytes]:
-        receipt = self._admit(header)
+        receipt = self._known(header)
         if receipt is not None:
             return False, receipt
         with self._spool.part(header, layout_known=self._round.layout_known) as part:

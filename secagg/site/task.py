@@ -57,7 +57,7 @@ class CheckedTask:
     def __init__(self, name: str, task: Task) -> None:
         self._name, self._task = name, task
         self._reports = "report" in _parameters(getattr(task, "train", None))
-        report = {"report": _ignore} if self._reports else {}
+        report = {"report": None} if self._reports else {}
         self._check_method("train", "train(round) or train(round, report) trains its model for one round", 0, **report)
         if hasattr(task, "validate"):
             self._check_method("validate", "validate() returns metrics of its model")
@@ -185,10 +185,6 @@ def _parameters(function: Any) -> Collection[str]:
         return inspect.signature(function).parameters
     except (TypeError, ValueError):
         return ()
-
-
-def _ignore(done: float, total: float) -> None:
-    pass
 
 
 def _is_module(model: Any) -> bool:

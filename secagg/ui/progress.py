@@ -6,9 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..setup.progress import Report
-
-__all__ = ["Report", "progress"]
+from ..setup.progress import Report, silent
 
 
 @contextmanager
@@ -27,7 +25,8 @@ def progress(what: str) -> Iterator[Report]:
     """
     if not sys.stderr.isatty():
         print(what, file=sys.stderr, flush=True)
-        yield lambda done, total: None
+        with silent(what) as report:
+            yield report
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
