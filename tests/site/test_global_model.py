@@ -306,7 +306,7 @@ def _with(state: dict[str, Any]) -> dict[str, Any]:
         (lambda state: state | {"steps": np.array(1.0)}, "'steps' is float64"),
         (lambda state: state | {"mask": np.array([0, 2])}, "'mask' is int64 .* values that bool has not"),
         (lambda state: state | {"w": [0.0]}, "'w' is a list"),
-        (lambda state: state | {"w": torch.zeros(3, 4, device="meta")}, "'w' has no dense data"),
+        (lambda state: state | {"w": torch.zeros(3, 4, device="meta")}, "'w' is on the device meta"),
         (list, "a mapping of names"),
     ],
 )
