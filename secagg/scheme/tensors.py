@@ -59,8 +59,8 @@ def _fault_of_torch(torch: Any, value: Any) -> str | None:
         return "is a FakeTensor, which has no values: make the network outside FakeTensorMode"
     if kind is not torch.Tensor and kind is not torch.nn.Parameter:
         return (
-            f"is of the class {kind.__name__}, whose values may be elsewhere or mean something else: give a plain tensor "
-            "(.detach().as_subclass(torch.Tensor), where its class has no way of its own)"
+            f"is of the class {kind.__name__}, whose values may be elsewhere or mean something else: give a plain "
+            "tensor (.detach().as_subclass(torch.Tensor), where its class has no way of its own)"
         )
     if value.is_meta:
         return "is on the device meta, and has no values: load the weights first (Module.to_empty, load_state_dict)"
