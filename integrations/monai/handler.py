@@ -28,7 +28,8 @@ class SecAggHandler:
 
     The network may be wrapped at one site and plain at another, by ``torch.compile``, which
     ``SupervisedTrainer(compile=True)`` calls, ``DataParallel`` or ``DistributedDataParallel``: see
-    `secagg.site.network_state`. Where several processes train one network, each has a handler, and one sends its update.
+    `secagg.site.network_state`. Where several processes train one network, each has a handler, and one of them sends
+    its update.
 
     If training raises an exception, or is ended by ``terminate(skip_completed=True)``, there is no update.
 
@@ -97,7 +98,7 @@ class SecAggHandler:
 
 def _network(engine: Engine) -> torch.nn.Module:
     """Return the network of an engine; `LayoutError` without one."""
-    network = getattr(engine, "network", None)
+    network: torch.nn.Module | None = getattr(engine, "network", None)
     if network is None:
         raise LayoutError(
             f"{type(engine).__name__} has no attribute network: set it to the module that the sites train together, "

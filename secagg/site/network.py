@@ -135,7 +135,7 @@ def _wrapped_child(module: Any) -> str | None:
 
 
 def _child(module: Any, name: str) -> Any:
-    children = getattr(module, "_modules", ())  # a scripted module's knows no get()
+    children: Any = getattr(module, "_modules", ())  # a scripted module's knows no get()
     if name not in children:
         return None
     return children[name]

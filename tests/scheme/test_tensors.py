@@ -151,5 +151,5 @@ def test_what_is_plain_is_sent(tmp_path: Path) -> None:
         "memmap": mapped,
         "scalar": np.float32(0.5),
     }
-    assert SITE.layout(state).names == tuple(state)
+    assert [spec.name for spec in SITE.layout(state).tensors] == list(state)
     assert SITE.encrypt(state).header.layout.size("encrypted") == 17

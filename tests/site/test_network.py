@@ -61,7 +61,7 @@ def like_opacus(name: str, attribute: str) -> Wrap:
     return type(f"{name}Fast", (base,), {"__module__": "opacus.grad_sample.fast"})
 
 
-sampled = like_opacus("GradSampleModule", "_module")
+sampled = like_opacus("AbstractGradSampleModule", "_module")
 
 WRAPPERS: dict[str, Wrap] = {
     "none": lambda network: network,
@@ -72,6 +72,7 @@ WRAPPERS: dict[str, Wrap] = {
     "compiled inside": compiled_inside,
     "averaged": AveragedModel,
     "sampled": sampled,
+    "sampled, early": like_opacus("GradSampleModule", "_module"),
     "sampled, distributed": like_opacus("DifferentiallyPrivateDistributedDataParallel", "module"),
     "recomputed": checkpoint_wrapper,
     "data parallel of compiled": lambda network: DataParallel(compiled(network)),
