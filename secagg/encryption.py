@@ -102,34 +102,39 @@ class Encryption:
             If a value is not finite or beyond its ``max_abs``.
         """
         with self._turn:
-            layout, round, numbers = header.layout, header.round, self._aggregation
-            vectors, bounds = checked_vectors(layout.role("encrypted"), state, numbers, clips=self._clips)
+            layout, round = header.layout, header.round
+            bounds = layout.bounds(self._aggregation)
+            encrypted, clear = layout.role("encrypted"), layout.role("clear")
+            vectors = checked_vectors(encrypted, state, bounds, clips=self._clips)
             residuals = (
                 self._feedback.begin(layout.fingerprint, round, [vector.size for vector in vectors])
                 if self._feedback
                 else None
             )
-            encoders: dict[str, Encoder] = {"encrypted": self._codec.encoder(vectors, bounds, fraction, residuals)}
+            limits = {role: [bounds[spec.name] for spec in layout.role(role)] for role in ("encrypted", "clear")}
+            encoders: dict[str, Encoder] = {
+                "encrypted": self._codec.encoder(vectors, limits["encrypted"], fraction, residuals)
+            }
             if self._clear:
-                clear = checked_vectors(layout.role("clear"), state, numbers, clips=False)
-                encoders["clear"] = self._clear.encoder(*clear, fraction)
+                in_clear = checked_vectors(clear, state, bounds, clips=False)
+                encoders["clear"] = self._clear.encoder(in_clear, limits["clear"], fraction)
             cipher = self._backend.cipher(round, header.contributions)
             stream = open_stream(header)
             writer = UpdateWriter(stream, header)
             authenticator = Authenticator(self._key, header) if self.exact else None
             for frame in header.frames:
-                encoder, encrypted = encoders[frame.section], frame.section == "encrypted"
+                encoder, secret = encoders[frame.section], frame.section == "encrypted"
                 plain = encoder.encode(frame.first_block, frame.blocks)
-                if encoder.clipped and not (self._clips and encrypted):
+                if encoder.clipped and not (self._clips and secret):
                     raise RangeError(
                         "a tensor changed to a value out of range while it was encrypted; nothing was sent"
                     )
                 if authenticator:
-                    authenticator.add(plain, signed=not encrypted)
-                if encrypted:
+                    authenticator.add(plain, signed=not secret)
+                if secret:
                     with self._lock:
                         plain = cipher.encrypt(frame.first_block, plain)
-                packed = (self._ring if encrypted else CLEAR_RING).to_bytes(plain)
+                packed = (self._ring if secret else CLEAR_RING).to_bytes(plain)
                 writer.write(frame, memoryview(packed))  # type: ignore[arg-type]  # an ndarray is a buffer
             writer.finish(authenticator.tag() if authenticator else 0, identity.sign if identity else None)
             self.clipped = encoders["encrypted"].clipped
@@ -151,7 +156,8 @@ class Encryption:
         specs = {role: header.layout.role(role) for role in ("encrypted", "clear")}
         vectors = {spec.name: np.empty(spec.size, FLOAT_DTYPES[spec.dtype]) for role in specs for spec in specs[role]}
         targets = {role: [vectors[spec.name] for spec in specs[role]] for role in specs}
-        bounds = [aggregation.bound(spec.name) for spec in specs["encrypted"]]
+        limits = header.layout.bounds(aggregation)
+        bounds = [limits[spec.name] for spec in specs["encrypted"]]
         sites = len(header.contributions)
         decoder = self._codec.decoder(targets["encrypted"], bounds, sites)
         clear = FlatVector(targets["clear"])
@@ -176,7 +182,7 @@ class Encryption:
         if authenticator:
             plausible &= authenticator.fits(aggregate.tail.tag)
         for name, vector in vectors.items():
-            plausible &= self._is_mean(vector, aggregation.bound(name), sites, decoder.weight_sum)
+            plausible &= self._is_mean(vector, limits[name], sites, decoder.weight_sum)
         if not plausible:
             raise DecryptionError
         return vectors

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import Encrypt
 from ..errors import FormatError
 from ..wire.container import DIGEST_NBYTES, check_digest, digest, read_hex
 from ..wire.header import check_round
@@ -61,7 +60,7 @@ class Snapshot:
             "version": _VERSION,
             "round": self.round,
             "base": self.base.hex(),
-            "layout": Layout.of(self.arrays, Encrypt()).to_json(),
+            "layout": Layout.of(self.arrays).to_json(),
             "torch": sorted(self.torch),
         }
         with zipfile.ZipFile(stream, "w") as archive:

@@ -105,7 +105,7 @@ class Federation:
             assert tuple(value.shape) == tuple(model.shape), name
             expected = sum(w * doubles(state[name]) for w, state in zip(weights, states, strict=True)) / sum(weights)
             error = np.abs(doubles(value) - expected)
-            bound = self.config.aggregation.bound(name)
+            (bound,) = self.config.aggregation.bounds_of(((name,),))
             assert (error <= self.tolerance(weights, expected, dtype_of(value), bound)).all(), (name, error.max())
 
     def tolerance(self, weights: Sequence[float], mean: Any, dtype: str, bound: float | None = None) -> Any:
