@@ -54,10 +54,10 @@ def place(value: Any) -> Place | None:
     if torch is not None and isinstance(value, torch.Tensor):
         device, address, itemsize = str(value.device), value.data_ptr(), value.element_size()
         steps = [step * itemsize for step in value.stride()]
-        dtype, shape = str(value.dtype), tuple(value.shape)
+        dtype, shape = str(value.dtype).removeprefix("torch."), tuple(value.shape)
     else:
         device, address, itemsize = "cpu", value.__array_interface__["data"][0], value.itemsize
-        steps, dtype, shape = list(value.strides), value.dtype.str, value.shape
+        steps, dtype, shape = list(value.strides), value.dtype.name, value.shape
     if 0 in shape:
         return None
     # The step of a dimension of one element says nothing.
@@ -107,13 +107,15 @@ def to_vector(value: Any) -> NDArray[Any]:
 def from_vector(vector: NDArray[Any], dtype: str, shape: tuple[int, ...], like: Any = None) -> Any:
     """Return a vector as a tensor of the library, dtype, shape and device of `like`.
 
-    Without `like` the result is a NumPy array; bfloat16 becomes float32, which holds every bfloat16 value.
+    Without `like` the result is a NumPy array; bfloat16 becomes float32, which holds every bfloat16 value, as it does
+    where `like` is an array of float32.
     """
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(like, torch.Tensor):
         tensor = torch.from_numpy(vector.view(np.int16) if dtype == "bfloat16" else vector)
-        return (tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor).reshape(shape).to(like.device)
-    if dtype == "bfloat16" and like is None:
+        tensor = tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
+        return tensor.reshape(shape).to(like.device, like.dtype)
+    if dtype == "bfloat16" and (like is None or like.dtype.name == "float32"):
         return (vector.astype(np.uint32) << 16).view(np.float32).reshape(shape)
     array = vector.reshape(shape)
     if like is None:

@@ -170,6 +170,8 @@ class Participant:
         meant = sent is not None and sent.round == header.round
         # A round that was open when the key was rotated began anew: what was sent for it under the old key is void.
         held = meant and sent is not None and sent.epoch >= header.epoch
+        if not held:  # the server has not said that it has an update of this site: it need not be in the sum
+            self.model.withdraw()
         start = time.perf_counter()
         with self._reader(header):
             if not self.model.apply(aggregate, receipt if held else None):  # a server that plays back the last one

@@ -187,8 +187,8 @@ class Header:
         if not fits:
             raise LayoutError(
                 f"names and shapes of {len(self.layout.tensors)} tensors, and a list of max_clients {clients} sites,"
-                f" do not fit the header of a sum, {MAX_HEADER_NBYTES} bytes: join tensors, shorten their names, keep some "
-                "at the site (stay), or lower max_clients"
+                f" do not fit the header of a sum, {MAX_HEADER_NBYTES} bytes: join tensors, shorten their names, keep "
+                "some at the site (stay), or lower max_clients"
             )
 
     def of(self, contribution: Contribution) -> Header:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..errors import LayoutError, RangeError
 from ..scheme.flat_vector import FlatVector
 from ..scheme.patterns import matches
+from ..scheme.sharing import shared
 from ..scheme.tensors import FLOAT_DTYPES, describe, from_vector, place, to_vector
 from .container import digest
 from .layout import Layout, TensorSpec
@@ -116,9 +117,11 @@ def check_like(layout: Layout, like: Mapping[str, Any], stay: tuple[str, ...]) -
                 raise LayoutError(f"{_OTHER}: tensor {name!r} is {spec}, and {dtype}{list(shape)} in `like`")
     known = {name for spec in layout.tensors for name in spec.names}
     more = tuple((name,) for name in like if name not in known)
-    for (name,), stays in zip(more, matches(stay, more), strict=True):
-        if not stays and describe(name, like[name])[0] in FLOAT_DTYPES:
-            raise LayoutError(f"{_OTHER}: tensor {name!r} of `like` is not in it")
+    stays = {name: bool(found) for (name,), found in zip(more, matches(stay, more), strict=True)}
+    others = {name: like[name] for name in stays if _is_float(name, like[name])}
+    for group in shared(others):  # what is one tensor with what stays does so, too
+        if not any(stays[name] for name in group):
+            raise LayoutError(f"{_OTHER}: tensor {group[0]!r} of `like` is not in it")
 
 
 def arrange(layout: Layout, vectors: Mapping[str, NDArray[Any]], like: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -139,6 +142,14 @@ def arrange(layout: Layout, vectors: Mapping[str, NDArray[Any]], like: Mapping[s
             tensor = result[spec.name] if again else from_vector(vectors[spec.name], spec.dtype, spec.shape, like[name])
             result[name] = tensor
     return result
+
+
+def _is_float(name: str, value: Any) -> bool:
+    """Return whether a value is a float tensor; what stays at a site may be anything."""
+    try:
+        return describe(name, value)[0] in FLOAT_DTYPES
+    except LayoutError:
+        return False
 
 
 def _first_beyond(
