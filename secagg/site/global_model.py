@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..client import Client
-from ..errors import LayoutError, StateError, VerificationError
-from ..scheme.params import QuantisedParams
+from ..errors import LayoutError, MismatchError, StateError, VerificationError
 from ..trust.receipt import Receipt
 from ..wire.header import check_base, check_round
 from ..wire.update import Update
@@ -196,12 +195,14 @@ class GlobalModel:
     def load_model(self, model: Update) -> None:
         """Go on from an encrypted global model that any site has saved: take over its tensors, round and base.
 
-        The site's integer tensors stay. If anything is raised, global model, base and round stay as they were.
+        The site's integer tensors stay, and what error feedback carries. If anything is raised, global model, base and
+        round stay as they were.
 
         Parameters
         ----------
         model : secagg.Update
-            Of kind ``"model"``.
+            Of kind ``"model"``. If another site has stored it, and the client has nothing to carry, this site is taken
+            for one that joins late: no warning says of its first update that what earlier ones dropped is lost.
 
         Raises
         ------
@@ -217,23 +218,17 @@ class GlobalModel:
                 "train from the same one: store it with GlobalModel.save_model"
             )
         self._held, self.round, self.base = held, model.header.round, model.header.base
+        if model.header.site != self.site.name and not self.site.carries:
+            self.site.restore_carry(b"")
 
     def to_bytes(self) -> bytes:
-        """Return all of this object but the client, from which `from_bytes` makes it again, bit for bit.
+        """Return all of this object, from which `from_bytes` makes it again, bit for bit.
 
-        The model and the site's integer tensors are in it in the clear: keep it as you keep patients' data. Not in it
-        is what the client has: keys, the count of failures where that is in no file, and what error feedback carries to
-        the next update. A fresh client begins with nothing to carry, so that what rounding dropped last is lost; with
-        ``error_feedback`` in the configuration a `UserWarning` says so.
+        The model, the site's integer tensors and what error feedback carries (`secagg.Client.carry`) are in it in the
+        clear: keep it as you keep patients' data. Not in it are the client's keys, and its count of failures where that
+        is in no file.
         """
-        params = self.site.config.params
-        if isinstance(params, QuantisedParams) and params.error_feedback:
-            warnings.warn(
-                "what error feedback carries to this site's next update is not stored with its global model: in "
-                "another process, what rounding dropped from the last update is lost",
-                stacklevel=2,
-            )
-        return Snapshot(self.round, self.base, self._held, self._torch).to_bytes()
+        return Snapshot(self.round, self.base, self._held, self._torch, self.site.carry()).to_bytes()
 
     @classmethod
     def from_bytes(cls, site: Client, blob: bytes) -> GlobalModel:
@@ -242,7 +237,7 @@ class GlobalModel:
         Parameters
         ----------
         site : secagg.Client
-            A client of the same site.
+            A client of the same site. What was carried is restored into it.
         blob : bytes
             As `to_bytes` returned it.
 
@@ -253,10 +248,20 @@ class GlobalModel:
             damaged).
         LayoutError, ConfigError
             If the configuration of `site` does not fit the model.
+
+        Warns
+        -----
+        UserWarning
+            If what was carried does not fit the configuration, or the site: then it is lost.
         """
         snapshot = Snapshot.from_bytes(blob)
         model = cls(site, snapshot.arrays, round=snapshot.round, base=snapshot.base)
         model._torch = snapshot.torch
+        try:
+            site.restore_carry(snapshot.carry)
+        except MismatchError as error:
+            site.restore_carry(b"")
+            warnings.warn(f"what error feedback carried is lost: {error}", stacklevel=2)
         return model
 
     def _difference(self, local: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
