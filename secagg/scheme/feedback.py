@@ -6,7 +6,7 @@ Source: Seide et al., "1-Bit Stochastic Gradient Descent", Interspeech 2014; Kar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +33,8 @@ class Carry:
 
     model: str
     round: int
-    before: Residuals
-    after: Residuals
+    before: Residuals = field(repr=False)  # they are secret
+    after: Residuals = field(repr=False)
 
     def fits(self, model: str, sizes: Sequence[int]) -> bool:
         """Return whether it is of a model, whose vectors have these sizes."""

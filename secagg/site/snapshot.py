@@ -85,7 +85,7 @@ class Snapshot:
         for spec, array in zip(specs, tensors, strict=True):
             if (array.shape, array.dtype) != (spec.shape, np.dtype(spec.dtype)):
                 raise FormatError(f"tensor {spec.name!r} of the stored global model is not what its header says")
-        if (carry.ndim, carry.dtype) != (1, np.uint8):
+        if carry.ndim != 1 or carry.dtype != np.uint8:
             raise FormatError("the carry in the stored global model is no bytes")
         torch = frozenset(header["torch"])
         if not torch <= {spec.name for spec in specs}:

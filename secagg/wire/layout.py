@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cached_property
 from typing import Any
 
 from ..config import Encrypt
 from ..errors import ConfigError, FormatError, LayoutError
 from ..scheme.tensors import FLOAT_DTYPES, LOCAL_DTYPES, describe
+from .cached import cached_property
 from .container import digest
 
 #: What becomes of a tensor: its sum is encrypted, its sum is in the clear, or it never leaves the site.
