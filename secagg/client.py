@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import secrets
+import warnings
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Any, BinaryIO, TypeVar
@@ -24,6 +25,7 @@ from .trust.key import ClientKey, check_role
 from .trust.project import Project
 from .trust.receipt import Receipt
 from .trust.sealed_model import read_model, write_model
+from .wire.carry import StoredCarry, units_of
 from .wire.header import NONCE_NBYTES, Contribution, Header, check_base, check_round, check_site
 from .wire.layout import Layout
 from .wire.state_dict import arrange, check_finite, check_like, refuse_clear_copies
@@ -33,7 +35,10 @@ _Stream = TypeVar("_Stream", bound=BinaryIO)
 
 
 class Client:
-    """One site of a federation. Threads may share it.
+    """One site of a federation. Threads may share it, and a forked process may go on with it.
+
+    With ``error_feedback`` it has a state, its `carry`: what rounding dropped from its latest update is added to its next.
+    Whoever makes a client anew, in another process, for the next round, restores that; a forked process has its own.
 
     Parameters
     ----------
@@ -200,6 +205,14 @@ class Client:
             If a pattern of the configuration matches no tensor, or `base` is not 32 bytes.
         IdentityError
             If the project is not valid now.
+        MismatchError
+            If the carry that was restored is of another model.
+
+        Warns
+        -----
+        UserWarning
+            If the configuration has ``error_feedback``, the round is not the first, and this client has neither made an
+            update before nor been told by `restore_carry` what there is to carry.
         """
         # Zeros that nobody has touched cost nothing; a stream that grows is copied again and again.
         _, stream = self._write(lambda header: BytesIO(bytes(header.nbytes)), state, weight, round, base)
@@ -345,6 +358,53 @@ class Client:
         read_model(model, self._secret, list(vectors.values()))
         return arrange(header.layout, vectors, like)
 
+    @property
+    def carries(self) -> bool:
+        """Whether error feedback has something to carry to the next update."""
+        feedback = self._encryption.feedback
+        return feedback is not None and feedback.carry is not None
+
+    def carry(self) -> bytes:
+        """Return what error feedback carries to the next update, for `restore_carry` of another client of this site.
+
+        It tells what rounding dropped from the site's data: keep it as you keep patients' data.
+
+        Returns
+        -------
+        bytes
+            Eight bytes a value that is encrypted, or fewer. Empty if there is nothing to carry, as without
+            ``error_feedback``.
+        """
+        feedback = self._encryption.feedback
+        if feedback is None or feedback.carry is None:
+            return b""
+        return StoredCarry(self._name, units_of(self._config), feedback.carry).to_bytes()
+
+    def restore_carry(self, blob: bytes) -> None:
+        """Go on as the client whose `carry` this is would have, bit for bit; what this one carries is dropped.
+
+        Parameters
+        ----------
+        blob : bytes
+            As `carry` returned it. Empty bytes say that there is nothing to carry: of a site that joins late, say.
+
+        Raises
+        ------
+        FormatError
+            If it is something else, or of another version (`DigestError` if it is damaged).
+        MismatchError
+            If it is of another site, or was left under another ``value_bits``, ``max_abs`` or ``max_weight``. That it is
+            of another model, the next `encrypt` says.
+        """
+        carry = None
+        if blob != b"":
+            stored = StoredCarry.from_bytes(blob)
+            stored.check(self._name, self._config)
+            carry = stored.carry
+        with self._encryption.turn():
+            if self._encryption.feedback is not None:
+                self._encryption.feedback.restore(carry)
+
     def _layout(self, state: Mapping[str, Any]) -> Layout:
         """Return the layout of a state dict whose values do not matter."""
         layout = Layout.of(state, self._config)
@@ -386,4 +446,14 @@ class Client:
         layout = self._layout(state)
         header = self._header("update", layout, round, base)
         refuse_clear_copies(layout, state)
+        feedback = self._encryption.feedback
+        if feedback is not None and not feedback.begun and round > 0:
+            feedback.begun = True
+            warnings.warn(
+                f"site {self._name!r} has error_feedback, and the first update of this client is of round {round}: what "
+                "rounding dropped from the site's earlier updates is lost. Keep Client.carry() with each update, and "
+                "give it to restore_carry of the client that makes the next, or keep GlobalModel.to_bytes(); "
+                "restore_carry(b'') says that there was nothing",
+                stacklevel=4,
+            )
         return header, self._encryption.encrypt(header, state, fraction, self._identity, open_stream)

@@ -13,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..client import Client
-from ..errors import LayoutError, RangeError, StateError, VerificationError
-from ..scheme.params import QuantisedParams
+from ..errors import LayoutError, MismatchError, RangeError, StateError, VerificationError
 from ..trust.receipt import Receipt
 from ..wire.header import Header, check_base, check_round
 from ..wire.layout import Layout
 from ..wire.update import Update
 from .difference import difference, held, is_float, own_copy
-from .snapshot import Snapshot
+from .snapshot import Snapshot, storable
 
 
 class GlobalModel:
@@ -93,7 +92,7 @@ class GlobalModel:
         layout = site.layout(state)
         names = {name for spec in layout.tensors for name in spec.names}
         self._names = tuple(state)
-        self._torch = frozenset(name for name in names if _is_torch(state[name]))
+        self._torch = frozenset(name for name, value in state.items() if _is_torch(value))
         self._stays = {name: own_copy(value) for name, value in state.items() if name not in names}
         self._held = _tie(layout, {spec.name: held(spec.name, state[spec.name]) for spec in layout.tensors})
         self.site = site
@@ -263,12 +262,14 @@ class GlobalModel:
     def load_model(self, model: Update) -> None:
         """Go on from an encrypted global model that any site has saved: take over its tensors, round and base.
 
-        The site's integer tensors stay. If anything is raised, global model, base and round stay as they were.
+        The site's integer tensors stay, and what error feedback carries. If anything is raised, global model, base and
+        round stay as they were.
 
         Parameters
         ----------
         model : secagg.Update
-            Of kind ``"model"``.
+            Of kind ``"model"``. If another site has stored it, and the client has nothing to carry, this site is taken
+            for one that joins late: no warning says of its first update that what earlier ones dropped is lost.
 
         Raises
         ------
@@ -285,23 +286,32 @@ class GlobalModel:
             )
         self._held = _tie(self.layout, found)
         self.round, self.base, self._own = model.header.round, model.header.base, ()
+        if model.header.site != self.site.name and not self.site.carries:
+            self.site.restore_carry(b"")
 
     def to_bytes(self) -> bytes:
-        """Return all of this object but the client, from which `from_bytes` makes it again, bit for bit.
+        """Return all of this object, from which `from_bytes` makes it again, bit for bit.
 
-        The model and the site's integer tensors are in it in the clear: keep it as you keep patients' data. Not in it
-        is what the client has: keys, the count of failures where that is in no file, and what error feedback carries to
-        the next update. A fresh client begins with nothing to carry, so that what rounding dropped last is lost; with
-        ``error_feedback`` in the configuration a `UserWarning` says so.
+        The model, the site's own tensors and what error feedback carries (`secagg.Client.carry`) are in it in the
+        clear: keep it as you keep patients' data. Not in it are the client's keys, and its count of failures where that
+        is in no file.
+
+        Warns
+        -----
+        UserWarning
+            If something that stays at the site is no tensor, an ``_extra_state`` say: that is not stored.
         """
-        params = self.site.config.params
-        if isinstance(params, QuantisedParams) and params.error_feedback:
+        stays = {name: value for name, value in self._stays.items() if storable(name, value)}
+        lost = [name for name in self._stays if name not in stays]
+        if lost:
             warnings.warn(
-                "what error feedback carries to this site's next update is not stored with its global model: in "
-                "another process, what rounding dropped from the last update is lost",
+                f"{', '.join(map(repr, lost))} cannot be stored with the global model, being no tensors: after "
+                "from_bytes they are what the network has then",
                 stacklevel=2,
             )
-        return Snapshot(self.round, self.base, self._held, self._torch).to_bytes()
+        return Snapshot(
+            self.round, self.base, self._names, self._held, stays, self._torch, self._own, self.site.carry()
+        ).to_bytes()
 
     @classmethod
     def from_bytes(cls, site: Client, blob: bytes) -> GlobalModel:
@@ -310,7 +320,7 @@ class GlobalModel:
         Parameters
         ----------
         site : secagg.Client
-            A client of the same site.
+            A client of the same site. What was carried is restored into it.
         blob : bytes
             As `to_bytes` returned it.
 
@@ -321,10 +331,23 @@ class GlobalModel:
             damaged).
         LayoutError, ConfigError
             If the configuration of `site` does not fit the model.
+
+        Warns
+        -----
+        UserWarning
+            If what was carried does not fit the configuration, or the site: then it is lost.
         """
         snapshot = Snapshot.from_bytes(blob)
-        model = cls(site, snapshot.arrays, round=snapshot.round, base=snapshot.base)
-        model._torch = snapshot.torch
+        # What could not be stored stays at the site by the same patterns, whatever it is.
+        state = {name: snapshot.arrays.get(name, snapshot.stays.get(name)) for name in snapshot.names}
+        model = cls(site, state, round=snapshot.round, base=snapshot.base)
+        model._stays = dict(snapshot.stays)
+        model._torch, model._own = snapshot.torch, snapshot.own
+        try:
+            site.restore_carry(snapshot.carry)
+        except MismatchError as error:
+            site.restore_carry(b"")
+            warnings.warn(f"what error feedback carried is lost: {error}", stacklevel=2)
         return model
 
     def _difference(self, local: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
@@ -358,7 +381,8 @@ class GlobalModel:
 
     def _own_of(self, local: Mapping[str, Any]) -> dict[str, Any]:
         """Return the tensors that stay at the site, as they are in `local` where that has them."""
-        return {name: own_copy(local[name]) if name in local else value for name, value in self._stays.items()}
+        own = {name: own_copy(local[name]) for name in self._names if name not in self._held and name in local}
+        return self._stays | own
 
     def _sent(self, header: Header, sent: Mapping[str, NDArray[Any]], stays: dict[str, Any]) -> None:
         """Take over the site's own tensors, and remember what has been sent."""
@@ -383,7 +407,8 @@ class GlobalModel:
         }
         if stays is None:
             stays = {name: own_copy(value) for name, value in self._stays.items()}
-        return {name: tensors[name] if name in tensors else stays[name] for name in self._names}
+        every = tensors | dict(stays)
+        return {name: every[name] for name in self._names if name in every}
 
 
 def _tie(layout: Layout, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from ..scheme.codec import codec_for
 from ..scheme.params import Params, is_int
 from ..scheme.ring import CLEAR_BLOCK_SIZE
 from ..scheme.tensors import FLOAT_DTYPES
+from .cached import cached_property
 from .container import (
     DIGEST_NBYTES,
     HEAD_EXTRA_NBYTES,

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from ..scheme.aggregation import Aggregation
 from ..scheme.patterns import matches
 from ..scheme.sharing import shared
 from ..scheme.tensors import FLOAT_DTYPES, LOCAL_DTYPES, describe, to_vector
+from .cached import cached_property
 from .choice import Described, choose
 from .container import digest
 
