@@ -538,6 +538,37 @@ def test_a_state_that_is_no_tensor() -> None:
         make_model(state={"extra": {"a": 1}})
 
 
+class Masked(torch.nn.Conv3d):
+    """What cannot be averaged, and state that is no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1, 1)
+        self.register_buffer("mask", torch.full((2,), -math.inf))
+        self.calls = 0
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return super().forward(image)
+
+    def get_extra_state(self) -> int:
+        return self.calls
+
+    def set_extra_state(self, state: int) -> None:
+        self.calls = state
+
+
+def test_what_stays_at_the_site_goes_on_there_in_a_wrapped_network() -> None:
+    config = secagg.Config.from_dict({**CONFIG.to_dict(), "stay": ["*mask", "*_extra_state"]})
+    network = torch.nn.DataParallel(torch.nn.Sequential(Masked()))
+    model = GlobalModel(secagg.Client(config, KEYS.client, "site-1"), network_state(network))
+    handler = SecAggHandler(model, weight=1)
+    for round in range(2):
+        make_trainer(network, examples=3, train_handlers=[handler]).run()
+        assert network.module[0].calls == 3 * (round + 1)
+    assert handler.update is not None
+    assert [spec.name for spec in handler.update.header.layout.tensors] == ["0.weight", "0.bias"]
+
+
 def test_a_tensor_of_monai_is_refused_before_training() -> None:
     state = dict(make_network().state_dict())
     state["0.weight"] = MetaTensor(state["0.weight"])
