@@ -186,14 +186,14 @@ class GlobalModel:
             Whatever makes the update unfit; see `secagg.Client.encrypt`.
         """
         sent, stays = self._difference(local), self._own_of(local)
-        update = self.site.encrypt(_tie(self.layout, sent) | stays, weight, self.round, base=self.base)
+        update = self.site.encrypt(self._whole(sent, stays), weight, self.round, base=self.base)
         self._sent(update.header, sent, stays)
         return update
 
     def encrypt_to(self, path: str | os.PathLike[str], local: Mapping[str, Any], weight: float) -> None:
         """Encrypt into a file, a frame at a time; the file appears whole or not at all. See `encrypt`."""
         sent, stays = self._difference(local), self._own_of(local)
-        header = self.site.encrypt_to(path, _tie(self.layout, sent) | stays, weight, self.round, base=self.base)
+        header = self.site.encrypt_to(path, self._whole(sent, stays), weight, self.round, base=self.base)
         self._sent(header, sent, stays)
 
     def withdraw(self) -> None:
@@ -257,7 +257,7 @@ class GlobalModel:
         StorageError
             If the file cannot be written.
         """
-        self.site.encrypt_model(path, self._held | self._stays, round=self.round, base=self.base)
+        self.site.encrypt_model(path, self._whole(self._held, self._stays), round=self.round, base=self.base)
 
     def load_model(self, model: Update) -> None:
         """Go on from an encrypted global model that any site has saved: take over its tensors, round and base.
@@ -383,6 +383,11 @@ class GlobalModel:
         """Return the tensors that stay at the site, as they are in `local` where that has them."""
         own = {name: own_copy(local[name]) for name in self._names if name not in self._held and name in local}
         return self._stays | own
+
+    def _whole(self, arrays: Mapping[str, NDArray[Any]], stays: Mapping[str, Any]) -> dict[str, Any]:
+        """Return arrays, by first names, as a state dict with all names: the client knows which tensors stay."""
+        tied = _tie(self.layout, arrays)
+        return {name: tied[name] if name in tied else stays.get(name) for name in self._names}
 
     def _sent(self, header: Header, sent: Mapping[str, NDArray[Any]], stays: dict[str, Any]) -> None:
         """Take over the site's own tensors, and remember what has been sent."""

@@ -21,7 +21,7 @@ from ..scheme.tensors import FLOAT_DTYPES, LOCAL_DTYPES, describe, from_vector, 
 from ..wire.arrays import ArrayFormat
 from ..wire.container import DIGEST_NBYTES, read_hex
 from ..wire.header import NONCE_NBYTES, check_round
-from ..wire.layout import Layout
+from ..wire.layout import Layout, TensorSpec
 
 _FORMAT = ArrayFormat(
     "global model",
@@ -108,7 +108,8 @@ class Snapshot:
         if len(arrays) != len(specs) + len(stays) + 1:
             raise FormatError("the stored global model has other files than its header says")
         *tensors, carry = arrays
-        for spec, array in zip((*specs, *stays), tensors, strict=True):
+        every: list[TensorSpec | _Own] = [*specs, *stays]
+        for spec, array in zip(every, tensors, strict=True):
             dtype = np.dtype(FLOAT_DTYPES.get(spec.dtype, spec.dtype))
             if (array.shape, array.dtype) != (spec.shape, dtype):
                 raise FormatError(f"tensor {spec.name!r} of the stored global model is not what its header says")

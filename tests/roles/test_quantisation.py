@@ -113,7 +113,7 @@ def test_clipped_values_are_counted_and_sent_as_the_bound(variant, rounding):
     assert np.rint(mean_with_zeros(federation, update)).tolist() == [127, -127, 127, -127, 127, 0, 100]
     site.encrypt({"w": values[:2]})
     assert site.clipped == 0
-    site.encrypt({"w": values[2:], "v": values})
+    site.encrypt({"w": values[2:].copy(), "v": values})
     assert site.clipped == 6
 
 

@@ -189,12 +189,12 @@ HEADERS = {
     "less encrypted": (
         lambda b: b.bad(b.federation.but(encrypt={"exclude": ["c", "b"]})),
         LayoutError,
-        "encrypts another set of tensors .*'b' float32.* clear, expected .*encrypted",
+        "another layout than the configuration makes it: .*'b' is float32.* clear, expected .*encrypted",
     ),
     "more encrypted": (
         lambda b: b.bad(b.federation.but(encrypt="all")),
         LayoutError,
-        "'c' float32.* encrypted, expected .*clear",
+        "'c' is float32.* encrypted, expected .*clear",
     ),
     "encrypted set of a misspelt name": (
         lambda b: b.bad(
@@ -206,7 +206,7 @@ HEADERS = {
     "plaintext roles around ciphertext": (
         lambda b: b.edited(all_clear),
         LayoutError,
-        "encrypts another set of tensors",
+        "another layout than the configuration makes it",
     ),
     "a model": (model, MismatchError, "is of kind 'model'; kind 'update' is needed here"),
     "an aggregate": (
@@ -345,7 +345,8 @@ STRANGERS = {
     "two updates in a row": (lambda b: b.bad() + b.bad(), "trailing bytes"),
     "version 1": (lambda b: b.edited(lambda c: setattr(c, "version", 1)), "version 1; this release reads version 4"),
     "version 2": (lambda b: b.edited(lambda c: setattr(c, "version", 2)), "version 2; this release reads version 4"),
-    "version 4": (lambda b: b.edited(lambda c: setattr(c, "version", 4)), "version 4"),
+    "version 3": (lambda b: b.edited(lambda c: setattr(c, "version", 3)), "version 3; this release reads version 4"),
+    "version 5": (lambda b: b.edited(lambda c: setattr(c, "version", 5)), "version 5"),
     "version 0": (lambda b: b.edited(lambda c: setattr(c, "version", 0)), "version 0"),
 }
 

@@ -101,12 +101,14 @@ class Federation:
         weights = weights or [1.0] * len(states)
         names = [name for name, value in states[0].items() if dtype_of(value) in ROUNDING]
         assert [name for name, value in mean.items() if dtype_of(value) in ROUNDING] == names
+        every = tuple((name,) for name in names)
+        bounds = dict(zip(names, self.config.aggregation.bounds_of(every), strict=True))
         for name in names:
             value, model = mean[name], states[0][name]
             assert tuple(value.shape) == tuple(model.shape), name
             expected = sum(w * doubles(state[name]) for w, state in zip(weights, states, strict=True)) / sum(weights)
             error = np.abs(doubles(value) - expected)
-            (bound,) = self.config.aggregation.bounds_of(((name,),))
+            bound = bounds[name]
             assert (error <= self.tolerance(weights, expected, dtype_of(value), bound)).all(), (name, error.max())
 
     def tolerance(self, weights: Sequence[float], mean: Any, dtype: str, bound: float | None = None) -> Any:
