@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from ..client import Client
 from ..errors import (
     DuplicateError,
     LayoutError,
@@ -24,7 +25,7 @@ from ..storage.files import replace_file
 from ..trust.kit import SiteKit
 from ..wire.header import Header
 from ..wire.update import Update
-from .folder import DOWNLOAD_FILE, MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, make_client, make_old_client, read_receipt
+from .folder import DOWNLOAD_FILE, MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, make_old_client, read_receipt
 from .global_model import GlobalModel
 from .reporter import Reporter
 from .session import Session
@@ -108,7 +109,7 @@ class Participant:
         """
         kit = self._kit.store_manifest(self._session.join().manifest)
         if kit.project != self._kit.project:
-            self._kit, self.model.site = kit, make_client(kit)
+            self._kit, self.model.site = kit, Client.load(kit)
         status = self._session.status()
         if not self._begun:
             self._load_own()

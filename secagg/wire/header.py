@@ -12,10 +12,10 @@ import numpy as np
 from ..errors import ConfigError, DuplicateError, FormatError, SecAggError, show
 from ..scheme.aggregation import MAX_CLIENTS, Aggregation
 from ..scheme.codec import codec_for
-from ..scheme.params import Params, is_int
+from ..scheme.params import Params, as_int
 from ..scheme.ring import CLEAR_BLOCK_SIZE
 from ..scheme.tensors import FLOAT_DTYPES
-from .container import DIGEST_NBYTES, MAX_FRAME_NBYTES, pack_head, read_hex, unpack_head
+from .container import DIGEST_NBYTES, MAX_FRAME_NBYTES, fields_alone, pack_head, read_hex, unpack_head
 from .layout import Layout
 from .tail import tail_nbytes
 
@@ -95,6 +95,8 @@ class Header:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "aggregation", replace(self.aggregation, min_clients=2))
+
+    __getstate__ = fields_alone
 
     @property
     def site(self) -> str:
@@ -247,16 +249,18 @@ class _Section:
 
 def check_epoch(epoch: object) -> int:
     """Return a valid epoch; anything but a whole number from 0 raises `ConfigError`."""
-    if not is_int(epoch) or not 0 <= epoch < 1 << 32:
+    number = as_int(epoch)
+    if number is None or not 0 <= number < 1 << 32:
         raise ConfigError(f"epoch is {show(epoch)}; epochs are whole numbers from 0 to 2**32 - 1")
-    return epoch
+    return number
 
 
 def check_round(round: object) -> int:
     """Return a valid number of a round; anything but a whole number from 0 to 2**32 - 1 raises `ConfigError`."""
-    if not isinstance(round, int) or isinstance(round, bool) or not 0 <= round < MAX_ROUND:
+    number = as_int(round)
+    if number is None or not 0 <= number < MAX_ROUND:
         raise ConfigError(f"round is {show(round)}; rounds are whole numbers from 0 to 2**32 - 1")
-    return round
+    return number
 
 
 def check_base(base: object) -> bytes:

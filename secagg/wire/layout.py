@@ -12,7 +12,7 @@ from typing import Any
 from ..config import Encrypt
 from ..errors import ConfigError, FormatError, LayoutError
 from ..scheme.tensors import FLOAT_DTYPES, LOCAL_DTYPES, describe
-from .container import digest
+from .container import digest, fields_alone
 
 #: What becomes of a tensor: its sum is encrypted, its sum is in the clear, or it never leaves the site.
 ROLES = ("encrypted", "clear", "local")
@@ -43,6 +43,8 @@ class Layout:
     """An immutable description of a model; build it with `of` or `from_json`."""
 
     tensors: tuple[TensorSpec, ...]
+
+    __getstate__ = fields_alone
 
     @classmethod
     def of(cls, state: Mapping[str, Any], encrypt: Encrypt) -> Layout:

@@ -18,7 +18,7 @@ from served import Kits, Served, federation
 from secagg import cli, errors
 from secagg.integrations.prometheus import Metrics
 from secagg.protocol.messages import ServerStatus
-from secagg.trust.kit import SERVER_FILES
+from secagg.trust.kit_files import SERVER_FILES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "operators.md").read_text(encoding="utf-8")

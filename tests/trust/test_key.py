@@ -134,9 +134,9 @@ def test_a_client_key_is_not_copied(keys):
 
 def test_a_key_of_the_other_role(lib):
     federation = federate(lib)
-    with pytest.raises(KeyFileError, match=r"client key \(client.key\) is needed here; got ServerKey"):
+    with pytest.raises(KeyFileError, match=r"client key \(he-client.key\) is needed here; got ServerKey"):
         secagg.Client(federation.config, federation.keys.server, "site")
-    with pytest.raises(KeyFileError, match=r"server key \(server.key\) is needed here; got ClientKey"):
+    with pytest.raises(KeyFileError, match=r"server key \(he-server.key\) is needed here; got ClientKey"):
         secagg.Aggregator(federation.config, federation.keys.client)
     with pytest.raises(KeyFileError, match="got KeyPair"):
         secagg.Client(federation.config, federation.keys, "site")
