@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from ..errors import LayoutError, StateError, VerificationError
 from ..scheme.params import QuantisedParams
 from ..trust.receipt import Receipt
 from ..wire.header import check_base, check_round
-from ..wire.update import Update
+from ..wire.update import Update, check_update
 from .difference import difference, held, is_float
 from .snapshot import Snapshot
 
@@ -171,7 +171,7 @@ class GlobalModel:
         SecAggError
             Whatever makes the aggregate unfit: see `secagg.Client.decrypt`.
         """
-        if aggregate.header.round == self.round - 1 and aggregate.next_base == self.base:
+        if check_update(aggregate).header.round == self.round - 1 and aggregate.next_base == self.base:
             return False
         mean = self.site.decrypt(aggregate, like=self._held, round=self.round, base=self.base, receipt=receipt)
         base = aggregate.next_base
@@ -217,6 +217,9 @@ class GlobalModel:
                 "train from the same one: store it with GlobalModel.save_model"
             )
         self._held, self.round, self.base = held, model.header.round, model.header.base
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a global model holds a secret key and is not pickled; use to_bytes() and from_bytes()")
 
     def to_bytes(self) -> bytes:
         """Return all of this object but the client, from which `from_bytes` makes it again, bit for bit.

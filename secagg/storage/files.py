@@ -123,7 +123,7 @@ def read_source(source: Source, limit: int, kind: type[SecAggError], what: str) 
                 blob = read_stream(check_readable(source, kind, what), limit + 1, kind)
         length = len(blob)
     if length > limit:
-        raise kind(f"{name} has more than {limit} bytes, too many for {what}: is it the right one?")
+        raise kind(f"{name} has more than {limit} bytes: is it the right file?")
     return blob
 
 
@@ -135,6 +135,8 @@ def check_readable(source: object, kind: type[SecAggError], what: str) -> Any:
         raise kind(f"{what} is given as {type(source).__name__}; pass a path, bytes or a binary stream")
     if getattr(source, "closed", False):
         raise kind(f"{what} is given as a stream that is closed: open it again")
+    if isinstance(source, io.IOBase) and not source.readable():
+        raise kind(f"{what} is given as a stream that is open for writing: open it by open(path, 'rb')")
     return source
 
 
@@ -181,6 +183,8 @@ def check_writable(target: object) -> Any:
         raise StorageError(f"cannot write to {type(target).__name__}; pass a path or a binary stream")
     if getattr(target, "closed", False):
         raise StorageError("cannot write to a stream that is closed: open it again")
+    if isinstance(target, io.IOBase) and not target.writable():
+        raise StorageError("cannot write to a stream that is open for reading: open it by open(path, 'wb')")
     return target
 
 

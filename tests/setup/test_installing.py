@@ -68,7 +68,7 @@ def test_over_an_older_kit(made: Federation, tmp_path: Path) -> None:
     assert (out / "state.json").read_text() == "mine"
     kept = {
         f"{stem}-{epoch}.{end}"
-        for stem, end in (("client", "key"), ("signing", "key"), ("project", "secagg"))
+        for stem, end in (("he-client", "key"), ("signing", "key"), ("project", "secagg"))
         for epoch in (0, 1)
     }
     assert {path.name for path in out.iterdir()} == SITE_FILES | kept | {"state.json"}
