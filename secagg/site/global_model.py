@@ -66,6 +66,7 @@ class GlobalModel:
     """
 
     def __init__(self, site: Client, state: Mapping[str, Any], *, round: int = 0, base: bytes | None = None) -> None:
+        round = check_round(round)
         if round != 0 and base is None:
             raise StateError(
                 f"round {round} needs its base: give that of the global model which was at this round, or take the "
@@ -76,7 +77,7 @@ class GlobalModel:
         self._torch = frozenset(name for name, value in state.items() if _is_torch(value))
         self.site = site
         self.layout = site.layout(self._held)
-        self.round = check_round(round)
+        self.round = round
         self.base = site.base(self._held) if base is None else check_base(base)
 
     @property
