@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from ..client import Client
 from ..errors import LayoutError, StateError, VerificationError
 from ..scheme.params import QuantisedParams
+from ..storage.files import Target
 from ..trust.receipt import Receipt
 from ..wire.header import check_base, check_round
 from ..wire.update import Update, check_update
@@ -139,10 +139,10 @@ class GlobalModel:
         self._keep_own(sent)
         return update
 
-    def encrypt_to(self, path: str | os.PathLike[str], local: Mapping[str, Any], weight: float) -> None:
-        """Encrypt into a file, a frame at a time; the file appears whole or not at all. See `encrypt`."""
+    def encrypt_to(self, target: Target, local: Mapping[str, Any], weight: float) -> None:
+        """Encrypt into a file or a stream, a frame at a time. See `encrypt` and `secagg.Client.encrypt_to`."""
         sent = self._difference(local)
-        self.site.encrypt_to(path, sent, weight, self.round, base=self.base)
+        self.site.encrypt_to(target, sent, weight, self.round, base=self.base)
         self._keep_own(sent)
 
     def apply(self, aggregate: Update, receipt: Receipt | None = None) -> bool:
@@ -184,15 +184,15 @@ class GlobalModel:
         self.round += 1
         return True
 
-    def save_model(self, path: str | os.PathLike[str]) -> None:
-        """Write the encrypted global model, from which the current round begins, to a file for the server to keep.
+    def save_model(self, target: Target) -> None:
+        """Write the encrypted global model, from which the current round begins, to a file or stream for the server.
 
         Raises
         ------
         StorageError
-            If the file cannot be written.
+            If it cannot be written.
         """
-        self.site.encrypt_model(path, self._held, round=self.round, base=self.base)
+        self.site.encrypt_model(target, self._held, round=self.round, base=self.base)
 
     def load_model(self, model: Update) -> None:
         """Go on from an encrypted global model that any site has saved: take over its tensors, round and base.

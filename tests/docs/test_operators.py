@@ -56,7 +56,9 @@ def test_every_command_line_is_understood() -> None:
 
 
 def test_the_unit_gets_every_file_of_the_kit() -> None:
-    loaded = dict(re.findall(r"^LoadCredential=([\w.]+):/etc/secagg/server/([\w.]+)$", blocks("ini")[0], re.MULTILINE))
+    loaded = dict(
+        re.findall(r"^LoadCredential=([\w.-]+):/etc/secagg/server/([\w.-]+)$", blocks("ini")[0], re.MULTILINE)
+    )
     assert loaded == {name: name for name in SERVER_FILES}
 
 
