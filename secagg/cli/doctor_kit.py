@@ -91,11 +91,10 @@ def check_disk(folder: Path, project: Project, server: bool) -> str:
 
 
 def _files(folder: Path) -> str:
-    server = is_server_kit(folder)
     if is_committed(folder):
         raise KeyFileError(f"an unpacking of {folder} was interrupted; carry it out again")
-    older = older_files(folder)
-    if server and ([*folder.glob("he-client*.key")] or any("client" in name for name in older)):
+    server = is_server_kit(folder)
+    if server and (any(folder.glob("he-client*.key")) or older_files(folder, CLIENT_KEY_FILE)):
         raise KeyFileError(
             f"{folder} has {CLIENT_KEY_FILE} beside {SERVER_KEY_FILE}: the server must never hold the HE key; remove "
             "it, and have the key rotated"
@@ -104,6 +103,7 @@ def _files(folder: Path) -> str:
     missing = sorted(name for name in files if not find_file(folder, name).is_file())
     if missing:
         raise KeyFileError(f"{folder} lacks {', '.join(missing)}; unpack the kit again")
+    older = older_files(folder, SERVER_KEY_FILE if server else CLIENT_KEY_FILE)
     if older:
         raise Doubt(advice_of_older(older))
     return f"kit of {'the server' if server else 'a site'}, complete"

@@ -16,6 +16,7 @@ from ..trust.kit_files import (
     LOCK_FILE,
     OLD_FILES,
     PROJECT_FILE,
+    SERVER_KEY_FILE,
     find_file,
     locked,
     of_epoch,
@@ -72,14 +73,15 @@ def _replace(files: Mapping[str, bytes], folder: Path) -> None:
         if not (folder / PROJECT_FILE).is_file():
             return
         old = _check_successor(new, (stage.folder / PROJECT_FILE).read_bytes(), folder)
-        older = older_files(folder)
+        older = older_files(folder, CLIENT_KEY_FILE if isinstance(new, SiteKit) else SERVER_KEY_FILE)
         kept = {name: path for name, path in older.items() if name not in files and not (folder / name).exists()}
         if isinstance(new, SiteKit) and old.epoch != new.project.epoch:
             load_client_key(find_file(folder, CLIENT_KEY_FILE), old)
             kept |= {of_epoch(name, old.epoch): find_file(folder, name) for name in OLD_FILES}
         write({name: path.read_bytes() for name, path in kept.items()}, stage.folder)
-        for path in older.values():
-            stage.remove(path.name)
+        for name, path in older.items():
+            if name in files or name in kept:
+                stage.remove(path.name)
 
 
 def _check_successor(new: SiteKit | ServerKit, manifest: bytes, folder: Path) -> Project:

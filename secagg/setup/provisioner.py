@@ -121,7 +121,7 @@ class Provisioner:
         KeyFileError
             If a file is missing, damaged, or does not belong to the others.
         """
-        warn_of_older(folder)
+        warn_of_older(folder, CLIENT_KEY_FILE)
         project, identity = Project.load(folder / PROJECT_FILE), Identity.load(folder / IDENTITY_FILE)
         if project.authority != identity.public:
             raise KeyFileError(f"{folder / IDENTITY_FILE} is not the key that signed {PROJECT_FILE}; restore a backup")

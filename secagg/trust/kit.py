@@ -168,7 +168,7 @@ def load_site_kit(folder: str | os.PathLike[str]) -> SiteKit:
     folder = Path(folder)
     if is_server_kit(folder):
         raise KeyFileError(f"{folder} is the server's kit; give that of a site")
-    warn_of_older(folder)
+    warn_of_older(folder, CLIENT_KEY_FILE)
     config = Config.load(folder / CONFIG_FILE)
     project, identity = _project(folder, config), Identity.load(folder / IDENTITY_FILE)
     key = load_client_key(find_file(folder, CLIENT_KEY_FILE), project)
@@ -182,7 +182,7 @@ def load_server_kit(folder: str | os.PathLike[str]) -> ServerKit:
     folder = Path(folder)
     if not is_server_kit(folder):
         raise KeyFileError(f"{folder} is the kit of a site; give the server's")
-    warn_of_older(folder)
+    warn_of_older(folder, SERVER_KEY_FILE)
     config = Config.load(folder / CONFIG_FILE)
     project, identity = _project(folder, config), Identity.load(folder / IDENTITY_FILE)
     key = load_server_key(find_file(folder, SERVER_KEY_FILE), project)

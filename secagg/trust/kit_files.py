@@ -64,13 +64,15 @@ OLD_FILES = (CLIENT_KEY_FILE, PROJECT_FILE, IDENTITY_FILE)
 
 #: Before the names of files that had none in earlier releases.
 _PREFIX = "he-"
-_OLDER = re.compile(r"(client|server|client-\d{1,10})\.key")
 _OLD_KEY = re.compile(rf"(?:{_PREFIX})?client-(\d{{1,10}})\.key")
 
 
 def is_server_kit(folder: Path) -> bool:
     """Return whether the folder holds the server's kit; `KeyFileError` if it holds none at all, or none to be seen."""
     with _readable(folder):
+        for path in (folder / SERVER_KEY_FILE, folder / CLIENT_KEY_FILE):
+            if path.exists():
+                return path.name == SERVER_KEY_FILE
         for name in (SERVER_KEY_FILE, CLIENT_KEY_FILE):
             if find_file(folder, name).exists():
                 return name == SERVER_KEY_FILE
@@ -97,19 +99,24 @@ def older_name(name: str) -> str:
     return name.removeprefix(_PREFIX)
 
 
-def older_files(folder: Path) -> dict[str, Path]:
-    """Return the files of a kit that lie under names of earlier releases, by the names that they have now."""
+def older_files(folder: Path, name: str) -> dict[str, Path]:
+    """Return the HE keys, of this and earlier epochs, that have names of earlier releases, by those of today.
+
+    `name` is `CLIENT_KEY_FILE` or `SERVER_KEY_FILE`.
+    """
+    stem, _, suffix = older_name(name).rpartition(".")
+    older = re.compile(rf"{stem}(-\d{{1,10}})?\.{suffix}")
     with _readable(folder):
         return {
             f"{_PREFIX}{path.name}": path
             for path in sorted(folder.iterdir())
-            if _OLDER.fullmatch(path.name) and _is_key(path)
+            if older.fullmatch(path.name) and _is_key(path)
         }
 
 
-def warn_of_older(folder: Path) -> None:
-    """Issue a `KitWarning` if files in a folder have names of earlier releases."""
-    older = older_files(folder)
+def warn_of_older(folder: Path, name: str) -> None:
+    """Issue a `KitWarning` if HE keys in a folder have names of earlier releases; see `older_files`."""
+    older = older_files(folder, name)
     if older:
         warnings.warn(f"in {folder}, {advice_of_older(older)}", KitWarning, stacklevel=3)
 
