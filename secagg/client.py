@@ -8,7 +8,7 @@ import secrets
 import warnings
 from collections.abc import Callable, Mapping
 from io import BytesIO
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
@@ -16,12 +16,14 @@ from .config import Config
 from .encryption import Encryption
 from .errors import KeyFileError, LayoutError, RangeError, show
 from .scheme.tensors import FLOAT_DTYPES, to_vector
-from .storage.files import replace_file
+from .storage.files import Target, Writable, open_target
 from .trust.agreement import check_header, check_key, check_project
 from .trust.contributions import check_contributions
 from .trust.failures import Failures
 from .trust.identity import Identity
 from .trust.key import ClientKey, check_role
+from .trust.kit import SiteKit, site_kit
+from .trust.kit_files import FAILURES_FILE
 from .trust.project import Project
 from .trust.receipt import Receipt
 from .trust.sealed_model import read_model, write_model
@@ -29,9 +31,9 @@ from .wire.carry import StoredCarry, units_of
 from .wire.header import NONCE_NBYTES, Contribution, Header, check_base, check_round, check_site
 from .wire.layout import Layout
 from .wire.state_dict import arrange, check_finite, check_like, refuse_clear_copies
-from .wire.update import Update
+from .wire.update import Update, check_update
 
-_Stream = TypeVar("_Stream", bound=BinaryIO)
+_Stream = TypeVar("_Stream", bound=Writable)
 
 
 class Client:
@@ -97,6 +99,35 @@ class Client:
                 )
         self._failures = Failures(key.server, failures)
         self._encryption = Encryption(config, key)
+
+    @classmethod
+    def load(cls, kit: SiteKit | str | os.PathLike[str]) -> Client:
+        """Return the client of the site whose kit it is, under the name that the manifest gives its public key.
+
+        Aggregates that do not decrypt are counted in the kit's folder.
+
+        Parameters
+        ----------
+        kit : path or SiteKit
+            The site's kit: its folder, or what `secagg.trust.load_site_kit` read there.
+
+        Raises
+        ------
+        ConfigError
+            If the kit's configuration is missing or invalid.
+        KeyFileError
+            If another file of the kit is missing or damaged, or `kit` is not one of a site.
+        IdentityError
+            If the manifest has revoked the site.
+        BackendUnavailableError
+            If the HE library of ``he.lib`` is not installed.
+        """
+        kit = site_kit(kit)
+        failures = kit.folder / FAILURES_FILE
+        return cls(kit.config, kit.key, kit.name, identity=kit.identity, project=kit.project, failures=failures)
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a client holds a secret key and is not pickled; make it where it is used, by Client.load(kit)")
 
     @property
     def name(self) -> str:
@@ -220,22 +251,37 @@ class Client:
 
     def encrypt_to(
         self,
-        path: str | os.PathLike[str],
+        target: Target,
         state: Mapping[str, Any],
         weight: float = 1.0,
         round: int = 0,
         *,
         base: bytes | None = None,
     ) -> Header:
-        """Encrypt into a file, a frame at a time; the file appears whole or not at all. See `encrypt`.
+        """Encrypt into a file or a stream, a frame at a time.
+
+        Parameters
+        ----------
+        target : path or binary stream
+            A file appears whole or not at all. A stream, which stays open, may be left half-written if an error is
+            raised; nothing is written to it before all values have been checked.
+        state, weight, round, base
+            As of `encrypt`.
 
         Returns
         -------
         Header
             Of the update.
+
+        Raises
+        ------
+        SecAggError
+            As `encrypt`.
+        StorageError
+            If the target cannot be written, or is neither a path nor a binary stream.
         """
-        with replace_file(path) as file:
-            header, _ = self._write(lambda header: file, state, weight, round, base)
+        with open_target(target) as stream:
+            header, _ = self._write(lambda header: stream, state, weight, round, base)
         return header
 
     def decrypt(
@@ -286,13 +332,13 @@ class Client:
         IdentityError, SignatureError
             If the project is not valid now, a site is not in it, or a contribution is not signed by its site.
         FormatError, DigestError
-            If it is damaged.
+            If it is damaged, or no `Update` at all.
         DecryptionError
             If the sum is not plausible or, in an exact scheme, not that of the updates listed.
         EpochError
             If that happened too often under this key.
         """
-        header = aggregate.header
+        header = check_update(aggregate).header
         check_header(header, "aggregate", self._config, self._key)
         fewest = self._config.aggregation.min_clients
         mine = None if own is None else Contribution(self._name, own)
@@ -303,15 +349,13 @@ class Client:
             vectors = self._encryption.decrypt(aggregate)
         return arrange(header.layout, vectors, like)
 
-    def encrypt_model(
-        self, path: str | os.PathLike[str], state: Mapping[str, Any], *, round: int, base: bytes | None = None
-    ) -> None:
-        """Encrypt a whole global model into a file, for the server to keep: who holds the client key can read it.
+    def encrypt_model(self, target: Target, state: Mapping[str, Any], *, round: int, base: bytes | None = None) -> None:
+        """Encrypt a whole global model, for the server to keep: who holds the client key can read it.
 
         Parameters
         ----------
-        path : path
-            The file; it appears whole or not at all.
+        target : path or binary stream
+            A file appears whole or not at all; a stream may be left half-written if an error is raised.
         state : mapping of str to torch.Tensor or numpy.ndarray
             Its float tensors are kept bit for bit; integer and bool tensors are not.
         round : int
@@ -323,12 +367,14 @@ class Client:
         ------
         LayoutError, ConfigError
             As `encrypt`.
+        StorageError
+            If the target cannot be written, or is neither a path nor a binary stream.
         """
         layout = self._layout(state)
         header = self._header("model", layout, round, base)
         vectors = [to_vector(state[spec.name]) for spec in layout.sent]
-        with replace_file(path) as file:
-            write_model(file, header, self._secret, vectors, self._identity)
+        with open_target(target) as stream:
+            write_model(stream, header, self._secret, vectors, self._identity)
 
     def decrypt_model(self, model: Update, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Check and decrypt a global model that `encrypt_model` made at any site.
@@ -343,11 +389,11 @@ class Client:
         IdentityError, SignatureError
             If the project is not valid now, or it was not signed by a site of it.
         FormatError, DigestError
-            If it is damaged.
+            If it is damaged, or no `Update` at all.
         DecryptionError
             If it was not encrypted under this key.
         """
-        header = model.header
+        header = check_update(model).header
         check_header(header, "model", self._config, self._key)
         if self._project is not None:
             self._project.check_time()

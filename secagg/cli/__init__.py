@@ -130,7 +130,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    if issubclass(category, errors.PrivacyWarning):
+    if issubclass(category, (errors.PrivacyWarning, errors.KitWarning)):
         print(f"secagg: warning: {message}", file=sys.stderr)
     else:
         _PYTHONS_OWN(message, category, filename, lineno, file, line)

@@ -12,7 +12,7 @@ from ..errors import ConfigError, SecAggError, show
 from ..protocol.address import check_host
 from ..scheme.params import is_int
 from ..storage.yaml_file import read_yaml
-from ..trust.kit import SERVER
+from ..trust.kit_files import SERVER
 from ..wire.header import check_site
 from ..wire.layout import Layout
 from .model_file import read_layout, read_state

@@ -29,15 +29,8 @@ NEW_UPDATE_FILE = "update.secagg.new"
 CARRY_FILE = "carry"
 RECEIPT_FILE = "receipt.secagg"
 DOWNLOAD_FILE = "download.secagg"
-FAILURES_FILE = "failures"
 
 _DAY_SECONDS = 86_400
-
-
-def make_client(kit: SiteKit) -> Client:
-    """Return the client of a site's kit; its failures are counted in the kit's folder."""
-    failures = kit.folder / FAILURES_FILE
-    return Client(kit.config, kit.key, kit.name, identity=kit.identity, project=kit.project, failures=failures)
 
 
 def make_old_client(kit: SiteKit, epoch: int) -> Client:
@@ -51,7 +44,7 @@ def make_old_client(kit: SiteKit, epoch: int) -> Client:
         expires=max(old.project.expires, int(time.time()) + _DAY_SECONDS),
         sites=tuple(replace(site, revoked=site.revoked or site.name in revoked) for site in old.project.sites),
     )
-    return make_client(replace(old, project=project))
+    return Client.load(replace(old, project=project))
 
 
 def read_receipt(kit: SiteKit) -> tuple[Header, Receipt] | None:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..client import Client
 from ..errors import LayoutError, MismatchError, RangeError, StateError, VerificationError
+from ..storage.files import Target
 from ..trust.receipt import Receipt
 from ..wire.header import Header, check_base, check_round
 from ..wire.layout import Layout
-from ..wire.update import Update
+from ..wire.update import Update, check_update
 from .difference import difference, held, is_float, own_copy
 from .snapshot import Snapshot, storable
 
@@ -84,6 +84,7 @@ class GlobalModel:
         base: bytes | None = None,
         context: str = "",
     ) -> None:
+        round = check_round(round)
         if round != 0 and base is None:
             raise StateError(
                 f"round {round} needs its base: give that of the global model which was at this round, or take the "
@@ -97,7 +98,7 @@ class GlobalModel:
         self._held = _tie(layout, {spec.name: held(spec.name, state[spec.name]) for spec in layout.tensors})
         self.site = site
         self.layout = site.layout(self._held | self._stays)
-        self.round = check_round(round)
+        self.round = round
         self.base = self.layout.base(self._held, context) if base is None else check_base(base)
         self._own: tuple[bytes, ...] = ()  # nonces of this site's updates of the round
 
@@ -190,10 +191,10 @@ class GlobalModel:
         self._sent(update.header, sent, stays)
         return update
 
-    def encrypt_to(self, path: str | os.PathLike[str], local: Mapping[str, Any], weight: float) -> None:
-        """Encrypt into a file, a frame at a time; the file appears whole or not at all. See `encrypt`."""
+    def encrypt_to(self, target: Target, local: Mapping[str, Any], weight: float) -> None:
+        """Encrypt into a file or a stream, a frame at a time. See `encrypt` and `secagg.Client.encrypt_to`."""
         sent, stays = self._difference(local), self._own_of(local)
-        header = self.site.encrypt_to(path, self._whole(sent, stays), weight, self.round, base=self.base)
+        header = self.site.encrypt_to(target, self._whole(sent, stays), weight, self.round, base=self.base)
         self._sent(header, sent, stays)
 
     def withdraw(self) -> None:
@@ -232,7 +233,7 @@ class GlobalModel:
         SecAggError
             Whatever makes the aggregate unfit: see `secagg.Client.decrypt`.
         """
-        if aggregate.header.round == self.round - 1 and aggregate.next_base == self.base:
+        if check_update(aggregate).header.round == self.round - 1 and aggregate.next_base == self.base:
             return False
         own = self._listed(aggregate.header)
         mean = self.site.decrypt(aggregate, like=self._held, round=self.round, base=self.base, own=own, receipt=receipt)
@@ -249,15 +250,15 @@ class GlobalModel:
         self._own = ()
         return True
 
-    def save_model(self, path: str | os.PathLike[str]) -> None:
-        """Write the encrypted global model, from which the current round begins, to a file for the server to keep.
+    def save_model(self, target: Target) -> None:
+        """Write the encrypted global model, from which the current round begins, to a file or stream for the server.
 
         Raises
         ------
         StorageError
-            If the file cannot be written.
+            If it cannot be written.
         """
-        self.site.encrypt_model(path, self._whole(self._held, self._stays), round=self.round, base=self.base)
+        self.site.encrypt_model(target, self._whole(self._held, self._stays), round=self.round, base=self.base)
 
     def load_model(self, model: Update) -> None:
         """Go on from an encrypted global model that any site has saved: take over its tensors, round and base.
@@ -288,6 +289,9 @@ class GlobalModel:
         self.round, self.base, self._own = model.header.round, model.header.base, ()
         if model.header.site != self.site.name and not self.site.carries:
             self.site.restore_carry(b"")
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a global model holds a secret key and is not pickled; use to_bytes() and from_bytes()")
 
     def to_bytes(self) -> bytes:
         """Return all of this object, from which `from_bytes` makes it again, bit for bit.

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from ..client import Client
 from ..errors import (
     DuplicateError,
     LayoutError,
@@ -33,7 +34,6 @@ from .folder import (
     NEW_UPDATE_FILE,
     RECEIPT_FILE,
     UPDATE_FILE,
-    make_client,
     make_old_client,
     read_receipt,
 )
@@ -121,7 +121,7 @@ class Participant:
         kit = self._kit.store_manifest(self._session.join().manifest)
         fresh = not self._begun or kit.project != self._kit.project
         if kit.project != self._kit.project:
-            self._kit, self.model.site = kit, make_client(kit)
+            self._kit, self.model.site = kit, Client.load(kit)
         status = self._session.status()
         if not self._begun:
             self._load_own()

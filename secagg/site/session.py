@@ -23,7 +23,7 @@ from ..errors import (
 from ..protocol.chunks import Progress
 from ..protocol.expected import Expected
 from ..protocol.messages import MAX_TIMEOUT_SECONDS, DownloadRequest, ServerStatus
-from ..wire.header import check_site
+from ..wire.header import check_round, check_site
 from .link import Link
 from .replies import Joined, Uploaded, read_joined, read_receipt, read_status
 from .retry import persist
@@ -285,7 +285,7 @@ class Session:
         TransportError
             If the server cannot be reached in time.
         """
-        request = DownloadRequest("model", round)
+        request = DownloadRequest("model", None if round is None else check_round(round))
         return self._fetch("the download of the model", request, path, progress)
 
     def close(self) -> None:
@@ -303,6 +303,7 @@ class Session:
     def _download(
         self, round: int, path: str | os.PathLike[str], progress: Progress | None, check: Check | None = None
     ) -> secagg.Update:
+        round = check_round(round)
         request = DownloadRequest("aggregate", round, self._nonces.get(round, b""))
         return self._fetch(f"the download of round {round}", request, path, progress, self._round_timeout, check)
 

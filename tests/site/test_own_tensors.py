@@ -1,4 +1,4 @@
-"""The global model beyond plain tensors: tied ones, those that stay, that cannot be negative; and whose sum it takes."""
+"""The global model beyond plain tensors: ties, those that stay, that cannot be negative; and whose sum it takes."""
 
 from __future__ import annotations
 

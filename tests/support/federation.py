@@ -139,6 +139,13 @@ class Federation:
         return (1 << 20) // self.config.params.block_nbytes
 
 
+def twin_of(site: secagg.Client) -> secagg.Client:
+    """Another object of the same parts, to be changed: a client itself is not copied."""
+    twin = object.__new__(secagg.Client)
+    vars(twin).update(vars(site))
+    return twin
+
+
 def federate(variant: str, params: Mapping[str, Any] = SMALL, encrypt: Any = "all", **aggregation: Any) -> Federation:
     """A federation of a variant; keys are made once for each library and params.
 
