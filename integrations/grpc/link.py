@@ -55,6 +55,8 @@ _RETRIED = frozenset(
 )
 
 _OPTIONS = (
+    # A connection of its own: else the sessions of one process share one, and what the server lets a site have on it.
+    ("grpc.use_local_subchannel_pool", 1),
     ("grpc.max_receive_message_length", MAX_MESSAGE_NBYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_NBYTES),
     ("grpc.per_message_decompression", 0),  # a small message could unpack to a large one before its size is looked at
