@@ -1,8 +1,9 @@
 """Servers that take uploads, each in a process of its own: ``python upload_servers.py KIND FOLDER RUN``.
 
-RUN is the run folder, which is made. The kind ``plain`` is the bare minimum of what must be done with an upload that is acknowledged: it writes each chunk to a file
-and flushes the file to the disk before it answers. It and ``secagg`` speak gRPC over mutual TLS with the same options and
-as many threads; ``insecure`` is ``secagg`` without certificates. They print their address, and end with SIGTERM.
+RUN is the run folder, which is made. The kind ``plain`` is the bare minimum of what must be done with an upload that is
+acknowledged: it writes each chunk to a file and flushes the file to the disk before it answers. It and ``secagg`` speak
+gRPC over mutual TLS with the same options and as many threads; ``insecure`` is ``secagg`` without certificates. They
+print their address, and end with SIGTERM.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Many sites in one process, as every simulator has them: what is a site's own must not be shared, nor counted twice."""
+"""Many sites in one process, as every simulator has them: what a site may use is its own."""
 
 from __future__ import annotations
 
