@@ -16,6 +16,7 @@ from secagg.protocol import (
     DownloadRequest,
     JoinReply,
     ServerStatus,
+    SkipRequest,
     UploadReply,
     check_handshake,
     is_loopback,
@@ -103,6 +104,10 @@ class GrpcLink:
     def join(self, site: str, seconds: float) -> JoinReply:
         """See `secagg.site.Link`."""
         return unpack_join(self._typed(lambda: self._stub.Join(pb.JoinRequest(site=site), timeout=seconds)))
+
+    def skip(self, request: SkipRequest, seconds: float) -> None:
+        """See `secagg.site.Link`."""
+        self._typed(lambda: self._stub.Skip(pb.SkipRequest(site=request.site, round=request.round), timeout=seconds))
 
     def resume(self, head: bytes, seconds: float) -> UploadReply:
         """See `secagg.site.Link`."""

@@ -80,6 +80,7 @@ class Participant:
         self.reporter = reporter or Reporter()
         self._update = kit.folder / UPDATE_FILE
         self._begun = False  # whether the model is more than the initial one
+        self._skipped: int | None = None  # the latest round to which nothing was given
         self._unusable: dict[int, SecAggError] = {}  # models on the server by their rounds, and why
 
     @property
@@ -159,9 +160,20 @@ class Participant:
             with replace_file(self._kit.folder / RECEIPT_FILE) as file:
                 file.write(receipt.to_bytes())
 
+    def skip(self) -> None:
+        """Give nothing to the round that the model is at, which does not wait for this site then."""
+        try:
+            self._session.skip(self.model.round)
+        except DuplicateError:
+            pass  # an update of an earlier process is in the sum
+        self._skipped = self.model.round
+
     def download(self, report: Report) -> Update:
         """Wait for the end of the round and download its aggregate; upload again if the server has lost the update."""
-        return self._session.exchange(self._update, self._kit.folder / DOWNLOAD_FILE, report)
+        target = self._kit.folder / DOWNLOAD_FILE
+        if self._skipped == self.model.round:
+            return self._session.download(self.model.round, target, report)
+        return self._session.exchange(self._update, target, report)
 
     def receive(self, aggregate: Update) -> None:
         """Apply an aggregate, held against the own receipt, and keep the new global model."""

@@ -22,8 +22,8 @@ from ..errors import (
 )
 from ..protocol.chunks import Progress
 from ..protocol.expected import Expected
-from ..protocol.messages import MAX_TIMEOUT_SECONDS, DownloadRequest, ServerStatus
-from ..wire.header import check_site
+from ..protocol.messages import MAX_TIMEOUT_SECONDS, DownloadRequest, ServerStatus, SkipRequest
+from ..wire.header import check_round, check_site
 from .link import Link
 from .replies import Joined, Uploaded, read_joined, read_receipt, read_status
 from .retry import persist
@@ -159,6 +159,31 @@ class Session:
             self._receipts[header.round] = receipt
         self._nonces = {header.round: header.contributions[0].nonce}
         return Uploaded(already_added, receipt)
+
+    def skip(self, round: int) -> None:
+        """Say that this site has nothing to give to a round: it ends without waiting for this site.
+
+        The site still takes part: the next round waits for it, and `download` waits for the aggregate of this one, which
+        `GlobalModel.apply` takes as from any other site. It may upload all the same while the round is open.
+
+        Parameters
+        ----------
+        round : int
+            The open round. If it has ended since, nothing happens.
+
+        Raises
+        ------
+        RoundMismatchError
+            If the round has not begun, or ended long ago.
+        DuplicateError
+            If an update of this site is in the sum of the round already, which counts.
+        IdentityError, CapacityError
+            As of `join`.
+        TransportError
+            If the server cannot be reached in time.
+        """
+        request = SkipRequest(self.site_name, check_round(round))
+        self._call(f"skipping round {round}", lambda seconds: self._link.skip(request, seconds))
 
     def receipt(self, round: int) -> secagg.Receipt | None:
         """Return the server's receipt for the update that this session uploaded for a round; None if there is none.
