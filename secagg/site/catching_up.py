@@ -35,8 +35,8 @@ def model_to_load(
     if missing is None:
         return None
     raise StateError(
-        f"this site has the model of round {here}; the server keeps no later model, and no aggregate of round {missing}: "
-        "wait until a site has stored a model"
+        f"this site has the model of round {here}; the server keeps no later model, and no aggregate of round "
+        f"{missing}: wait until a site has stored a model"
     )
 
 

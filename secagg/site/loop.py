@@ -19,8 +19,8 @@ def take_part(
 ) -> dict[str, float]:
     """Go through the rounds of a federation that this site has joined, until it has done so many.
 
-    A round that ended without this site is missed, and the site goes on with the open one. One for which the task has no
-    examples is skipped: nobody waits for this site, which takes over the mean of the others.
+    A round that ended without this site is missed, and the site goes on with the open one. One for which the task has
+    no examples is skipped: nobody waits for this site, which takes over the mean of the others.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def take_part(
 
 
 def check_examples(site: Client, task: CheckedTask) -> float:
-    """Return the weight of a task: its examples, or 0, with which it skips a round; `RangeError` if it cannot be one."""
+    """Return the weight of a task, its examples; 0, with which it skips a round. `RangeError` if it can be neither."""
     weight = task.examples
     if weight != 0:
         site.check_weight(weight)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..errors import (
@@ -161,10 +161,8 @@ class Participant:
 
     def skip(self) -> None:
         """Give nothing to the round that the model is at, which does not wait for this site then."""
-        try:
+        with suppress(DuplicateError):  # an update of an earlier process is in the sum
             self._session.skip(self.model.round)
-        except DuplicateError:
-            pass  # an update of an earlier process is in the sum
         self._skipped = self.model.round
 
     def download(self, report: Report) -> Update:

@@ -168,8 +168,8 @@ class Session:
     def skip(self, round: int) -> None:
         """Say that this site has nothing to give to a round: it ends without waiting for this site.
 
-        The site still takes part: the next round waits for it, and `download` waits for the aggregate of this one, which
-        `GlobalModel.apply` takes as from any other site. It may upload all the same while the round is open.
+        The site still takes part: the next round waits for it, and `download` waits for the aggregate of this one,
+        which `GlobalModel.apply` takes all the same. Until then the site may upload after all.
 
         Parameters
         ----------
@@ -319,7 +319,7 @@ class Session:
         return self._fetch("the download of the model", request, path, progress)
 
     def has_turn(self, aggregate: secagg.Header) -> bool:
-        """Return whether it is up to this site to store the model of the round after an aggregate, and nobody has yet."""
+        """Return whether it is up to this site to store the model of the round after an aggregate, and it is missing."""
         round = aggregate.round + 1
         return stores_model(self.site_name, round, aggregate.sites) and round not in self.status().models
 
