@@ -37,6 +37,7 @@ from .messages import (
     unpack_status,
     unpack_upload,
 )
+from .proxies import proxy_of
 from .refusals import details, error_of
 
 T = TypeVar("T")
@@ -94,6 +95,7 @@ class GrpcLink:
             raise ConfigError(f"without certificates a site connects to a loopback address only, not to {host!r}")
         self._address = address
         self._tls = tls
+        self._proxy = proxy_of(address)  # as gRPC does: what the environment says later does not count
         options = (*_OPTIONS, ("grpc.enable_http_proxy", 0 if is_loopback(host) else 1))
         if tls is None:
             self._channel = grpc.insecure_channel(address, options)
@@ -163,6 +165,8 @@ class GrpcLink:
             raise refusal
         if self._tls is not None and code is grpc.StatusCode.UNAVAILABLE:
             check_handshake(self._address, self._tls)
+        if self._proxy is not None and code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            text = f"{text}; the way goes through {self._proxy}: {self._proxy.remedy}"
         if code not in _RETRIED:
             raise TransportError(text)
         raise BusyError(text)

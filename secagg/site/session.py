@@ -319,7 +319,7 @@ class Session:
         return self._fetch("the download of the model", request, path, progress)
 
     def has_turn(self, aggregate: secagg.Header) -> bool:
-        """Return whether it is up to this site to store the model of the round after an aggregate, and it is missing."""
+        """Return whether it is this site that stores the model of the round after an aggregate, and it is missing."""
         round = aggregate.round + 1
         return stores_model(self.site_name, round, aggregate.sites) and round not in self.status().models
 
