@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from secagg.errors import CapacityError, DecryptionError, FormatError, SecAggError
+from secagg.errors import CapacityError, DecryptionError, FormatError, IdentityError, SecAggError
 from secagg.protocol import Chunk, DownloadRequest, JoinReply, Refusal, ServerStatus, UploadReply, shown
 
 NO_COUNTS = [-1, 0.5, 1.0, float("nan"), True, "1", None]
