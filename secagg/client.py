@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import secrets
+import warnings
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Any, BinaryIO, TypeVar
@@ -24,17 +25,20 @@ from .trust.key import ClientKey, check_role
 from .trust.project import Project
 from .trust.receipt import Receipt
 from .trust.sealed_model import read_model, write_model
-from .wire.container import digest
+from .wire.carry import StoredCarry, units_of
 from .wire.header import NONCE_NBYTES, Contribution, Header, check_base, check_round, check_site
 from .wire.layout import Layout
-from .wire.state_dict import arrange
+from .wire.state_dict import arrange, check_finite, check_like, refuse_clear_copies
 from .wire.update import Update
 
 _Stream = TypeVar("_Stream", bound=BinaryIO)
 
 
 class Client:
-    """One site of a federation. Threads may share it.
+    """One site of a federation. Threads may share it, and a forked process may go on with it.
+
+    With ``error_feedback`` it has a state, its `carry`: what rounding dropped from its latest update is added to its next.
+    Whoever makes a client anew, in another process, for the next round, restores that; a forked process has its own.
 
     Parameters
     ----------
@@ -121,15 +125,22 @@ class Client:
     def layout(self, state: Mapping[str, Any]) -> Layout:
         """Return how a state dict would be sent: what is encrypted, what is clear, what stays here.
 
+        Everything that can be found before training is found here: call it first.
+
         Raises
         ------
         LayoutError, ConfigError
-            As `encrypt` would, only before hours of training.
+            As `encrypt` would; also if it is another model than the project's.
+        RangeError
+            If a value is NaN or infinite: the difference of two such is no number either.
         """
-        layout = Layout.of(state, self._config.encrypt)
-        self._config.aggregation.check_patterns(layout.names)
-        for name in layout.names:
-            self._config.aggregation.bound(name)
+        layout = self._layout(state)
+        self._new_header("update", layout, 0, None).check_room()
+        check_finite(layout, state)
+        if self._project is not None and self._project.layout is not None:
+            fault = self._project.layout.difference(layout)
+            if fault:
+                raise LayoutError(f"the model is another than that of project {self._project.name}: {fault}")
         return layout
 
     def check_weight(self, weight: float) -> float:
@@ -158,16 +169,9 @@ class Client:
         self._encryption.check_fraction(fraction)
         return fraction
 
-    def base(self, state: Mapping[str, Any]) -> bytes:
-        """Return the digest of a global model, which says what training began from; 32 bytes.
-
-        Meant for the model that a federation begins with; `Update.next_base` of each aggregate has those after it. Its
-        integer and bool tensors, which are each site's own, do not count.
-        """
-        layout = self.layout(state)
-        vectors = (to_vector(state[spec.name]) for spec in layout.tensors if spec.role != "local")
-        parts = (memoryview(vector.view(np.uint8)) for vector in vectors)  # type: ignore[arg-type]
-        return digest(b"secagg model v1", bytes.fromhex(layout.fingerprint), parts)
+    def base(self, state: Mapping[str, Any], context: str = "") -> bytes:
+        """Return the digest of a global model, which says what training began from; see `Layout.base`."""
+        return self._layout(state).base(state, context)
 
     def encrypt(
         self, state: Mapping[str, Any], weight: float = 1.0, round: int = 0, *, base: bytes | None = None
@@ -184,7 +188,7 @@ class Client:
             Round of the federation, from 0.
         base : bytes, optional
             What training began from: `base` of the first global model, then `Update.next_base` of each aggregate.
-            Updates of one round must agree on it.
+            Updates of one round must agree on it. Without it, an aggregate of another run under the same key fits.
 
         Returns
         -------
@@ -197,14 +201,22 @@ class Client:
             If a value is NaN or beyond its ``max_abs``, or the weight is not in (0, ``max_weight``]. Nothing is
             encrypted then.
         LayoutError
-            If the state holds what cannot be aggregated.
+            If the state holds what cannot be aggregated, or the values of an encrypted tensor in the clear as well.
         ConfigError
             If a pattern of the configuration matches no tensor, or `base` is not 32 bytes.
         IdentityError
             If the project is not valid now.
+        MismatchError
+            If the carry that was restored is of another model.
+
+        Warns
+        -----
+        UserWarning
+            If the configuration has ``error_feedback``, the round is not the first, and this client has neither made an
+            update before nor been told by `restore_carry` what there is to carry.
         """
         # Zeros that nobody has touched cost nothing; a stream that grows is copied again and again.
-        stream = self._write(lambda header: BytesIO(bytes(header.nbytes)), state, weight, round, base)
+        _, stream = self._write(lambda header: BytesIO(bytes(header.nbytes)), state, weight, round, base)
         return Update.from_bytes(stream.getvalue())
 
     def encrypt_to(
@@ -215,10 +227,17 @@ class Client:
         round: int = 0,
         *,
         base: bytes | None = None,
-    ) -> None:
-        """Encrypt into a file, a frame at a time; the file appears whole or not at all. See `encrypt`."""
+    ) -> Header:
+        """Encrypt into a file, a frame at a time; the file appears whole or not at all. See `encrypt`.
+
+        Returns
+        -------
+        Header
+            Of the update.
+        """
         with replace_file(path) as file:
-            self._write(lambda header: file, state, weight, round, base)
+            header, _ = self._write(lambda header: file, state, weight, round, base)
+        return header
 
     def decrypt(
         self,
@@ -227,6 +246,7 @@ class Client:
         *,
         round: int | None = None,
         base: bytes | None = None,
+        own: bytes | None = None,
         receipt: Receipt | None = None,
     ) -> dict[str, Any]:
         """Check an aggregate and decrypt its weighted mean.
@@ -238,11 +258,14 @@ class Client:
         like : mapping of str to torch.Tensor or numpy.ndarray, optional
             The result has its names, order, shapes, dtypes and devices, is of its type if that is a dict, holds torch
             tensors (plain ones, also for parameters) or NumPy arrays as it does, and its own integer and bool tensors.
-            Without it, the result holds NumPy arrays of the layout's dtypes (bfloat16 as float32).
+            Without it, the result holds NumPy arrays of the layout's dtypes (bfloat16 as float32) for all that was
+            sent, tensors that are one as one array.
         round : int, optional
             The round that it must be of. Without it, any: an old aggregate in the place of a new one goes unnoticed.
         base : bytes, optional
             What the training of all its sites must have begun from: the `base` of this site's own update.
+        own : bytes, optional
+            The nonce of this site's own update, which must then be in the aggregate.
         receipt : Receipt, optional
             The server's, for this site's own update, which must then be in the aggregate.
 
@@ -260,7 +283,7 @@ class Client:
         QuorumError
             If it has fewer than ``min_clients`` contributions.
         VerificationError
-            If it began from another global model, or lacks the update that `receipt` is for.
+            If it began from another global model, or lacks the update that `own` or `receipt` is for.
         IdentityError, SignatureError
             If the project is not valid now, a site is not in it, or a contribution is not signed by its site.
         FormatError, DigestError
@@ -273,11 +296,10 @@ class Client:
         header = aggregate.header
         check_header(header, "aggregate", self._config, self._key)
         fewest = self._config.aggregation.min_clients
-        check_contributions(aggregate, fewest, self._project, round=round, base=base, receipt=receipt)
+        mine = None if own is None else Contribution(self._name, own)
+        check_contributions(aggregate, fewest, self._project, round=round, base=base, own=mine, receipt=receipt)
         if like is not None:
-            fault = self.layout(like).difference(header.layout)
-            if fault:
-                raise LayoutError(f"the aggregate is of another model than `like`: {fault}")
+            check_like(header.layout, like, self._config.stay)
         with self._failures.guard():
             vectors = self._encryption.decrypt(aggregate)
         return arrange(header.layout, vectors, like)
@@ -303,9 +325,9 @@ class Client:
         LayoutError, ConfigError
             As `encrypt`.
         """
-        layout = self.layout(state)
+        layout = self._layout(state)
         header = self._header("model", layout, round, base)
-        vectors = [to_vector(state[spec.name]) for spec in layout.tensors if spec.role != "local"]
+        vectors = [to_vector(state[spec.name]) for spec in layout.sent]
         with replace_file(path) as file:
             write_model(file, header, self._secret, vectors, self._identity)
 
@@ -332,13 +354,63 @@ class Client:
             self._project.check_time()
             self._project.check_signature(model)
         if like is not None:
-            fault = self.layout(like).difference(header.layout)
-            if fault:
-                raise LayoutError(f"the stored model is of another model than `like`: {fault}")
-        specs = [spec for spec in header.layout.tensors if spec.role != "local"]
-        vectors = {spec.name: np.empty(spec.size, FLOAT_DTYPES[spec.dtype]) for spec in specs}
+            check_like(header.layout, like, self._config.stay)
+        vectors = {spec.name: np.empty(spec.size, FLOAT_DTYPES[spec.dtype]) for spec in header.layout.sent}
         read_model(model, self._secret, list(vectors.values()))
         return arrange(header.layout, vectors, like)
+
+    @property
+    def carries(self) -> bool:
+        """Whether error feedback has something to carry to the next update."""
+        feedback = self._encryption.feedback
+        return feedback is not None and feedback.carry is not None
+
+    def carry(self) -> bytes:
+        """Return what error feedback carries to the next update, for `restore_carry` of another client of this site.
+
+        It tells what rounding dropped from the site's data: keep it as you keep patients' data.
+
+        Returns
+        -------
+        bytes
+            Eight bytes a value that is encrypted, or fewer. Empty if there is nothing to carry, as without
+            ``error_feedback``.
+        """
+        feedback = self._encryption.feedback
+        if feedback is None or feedback.carry is None:
+            return b""
+        return StoredCarry(self._name, units_of(self._config), feedback.carry).to_bytes()
+
+    def restore_carry(self, blob: bytes) -> None:
+        """Go on as the client whose `carry` this is would have, bit for bit; what this one carries is dropped.
+
+        Parameters
+        ----------
+        blob : bytes
+            As `carry` returned it. Empty bytes say that there is nothing to carry: of a site that joins late, say.
+
+        Raises
+        ------
+        FormatError
+            If it is something else, or of another version (`DigestError` if it is damaged).
+        MismatchError
+            If it is of another site, or was left under another ``value_bits``, ``max_abs`` or ``max_weight``. That it is
+            of another model, the next `encrypt` says.
+        """
+        carry = None
+        if blob != b"":
+            stored = StoredCarry.from_bytes(blob)
+            stored.check(self._name, self._config)
+            carry = stored.carry
+        with self._encryption.turn():
+            if self._encryption.feedback is not None:
+                self._encryption.feedback.restore(carry)
+
+    def _layout(self, state: Mapping[str, Any]) -> Layout:
+        """Return the layout of a state dict whose values do not matter."""
+        layout = Layout.of(state, self._config)
+        layout.bounds(self._config.aggregation)
+        return layout
 
     def _header(self, kind: str, layout: Layout, round: int, base: bytes | None) -> Header:
         """Return the header of a new container of this site, with a fresh nonce."""
@@ -346,6 +418,11 @@ class Client:
             check_base(base)
         if self._project is not None:
             self._project.check_time()
+        header = self._new_header(kind, layout, round, base)
+        header.check_room()
+        return header
+
+    def _new_header(self, kind: str, layout: Layout, round: int, base: bytes | None) -> Header:
         return Header(
             kind=kind,
             round=check_round(round),
@@ -365,7 +442,19 @@ class Client:
         weight: float,
         round: int,
         base: bytes | None,
-    ) -> _Stream:
+    ) -> tuple[Header, _Stream]:
         fraction = self.check_weight(weight)
-        header = self._header("update", self.layout(state), round, base)
-        return self._encryption.encrypt(header, state, fraction, self._identity, open_stream)
+        layout = self._layout(state)
+        header = self._header("update", layout, round, base)
+        refuse_clear_copies(layout, state)
+        feedback = self._encryption.feedback
+        if feedback is not None and not feedback.begun and round > 0:
+            feedback.begun = True
+            warnings.warn(
+                f"site {self._name!r} has error_feedback, and the first update of this client is of round {round}: what "
+                "rounding dropped from the site's earlier updates is lost. Keep Client.carry() with each update, and "
+                "give it to restore_carry of the client that makes the next, or keep GlobalModel.to_bytes(); "
+                "restore_carry(b'') says that there was nothing",
+                stacklevel=4,
+            )
+        return header, self._encryption.encrypt(header, state, fraction, self._identity, open_stream)

@@ -8,14 +8,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import ConfigError, show
-from .scheme.aggregation import Aggregation, read_pattern
+from .scheme.aggregation import Aggregation
 from .scheme.params import Params
+from .scheme.patterns import read_patterns
 from .scheme.plugins import check_registered, registered_backends
 from .scheme.presets import plan_params, preset
 from .storage.yaml_file import read_yaml
 
 #: Named choices of what is encrypted.
 ENCRYPT_CHOICES = ("all", "conv", "first-middle-last")
+
+#: Tensors that are never negative in any network or optimiser that works: variances and second moments.
+NONNEGATIVE = ("*running_var", "*exp_avg_sq", "*square_avg")
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,9 @@ class Encrypt:
     Parameters
     ----------
     choice : str or None
-        ``"all"``, ``"conv"`` (tensors of three or more dimensions) or ``"first-middle-last"`` (modules); None
-        when patterns are given.
+        ``"all"``; ``"conv"``: tensors of three or more dimensions whose last name part is ``weight``;
+        ``"first-middle-last"``: those of the first, middle and last of the modules that have a ``weight`` of two or
+        more dimensions; None when patterns are given.
     include, exclude : tuple of str
         Shell-style patterns. A tensor is encrypted when it matches `include` (empty: everything) and does not
         match `exclude`.
@@ -61,7 +66,7 @@ class Encrypt:
                 f"encrypt is {show(value)}; use {', '.join(ENCRYPT_CHOICES)} or {{include: ..., exclude: ...}}"
             )
         _only(value, ("include", "exclude"), "encrypt")
-        return cls(None, *(_patterns(value.get(key, []), f"encrypt.{key}") for key in ("include", "exclude")))
+        return cls(None, *(read_patterns(value.get(key, []), f"encrypt.{key}") for key in ("include", "exclude")))
 
     def to_value(self) -> str | dict[str, list[str]]:
         """Return what `from_value` reads."""
@@ -85,12 +90,18 @@ class Config:
         What is encrypted.
     aggregation : Aggregation
         How updates are added.
+    stay : tuple of str
+        Patterns over names: these tensors stay at each site, whatever they are.
+    nonnegative : tuple of str
+        Patterns over names, beside those of `NONNEGATIVE`: the global model is floored at 0 there.
     """
 
     lib: str
     params: Params
     encrypt: Encrypt = field(default_factory=Encrypt)
     aggregation: Aggregation = field(default_factory=Aggregation)
+    stay: tuple[str, ...] = ()
+    nonnegative: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_registered(self.lib)
@@ -102,8 +113,9 @@ class Config:
         Parameters
         ----------
         data : mapping
-            The keys ``he`` (``lib`` and ``config``, or ``preset``), ``encrypt`` and ``aggregation``; only ``he`` is
-            required. What ``he.config`` leaves out is planned, see `secagg.scheme.presets`.
+            The keys ``he`` (``lib`` and ``config``, or ``preset``), ``encrypt``, ``stay``, ``nonnegative`` and
+            ``aggregation``; only ``he`` is required. What ``he.config`` leaves out is planned, see
+            `secagg.scheme.presets`.
 
         Raises
         ------
@@ -112,7 +124,7 @@ class Config:
         """
         if not isinstance(data, Mapping):
             raise ConfigError(f"the configuration is {show(data)}; it must be a block of keys and values")
-        _only(data, ("he", "encrypt", "aggregation"), "the configuration")
+        _only(data, ("he", "encrypt", "stay", "nonnegative", "aggregation"), "the configuration")
         numbers = _block(data, "aggregation") if "aggregation" in data else {}
         _only(numbers, tuple(Aggregation().to_dict()), "aggregation")
         aggregation = Aggregation(**numbers)
@@ -131,6 +143,8 @@ class Config:
             params=plan_params(lib, _block(he, "config", inside="he"), aggregation),
             encrypt=Encrypt.from_value(data.get("encrypt", "all")),
             aggregation=aggregation,
+            stay=read_patterns(data.get("stay", []), "stay"),
+            nonnegative=read_patterns(data.get("nonnegative", []), "nonnegative"),
         )
 
     @classmethod
@@ -146,6 +160,8 @@ class Config:
         return {
             "he": {"lib": self.lib, "config": self.params.to_dict()},
             "encrypt": self.encrypt.to_value(),
+            "stay": list(self.stay),
+            "nonnegative": list(self.nonnegative),
             "aggregation": self.aggregation.to_dict(),
         }
 
@@ -163,9 +179,3 @@ def _block(data: Mapping[str, Any], key: str, inside: str = "the configuration")
     if not isinstance(value, Mapping):
         raise ConfigError(f"{key} is {show(value)}; it must be a block of keys and values")
     return value
-
-
-def _patterns(value: object, name: str) -> tuple[str, ...]:
-    if not isinstance(value, (list, tuple)):
-        raise ConfigError(f"{name} is {show(value)}; give a list of patterns such as ['encoder.*']")
-    return tuple(read_pattern(item, name) for item in value)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
@@ -20,6 +19,7 @@ from .scheme.flat_vector import FlatVector
 from .scheme.params import QuantisedParams
 from .scheme.ring import CLEAR_RING, Ring
 from .scheme.tensors import FLOAT_DTYPES
+from .storage.mutex import Mutex
 from .trust.identity import Identity
 from .trust.key import ClientKey
 from .trust.tags import Authenticator
@@ -31,7 +31,9 @@ _Stream = TypeVar("_Stream", bound=BinaryIO)
 
 
 class Encryption:
-    """Encrypts updates and decrypts aggregates under one configuration and key. Threads may share it.
+    """Encrypts updates and decrypts aggregates under one configuration and key.
+
+    Threads may share it, and so may a forked process, at whatever its threads are then.
 
     Parameters
     ----------
@@ -46,6 +48,10 @@ class Encryption:
         How many values of the last update were clipped.
     exact : bool
         Whether sums are exact, and held against the tags of their updates.
+    feedback : Feedback or None
+        What updates leave to the next, where the configuration has error feedback.
+    turn : callable
+        Returns a context that lets one update, or whoever changes `feedback`, in after another.
 
     Raises
     ------
@@ -60,14 +66,14 @@ class Encryption:
         self._key = key
         self._aggregation = config.aggregation
         self._backend = load_backend(config.lib)(params, key)
-        self._lock = threading.Lock()  # a backend's buffers serve one block at a time
+        self._native = Mutex(whole=True)  # a backend's buffers serve one block at a time
         self._ring = Ring.of_update(params, key.server.primes)
         self._codec = codec_for(params, config.aggregation)
         self._clear = FixedPointCodec(config.aggregation) if config.encrypt.leaves_clear else None
         self._clips = isinstance(params, QuantisedParams) and params.overflow == "clip"
-        self._feedback = Feedback() if isinstance(params, QuantisedParams) and params.error_feedback else None
+        self.feedback = Feedback() if isinstance(params, QuantisedParams) and params.error_feedback else None
         # What one update drops is due to the next: with error feedback, updates are made one after another.
-        self._turn: AbstractContextManager[object] = threading.Lock() if self._feedback else nullcontext()
+        self.turn = Mutex().held if self.feedback else nullcontext
 
     def check_fraction(self, fraction: float) -> None:
         """Raise `RangeError` if a weight, as a fraction of ``max_weight``, is too small to be encoded."""
@@ -100,41 +106,48 @@ class Encryption:
         ------
         RangeError
             If a value is not finite or beyond its ``max_abs``.
+        MismatchError
+            If the carry that was restored is of another model.
         """
-        with self._turn:
-            layout, round, numbers = header.layout, header.round, self._aggregation
-            vectors, bounds = checked_vectors(layout.role("encrypted"), state, numbers, clips=self._clips)
+        with self.turn():
+            layout, round = header.layout, header.round
+            bounds = layout.bounds(self._aggregation)
+            encrypted, clear = layout.role("encrypted"), layout.role("clear")
+            vectors = checked_vectors(encrypted, state, bounds, clips=self._clips)
             residuals = (
-                self._feedback.begin(layout.fingerprint, round, [vector.size for vector in vectors])
-                if self._feedback
+                self.feedback.begin(layout.fingerprint, round, [vector.size for vector in vectors])
+                if self.feedback
                 else None
             )
-            encoders: dict[str, Encoder] = {"encrypted": self._codec.encoder(vectors, bounds, fraction, residuals)}
+            limits = {role: [bounds[spec.name] for spec in layout.role(role)] for role in ("encrypted", "clear")}
+            encoders: dict[str, Encoder] = {
+                "encrypted": self._codec.encoder(vectors, limits["encrypted"], fraction, residuals)
+            }
             if self._clear:
-                clear = checked_vectors(layout.role("clear"), state, numbers, clips=False)
-                encoders["clear"] = self._clear.encoder(*clear, fraction)
+                in_clear = checked_vectors(clear, state, bounds, clips=False)
+                encoders["clear"] = self._clear.encoder(in_clear, limits["clear"], fraction)
             cipher = self._backend.cipher(round, header.contributions)
             stream = open_stream(header)
             writer = UpdateWriter(stream, header)
             authenticator = Authenticator(self._key, header) if self.exact else None
             for frame in header.frames:
-                encoder, encrypted = encoders[frame.section], frame.section == "encrypted"
+                encoder, secret = encoders[frame.section], frame.section == "encrypted"
                 plain = encoder.encode(frame.first_block, frame.blocks)
-                if encoder.clipped and not (self._clips and encrypted):
+                if encoder.clipped and not (self._clips and secret):
                     raise RangeError(
                         "a tensor changed to a value out of range while it was encrypted; nothing was sent"
                     )
                 if authenticator:
-                    authenticator.add(plain, signed=not encrypted)
-                if encrypted:
-                    with self._lock:
+                    authenticator.add(plain, signed=not secret)
+                if secret:
+                    with self._native.held():
                         plain = cipher.encrypt(frame.first_block, plain)
-                packed = (self._ring if encrypted else CLEAR_RING).to_bytes(plain)
+                packed = (self._ring if secret else CLEAR_RING).to_bytes(plain)
                 writer.write(frame, memoryview(packed))  # type: ignore[arg-type]  # an ndarray is a buffer
             writer.finish(authenticator.tag() if authenticator else 0, identity.sign if identity else None)
             self.clipped = encoders["encrypted"].clipped
-            if self._feedback and residuals is not None:
-                self._feedback.commit(layout.fingerprint, round, residuals)
+            if self.feedback and residuals is not None:
+                self.feedback.commit(layout.fingerprint, round, residuals)
             return stream
 
     def decrypt(self, aggregate: Update) -> dict[str, NDArray[Any]]:
@@ -151,7 +164,8 @@ class Encryption:
         specs = {role: header.layout.role(role) for role in ("encrypted", "clear")}
         vectors = {spec.name: np.empty(spec.size, FLOAT_DTYPES[spec.dtype]) for role in specs for spec in specs[role]}
         targets = {role: [vectors[spec.name] for spec in specs[role]] for role in specs}
-        bounds = [aggregation.bound(spec.name) for spec in specs["encrypted"]]
+        limits = header.layout.bounds(aggregation)
+        bounds = [limits[spec.name] for spec in specs["encrypted"]]
         sites = len(header.contributions)
         decoder = self._codec.decoder(targets["encrypted"], bounds, sites)
         clear = FlatVector(targets["clear"])
@@ -163,7 +177,7 @@ class Encryption:
             try:
                 if frame.section == "encrypted":  # these frames come first, and the weight first in them
                     plain = self._ring.from_bytes(payload)
-                    with self._lock:
+                    with self._native.held():
                         plain = cipher.decrypt(frame.first_block, plain)
                     decoder.decode(frame.first_block, plain)
                 elif self._clear:
@@ -176,7 +190,7 @@ class Encryption:
         if authenticator:
             plausible &= authenticator.fits(aggregate.tail.tag)
         for name, vector in vectors.items():
-            plausible &= self._is_mean(vector, aggregation.bound(name), sites, decoder.weight_sum)
+            plausible &= self._is_mean(vector, limits[name], sites, decoder.weight_sum)
         if not plausible:
             raise DecryptionError
         return vectors

@@ -207,8 +207,8 @@ def _backend(folder: Path, project: Project) -> str:
 def _try_backend(config: Config, key: ClientKey) -> None:
     """Hold the mean of two small updates, encrypted and decrypted, against the exact one."""
     aggregation = replace(config.aggregation, min_clients=2, max_abs=min(config.aggregation.bounds))
-    config = replace(config, encrypt=Encrypt(), aggregation=aggregation)
-    bound, weight = aggregation.bound("trial"), aggregation.max_weight
+    config = replace(config, encrypt=Encrypt(), stay=(), nonnegative=(), aggregation=aggregation)
+    (bound,), weight = aggregation.bounds, aggregation.max_weight
     states = [{"trial": np.linspace(low, bound, _TRIAL_VALUES)} for low in (-bound, 0.0)]
     aggregator = Aggregator(config, key.server)
     with warnings.catch_warnings():

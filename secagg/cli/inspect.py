@@ -86,7 +86,7 @@ def _show_update(update: Update) -> None:
         _row(meaning, f"{len(specs)} tensors, {layout.size(role):,} values")
         if role != "encrypted":
             for spec in specs:
-                print(f"  {spec.name}  {spec.dtype}{list(spec.shape)}")
+                print(f"  {' = '.join(spec.names)}  {spec.dtype}{list(spec.shape)}")
     if damaged:
         raise FormatError(f"the {header.kind} is damaged: {damaged}")
 

@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
     plan = make_plan(options.model, options.sites, options.updates, options.max_weight, progress)
     layout, aggregation = plan.layout, plan.config.aggregation
     model = (
-        f"{len(layout.names)} float tensors, {layout.size('encrypted'):,} values, {options.sites} sites, "
+        f"{len(layout.sent)} float tensors, {layout.size('encrypted'):,} values, {options.sites} sites, "
         f"weights up to {options.max_weight:g}"
     )
     print(f"{options.model}: {model}")

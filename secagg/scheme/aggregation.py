@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 from ..errors import ConfigError, PrivacyWarning, show
+from .patterns import matches, read_pattern, unmatched
 
 #: The most contributions that one aggregate can list.
 MAX_CLIENTS = 10_000
@@ -74,35 +74,38 @@ class Aggregation:
         if self.weakness:
             warnings.warn(self.weakness, PrivacyWarning, stacklevel=3)
 
-    def bound(self, name: str) -> float:
-        """Return ``max_abs`` of the tensor `name`.
+    def bounds_of(self, tensors: tuple[tuple[str, ...], ...]) -> list[float]:
+        """Return ``max_abs`` of each tensor of a model.
+
+        Parameters
+        ----------
+        tensors : tuple of tuple of str
+            All names of each tensor that is sent.
 
         Raises
         ------
         ConfigError
-            If no pattern matches and there is no ``default``, or two patterns with different numbers match.
+            If no pattern matches a tensor and there is no ``default``, two patterns with different numbers match one,
+            or a pattern matches none.
         """
         if isinstance(self.max_abs, float):
-            return self.max_abs
-        matches = {key: value for key, value in self.max_abs.items() if key != "default" and fnmatchcase(name, key)}
-        if len(set(matches.values())) > 1:
-            raise ConfigError(
-                f"aggregation.max_abs: tensor {name!r} matches {', '.join(matches)} with different numbers"
-            )
-        if matches:
-            return next(iter(matches.values()))
-        if "default" not in self.max_abs:
-            raise ConfigError(f"aggregation.max_abs has no pattern for tensor {name!r}; add one, or a default")
-        return self.max_abs["default"]
-
-    def check_patterns(self, names: Iterable[str]) -> None:
-        """Raise `ConfigError` if a pattern of ``max_abs`` matches none of `names`."""
-        if isinstance(self.max_abs, float):
-            return
-        names = list(names)
-        for pattern in self.max_abs:
-            if pattern != "default" and not any(fnmatchcase(name, pattern) for name in names):
-                raise ConfigError(f"aggregation.max_abs: pattern {pattern!r} matches no tensor")
+            return [self.max_abs] * len(tensors)
+        patterns = tuple(pattern for pattern in self.max_abs if pattern != "default")
+        found = matches(patterns, tensors)
+        idle = unmatched(patterns, found)
+        if idle is not None:
+            raise ConfigError(f"aggregation.max_abs: pattern {idle!r} matches no tensor")
+        bounds: list[float] = []
+        for (name, *_), keys in zip(tensors, found, strict=True):
+            numbers = {self.max_abs[key] for key in keys or ("default",) if key in self.max_abs}
+            if len(numbers) > 1:
+                raise ConfigError(
+                    f"aggregation.max_abs: tensor {name!r} matches {', '.join(keys)} with different numbers"
+                )
+            if not numbers:
+                raise ConfigError(f"aggregation.max_abs has no pattern for tensor {name!r}; add one, or a default")
+            bounds += numbers
+        return bounds
 
     @property
     def bounds(self) -> tuple[float, ...]:
@@ -124,10 +127,3 @@ def _positive(value: object, name: str) -> float:
         hint = " (YAML's numbers need a point and a sign: 1.0e+6)" if isinstance(value, str) else ""
         raise ConfigError(f"{name} is {show(value)}; use a number above 0{hint}")
     return float(value)
-
-
-def read_pattern(value: object, name: str) -> str:
-    """Return a valid pattern; `name` says where it stands. Anything else raises `ConfigError`."""
-    if not isinstance(value, str) or not value:
-        raise ConfigError(f"{name}: {show(value)} is not a pattern; use names such as 'encoder.*'")
-    return value

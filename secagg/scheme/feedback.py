@@ -6,40 +6,86 @@ Source: Seide et al., "1-Bit Stochastic Gradient Descent", Interspeech 2014; Kar
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import MismatchError
+
 Residuals = list[NDArray[np.float32]]
 
 
-class Feedback:
-    """The residuals of one site, in units of a quantisation step, an array for each vector of its model.
+@dataclass(frozen=True)
+class Carry:
+    """What a site's latest update leaves to its next.
 
-    They live as long as the object: a site that restarts begins with nothing to carry.
+    Parameters
+    ----------
+    model : str
+        What tells the model, the fingerprint of its layout: what one tensor dropped is not due to another.
+    round : int
+        Of the update.
+    before, after : list of ndarray
+        Residuals in units of a quantisation step, float32, one array a vector: those that the round began with, none
+        if it began with nothing, and those that it left.
+    """
+
+    model: str
+    round: int
+    before: Residuals = field(repr=False)  # they are secret
+    after: Residuals = field(repr=False)
+
+    def fits(self, model: str, sizes: Sequence[int]) -> bool:
+        """Return whether it is of a model, whose vectors have these sizes."""
+        each = [self.before, self.after] if self.before else [self.after]
+        return model == self.model and all([array.size for array in arrays] == list(sizes) for arrays in each)
+
+
+class Feedback:
+    """The carry of one site from update to update.
+
+    Attributes
+    ----------
+    carry : Carry or None
+        What there is, or nothing yet. It is replaced as a whole, and never changed.
+    begun : bool
+        Whether there has been an update, or somebody has restored what there was before, be it nothing.
     """
 
     def __init__(self) -> None:
-        self._model = ""
-        self._round: int | None = None
-        self._before: Residuals = []
-        self._after: Residuals = []
+        self.carry: Carry | None = None
+        self.begun = False
+        self._restored = False
 
     def begin(self, model: str, round: int, sizes: Sequence[int]) -> Residuals:
         """Return what to add to the update of a round: arrays that the encoder may change.
 
-        A round that is encrypted again begins where its first update began. Another `model`, which a layout's
-        fingerprint tells, begins with zeros.
+        A round that is encrypted again begins where its first update began. Another `model` begins with zeros.
+
+        Raises
+        ------
+        MismatchError
+            If what was restored is of another model: that is a mistake, or a loss that somebody should know of.
         """
-        carried = self._before if round == self._round else self._after
-        if model != self._model or not carried:
-            return [np.zeros(size, dtype=np.float32) for size in sizes]
-        return [residual.copy() for residual in carried]
+        carry = self.carry
+        fits = carry is not None and carry.fits(model, sizes)
+        if self._restored and carry is not None and not fits:
+            raise MismatchError(
+                "the carry that was restored is of another model than this update (names, shapes, dtypes or what is "
+                "encrypted): restore that of this model, or none with restore_carry(b'')"
+            )
+        carried = [] if carry is None or not fits else carry.before if round == carry.round else carry.after
+        return [residual.copy() for residual in carried] or [np.zeros(size, dtype=np.float32) for size in sizes]
 
     def commit(self, model: str, round: int, residuals: Residuals) -> None:
         """Keep what the update of a round dropped, once that update is whole."""
-        if model != self._model:
-            self._model, self._round, self._after = model, None, []
-        if round != self._round:
-            self._round, self._before = round, self._after
-        self._after = residuals
+        carry = self.carry
+        before: Residuals = []
+        if carry is not None and carry.model == model:
+            before = carry.before if round == carry.round else carry.after
+        self.carry, self.begun, self._restored = Carry(model, round, before, residuals), True, False
+
+    def restore(self, carry: Carry | None) -> None:
+        """Go on as the one that had this carry."""
+        self.carry, self.begun, self._restored = carry, True, True

@@ -6,6 +6,7 @@ torch is looked at only if the caller has imported it already.
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,50 @@ FLOAT_DTYPES = {"float16": np.float16, "bfloat16": np.uint16, "float32": np.floa
 
 #: Dtypes of tensors that stay at the site.
 LOCAL_DTYPES = frozenset(["bool"] + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)])
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor lies: two of the same place are one tensor. Sizes in bytes."""
+
+    device: str
+    address: int
+    dtype: str
+    itemsize: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def start(self) -> int:
+        """Address of its first byte."""
+        return self.address + sum(
+            min(0, (size - 1) * step) for size, step in zip(self.shape, self.strides, strict=True)
+        )
+
+    @property
+    def end(self) -> int:
+        """Address behind its last byte."""
+        last = sum(max(0, (size - 1) * step) for size, step in zip(self.shape, self.strides, strict=True))
+        return self.address + last + self.itemsize
+
+
+def place(value: Any) -> Place | None:
+    """Return where a tensor that `describe` accepts lies; None of one without elements, and of NumPy's scalars."""
+    if isinstance(value, np.generic):  # a value, not a place
+        return None
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        device, address, itemsize = str(value.device), value.data_ptr(), value.element_size()
+        steps = [step * itemsize for step in value.stride()]
+        dtype, shape = str(value.dtype).removeprefix("torch."), tuple(value.shape)
+    else:
+        device, address, itemsize = "cpu", value.__array_interface__["data"][0], value.itemsize
+        steps, dtype, shape = list(value.strides), value.dtype.name, value.shape
+    if 0 in shape:
+        return None
+    # The step of a dimension of one element says nothing.
+    strides = tuple(step if size > 1 else 0 for size, step in zip(shape, steps, strict=True))
+    return Place(device, address, dtype, itemsize, shape, strides)
 
 
 def describe(name: str, value: Any) -> tuple[str, tuple[int, ...]]:
@@ -62,13 +107,15 @@ def to_vector(value: Any) -> NDArray[Any]:
 def from_vector(vector: NDArray[Any], dtype: str, shape: tuple[int, ...], like: Any = None) -> Any:
     """Return a vector as a tensor of the library, dtype, shape and device of `like`.
 
-    Without `like` the result is a NumPy array; bfloat16 becomes float32, which holds every bfloat16 value.
+    Without `like` the result is a NumPy array; bfloat16 becomes float32, which holds every bfloat16 value, as it does
+    where `like` is an array of float32.
     """
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(like, torch.Tensor):
         tensor = torch.from_numpy(vector.view(np.int16) if dtype == "bfloat16" else vector)
-        return (tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor).reshape(shape).to(like.device)
-    if dtype == "bfloat16" and like is None:
+        tensor = tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
+        return tensor.reshape(shape).to(like.device, like.dtype)
+    if dtype == "bfloat16" and (like is None or like.dtype.name == "float32"):
         return (vector.astype(np.uint32) << 16).view(np.float32).reshape(shape)
     array = vector.reshape(shape)
     if like is None:

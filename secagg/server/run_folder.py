@@ -83,7 +83,7 @@ class RunFolder:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.spool.mkdir(mode=0o700, exist_ok=True)
             busy = ConfigError(f"another server works in the run folder {self.path}; give each its own")
-            held.callback(os.close, open_locked(self.path / "lock", os.O_WRONLY | os.O_CREAT, busy))
+            held.enter_context(open_locked(self.path / "lock", os.O_WRONLY | os.O_CREAT, busy))
             for leftover in self.path.iterdir():
                 if _TEMPORARY.fullmatch(leftover.name):
                     leftover.unlink()

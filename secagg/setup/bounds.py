@@ -111,7 +111,8 @@ def needed_bits(sample: Sample | None, layout: Layout, aggregation: Aggregation)
     if sample is None:
         return TYPICAL_BITS + SPARE_BITS
     specs = layout.role("encrypted")
-    bounds = math.hypot(*(math.sqrt(spec.size) * aggregation.bound(spec.name) for spec in specs))
+    limits = layout.bounds(aggregation)
+    bounds = math.hypot(*(math.sqrt(spec.size) * limits[spec.name] for spec in specs))
     values = math.hypot(*(math.sqrt(spec.size) * sample.rms[spec.name] for spec in specs))
     return math.log2(bounds / values) + SPARE_BITS
 

@@ -10,7 +10,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..config import Encrypt
 from ..errors import ConfigError, FormatError, LayoutError, show
 from ..scheme.params import is_int
 from ..scheme.tensors import FLOAT_DTYPES, LOCAL_DTYPES
@@ -60,7 +59,7 @@ def read_state(path: Path) -> Mapping[str, Any]:
 
 def _layout_of(path: Path, state: Mapping[str, Any]) -> Layout:
     try:
-        return Layout.of(state, Encrypt())
+        return Layout.of(state)
     except LayoutError as error:
         raise LayoutError(f"{path}: {error}; a file must hold a state dict alone, names and tensors") from error
 
@@ -123,4 +122,4 @@ def _describe(path: Path, name: object, value: object) -> list[object]:
         raise FormatError(
             f"{path}: tensor {name!r} has the dtype {show(dtype)}; use {', '.join(FLOAT_DTYPES)}, an integer or bool"
         )
-    return [name, dtype, shape, "encrypted" if dtype in FLOAT_DTYPES else "local"]
+    return [[name], dtype, shape, "encrypted" if dtype in FLOAT_DTYPES else "local", False]

@@ -144,10 +144,8 @@ def check_count(count: int, config: Config) -> None:
 def _layout(path: Path, config: Config) -> Layout:
     layout = read_layout(path)
     try:
-        layout = layout.with_encrypt(config.encrypt)
-        config.aggregation.check_patterns(layout.names)
-        for name in layout.names:
-            config.aggregation.bound(name)
+        layout = layout.under(config)
+        layout.bounds(config.aggregation)
     except SecAggError as error:
         raise ConfigError(f"the configuration does not fit the model {path}: {error}") from error
     return layout

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import sys
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,14 @@ def held(name: str, value: Any) -> NDArray[Any]:
     """Return a copy of a tensor of a global model, floats in float32 or wider; `LayoutError` if it cannot be one."""
     _, array = _array(name, value)
     return array.astype(np.promote_types(array.dtype, np.float32) if is_float(array) else array.dtype)
+
+
+def own_copy(value: Any) -> Any:
+    """Return a copy of what stays at a site, a tensor on the CPU or anything else."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        return value if torch.nn.parameter.is_lazy(value) else value.detach().to("cpu", copy=True)
+    return copy.deepcopy(value)
 
 
 def difference(name: str, value: Any, start: NDArray[Any]) -> NDArray[Any]:

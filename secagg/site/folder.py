@@ -2,7 +2,8 @@
 
 =====================  ============================================================================
 ``model.secagg``       the global model that its current round begins from, encrypted and signed
-``update.secagg``      its update of the round, from the end of training on
+``update.secagg``      its update of the round, from the end of training on; written as ``update.secagg.new``
+``carry``              what error feedback carries from that update to the next, for its owner alone
 ``receipt.secagg``     the server's receipt for that update, until it is in an aggregate
 ``download.secagg``    the aggregate or model that was downloaded last
 ``failures``           which key did not decrypt an aggregate, as often as that happened
@@ -24,6 +25,8 @@ from ..wire.update import Update
 
 MODEL_FILE = "model.secagg"
 UPDATE_FILE = "update.secagg"
+NEW_UPDATE_FILE = "update.secagg.new"
+CARRY_FILE = "carry"
 RECEIPT_FILE = "receipt.secagg"
 DOWNLOAD_FILE = "download.secagg"
 FAILURES_FILE = "failures"

@@ -6,19 +6,20 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..client import Client
-from ..errors import LayoutError, StateError, VerificationError
-from ..scheme.params import QuantisedParams
+from ..errors import LayoutError, MismatchError, RangeError, StateError, VerificationError
 from ..trust.receipt import Receipt
-from ..wire.header import check_base, check_round
+from ..wire.header import Header, check_base, check_round
+from ..wire.layout import Layout
 from ..wire.update import Update
-from .difference import difference, held, is_float
-from .snapshot import Snapshot
+from .difference import difference, held, is_float, own_copy
+from .snapshot import Snapshot, storable
 
 
 class GlobalModel:
@@ -30,8 +31,12 @@ class GlobalModel:
     floats are held and sent as float32, so that small mean differences are not lost in rounding.
 
     Each update says which global model its training began from (`base`), and `apply` takes only the sum of updates that
-    began from the same one. A site that restarts goes on `from_bytes`, or makes the first global model again and lets
-    `load_model` take the encrypted one that a site has stored with `save_model`, and applies the aggregates since.
+    began from the same one, and this site's own update among them. A site that restarts goes on `from_bytes`, or makes
+    the first global model again and lets `load_model` take the encrypted one that a site has stored with `save_model`,
+    and applies the aggregates since.
+
+    Tensors that cannot be negative, such as variances (``nonnegative`` in the configuration), are floored at 0 after
+    each sum, at all sites alike: rounding would take small ones below, and a network divides by their root.
 
     Parameters
     ----------
@@ -44,6 +49,9 @@ class GlobalModel:
     base : bytes, optional
         What training of that round begins from: `base` of the object that `state` comes from. Without it, and in round
         0 only, the digest of the global model.
+    context : str
+        What tells this run from others that begin with the same model under the same key, the same at all sites: the
+        run's id, say. It goes into the digest of the global model.
 
     Raises
     ------
@@ -51,6 +59,8 @@ class GlobalModel:
         If a round is given without its `base`.
     LayoutError, ConfigError
         If the model cannot be aggregated, or round or base are none.
+    RangeError
+        If a value is NaN or infinite.
 
     Attributes
     ----------
@@ -65,35 +75,72 @@ class GlobalModel:
         `secagg.Update.next_base` of each aggregate.
     """
 
-    def __init__(self, site: Client, state: Mapping[str, Any], *, round: int = 0, base: bytes | None = None) -> None:
+    def __init__(
+        self,
+        site: Client,
+        state: Mapping[str, Any],
+        *,
+        round: int = 0,
+        base: bytes | None = None,
+        context: str = "",
+    ) -> None:
         if round != 0 and base is None:
             raise StateError(
                 f"round {round} needs its base: give that of the global model which was at this round, or take the "
                 "model that is stored on the server with load_model"
             )
-        site.layout(state)
-        self._held = {name: held(name, value) for name, value in state.items()}
+        layout = site.layout(state)
+        names = {name for spec in layout.tensors for name in spec.names}
+        self._names = tuple(state)
         self._torch = frozenset(name for name, value in state.items() if _is_torch(value))
+        self._stays = {name: own_copy(value) for name, value in state.items() if name not in names}
+        self._held = _tie(layout, {spec.name: held(spec.name, state[spec.name]) for spec in layout.tensors})
         self.site = site
-        self.layout = site.layout(self._held)
+        self.layout = site.layout(self._held | self._stays)
         self.round = check_round(round)
-        self.base = site.base(self._held) if base is None else check_base(base)
+        self.base = self.layout.base(self._held, context) if base is None else check_base(base)
+        self._own: tuple[bytes, ...] = ()  # nonces of this site's updates of the round
 
     @property
     def state(self) -> dict[str, Any]:
-        """The global model with this site's integer and bool tensors: a new dict of copies.
+        """The global model with this site's own tensors, in the order of the state that was given: a dict of copies.
 
         Tensors are torch's, on the CPU, or NumPy arrays, as in the state that was given; floats are float32 or float64.
+        What is one tensor under several names is so here. The site's own are integer and bool tensors, and what the
+        configuration keeps at the site (``stay``): these as training left them last.
 
         Raises
         ------
         StateError
             If tensors are torch's, and this process, a fresh one, has not imported torch yet.
         """
-        return self._as_given({name: value.copy() for name, value in self._held.items()})
+        return self._as_given({spec.name: self._held[spec.name].copy() for spec in self.layout.tensors})
+
+    def check(self, local: Mapping[str, Any]) -> None:
+        """Find out before training whether what will be trained is the global model; its values do not matter.
+
+        Parameters
+        ----------
+        local : mapping of str to torch.Tensor or numpy.ndarray
+            The state dict of the network, in its own float dtypes.
+
+        Raises
+        ------
+        LayoutError
+            If names, shapes or kinds of tensors are others, their order is, or which of them are one tensor.
+        """
+        found = Layout.of(local, self.site.config)
+        mine = {spec.name: spec.dtype for spec in self.layout.sent}
+        cast = tuple(
+            spec if spec.role == "local" else replace(spec, dtype=mine.get(spec.name, spec.dtype))
+            for spec in found.tensors
+        )
+        fault = self.layout.difference(Layout(cast))
+        if fault:
+            raise LayoutError(f"what is trained is another model than the global one: {fault}")
 
     def difference(self, local: Mapping[str, Any]) -> dict[str, Any]:
-        """Return (local − global) of every float tensor, and copies of the local integer and bool tensors.
+        """Return (local − global) of every float tensor that is sent, and copies of the site's own tensors.
 
         A model of 16-bit floats started from the global model rounded to its own dtype: that is what is subtracted, or
         training would seem to have made the rounding error.
@@ -102,7 +149,8 @@ class GlobalModel:
         ----------
         local : mapping of str to torch.Tensor or numpy.ndarray
             What the site has trained: the tensors of the global model in any order, on any device, of either library.
-            Floats may be of another dtype than the one that is held, and are cast.
+            Floats may be of another dtype than the one that is held, and are cast. What is one tensor in the global
+            model has the same values under all its names.
 
         Returns
         -------
@@ -112,9 +160,13 @@ class GlobalModel:
         Raises
         ------
         LayoutError
-            If a tensor is missing, of no use, or of another shape or kind; if there is one too many.
+            If a tensor is missing, of no use, or of another shape or kind; if there is one too many, or what is one
+            tensor is not so any more.
+        RangeError
+            If a tensor is negative that cannot be (``nonnegative``).
         """
-        return self._as_given(self._difference(local))
+        stays = self._own_of(local)
+        return self._as_given(self._difference(local), stays)
 
     def encrypt(self, local: Mapping[str, Any], weight: float) -> Update:
         """Encrypt what training has changed, as this site's update of the round; its integer tensors are kept from now.
@@ -128,21 +180,28 @@ class GlobalModel:
 
         Raises
         ------
-        LayoutError
+        LayoutError, RangeError
             As `difference`.
         SecAggError
             Whatever makes the update unfit; see `secagg.Client.encrypt`.
         """
-        sent = self._difference(local)
-        update = self.site.encrypt(sent, weight, self.round, base=self.base)
-        self._keep_own(sent)
+        sent, stays = self._difference(local), self._own_of(local)
+        update = self.site.encrypt(_tie(self.layout, sent) | stays, weight, self.round, base=self.base)
+        self._sent(update.header, sent, stays)
         return update
 
     def encrypt_to(self, path: str | os.PathLike[str], local: Mapping[str, Any], weight: float) -> None:
         """Encrypt into a file, a frame at a time; the file appears whole or not at all. See `encrypt`."""
-        sent = self._difference(local)
-        self.site.encrypt_to(path, sent, weight, self.round, base=self.base)
-        self._keep_own(sent)
+        sent, stays = self._difference(local), self._own_of(local)
+        header = self.site.encrypt_to(path, _tie(self.layout, sent) | stays, weight, self.round, base=self.base)
+        self._sent(header, sent, stays)
+
+    def withdraw(self) -> None:
+        """Say that this site's update of the round counts for nothing: it was refused, too late, or was never sent.
+
+        The aggregate of the round need not list it then, which `apply` demands otherwise.
+        """
+        self._own = ()
 
     def apply(self, aggregate: Update, receipt: Receipt | None = None) -> bool:
         """Check and decrypt the mean difference, apply it to the global model, and count the round up.
@@ -152,7 +211,8 @@ class GlobalModel:
         Parameters
         ----------
         aggregate : secagg.Update
-            The aggregate of this round. This site need not be in it.
+            The aggregate of this round. The update that this object has encrypted for the round must be in it, unless
+            it is withdrawn.
         receipt : secagg.Receipt, optional
             The server's, for this site's update of the round, which must then be in the aggregate.
 
@@ -167,20 +227,26 @@ class GlobalModel:
         RoundMismatchError
             If the aggregate is of another round.
         VerificationError
-            If its updates began from another global model, or the one that `receipt` is for is not among them.
+            If its updates began from another global model, or this site's own, or the one that `receipt` is for, is not
+            among them. If the site had been restarted, or its update was not taken, `withdraw` it first.
         SecAggError
             Whatever makes the aggregate unfit: see `secagg.Client.decrypt`.
         """
         if aggregate.header.round == self.round - 1 and aggregate.next_base == self.base:
             return False
-        mean = self.site.decrypt(aggregate, like=self._held, round=self.round, base=self.base, receipt=receipt)
+        own = self._listed(aggregate.header)
+        mean = self.site.decrypt(aggregate, like=self._held, round=self.round, base=self.base, own=own, receipt=receipt)
         base = aggregate.next_base
         assert base is not None  # `decrypt` has compared it
-        self._held = {
-            name: np.asarray(value + mean[name]) if is_float(value) else value for name, value in self._held.items()
-        }
+        after = {name: value for name, value in self._held.items() if not is_float(value)}
+        for spec in self.layout.sent:
+            before = self._held[spec.name]
+            value = np.asarray(before + mean[spec.name])
+            after[spec.name] = np.maximum(value, 0) if spec.nonnegative and (before >= 0).all() else value
+        self._held = _tie(self.layout, after)
         self.base = base
         self.round += 1
+        self._own = ()
         return True
 
     def save_model(self, path: str | os.PathLike[str]) -> None:
@@ -191,17 +257,19 @@ class GlobalModel:
         StorageError
             If the file cannot be written.
         """
-        self.site.encrypt_model(path, self._held, round=self.round, base=self.base)
+        self.site.encrypt_model(path, self._held | self._stays, round=self.round, base=self.base)
 
     def load_model(self, model: Update) -> None:
         """Go on from an encrypted global model that any site has saved: take over its tensors, round and base.
 
-        The site's integer tensors stay. If anything is raised, global model, base and round stay as they were.
+        The site's integer tensors stay, and what error feedback carries. If anything is raised, global model, base and
+        round stay as they were.
 
         Parameters
         ----------
         model : secagg.Update
-            Of kind ``"model"``.
+            Of kind ``"model"``. If another site has stored it, and the client has nothing to carry, this site is taken
+            for one that joins late: no warning says of its first update that what earlier ones dropped is lost.
 
         Raises
         ------
@@ -210,30 +278,40 @@ class GlobalModel:
         SecAggError
             Whatever makes it unfit: see `secagg.Client.decrypt_model`.
         """
-        held = self.site.decrypt_model(model, like=self._held)
+        found = self.site.decrypt_model(model, like=self._held)
         if model.header.base is None:
             raise VerificationError(
                 f"the model of round {model.header.round} was stored without a base, so nobody can tell whether others "
                 "train from the same one: store it with GlobalModel.save_model"
             )
-        self._held, self.round, self.base = held, model.header.round, model.header.base
+        self._held = _tie(self.layout, found)
+        self.round, self.base, self._own = model.header.round, model.header.base, ()
+        if model.header.site != self.site.name and not self.site.carries:
+            self.site.restore_carry(b"")
 
     def to_bytes(self) -> bytes:
-        """Return all of this object but the client, from which `from_bytes` makes it again, bit for bit.
+        """Return all of this object, from which `from_bytes` makes it again, bit for bit.
 
-        The model and the site's integer tensors are in it in the clear: keep it as you keep patients' data. Not in it
-        is what the client has: keys, the count of failures where that is in no file, and what error feedback carries to
-        the next update. A fresh client begins with nothing to carry, so that what rounding dropped last is lost; with
-        ``error_feedback`` in the configuration a `UserWarning` says so.
+        The model, the site's own tensors and what error feedback carries (`secagg.Client.carry`) are in it in the
+        clear: keep it as you keep patients' data. Not in it are the client's keys, and its count of failures where that
+        is in no file.
+
+        Warns
+        -----
+        UserWarning
+            If something that stays at the site is no tensor, an ``_extra_state`` say: that is not stored.
         """
-        params = self.site.config.params
-        if isinstance(params, QuantisedParams) and params.error_feedback:
+        stays = {name: value for name, value in self._stays.items() if storable(name, value)}
+        lost = [name for name in self._stays if name not in stays]
+        if lost:
             warnings.warn(
-                "what error feedback carries to this site's next update is not stored with its global model: in "
-                "another process, what rounding dropped from the last update is lost",
+                f"{', '.join(map(repr, lost))} cannot be stored with the global model, being no tensors: after "
+                "from_bytes they are what the network has then",
                 stacklevel=2,
             )
-        return Snapshot(self.round, self.base, self._held, self._torch).to_bytes()
+        return Snapshot(
+            self.round, self.base, self._names, self._held, stays, self._torch, self._own, self.site.carry()
+        ).to_bytes()
 
     @classmethod
     def from_bytes(cls, site: Client, blob: bytes) -> GlobalModel:
@@ -242,7 +320,7 @@ class GlobalModel:
         Parameters
         ----------
         site : secagg.Client
-            A client of the same site.
+            A client of the same site. What was carried is restored into it.
         blob : bytes
             As `to_bytes` returned it.
 
@@ -253,36 +331,89 @@ class GlobalModel:
             damaged).
         LayoutError, ConfigError
             If the configuration of `site` does not fit the model.
+
+        Warns
+        -----
+        UserWarning
+            If what was carried does not fit the configuration, or the site: then it is lost.
         """
         snapshot = Snapshot.from_bytes(blob)
-        model = cls(site, snapshot.arrays, round=snapshot.round, base=snapshot.base)
-        model._torch = snapshot.torch
+        # What could not be stored stays at the site by the same patterns, whatever it is.
+        state = {name: snapshot.arrays.get(name, snapshot.stays.get(name)) for name in snapshot.names}
+        model = cls(site, state, round=snapshot.round, base=snapshot.base)
+        model._stays = dict(snapshot.stays)
+        model._torch, model._own = snapshot.torch, snapshot.own
+        try:
+            site.restore_carry(snapshot.carry)
+        except MismatchError as error:
+            site.restore_carry(b"")
+            warnings.warn(f"what error feedback carried is lost: {error}", stacklevel=2)
         return model
 
     def _difference(self, local: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+        """Return what has changed in each tensor of the layout, by its first name."""
         if not isinstance(local, Mapping):
             raise LayoutError(f"a state dict is needed, a mapping of names to tensors; got {type(local).__name__}")
-        missing, extra = self._held.keys() - local.keys(), local.keys() - self._held.keys()
+        missing, extra = self._held.keys() - local.keys(), local.keys() - set(self._names)
         if missing or extra:
             fault, names = ("lacks", missing) if missing else ("also has", extra)
             raise LayoutError(
                 f"what was trained {fault} {', '.join(sorted(map(repr, names)))}: give the tensors of the global model"
             )
-        return {name: difference(name, local[name], value) for name, value in self._held.items()}
+        changed = {}
+        for spec in self.layout.tensors:
+            start = self._held[spec.name]
+            changed[spec.name] = difference(spec.name, local[spec.name], start)
+            for name in spec.names[1:]:
+                if local[name] is not local[spec.name] and not np.array_equal(
+                    difference(name, local[name], start), changed[spec.name], equal_nan=True
+                ):
+                    raise LayoutError(
+                        f"tensors {spec.name!r} and {name!r} are one in the global model, and have different values "
+                        "after training: tie them, or make the global model of a network that does not"
+                    )
+            if spec.nonnegative and (start >= 0).all() and (start + changed[spec.name] < 0).any():
+                raise RangeError(
+                    f"tensor {spec.name!r} is negative after training, but is one that never can be: find out why "
+                    "training diverged, or give it a name that `nonnegative` does not match"
+                )
+        return changed
 
-    def _keep_own(self, sent: Mapping[str, NDArray[Any]]) -> None:
-        """Take over the local integer and bool tensors."""
-        self._held = {name: value if is_float(value) else sent[name] for name, value in self._held.items()}
+    def _own_of(self, local: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the tensors that stay at the site, as they are in `local` where that has them."""
+        own = {name: own_copy(local[name]) for name in self._names if name not in self._held and name in local}
+        return self._stays | own
 
-    def _as_given(self, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
-        """Return arrays, which become the caller's, as tensors of the libraries of the state that was given."""
+    def _sent(self, header: Header, sent: Mapping[str, NDArray[Any]], stays: dict[str, Any]) -> None:
+        """Take over the site's own tensors, and remember what has been sent."""
+        self._own += (header.contributions[0].nonce,)
+        self._held |= {spec.name: sent[spec.name] for spec in self.layout.role("local")}
+        self._stays = stays
+
+    def _listed(self, header: Header) -> bytes | None:
+        """Return the nonce of the own update that must be in an aggregate: if several were made, any of them."""
+        listed = {contribution.nonce for contribution in header.contributions}
+        return next((nonce for nonce in self._own if nonce in listed), self._own[-1] if self._own else None)
+
+    def _as_given(self, arrays: Mapping[str, NDArray[Any]], stays: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return arrays, by first names, and what stays, as tensors of the libraries of the state that was given."""
         torch = sys.modules.get("torch")
         if self._torch and torch is None:
             raise StateError("the global model has tensors of torch: import torch first")
-        return {
+        tied = _tie(self.layout, arrays)
+        tensors = {
             name: torch.from_numpy(array) if torch is not None and name in self._torch else array
-            for name, array in arrays.items()
+            for name, array in tied.items()
         }
+        if stays is None:
+            stays = {name: own_copy(value) for name, value in self._stays.items()}
+        every = tensors | dict(stays)
+        return {name: every[name] for name in self._names if name in every}
+
+
+def _tie(layout: Layout, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return arrays, by the first names of their tensors, under all names: one array each."""
+    return {name: arrays[spec.name] for spec in layout.tensors for name in spec.names}
 
 
 def _is_torch(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,12 +21,23 @@ from ..errors import (
 )
 from ..protocol.messages import KEPT_ROUNDS, ServerStatus
 from ..setup.progress import Report
-from ..storage.files import replace_file
+from ..storage.files import os_errors, replace_file, synchronise
 from ..trust.kit import SiteKit
+from ..wire.carry import StoredCarry, units_of
 from ..wire.header import Header
 from ..wire.update import Update
 from .catching_up import model_to_load
-from .folder import DOWNLOAD_FILE, MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, make_client, make_old_client, read_receipt
+from .folder import (
+    CARRY_FILE,
+    DOWNLOAD_FILE,
+    MODEL_FILE,
+    NEW_UPDATE_FILE,
+    RECEIPT_FILE,
+    UPDATE_FILE,
+    make_client,
+    make_old_client,
+    read_receipt,
+)
 from .global_model import GlobalModel
 from .reporter import Reporter
 from .session import MAX_MISSES, Session
@@ -106,6 +118,7 @@ class Participant:
             Whatever else the server, its manifest, model or aggregates are refused for.
         """
         kit = self._kit.store_manifest(self._session.join().manifest)
+        fresh = not self._begun or kit.project != self._kit.project
         if kit.project != self._kit.project:
             self._kit, self.model.site = kit, make_client(kit)
         status = self._session.status()
@@ -121,6 +134,8 @@ class Participant:
                     raise
             status = self._session.status()
         self._begun = True
+        if fresh:
+            self._restore_carry()
         if status.base not in (None, self.model.base):
             raise MismatchError(
                 f"round {status.round} begins from another global model than this site has: give all sites the same "
@@ -145,8 +160,22 @@ class Participant:
             return False  # it is made anew
 
     def encrypt(self, local: Mapping[str, Any], weight: float) -> None:
-        """Encrypt what has been trained, as the update in the folder; see `GlobalModel.encrypt`."""
-        self.model.encrypt_to(self._update, local, weight)
+        """Encrypt what has been trained, as the update in the folder; see `GlobalModel.encrypt`.
+
+        Whenever this is interrupted, the update in the folder is the one that left what is to be carried, or there is
+        none: then the round is encrypted again, and begins where this one began.
+        """
+        folder = self._kit.folder
+        new, carry = folder / NEW_UPDATE_FILE, folder / CARRY_FILE
+        self.model.encrypt_to(new, local, weight)
+        with os_errors(StorageError, f"cannot write {os.fspath(self._update)!r}"):
+            if self.model.site.carries:
+                self._update.unlink(missing_ok=True)
+                synchronise(folder)
+                with replace_file(carry, 0o600) as file:
+                    file.write(self.model.site.carry())
+            os.replace(new, self._update)
+            synchronise(folder)
 
     def upload(self, report: Report) -> None:
         """Upload the update in the folder, from where an earlier try broke off, and keep the receipt."""
@@ -179,6 +208,8 @@ class Participant:
         meant = sent is not None and sent.round == header.round
         # A round that was open when the key was rotated began anew: what was sent for it under the old key is void.
         held = meant and sent is not None and sent.epoch >= header.epoch
+        if not held:  # the server has not said that it has an update of this site: it need not be in the sum
+            self.model.withdraw()
         start = time.perf_counter()
         with self._reader(header):
             if not self.model.apply(aggregate, receipt if held else None):  # a server that plays back the last one
@@ -196,10 +227,10 @@ class Participant:
             return self._session.save_model(self._kit.folder / MODEL_FILE, report)
 
     def clear(self) -> None:
-        """Remove what is of no use after the last round; the global model stays."""
+        """Remove what is of no use after the last round; the global model stays, and what is to be carried."""
         if self.has_update():
             return  # of the open round: for others, that was not the last one, nor perhaps for the next process
-        for name in (UPDATE_FILE, RECEIPT_FILE, DOWNLOAD_FILE):
+        for name in (UPDATE_FILE, NEW_UPDATE_FILE, RECEIPT_FILE, DOWNLOAD_FILE):
             (self._kit.folder / name).unlink(missing_ok=True)
 
     def _step(self, status: ServerStatus) -> None:
@@ -271,6 +302,27 @@ class Participant:
             return
         self._begun = True
         self.reporter.news(f"going on from its own global model, of round {header.round}")
+
+    def _restore_carry(self) -> None:
+        """Let the client go on with what error feedback carries, from where an earlier process has left it."""
+        site, path, model = self.model.site, self._kit.folder / CARRY_FILE, self.model
+        site.restore_carry(b"")
+        if not units_of(site.config):
+            return
+        try:
+            with os_errors(StorageError, "it cannot be read"):
+                blob = path.read_bytes() if path.exists() else b""
+            if blob:
+                carry = StoredCarry.from_bytes(blob).carry
+                if carry.round > model.round:
+                    raise RoundMismatchError(f"it is of round {carry.round}, the global model of round {model.round}")
+                if carry.model != model.layout.fingerprint:
+                    raise MismatchError("it is of another model")
+                site.restore_carry(blob)
+            elif self._update.exists():  # that update has left something, and this site has sent it
+                raise StateError("the file is missing")
+        except SecAggError as error:
+            self.reporter.warning(f"{path}: what error feedback carried to the next update is lost: {error}")
 
     def _load_stored(self, round: int) -> None:
         """Load a global model that is stored on the server, or note that it is of no use."""

@@ -1,15 +1,14 @@
-"""A site's global model as bytes, from which a fresh process goes on: a digest, and then NumPy's .npz with a header.
+"""A site's global model as bytes, from which a fresh process goes on; see `secagg.wire.arrays`.
 
-The header, ``header.json``, has the version of this format, round, base, the layout, and which tensors are torch's; the
-tensor number `i` of the layout is the array ``<i>.npy``. Nothing is pickled. What a release does not know in a header
-it refuses: what is left behind unnoticed could not be missed.
+The header has round, base, all names in order, the layout of what is sent or local, dtypes and shapes of what stays by
+the configuration, which tensors are torch's, and the nonces of the site's updates of the round. The arrays are the
+tensors of the layout, those that stay (bfloat16 as its bits), and the client's carry, which is bytes in a format of its
+own.
 """
 
 from __future__ import annotations
 
-import io
-import json
-import zipfile
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,16 +16,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import Encrypt
-from ..errors import FormatError
-from ..wire.container import DIGEST_NBYTES, check_digest, digest, read_hex
-from ..wire.header import check_round
-from ..wire.layout import Layout, TensorSpec
+from ..errors import FormatError, LayoutError, StateError
+from ..scheme.tensors import FLOAT_DTYPES, LOCAL_DTYPES, describe, from_vector, to_vector
+from ..wire.arrays import ArrayFormat
+from ..wire.container import DIGEST_NBYTES, read_hex
+from ..wire.header import NONCE_NBYTES, check_round
+from ..wire.layout import Layout
 
-_VERSION = 1
-_HEADER_FILE = "header.json"
-_FIELDS = {"version", "round", "base", "layout", "torch"}
-_WHAT = b"secagg global model v1"
+_FORMAT = ArrayFormat(
+    "global model",
+    b"secagg global model v1",
+    2,
+    frozenset(["round", "base", "names", "layout", "stays", "torch", "own"]),
+)
 
 #: Of what is held: 16-bit floats are held as float32, and bfloat16 is none of NumPy's.
 _FLOATS = ("float32", "float64")
@@ -42,37 +44,45 @@ class Snapshot:
         The round that begins from the model.
     base : bytes
         What training of that round begins from, 32 bytes.
+    names : tuple of str
+        All names of the model, in order.
     arrays : mapping of str to ndarray
-        The model, in order; floats are float32 or float64.
+        What is sent or local, under all its names; floats are float32 or float64.
+    stays : mapping of str to torch.Tensor or numpy.ndarray
+        What stays at the site by the configuration; each one is `storable`.
     torch : frozenset of str
         Names of the tensors that are torch's to their user.
+    own : tuple of bytes
+        Nonces of this site's updates of the round.
+    carry : bytes
+        What `secagg.Client.carry` returned.
     """
 
     round: int
     base: bytes
+    names: tuple[str, ...]
     arrays: Mapping[str, NDArray[Any]]
+    stays: Mapping[str, Any]
     torch: frozenset[str]
+    own: tuple[bytes, ...]
+    carry: bytes
 
     def to_bytes(self) -> bytes:
         """Return the whole of it."""
-        stream = io.BytesIO()
-        stream.write(bytes(DIGEST_NBYTES))
+        layout = Layout.of(self.arrays)
+        described = {name: describe(name, value) for name, value in self.stays.items()}
         header = {
-            "version": _VERSION,
             "round": self.round,
             "base": self.base.hex(),
-            "layout": Layout.of(self.arrays, Encrypt()).to_json(),
+            "names": self.names,
+            "layout": layout.to_json(),
+            "stays": [[name, dtype, list(shape)] for name, (dtype, shape) in described.items()],
             "torch": sorted(self.torch),
+            "own": [nonce.hex() for nonce in self.own],
         }
-        with zipfile.ZipFile(stream, "w") as archive:
-            with archive.open(_HEADER_FILE, "w") as file:
-                file.write(json.dumps(header).encode())
-            for index, array in enumerate(self.arrays.values()):
-                with archive.open(_name(index), "w", force_zip64=True) as file:
-                    np.lib.format.write_array(file, array, version=(1, 0), allow_pickle=False)
-        with stream.getbuffer() as buffer:
-            buffer[:DIGEST_NBYTES] = digest(_WHAT, buffer[DIGEST_NBYTES:])
-        return stream.getvalue()
+        tensors = [self.arrays[spec.name] for spec in layout.tensors]
+        own = [to_vector(value).reshape(described[name][1]) for name, value in self.stays.items()]
+        return _FORMAT.pack(header, [*tensors, *own, np.frombuffer(self.carry, np.uint8)])
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> Snapshot:
@@ -82,61 +92,61 @@ class Snapshot:
         ------
         FormatError
             If it is something else, or of another version (`DigestError` if it is damaged).
+        StateError
+            If what stays at the site are tensors of torch's, which this process has not imported.
         """
-        if not isinstance(blob, (bytes, bytearray, memoryview)):
-            raise FormatError(f"a global model is stored as bytes, not as {type(blob).__name__}")
-        blob = bytes(blob)
-        if len(blob) <= DIGEST_NBYTES:
-            raise FormatError(f"{len(blob)} bytes are no stored global model")
-        actual = digest(_WHAT, memoryview(blob)[DIGEST_NBYTES:])
-        check_digest(blob[:DIGEST_NBYTES], actual, "the stored global model")
-        try:
-            with zipfile.ZipFile(io.BytesIO(blob)) as archive:
-                return cls._read(archive, len(blob))
-        except FormatError:
-            raise
-        except Exception as error:  # of an archive that was made to break readers, anything
-            raise FormatError(f"no stored global model: {type(error).__name__}") from error
+        return _FORMAT.unpack(blob, cls._build)
 
     @classmethod
-    def _read(cls, archive: zipfile.ZipFile, limit: int) -> Snapshot:
-        """Read an archive; no size that it names above `limit`, that of the whole in bytes, is believed."""
-        if archive.getinfo(_HEADER_FILE).file_size > limit:
-            raise FormatError("the header of the stored global model is longer than the whole")
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):  # bombs cannot be bounded
-            raise FormatError("the stored global model is compressed, which none is")
-        header = json.loads(archive.read(_HEADER_FILE))
-        if not isinstance(header, dict) or header.get("version") != _VERSION or header.keys() != _FIELDS:
-            raise FormatError(
-                f"the stored global model has another header than one of version {_VERSION}: read it with the release "
-                "that wrote it"
-            )
+    def _build(cls, header: dict[str, Any], arrays: list[NDArray[Any]]) -> Snapshot:
         layout = Layout.from_json(header["layout"])
-        specs = layout.tensors
+        specs, stays = layout.tensors, [_Own(name, dtype, tuple(shape)) for name, dtype, shape in header["stays"]]
         if any(spec.role != "local" and spec.dtype not in _FLOATS for spec in specs):
             raise FormatError(f"the stored global model has floats that are none of {', '.join(_FLOATS)}")
-        if sum(spec.size * np.dtype(spec.dtype).itemsize for spec in specs) > limit:
-            raise FormatError("the stored global model names more values than it has")
-        if set(archive.namelist()) != {_HEADER_FILE, *map(_name, range(len(specs)))}:
+        if any(own.dtype not in FLOAT_DTYPES and own.dtype not in LOCAL_DTYPES for own in stays):
+            raise FormatError("the stored global model has a tensor that stays, of no known dtype")
+        if len(arrays) != len(specs) + len(stays) + 1:
             raise FormatError("the stored global model has other files than its header says")
-        torch = frozenset(header["torch"])
-        if not torch <= {spec.name for spec in specs}:
-            raise FormatError("the stored global model names tensors of torch's that it does not have")
-        arrays = {spec.name: _read_array(archive, _name(index), spec) for index, spec in enumerate(specs)}
-        return cls(check_round(header["round"]), read_hex(header["base"], DIGEST_NBYTES, "the base"), arrays, torch)
+        *tensors, carry = arrays
+        for spec, array in zip((*specs, *stays), tensors, strict=True):
+            dtype = np.dtype(FLOAT_DTYPES.get(spec.dtype, spec.dtype))
+            if (array.shape, array.dtype) != (spec.shape, dtype):
+                raise FormatError(f"tensor {spec.name!r} of the stored global model is not what its header says")
+        if carry.ndim != 1 or carry.dtype != np.uint8:
+            raise FormatError("the carry in the stored global model is no bytes")
+        torch, names = frozenset(header["torch"]), tuple(header["names"])
+        state = {name: array for spec, array in zip(specs, tensors, strict=False) for name in spec.names}
+        known = [*state, *(own.name for own in stays)]
+        if len(set(known)) != len(known) or not torch | set(known) <= set(names) or len(set(names)) != len(names):
+            raise FormatError("the stored global model has tensors that its list of names has not, or one twice")
+        kept = {own.name: own.tensor(array, torch) for own, array in zip(stays, tensors[len(specs) :], strict=True)}
+        base = read_hex(header["base"], DIGEST_NBYTES, "the base")
+        nonces = tuple(read_hex(nonce, NONCE_NBYTES, "a nonce") for nonce in header["own"])
+        return cls(check_round(header["round"]), base, names, state, kept, torch, nonces, carry.tobytes())
 
 
-def _name(index: int) -> str:
-    return f"{index}.npy"
+@dataclass(frozen=True)
+class _Own:
+    """A tensor that stays at the site."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    def tensor(self, array: NDArray[Any], of_torch: frozenset[str]) -> Any:
+        """Return it as it was."""
+        if self.name not in of_torch:
+            return array
+        torch = sys.modules.get("torch")
+        if torch is None:
+            raise StateError("the global model has tensors of torch that stay at the site: import torch first")
+        return from_vector(array.reshape(-1), self.dtype, self.shape, torch.empty(0, dtype=getattr(torch, self.dtype)))
 
 
-def _read_array(archive: zipfile.ZipFile, name: str, spec: TensorSpec) -> NDArray[Any]:
-    """Return an array of the shape and dtype that the header says; only then memory is taken for it."""
-    dtype = np.dtype(spec.dtype)
-    with archive.open(name) as file:
-        version = np.lib.format.read_magic(file)
-        found = np.lib.format.read_array_header_1_0(file) if version == (1, 0) else None
-        if found != (spec.shape, False, dtype):
-            raise FormatError(f"tensor {spec.name!r} of the stored global model is not what its header says")
-        data = file.read(spec.size * dtype.itemsize + 1)
-    return np.array(np.frombuffer(data, dtype).reshape(spec.shape))  # one that can be written to
+def storable(name: str, value: Any) -> bool:
+    """Return whether what stays at a site is a tensor of a dtype that a snapshot has room for."""
+    try:
+        describe(name, value)
+    except LayoutError:
+        return False
+    return True

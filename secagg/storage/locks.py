@@ -11,8 +11,12 @@ from pathlib import Path
 from ..errors import SecAggError
 
 
-def open_locked(path: str | os.PathLike[str], flags: int, busy: SecAggError | None = None) -> int:
-    """Open a file or folder under an exclusive lock, which lasts until the handle is closed.
+@contextmanager
+def open_locked(path: str | os.PathLike[str], flags: int, busy: SecAggError | None = None) -> Iterator[int]:
+    """Open a file or folder under an exclusive lock, which lasts until the block ends.
+
+    A process that is forked in the block has a copy of the handle, which must not keep the lock behind the block; nor
+    is it the child's to give back.
 
     Parameters
     ----------
@@ -28,22 +32,23 @@ def open_locked(path: str | os.PathLike[str], flags: int, busy: SecAggError | No
     OSError
         If it cannot be opened or locked.
     """
-    handle = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    handle, owner = os.open(path, flags | os.O_CLOEXEC, 0o600), os.getpid()
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
-    except BaseException as error:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError as error:
+            raise (busy or error) from error
+        try:
+            yield handle
+        finally:
+            if os.getpid() == owner:
+                fcntl.flock(handle, fcntl.LOCK_UN)
+    finally:
         os.close(handle)
-        if busy is not None and isinstance(error, BlockingIOError):
-            raise busy from error
-        raise
-    return handle
 
 
 @contextmanager
 def locked_folder(folder: Path, busy: SecAggError) -> Iterator[None]:
     """Keep others who lock the folder itself, not a file in it, away during the block; errors as of `open_locked`."""
-    handle = open_locked(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, busy)
-    try:
+    with open_locked(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, busy):
         yield
-    finally:
-        os.close(handle)

@@ -63,7 +63,8 @@ def check_header(header: Header, kind: str, config: Config, key: ServerKey) -> N
     KeyMismatchError
         Another key, or one of another epoch.
     LayoutError
-        Another set of encrypted tensors than ``encrypt`` demands: plaintext where ciphertext belongs, say.
+        Another layout than the configuration makes it: plaintext where ciphertext belongs, say; or one so long that the
+        head of a sum of ``max_clients`` updates would not fit.
     CapacityError
         More contributions than ``max_clients``.
     """
@@ -83,13 +84,14 @@ def check_header(header: Header, kind: str, config: Config, key: ServerKey) -> N
     if header.key != key.fingerprint:
         raise KeyMismatchError(f"{who} is under key {header.key[:16]}…, expected {key.fingerprint[:16]}…")
     try:
-        expected = header.layout.with_encrypt(config.encrypt)
-        config.aggregation.check_patterns(header.layout.names)
-    except ConfigError as error:
+        expected = header.layout.under(config)
+        expected.bounds(config.aggregation)
+    except (ConfigError, LayoutError) as error:
         raise LayoutError(f"{who} has a layout that does not fit the configuration: {error}") from error
     fault = expected.difference(header.layout)
     if fault:
-        raise LayoutError(f"{who} encrypts another set of tensors than the configuration: {fault}")
+        raise LayoutError(f"{who} has another layout than the configuration makes it: {fault}")
+    header.check_room()
     if len(header.contributions) > config.aggregation.max_clients:
         raise CapacityError(
             f"{who} has {len(header.contributions)} contributions, the sum is planned for max_clients "

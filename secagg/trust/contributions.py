@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import QuorumError, RoundMismatchError, VerificationError
-from ..wire.header import check_round
+from ..wire.header import Contribution, check_round
 from ..wire.update import Update
 from .project import Project
 from .receipt import Receipt
@@ -16,6 +16,7 @@ def check_contributions(
     *,
     round: int | None,
     base: bytes | None,
+    own: Contribution | None,
     receipt: Receipt | None,
 ) -> None:
     """Check which updates an aggregate says that it is the sum of; see `secagg.Client.decrypt`.
@@ -31,6 +32,12 @@ def check_contributions(
         raise VerificationError(
             f"the aggregate of round {header.round} began from another global model than this site: the server shows "
             "sites different models, or this site has missed a round"
+        )
+    if own is not None and own not in header.contributions:
+        listed = own.site in header.sites
+        raise VerificationError(
+            f"the aggregate of round {header.round} lists {'another' if listed else 'no'} update of site {own.site!r}: "
+            "it is of another run, the server has left this site's out, or another process works under its name"
         )
     if project is not None:
         project.check_time()

@@ -10,13 +10,13 @@ import errno
 import os
 import re
 import stat
-import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from ..errors import DecryptionError, EpochError, KeyFileError
 from ..storage.files import os_errors
 from ..storage.locks import open_locked
+from ..storage.mutex import Mutex
 from .key import ServerKey
 
 #: So many failures, and an epoch is over.
@@ -38,7 +38,7 @@ class Failures:
         Counted is by its fingerprint: the key of another epoch begins at 0.
     path : path, optional
         Where the count survives a restart: a line with the fingerprint for each failure. Without it, the count ends
-        with the process.
+        with the process, and a forked one counts its own.
 
     Raises
     ------
@@ -49,7 +49,7 @@ class Failures:
     def __init__(self, key: ServerKey, path: str | os.PathLike[str] | None) -> None:
         self._key = key
         self._path = None if path is None else os.fspath(path)
-        self._lock = threading.Lock()
+        self._lock = Mutex()
         self._here = 0
         if self._path is not None:
             with self._file(os.O_CREAT) as handle:
@@ -67,7 +67,7 @@ class Failures:
             If a failure cannot be counted in the file: then nothing is decrypted. Should the file fail in the moment
             of a failure, which this process counts all the same, this is raised in the place of `DecryptionError`.
         """
-        with self._lock:  # else several could each get an answer before the first is counted
+        with self._lock.held():  # else several could each get an answer before the first is counted
             if self._path is None:
                 self._check(self._here)
                 with self._counted():
@@ -105,15 +105,13 @@ class Failures:
     def _file(self, more: int = 0) -> Iterator[int]:
         """Open the file and let one process after another into the block."""
         assert self._path is not None
-        with self._typed():
-            handle = open_locked(self._path, os.O_RDWR | os.O_NONBLOCK | more)  # O_NONBLOCK: a pipe must not wait
-        try:
+        with ExitStack() as stack:
             with self._typed():
+                # O_NONBLOCK: a pipe must not wait
+                handle = stack.enter_context(open_locked(self._path, os.O_RDWR | os.O_NONBLOCK | more))
                 if not stat.S_ISREG(os.fstat(handle).st_mode):
                     raise OSError(errno.EINVAL, "not a regular file")
             yield handle
-        finally:
-            os.close(handle)
 
     def _typed(self) -> AbstractContextManager[None]:
         return os_errors(KeyFileError, f"cannot use {self._path!r}, the count of failures")

@@ -24,7 +24,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -247,12 +247,10 @@ def locked(folder: Path) -> Iterator[None]:
         If this user may not write to the folder.
     """
     busy = ConfigError(f"another `secagg site` is at work in {folder}; one kit, one process")
-    with os_errors(KeyFileError, f"cannot write to the kit {folder}", "run this as the owner of the folder"):
-        handle = open_locked(folder / LOCK_FILE, os.O_WRONLY | os.O_CREAT, busy)
-    try:
+    with ExitStack() as stack:
+        with os_errors(KeyFileError, f"cannot write to the kit {folder}", "run this as the owner of the folder"):
+            stack.enter_context(open_locked(folder / LOCK_FILE, os.O_WRONLY | os.O_CREAT, busy))
         yield
-    finally:
-        os.close(handle)
 
 
 def active_sites(project: Project) -> tuple[Party, ...]:

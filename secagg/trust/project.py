@@ -129,10 +129,10 @@ class Project:
                 twice = next(value for value in values if values.count(value) > 1)
                 raise ConfigError(f"the {what} {twice} stands twice in the project; each party has its own")
         if self.layout is not None:
-            fault = self.layout.with_encrypt(self.config.encrypt).difference(self.layout)
+            fault = self.layout.under(self.config).difference(self.layout)
             if fault:
                 raise ConfigError(f"the project's layout is not what its configuration encrypts: {fault}")
-            self.config.aggregation.check_patterns(self.layout.names)
+            self.layout.bounds(self.config.aggregation)
         if not 0 <= self.issued < self.expires <= _MAX_NUMBER:
             raise ConfigError(f"the project is issued at {self.issued} and expires at {self.expires}; give it time")
 

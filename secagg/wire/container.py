@@ -16,11 +16,13 @@ from ..errors import DigestError, FormatError
 from ..scheme.ring import MAX_BLOCK_NBYTES
 
 MAGIC = b"SECAGG\r\n"
-VERSION = 3
+VERSION = 4
 KINDS = {"update": 1, "aggregate": 2, "client-key": 3, "server-key": 4, "model": 5, "project": 6}
 DIGEST_NBYTES = 32
 PREAMBLE_NBYTES = 16
 MAX_HEADER_NBYTES = 4 << 20
+#: Bytes of a head besides its header.
+HEAD_EXTRA_NBYTES = PREAMBLE_NBYTES + DIGEST_NBYTES
 MAX_FRAME_NBYTES = MAX_BLOCK_NBYTES
 
 _PREAMBLE = struct.Struct("<8sHBBI")

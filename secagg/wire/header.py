@@ -4,24 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError, DuplicateError, FormatError, SecAggError, show
+from ..errors import ConfigError, DuplicateError, FormatError, LayoutError, SecAggError, show
 from ..scheme.aggregation import MAX_CLIENTS, Aggregation
 from ..scheme.codec import codec_for
 from ..scheme.params import Params, is_int
 from ..scheme.ring import CLEAR_BLOCK_SIZE
 from ..scheme.tensors import FLOAT_DTYPES
-from .container import DIGEST_NBYTES, MAX_FRAME_NBYTES, pack_head, read_hex, unpack_head
+from .cached import cached_property
+from .container import (
+    DIGEST_NBYTES,
+    HEAD_EXTRA_NBYTES,
+    MAX_FRAME_NBYTES,
+    MAX_HEADER_NBYTES,
+    pack_head,
+    read_hex,
+    unpack_head,
+)
 from .layout import Layout
 from .tail import tail_nbytes
 
 NONCE_NBYTES = 32
 MAX_SITE_LENGTH = 64
 MAX_ROUND = 1 << 32
+MAX_EPOCH = 1 << 32
 
 #: A block of a model: so many bytes of its tensors, encrypted, and the 16 bytes that authenticate them (AES-256-GCM).
 MODEL_BLOCK_NBYTES = 1 << 16
@@ -163,6 +172,25 @@ class Header:
             raise FormatError("the header is not in canonical form")
         return header
 
+    def check_room(self) -> None:
+        """Raise `LayoutError` unless the head of the sum of ``max_clients`` such updates has room for all of them."""
+        longest = Contribution("x" * MAX_SITE_LENGTH, bytes(NONCE_NBYTES))
+        clients = self.aggregation.max_clients
+        most = replace(
+            self, round=MAX_ROUND - 1, epoch=MAX_EPOCH - 1, contributions=(longest,), base=bytes(DIGEST_NBYTES)
+        )
+        others = (clients - 1) * len(f',["{longest.site}","{longest.nonce.hex()}"]')
+        try:
+            fits = len(most.head) - HEAD_EXTRA_NBYTES + others <= MAX_HEADER_NBYTES
+        except FormatError:  # not even that of one update
+            fits = False
+        if not fits:
+            raise LayoutError(
+                f"names and shapes of {len(self.layout.tensors)} tensors, and a list of max_clients {clients} sites,"
+                f" do not fit the header of a sum, {MAX_HEADER_NBYTES} bytes: join tensors, shorten their names, keep "
+                "some at the site (stay), or lower max_clients"
+            )
+
     def of(self, contribution: Contribution) -> Header:
         """Return the header that the update of one contribution to this aggregate must have had."""
         return replace(self, kind="update", contributions=(contribution,))
@@ -170,11 +198,7 @@ class Header:
     @property
     def model_nbytes(self) -> int:
         """Bytes of all float tensors."""
-        return sum(
-            spec.size * np.dtype(FLOAT_DTYPES[spec.dtype]).itemsize
-            for spec in self.layout.tensors
-            if spec.role != "local"
-        )
+        return sum(spec.size * np.dtype(FLOAT_DTYPES[spec.dtype]).itemsize for spec in self.layout.sent)
 
     def blocks(self, section: str) -> int:
         """Return the number of blocks of ``"encrypted"`` (it begins with the weight), ``"clear"`` or ``"model"``."""
@@ -247,7 +271,7 @@ class _Section:
 
 def check_epoch(epoch: object) -> int:
     """Return a valid epoch; anything but a whole number from 0 raises `ConfigError`."""
-    if not is_int(epoch) or not 0 <= epoch < 1 << 32:
+    if not is_int(epoch) or not 0 <= epoch < MAX_EPOCH:
         raise ConfigError(f"epoch is {show(epoch)}; epochs are whole numbers from 0 to 2**32 - 1")
     return epoch
 

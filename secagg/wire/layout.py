@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from functools import cached_property
 from typing import Any
 
-from ..config import Encrypt
-from ..errors import ConfigError, FormatError, LayoutError
-from ..scheme.tensors import FLOAT_DTYPES, LOCAL_DTYPES, describe
+import numpy as np
+
+from ..config import Config
+from ..errors import FormatError, LayoutError
+from ..scheme.aggregation import Aggregation
+from ..scheme.patterns import matches
+from ..scheme.sharing import shared
+from ..scheme.tensors import FLOAT_DTYPES, LOCAL_DTYPES, describe, to_vector
+from .cached import cached_property
+from .choice import Described, choose
 from .container import digest
 
 #: What becomes of a tensor: its sum is encrypted, its sum is in the clear, or it never leaves the site.
@@ -22,81 +28,131 @@ MAX_NAME_LENGTH = 512
 MAX_DIMENSIONS = 32
 MAX_VALUES = 1 << 40
 
+#: What wrappers put in front of all names of a network: DataParallel and the like, Opacus, torch.compile.
+_WRAPPERS = ("module.", "_module.", "_orig_mod.")
+
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name, dtype, shape and role of one tensor."""
+    """What a layout says of one tensor.
 
-    name: str
+    Parameters
+    ----------
+    names : tuple of str
+        Its names, in the model's order: several where it is one tensor in memory under all of them (tied weights).
+    dtype : str
+        Such as ``"float32"``.
+    shape : tuple of int
+        Its shape.
+    role : str
+        One of `ROLES`.
+    nonnegative : bool
+        Whether it stays at or above 0 in the global model.
+    """
+
+    names: tuple[str, ...]
     dtype: str
     shape: tuple[int, ...]
     role: str
+    nonnegative: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its first name."""
+        return self.names[0]
 
     @property
     def size(self) -> int:
         """Number of values."""
         return math.prod(self.shape)
 
+    def __str__(self) -> str:
+        floor = ", never negative" if self.nonnegative else ""
+        tied = f", one tensor with {', '.join(map(repr, self.names[1:]))}" if len(self.names) > 1 else ""
+        return f"{self.dtype}{list(self.shape)} {self.role}{floor}{tied}"
+
 
 @dataclass(frozen=True)
 class Layout:
-    """An immutable description of a model; build it with `of` or `from_json`."""
+    """An immutable description of a model; build it with `of` or `from_json`.
+
+    Tensors that stay at the site by the configuration's ``stay`` are not in it: they may differ from site to site.
+    """
 
     tensors: tuple[TensorSpec, ...]
 
     @classmethod
-    def of(cls, state: Mapping[str, Any], encrypt: Encrypt) -> Layout:
+    def of(cls, state: Mapping[str, Any], config: Config | None = None) -> Layout:
         """Describe the tensors of a state dict.
+
+        Tensors that share all their memory are one tensor. It stays at the site if any of its names is to stay, else it
+        is encrypted if any of its names is to be encrypted.
 
         Parameters
         ----------
         state : mapping of str to torch.Tensor or numpy.ndarray
             In the order in which values are laid out.
-        encrypt : Encrypt
-            Which float tensors are encrypted. Integer and bool tensors are local.
+        config : Config, optional
+            Which float tensors are encrypted, and which tensors stay. Integer and bool tensors are local. Without it,
+            all float tensors are encrypted.
 
         Raises
         ------
         LayoutError
-            If the state is no mapping of names to dense tensors of a supported dtype.
+            If the state is no mapping of names to dense tensors of a supported dtype, tensors share a part of their
+            memory, names are those of a wrapped network, or no float tensor would be sent.
         ConfigError
-            If a pattern of `encrypt` matches no float tensor, or the choice encrypts nothing.
+            If a pattern of the configuration matches no tensor, or its ``encrypt`` encrypts nothing.
         """
         if not isinstance(state, Mapping):
             raise LayoutError(f"a state dict is needed, a mapping of names to tensors; got {type(state).__name__}")
         if len(state) > MAX_TENSORS:
             raise LayoutError(f"{len(state)} tensors; the format allows {MAX_TENSORS}")
-        described: list[tuple[str, str, tuple[int, ...]]] = []
-        for name, value in state.items():
+        tensors = dict(state)  # of a mapping that makes them when asked, two must not be made at one place
+        for name in tensors:
             if not _is_name(name):
                 raise LayoutError(f"tensor name {name!r}: use printable text of 1 to {MAX_NAME_LENGTH} characters")
-            dtype, shape = describe(name, value)
+        _refuse_wrapper(tensors)
+        stays = () if config is None else config.stay
+        at_home = {
+            name
+            for name, found in zip(tensors, matches(stays, tuple((name,) for name in tensors)), strict=True)
+            if found
+        }
+        described: dict[str, tuple[str, tuple[int, ...]]] = {}
+        for name, value in tensors.items():
+            try:
+                described[name] = describe(name, value)
+            except LayoutError as error:
+                if name in at_home:  # it may be anything
+                    continue
+                raise LayoutError(f"{error}; or keep it at the site: stay: [{name!r}] in the configuration") from error
+            shape = described[name][1]
             if len(shape) > MAX_DIMENSIONS or not all(extent <= MAX_VALUES for extent in shape):
                 raise LayoutError(
                     f"tensor {name!r} has shape {list(shape)}; the format allows {MAX_DIMENSIONS} dimensions"
                 )
-            described.append((name, dtype, shape))
-        if sum(math.prod(shape) for _, _, shape in described) > MAX_VALUES:
+        if sum(math.prod(shape) for _, shape in described.values()) > MAX_VALUES:
             raise LayoutError(f"the model has more than {MAX_VALUES} values")
-        return cls._choose(described, encrypt)
+        groups = shared({name: tensors[name] for name, (dtype, _) in described.items() if dtype in FLOAT_DTYPES})
+        names = {group[0]: group for group in groups}
+        tied = {name for group in groups for name in group[1:]}
+        items = [Described(names.get(name, (name,)), *found) for name, found in described.items() if name not in tied]
+        return cls._chosen(items, config, tuple((name,) for name in tensors))
 
-    def with_encrypt(self, encrypt: Encrypt) -> Layout:
-        """Return what the roles must be under `encrypt`; the errors are those of `of`."""
-        return self._choose(((spec.name, spec.dtype, spec.shape) for spec in self.tensors), encrypt)
+    def under(self, config: Config) -> Layout:
+        """Return what this layout must be under a configuration; the errors are those of `of`."""
+        items = [Described(spec.names, spec.dtype, spec.shape) for spec in self.tensors]
+        return self._chosen(items, config, None)
 
     @classmethod
-    def _choose(cls, described: Iterable[tuple[str, str, tuple[int, ...]]], encrypt: Encrypt) -> Layout:
-        described = list(described)
-        chosen = _chosen([(name, shape) for name, dtype, shape in described if dtype in FLOAT_DTYPES], encrypt)
+    def _chosen(
+        cls, items: Sequence[Described], config: Config | None, names: tuple[tuple[str, ...], ...] | None
+    ) -> Layout:
         return cls(
             tuple(
-                TensorSpec(
-                    name,
-                    dtype,
-                    shape,
-                    "local" if dtype not in FLOAT_DTYPES else "encrypted" if name in chosen else "clear",
-                )
-                for name, dtype, shape in described
+                TensorSpec(item.names, item.dtype, item.shape, role, nonnegative)
+                for item, role, nonnegative in choose(items, config, names)
             )
         )
 
@@ -104,35 +160,70 @@ class Layout:
         """Return the tensors of one role, in order."""
         return tuple(spec for spec in self.tensors if spec.role == role)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the float tensors."""
-        return tuple(spec.name for spec in self.tensors if spec.role != "local")
+    @cached_property
+    def sent(self) -> tuple[TensorSpec, ...]:
+        """The tensors that are sent, in order: the float tensors."""
+        return tuple(spec for spec in self.tensors if spec.role != "local")
 
     def size(self, role: str) -> int:
         """Return the number of values of one role."""
         return sum(spec.size for spec in self.role(role))
 
+    def bounds(self, aggregation: Aggregation) -> dict[str, float]:
+        """Return ``max_abs`` of each tensor that is sent, by its first name; errors as of `Aggregation.bounds_of`."""
+        numbers = aggregation.bounds_of(tuple(spec.names for spec in self.sent))
+        return {spec.name: number for spec, number in zip(self.sent, numbers, strict=True)}
+
+    def base(self, state: Mapping[str, Any], context: str = "") -> bytes:
+        """Return the digest of a global model, which says what training began from; 32 bytes. It needs no key.
+
+        Meant for the model that a federation begins with; `Update.next_base` of each aggregate has those after it. Its
+        integer and bool tensors, which are each site's own, do not count.
+
+        Parameters
+        ----------
+        state : mapping of str to torch.Tensor or numpy.ndarray
+            The tensors of this layout.
+        context : str
+            What tells this run from others that begin with the same model under the same key: the run's id, say.
+        """
+        if not isinstance(context, str):
+            raise LayoutError(f"the context of a base is {context!r}; give text, such as the id of the run")
+        run = context.encode()
+        vectors = (to_vector(state[spec.name]) for spec in self.sent)
+        parts = (memoryview(vector.view(np.uint8)) for vector in vectors)  # type: ignore[arg-type]
+        where = len(run).to_bytes(8, "little") + run
+        return digest(b"secagg model v2", bytes.fromhex(self.fingerprint), where, parts)
+
     def difference(self, other: Layout) -> str | None:
-        """Return in words the first way in which `other` differs, or None."""
-        for mine, theirs in zip(self.tensors, other.tensors, strict=False):
-            if mine != theirs:
-                return f"tensor {theirs.name!r} {theirs.dtype}{list(theirs.shape)} {theirs.role}, expected " + (
-                    f"{mine.name!r} {mine.dtype}{list(mine.shape)} {mine.role}"
-                )
-        if len(self.tensors) != len(other.tensors):
-            return f"{len(other.tensors)} tensors, expected {len(self.tensors)}"
-        return None
+        """Return in one line which tensor of `other` differs, and how; None if none does."""
+        if self == other:
+            return None
+        mine, theirs = ({spec.name: spec for spec in layout.tensors} for layout in (self, other))
+        aliases = {name: spec for spec in self.tensors for name in spec.names}
+        for name, spec in theirs.items():
+            if name not in mine:
+                expected = f"it is one tensor with {aliases[name].name!r}" if name in aliases else "there is none"
+                return f"tensor {name!r} is {spec}, expected: {expected}"
+            if spec != mine[name]:
+                return f"tensor {name!r} is {spec}, expected {mine[name]}"
+        for name, spec in mine.items():
+            if name not in theirs:
+                return f"tensor {name!r} is missing, expected {spec}"
+        name, expected = next(pair for pair in zip(theirs, mine, strict=True) if pair[0] != pair[1])
+        return (
+            f"only the order differs: {name!r} stands where {expected!r} is expected; give the tensors in the order of "
+            "the network's state_dict()"
+        )
 
     @cached_property
     def fingerprint(self) -> str:
-        """BLAKE3 of the layout, 64 hexadecimal digits."""
-        lines = [f"{spec.name}\0{spec.dtype}\0{list(spec.shape)}\0{spec.role}\n" for spec in self.tensors]
-        return digest("".join(lines).encode()).hex()
+        """BLAKE3 of the layout's JSON form, 64 hexadecimal digits."""
+        return digest(json.dumps(self.to_json(), separators=(",", ":")).encode()).hex()
 
     def to_json(self) -> list[list[Any]]:
-        """Return the JSON form: a list of ``[name, dtype, shape, role]``."""
-        return [[spec.name, spec.dtype, list(spec.shape), spec.role] for spec in self.tensors]
+        """Return the JSON form: a list of ``[names, dtype, shape, role, nonnegative]``."""
+        return [[list(spec.names), spec.dtype, list(spec.shape), spec.role, spec.nonnegative] for spec in self.tensors]
 
     @classmethod
     def from_json(cls, data: Any) -> Layout:
@@ -140,42 +231,29 @@ class Layout:
         if not isinstance(data, list) or len(data) > MAX_TENSORS:
             raise FormatError(f"the header's layout is no list of at most {MAX_TENSORS} tensors")
         tensors = tuple(_read_spec(item) for item in data)
-        if len({spec.name for spec in tensors}) != len(tensors):
+        names = [name for spec in tensors for name in spec.names]
+        if len(names) > MAX_TENSORS:
+            raise FormatError(f"the header's layout has {len(names)} names; the format allows {MAX_TENSORS}")
+        if len(set(names)) != len(names):
             raise FormatError("the header's layout names a tensor twice")
         if sum(spec.size for spec in tensors) > MAX_VALUES:
             raise FormatError(f"the header's layout has more than {MAX_VALUES} values")
         return cls(tensors)
 
 
-def _chosen(floats: list[tuple[str, tuple[int, ...]]], encrypt: Encrypt) -> frozenset[str]:
-    """Return the names of the float tensors that `encrypt` chooses."""
-    names = [name for name, _ in floats]
-    if encrypt.choice == "all":
-        return frozenset(names)
-    if encrypt.choice == "conv":
-        chosen = {name for name, shape in floats if len(shape) >= 3}
-    elif encrypt.choice == "first-middle-last":
-        modules = list(dict.fromkeys(_module(name) for name in names))
-        picked = {modules[0], modules[len(modules) // 2], modules[-1]} if modules else set()
-        chosen = {name for name in names if _module(name) in picked}
-    else:
-        for pattern in (*encrypt.include, *encrypt.exclude):
-            if not any(fnmatchcase(name, pattern) for name in names):
-                raise ConfigError(f"encrypt: pattern {pattern!r} matches no tensor; `secagg inspect` lists the names")
-        include = encrypt.include or ("*",)
-        chosen = {
-            name
-            for name in names
-            if any(fnmatchcase(name, pattern) for pattern in include)
-            and not any(fnmatchcase(name, pattern) for pattern in encrypt.exclude)
-        }
-    if not chosen:
-        raise ConfigError(f"encrypt {encrypt.to_value()!r} would encrypt no tensor of this model")
-    return frozenset(chosen)
-
-
-def _module(name: str) -> str:
-    return name.rpartition(".")[0]
+def _refuse_wrapper(names: Mapping[str, Any]) -> None:
+    """Raise `LayoutError` if names are those of a wrapped network: other sites do not wrap it, or otherwise."""
+    inner = [name for name in names if name != "n_averaged"]  # a counter of torch's AveragedModel
+    prefix = next((prefix for prefix in _WRAPPERS if inner and all(name.startswith(prefix) for name in inner)), None)
+    compiled = next((name for name in inner if "_orig_mod" in name.split(".")), None)
+    if prefix is None and compiled is None:
+        return
+    fault = f"tensor {compiled!r} is named" if prefix is None else f"all names begin with {prefix!r},"
+    raise LayoutError(
+        f"{fault} as a wrapper does it (DataParallel, DistributedDataParallel, AveragedModel, torch.compile, Opacus): "
+        "sites that wrap their network differ from those that do not. Give the state dict of the network inside, which "
+        "secagg.site.network_state(network) returns"
+    )
 
 
 def _is_name(name: object) -> bool:
@@ -183,11 +261,12 @@ def _is_name(name: object) -> bool:
 
 
 def _read_spec(item: Any) -> TensorSpec:
-    if not isinstance(item, list) or len(item) != 4:
-        raise FormatError("a tensor of the header's layout is not [name, dtype, shape, role]")
-    name, dtype, shape, role = item
-    if not _is_name(name):
+    if not isinstance(item, list) or len(item) != 5:
+        raise FormatError("a tensor of the header's layout is not [names, dtype, shape, role, nonnegative]")
+    names, dtype, shape, role, nonnegative = item
+    if not isinstance(names, list) or not names or not all(map(_is_name, names)):
         raise FormatError("the header's layout has a name that is empty, too long or not printable")
+    name = names[0]
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(_is_extent(extent) for extent in shape):
         raise FormatError(f"tensor {name!r} of the header's layout has no valid shape")
     if math.prod(extent or 1 for extent in shape) > MAX_VALUES:  # what NumPy refuses even where an extent is 0
@@ -197,7 +276,11 @@ def _read_spec(item: Any) -> TensorSpec:
         raise FormatError(f"tensor {name!r} of the header's layout has no known dtype")
     if role not in ROLES or (role == "local") == floating:
         raise FormatError(f"tensor {name!r} of the header's layout has no valid role")
-    return TensorSpec(name, dtype, tuple(shape), role)
+    if not isinstance(nonnegative, bool) or (nonnegative and not floating):
+        raise FormatError(f"tensor {name!r} of the header's layout is neither nonnegative nor not")
+    if len(names) > 1 and not floating:
+        raise FormatError(f"tensor {name!r} of the header's layout is local, and has several names")
+    return TensorSpec(tuple(names), dtype, tuple(shape), role, nonnegative)
 
 
 def _is_extent(extent: object) -> bool:

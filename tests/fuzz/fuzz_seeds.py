@@ -52,7 +52,7 @@ def parsers(folder: Path) -> None:
     numbers = {"min_clients": 2, "max_clients": 4, "max_abs": {"default": 1.0, "w": 0.5}}
     bgv = secagg.Config.from_dict({"he": he, "encrypt": "conv", "aggregation": numbers})
     state = {"a.w": np.zeros((1, 1, 2), np.float16), "w": np.zeros(3), "n": np.zeros(2, int)}
-    layout = secagg.Layout.of(state, bgv.encrypt)
+    layout = secagg.Layout.of(state, bgv)
     project = replace(world.project, config=bgv, layout=layout, base=BASE)
     (folder / "seed-bgv-project").write_bytes(project.sign(AUTHORITY))
     header = replace(update.header, params=bgv.params, aggregation=bgv.aggregation, layout=layout)

@@ -192,7 +192,7 @@ def test_clear_bytes_hold_no_encrypted_tensor(lib):
     header, payloads = Container.read(blob).header, Container.read(blob).payloads
     places = 62 - 2  # max_clients 4, max_abs 1
     in_clear = np.frombuffer(payloads[1], "<i8")
-    assert [spec[0] for spec in header["layout"] if spec[3] == "clear"] == ["open"]
+    assert [spec[0] for spec in header["layout"] if spec[3] == "clear"] == [["open"]]
     np.testing.assert_array_equal(in_clear, [round(0.5 * 2**places)] * 64 + [0] * (4096 - 64))
     assert state["secret"].tobytes()[:8] not in blob
 

@@ -545,13 +545,71 @@ def test_a_fresh_process_goes_on_in_the_middle_of_a_round(make: Callable[[], dic
     advance(again, two, seed=4)
 
 
-def test_what_error_feedback_carries_is_lost_and_that_is_said() -> None:
-    config = configured(error_feedback=True)
-    model = GlobalModel(client("a", config, secagg.generate_keys(config)), numpy_state())
-    with pytest.warns(UserWarning, match="what error feedback carries .* is lost"):
-        blob = model.to_bytes()
-    assert_same(GlobalModel.from_bytes(model.site, blob).state, model.state)
-    model_of("a", numpy_state()).to_bytes()  # nothing is lost, nothing is said: warnings are errors here
+FED_BACK = configured(value_bits=6, rounding="nearest", error_feedback=True)
+FED_BACK_KEYS = secagg.generate_keys(FED_BACK)
+
+
+def fed_back(config: secagg.Config = FED_BACK) -> secagg.Client:
+    return client("a", config, FED_BACK_KEYS)
+
+
+def test_what_error_feedback_carries_goes_along() -> None:
+    """Of the round that has been encrypted, in whose middle the process may end, and of the next."""
+    one = GlobalModel(fed_back(), numpy_state())
+    for seed in range(3):
+        one.encrypt(trained(one.state, seed), 3)
+        again = GlobalModel.from_bytes(fed_back(), one.to_bytes())
+        assert again.site.carry() == one.site.carry() != b""
+        assert again.to_bytes() == one.to_bytes()
+        for model in (one, again):  # the same round again
+            model.encrypt(trained(one.state, seed + 1), 3)
+        assert again.site.carry() == one.site.carry()
+        one.round = again.round = again.round + 1
+    for model in (one, again):
+        model.encrypt(trained(one.state, 9), 3)
+    assert again.site.carry() == one.site.carry()
+
+
+def test_an_export_before_the_first_update_has_nothing_to_carry() -> None:
+    """And says so: nothing is lost, nothing is said, as warnings are errors here."""
+    one = GlobalModel(fed_back(), numpy_state(), round=3, base=bytes(32))
+    again = GlobalModel.from_bytes(fed_back(), one.to_bytes())
+    again.encrypt(trained(again.state, 0), 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"value_bits": 7}, "value_bits 6, .*value_bits 7"), ({"error_feedback": False}, "has no error_feedback")],
+)
+def test_an_export_whose_carry_the_configuration_does_not_fit(change: dict[str, Any], message: str) -> None:
+    """The global model is not lost for that."""
+    one = GlobalModel(fed_back(), numpy_state())
+    one.encrypt(trained(one.state, 0), 3)
+    config = configured(**{"value_bits": 6, "rounding": "nearest", "error_feedback": True, **change})
+    with pytest.warns(UserWarning, match=f"what error feedback carried is lost: .*{message}"):
+        again = GlobalModel.from_bytes(fed_back(config), one.to_bytes())
+    assert_same(again.state, one.state)
+    again.encrypt(trained(again.state, 1), 3)
+
+
+def test_who_joins_late_has_lost_nothing_and_who_comes_back_has(tmp_path: Path) -> None:
+    """A site takes a model that another one has stored for the sign that it was not there before."""
+    one = GlobalModel(client("b", FED_BACK, FED_BACK_KEYS), numpy_state(), round=3, base=bytes(32))
+    one.save_model(tmp_path / "of another")
+    GlobalModel(fed_back(), numpy_state(), round=3, base=bytes(32)).save_model(tmp_path / "own")
+    late = GlobalModel(fed_back(), numpy_state())
+    with secagg.Update.open(tmp_path / "of another") as model:
+        late.load_model(model)
+    late.encrypt(trained(late.state, 0), 3)
+    carry = late.site.carry()
+    with secagg.Update.open(tmp_path / "of another") as model:
+        late.load_model(model)  # it has missed rounds: what it carries is due all the same
+    assert late.site.carry() == carry
+    back = GlobalModel(fed_back(), numpy_state())
+    with secagg.Update.open(tmp_path / "own") as model:
+        back.load_model(model)
+    with pytest.warns(UserWarning, match="earlier updates is lost"):
+        back.encrypt(trained(back.state, 0), 3)
 
 
 def test_export_for_another_configuration() -> None:
@@ -620,7 +678,8 @@ def huge(files: dict[str, bytes]) -> None:
 
 
 FAULTS: dict[str, Callable[[dict[str, bytes]], object]] = {
-    "another version": header(version=2),
+    "an earlier version": header(version=1),
+    "a later version": header(version=3),
     "more fields": header(carry=[1]),
     "fewer fields": header(base="gone"),
     "a negative round": header(round=-1),
@@ -647,7 +706,12 @@ FAULTS: dict[str, Callable[[dict[str, bytes]], object]] = {
     "another byte order": array(np.arange(20, dtype=">f4")),
     "Fortran's order": array(np.asfortranarray(np.ones((4, 5), np.float32))),
     "pickled objects": array(np.array([{}] * 20, dtype=object)),
-    "a file more": array(np.zeros(1), "2.npy"),
+    "a file more": array(np.zeros(1), "3.npy"),
+    "no carry": lambda files: files.pop("2.npy"),
+    "a carry that is no bytes": array(np.zeros(0), "2.npy"),
+    "a carry in rows": array(np.zeros((2, 2), np.uint8), "2.npy"),
+    "a carry that is none": array(np.zeros(9, np.uint8), "2.npy"),
+    "a file between": lambda files: files.update({"4.npy": files.pop("1.npy")}),
     "an array that claims more than there is": huge,
 }
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from secagg.config import Encrypt
 from secagg.errors import ConfigError, LayoutError, RangeError, TaskError
 from secagg.site.task import CheckedTask
 from secagg.site.task_class import load_task, read_options
@@ -356,7 +355,7 @@ def test_what_training_leaves_that_is_no_tensor_of_floats(value: Any) -> None:
     task = CheckedTask("own:Task", own)
     own.model["w"] = value
     with pytest.raises(LayoutError, match="'w'"):
-        Layout.of(task.state, Encrypt())
+        Layout.of(task.state)
 
 
 def test_a_count_that_has_become_a_fraction_is_not_cut() -> None:

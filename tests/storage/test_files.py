@@ -185,27 +185,29 @@ def test_only_regular_files_are_read(tmp_path: Path, what: str) -> None:
 
 def test_one_holder_of_a_lock(tmp_path: Path) -> None:
     path, busy = tmp_path / "lock", ConfigError("somebody works here")
-    handle = open_locked(path, os.O_WRONLY | os.O_CREAT, busy)
-    assert path.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(ConfigError, match="somebody works here"):
-        open_locked(path, os.O_WRONLY, busy)
-    os.close(handle)
-    os.close(open_locked(path, os.O_WRONLY, busy))
+    with open_locked(path, os.O_WRONLY | os.O_CREAT, busy):
+        assert path.stat().st_mode & 0o777 == 0o600
+        with pytest.raises(ConfigError, match="somebody works here"), open_locked(path, os.O_WRONLY, busy):
+            pass
+    with open_locked(path, os.O_WRONLY, busy):
+        pass
 
 
 def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     program = (
         "import os, sys; from secagg.storage.locks import open_locked\n"
-        "open_locked(sys.argv[1], os.O_WRONLY | os.O_CREAT); print('held', flush=True); sys.stdin.read()"
+        "lock = open_locked(sys.argv[1], os.O_WRONLY | os.O_CREAT)\n"
+        "with lock: print('held', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
-        with pytest.raises(ConfigError):
-            open_locked(tmp_path / "lock", os.O_WRONLY, ConfigError("busy"))
+        with pytest.raises(ConfigError), open_locked(tmp_path / "lock", os.O_WRONLY, ConfigError("busy")):
+            pass
         process.kill()
-        os.close(open_locked(tmp_path / "lock", os.O_WRONLY))  # waits for it
+        with open_locked(tmp_path / "lock", os.O_WRONLY):  # waits for it
+            pass
 
 
 def test_locked_folders(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ class Container:
     tail: bytes | None = None
     signature: bytes = bytes(SIGNATURE_NBYTES)
     magic: bytes = MAGIC
-    version: int = 3
+    version: int = 4
     reserved: int = 0
     header_nbytes: int | None = None
 
@@ -139,12 +139,12 @@ def frame_sizes(kind: int, header: dict[str, Any], nbytes: int) -> Iterator[int]
             nbytes -= FRAME_NBYTES + DIGEST_NBYTES
         return
     if kind == MODEL:
-        nbytes = sum(FLOATS.get(dtype, 0) * prod(shape) for _, dtype, shape, _ in header["layout"])
+        nbytes = sum(FLOATS.get(dtype, 0) * prod(shape) for _, dtype, shape, *_ in header["layout"])
         blocks, most = ceil(nbytes / MODEL_PLAIN), FRAME_NBYTES // MODEL_BLOCK
         yield from [most * MODEL_BLOCK] * (blocks // most) + [blocks % most * MODEL_BLOCK] * (blocks % most > 0)
         return
     values = {
-        role: sum(prod(shape) for _, _, shape, its in header["layout"] if its == role)
+        role: sum(prod(shape) for _, _, shape, its, _ in header["layout"] if its == role)
         for role in ("encrypted", "clear")
     }
     params, numbers = header["params"], header["aggregation"]

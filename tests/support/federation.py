@@ -73,10 +73,11 @@ class Federation:
         return replace(self, config=replace(self.config, lib=lib))
 
     def but(self, **blocks: Any) -> Federation:
-        """The same keys under a config that differs in some of ``encrypt`` and ``aggregation``."""
+        """The same keys under a config that differs in what of a tensor becomes what, or in ``aggregation``."""
         config = self.config.to_dict()
-        if "encrypt" in blocks:
-            config["encrypt"] = blocks.pop("encrypt")
+        for key in ("encrypt", "stay", "nonnegative"):
+            if key in blocks:
+                config[key] = blocks.pop(key)
         config["aggregation"] |= blocks
         return replace(self, config=read_config(json.dumps(config)))
 
@@ -105,7 +106,7 @@ class Federation:
             assert tuple(value.shape) == tuple(model.shape), name
             expected = sum(w * doubles(state[name]) for w, state in zip(weights, states, strict=True)) / sum(weights)
             error = np.abs(doubles(value) - expected)
-            bound = self.config.aggregation.bound(name)
+            (bound,) = self.config.aggregation.bounds_of(((name,),))
             assert (error <= self.tolerance(weights, expected, dtype_of(value), bound)).all(), (name, error.max())
 
     def tolerance(self, weights: Sequence[float], mean: Any, dtype: str, bound: float | None = None) -> Any:

@@ -39,7 +39,7 @@ def make_kits(folder: Path, scheme: str, values: int | None = None) -> Kits:
     he, most = SCHEMES[scheme]
     aggregation = {"min_clients": MIN_CLIENTS, "max_clients": len(SITES), "max_abs": 1.0, "max_weight": 8.0}
     config = secagg.Config.from_dict({"he": he, "aggregation": aggregation})
-    layout = secagg.Layout.of({"w": np.zeros(values or most, np.float32)}, config.encrypt)
+    layout = secagg.Layout.of({"w": np.zeros(values or most, np.float32)}, config)
     kits = folder / "kits"
     kits.mkdir(parents=True)
     file = ProjectFile("chaos", config, SITES, ("localhost",), layout=layout)

@@ -367,7 +367,7 @@ FAULTS = {
     "header is no JSON": (no_change_but(header=b"{"), "not strict JSON"),
     "an update": (no_change_but(kind=UPDATE), "is of kind 'update'"),
     "kind unknown": (no_change_but(kind=9), "unknown kind"),
-    "version 1": (no_change_but(version=1), "format version 1; this release reads version 3"),
+    "version 1": (no_change_but(version=1), "format version 1; this release reads version 4"),
     "reserved byte": (no_change_but(reserved=1), "reserved byte"),
 }
 CLIENT_FAULTS = {

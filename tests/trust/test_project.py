@@ -67,7 +67,7 @@ def test_round_trip(tmp_path):
 def test_every_config(variant):
     federation = federate(variant, encrypt={"exclude": ["c", "d.*"]}, max_abs={"default": 1.0, "w": 0.5})
     layout = Layout.of(
-        {"w": np.zeros((2, 3)), "c": np.zeros(()), "d.e": np.zeros(0), "n": np.zeros(2, int)}, federation.config.encrypt
+        {"w": np.zeros((2, 3)), "c": np.zeros(()), "d.e": np.zeros(0), "n": np.zeros(2, int)}, federation.config
     )
     project = sign_federation(federation, layout=layout, base=bytes(range(32))).project
     assert project.config == federation.config
@@ -480,7 +480,7 @@ def test_a_site_that_is_not_in_it():
 
 def test_the_layout_is_the_projects():
     state = {"w": np.zeros(3, np.float32)}
-    layout = Layout.of(state, SIGNED.config.encrypt)
+    layout = Layout.of(state, SIGNED.config)
     project = SIGNED.reissue(layout=layout)
     aggregator = SIGNED.aggregator(project=project)
     assert aggregator.layout == layout

@@ -78,7 +78,7 @@ def header_of(federation, *contributions: tuple[str, bytes], **changes) -> Heade
         "key": key.fingerprint,
         "params": federation.config.params,
         "aggregation": federation.config.aggregation,
-        "layout": Layout.of({"w": np.zeros(5, np.float32)}, federation.config.encrypt),
+        "layout": Layout.of({"w": np.zeros(5, np.float32)}, federation.config),
         "contributions": tuple(Contribution(*item) for item in contributions),
     }
     return Header(**fields | changes)
@@ -236,7 +236,7 @@ def test_an_update_has_its_tag_in_few_bytes(variant):
 OTHERS = {
     "another round": lambda header: replace(header, round=4),
     "another layout": lambda header: replace(
-        header, layout=Layout.of({"v": np.zeros(5, np.float32)}, federate("flashe").config.encrypt)
+        header, layout=Layout.of({"v": np.zeros(5, np.float32)}, federate("flashe").config)
     ),
     "another site": lambda header: replace(header, contributions=(Contribution("site-2", bytes(32)),)),
     "another nonce": lambda header: replace(header, contributions=(Contribution("site-1", bytes(31) + b"\1"),)),

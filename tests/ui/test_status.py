@@ -12,7 +12,6 @@ import pytest
 from served import Kits, federation
 
 from secagg import Layout
-from secagg.config import Encrypt
 from secagg.errors import QuorumError, SecAggError
 from secagg.protocol import ServerStatus
 from secagg.trust.kit import load_site_kit
@@ -82,7 +81,7 @@ def test_disks(kits: Kits, state: dict[str, Any], problems: tuple[str, ...]) -> 
 
 
 def test_a_quota_and_a_disk_that_are_small_for_the_model(kits: Kits) -> None:
-    layout = Layout.of({"w": np.zeros(100_000_000, np.float32)}, Encrypt())
+    layout = Layout.of({"w": np.zeros(100_000_000, np.float32)})
     project = replace(load_site_kit(kits["site-1"]).project, layout=layout)
     status = replace(STATUS, disk_quota=100_000_000)
     report = Report("fl:1", status, project, 0.0, project.issued)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from container import (
     CLIENT_KEY,
@@ -15,6 +16,10 @@ from container import (
     row_offsets,
 )
 from maker import TAIL_NBYTES, Maker
+
+
+def local_nonnegative(header: dict[str, Any]) -> None:
+    header["layout"].append([["count"], "int64", [], "local", True])
 
 
 def container_faults(maker: Maker) -> None:
@@ -34,7 +39,8 @@ def container_faults(maker: Maker) -> None:
     edit("version-0", "FormatError", "version 0", lambda c: setattr(c, "version", 0))
     edit("version-1", "FormatError", "version 1, which had no epoch", lambda c: setattr(c, "version", 1))
     edit("version-2", "FormatError", "version 2, which had no tail", lambda c: setattr(c, "version", 2))
-    edit("version-4", "FormatError", "version 4", lambda c: setattr(c, "version", 4))
+    edit("version-3", "FormatError", "version 3, which knew no ties", lambda c: setattr(c, "version", 3))
+    edit("version-5", "FormatError", "version 5", lambda c: setattr(c, "version", 5))
     edit("kind-9", "FormatError", "a kind that there is not", lambda c: setattr(c, "kind", 9))
     edit("reserved", "FormatError", "the byte after the kind is not 0", lambda c: setattr(c, "reserved", 1))
     edit(
@@ -149,7 +155,18 @@ def container_faults(maker: Maker) -> None:
         "no value, in extents of 2**40",
         lambda h: h["layout"][3].__setitem__(2, [0, 2**40, 2**40]),
     )
-    header("name-twice", "FormatError", "two tensors of one name", lambda h: h["layout"][0].__setitem__(0, "scale"))
+    header("name-twice", "FormatError", "two tensors of one name", lambda h: h["layout"][0].__setitem__(0, ["scale"]))
+    header("names-none", "FormatError", "a tensor without a name", lambda h: h["layout"][0].__setitem__(0, []))
+    header("names-text", "FormatError", "one name in place of a list", lambda h: h["layout"][0].__setitem__(0, "scale"))
+    header(
+        "tied-name-twice",
+        "FormatError",
+        "a second name that another tensor has",
+        lambda h: h["layout"][0].__setitem__(0, ["conv.weight", "scale"]),
+    )
+    header("nonnegative", "FormatError", "nonnegative a number", lambda h: h["layout"][0].__setitem__(4, 1))
+    header("local-nonnegative", "FormatError", "an integer tensor that is nonnegative", local_nonnegative)
+    header("layout-version-3", "FormatError", "a tensor as version 3 wrote it", lambda h: h["layout"][0].pop())
 
     # Words.
     whole = good["whole-update"]
@@ -183,6 +200,18 @@ def container_faults(maker: Maker) -> None:
     )
     header(
         "other-max-weight", "MismatchError", "another max_weight", lambda h: h["aggregation"].update(max_weight=1000.0)
+    )
+    header(
+        "other-tie",
+        "LayoutError",
+        "one tensor under two names where it has one",
+        lambda h: h["layout"][0].__setitem__(0, ["conv.weight", "tied.weight"]),
+    )
+    header(
+        "other-nonnegative",
+        "LayoutError",
+        "a tensor that the configuration does not floor",
+        lambda h: h["layout"][0].__setitem__(4, True),
     )
     header("other-shape", "LayoutError", "a tensor of another shape", lambda h: h["layout"][0].__setitem__(2, [4]))
     header("other-order", "LayoutError", "tensors in another order", lambda h: h["layout"].reverse())

@@ -67,7 +67,8 @@ FLASHE = {
 def settings(lib: str, params: dict[str, Any], encrypt: Any = "all") -> dict[str, Any]:
     """A configuration."""
     aggregation = {"min_clients": 2, "max_clients": 4, "max_abs": 1.0, "max_weight": 100.0}
-    return {"he": {"lib": lib, "config": params}, "encrypt": encrypt, "aggregation": aggregation}
+    he = {"lib": lib, "config": params}
+    return {"he": he, "encrypt": encrypt, "stay": [], "nonnegative": [], "aggregation": aggregation}
 
 
 CONFIGS = {
@@ -106,7 +107,12 @@ STATES = {
     "site-1": {"conv.weight": [[0.5, -0.25], [1.0, -1.0]], "head.bias": [0.75, -0.125, 0.0], "scale": 0.5, "empty": []},
     "site-2": {"conv.weight": [[-0.5, 0.25], [1.0, 0.5]], "head.bias": [0.25, 0.875, 1.0], "scale": -1.0, "empty": []},
 }
+#: One more, which is never negative.
+STATES["site-1"]["norm.running_var"], STATES["site-2"]["norm.running_var"] = [0.25, 1.0], [0.75, 0.5]
 DTYPES = {"conv.weight": "float32", "head.bias": "float64", "scale": "float16", "empty": "float32", "ramp": "float64"}
+DTYPES |= {"norm.running_var": "float32"}
+#: Configurations whose first tensor has a second name.
+TIED = {"bgv-partly": {"tied.weight": "conv.weight"}}
 WEIGHTS = {"site-1": 10.0, "site-2": 30.0}
 
 
@@ -115,6 +121,14 @@ def state_of(config: str, site: str) -> dict[str, Any]:
     ramp = [((37 * index) % 257 - 128) / 128 for index in range(RAMPS.get(config, 0))]
     factor = {"site-1": 1.0, "site-2": -0.5}[site]
     return STATES[site] | ({"ramp": [factor * value for value in ramp]} if ramp else {})
+
+
+def arrays_of(config: str, site: str) -> dict[str, Any]:
+    """The tensors of a site as arrays, tied ones under all their names."""
+    import numpy as np
+
+    arrays = {tensor: np.array(value, DTYPES[tensor]) for tensor, value in state_of(config, site).items()}
+    return arrays | {name: arrays[first] for name, first in TIED.get(config, {}).items()}
 
 
 def prefix_of(config: str) -> str:
@@ -155,6 +169,7 @@ def good_entry(good: Good, config: str) -> dict[str, Any]:
         "weights": list(WEIGHTS.values()),
         "dtypes": {name: DTYPES[name] for name in states["site-1"]},
         "mean": {name: mix([state[name] for state in states.values()]) for name in STATES["site-1"]},
+        "tied": TIED.get(config, {}),
     }
     entry |= tail_entry(good, config, key)
     size = RAMPS.get(config)
@@ -220,8 +235,6 @@ def count(value: Any) -> int:
 
 def make_good() -> None:
     """Write keys, updates and aggregates under new keys."""
-    import numpy as np
-
     import secagg
 
     keys = {}
@@ -233,9 +246,9 @@ def make_good() -> None:
             keys[client].server.save(HERE / server)
             (HERE / client).chmod(0o644)  # it keeps no secret, and a checkout would widen it anyway
         aggregator = secagg.Aggregator(config, keys[client].server, round=ROUND)
-        model = {tensor: np.array(value, DTYPES[tensor]) for tensor, value in state_of(name, "site-1").items()}
+        model = arrays_of(name, "site-1")
         for site, suffix in (("site-2", "-2"), ("site-1", "")):
-            state = {tensor: np.array(value, DTYPES[tensor]) for tensor, value in state_of(name, site).items()}
+            state = arrays_of(name, site)
             identity = secagg.Identity(tail_by_hand.identity(site)) if name == PROJECT else None
             party = secagg.Client(config, keys[client].client, site, identity=identity)
             base = party.base(model) if name in BASED else None

@@ -106,7 +106,8 @@ def _bytes32(name: str, number: int) -> bytes:
 
 
 #: Epoch, round, number of the key, layout, sites with the number of their nonce, encrypted words, clear words.
-ONE, TWO = [["w", "float32", [2, 3], "encrypted"]], [["w", "float32", [], "encrypted"], ["n", "int64", [4], "local"]]
+ONE = [[["w"], "float32", [2, 3], "encrypted", False]]
+TWO = [[["w.running_var", "v"], "float32", [], "encrypted", True], [["n"], "int64", [4], "local", False]]
 TAGS: list[tuple[int, int, int, list[Any], list[tuple[str, int]], list[int], list[int]]] = [
     (0, 0, 0, ONE, [("site-1", 0)], [], []),
     (0, 0, 0, ONE, [("site-1", 0)], [1], []),

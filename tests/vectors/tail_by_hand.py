@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
 from typing import Any
 
@@ -132,16 +133,15 @@ def malleable(signature: bytes) -> bytes:
 
 
 def layout_fingerprint(layout: list[Any]) -> bytes:
-    lines = [f"{name}\0{dtype}\0[{', '.join(map(str, shape))}]\0{role}\n" for name, dtype, shape, role in layout]
-    return blake3("".join(lines).encode()).digest()
+    return blake3(json.dumps(layout, separators=(",", ":")).encode()).digest()
 
 
 def values_of(layout: list[Any], state: dict[str, Any]) -> bytes:
     """The bytes of all float tensors."""
     letters, parts = {"float16": "e", "float32": "f", "float64": "d"}, []
-    for name, dtype, _, role in layout:
+    for names, dtype, _, role, _ in layout:
         if role != "local":
-            flat = flatten(state[name])
+            flat = flatten(state[names[0]])
             parts.append(struct.pack(f"<{len(flat)}{letters[dtype]}", *flat))
     return b"".join(parts)
 
@@ -151,8 +151,9 @@ def flatten(value: Any) -> list[float]:
 
 
 def first_base(layout: list[Any], state: dict[str, Any]) -> bytes:
-    """The base that a global model has."""
-    return blake3(b"secagg model v1" + layout_fingerprint(layout) + values_of(layout, state)).digest()
+    """The base that a global model has in a run without a context."""
+    context = (0).to_bytes(8, "little")
+    return blake3(b"secagg model v2" + layout_fingerprint(layout) + context + values_of(layout, state)).digest()
 
 
 def next_base(aggregate: Container) -> bytes:

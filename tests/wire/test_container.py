@@ -64,9 +64,9 @@ def test_an_update_is_as_the_format_says(lib):
         "epoch": 0,
         "key": federation.keys.server.fingerprint,
         "layout": [
-            ["w", "float32", [2, 3], "encrypted"],
-            ["c", "float64", [5], "clear"],
-            ["n", "int64", [3], "local"],
+            [["w"], "float32", [2, 3], "encrypted", False],
+            [["c"], "float64", [5], "clear", False],
+            [["n"], "int64", [3], "local", False],
         ],
         "params": params,
         "round": 2**32 - 1,
@@ -135,7 +135,7 @@ def test_names_of_any_script():
     state = {"слой.ä": np.ones(1), "层": np.ones(1), 'quote"\\': np.ones(1), "x" * 512: np.ones(1)}
     federation = federate("tenseal")
     update = federation.site().encrypt(state)
-    assert Update.from_bytes(update.to_bytes()).header.layout.names == tuple(state)
+    assert Update.from_bytes(update.to_bytes()).header.layout.sent[0].names == ("слой.ä",)
     assert list(federation.site().decrypt(federation.sum([state, state]))) == list(state)
 
 
@@ -164,7 +164,7 @@ def drop(*path):
 
 def spec(**changes):
     """Change the first tensor of the layout."""
-    places = {"name": 0, "dtype": 1, "shape": 2, "role": 3}
+    places = {"names": 0, "dtype": 1, "shape": 2, "role": 3, "nonnegative": 4}
 
     def edit(header):
         for field, value in changes.items():
@@ -257,14 +257,23 @@ EDITS = {
     "nonce no text": (put("contributions", 0, 1, value=0), "nonce is not 32 bytes"),
     "layout an object": (put("layout", value={}), "layout is no list"),
     "layout null": (put("layout", value=None), "layout is no list"),
-    "a tensor a text": (put("layout", 0, value="w"), r"not \[name, dtype, shape, role\]"),
-    "a tensor of three": (put("layout", 0, value=["w", "float32", []]), r"not \[name, dtype, shape, role\]"),
-    "a name twice": (spec(name="c"), "names a tensor twice"),
-    "a name empty": (spec(name=""), "name that is empty"),
-    "a name too long": (spec(name="x" * 513), "too long"),
-    "a name with a line end": (spec(name="a\n"), "not printable"),
-    "a name with half a character": (spec(name="\ud800"), "not printable"),
-    "a name no text": (spec(name=3), "name"),
+    "a tensor a text": (put("layout", 0, value="w"), r"not \[names, dtype, shape, role, nonnegative\]"),
+    "a tensor of three": (put("layout", 0, value=[["w"], "float32", []]), r"not \[names, dtype, shape, role, non"),
+    "a name twice": (spec(names=["c"]), "names a tensor twice"),
+    "a second name twice": (spec(names=["w", "c"]), "names a tensor twice"),
+    "the same name twice": (spec(names=["w", "w"]), "names a tensor twice"),
+    "names a text": (spec(names="w"), "name that is empty"),
+    "no name": (spec(names=[]), "name that is empty"),
+    "a name empty": (spec(names=[""]), "name that is empty"),
+    "a name too long": (spec(names=["x" * 513]), "too long"),
+    "a name with a line end": (spec(names=["a\n"]), "not printable"),
+    "a second name with a line end": (spec(names=["w", "a\n"]), "not printable"),
+    "a name with half a character": (spec(names=["\ud800"]), "not printable"),
+    "a name no text": (spec(names=[3]), "name"),
+    "a local tensor of two names": (put("layout", 2, 0, value=["n", "m"]), "is local, and has several names"),
+    "a local tensor that is nonnegative": (put("layout", 2, 4, value=True), "neither nonnegative nor not"),
+    "nonnegative a number": (spec(nonnegative=1), "neither nonnegative nor not"),
+    "nonnegative null": (spec(nonnegative=None), "neither nonnegative nor not"),
     "a dtype unknown": (spec(dtype="complex64"), "no known dtype"),
     "a dtype no text": (spec(dtype=["float32"]), "no known dtype"),
     "a role unknown": (spec(role="plain"), "no valid role"),
@@ -419,9 +428,10 @@ def test_a_header_that_is_written_otherwise(container, make, match):
 PREAMBLES = {
     "another magic": ({"magic": b"SECAGG\n\n"}, "magic"),
     "version 0": ({"version": 0}, "version 0"),
-    "version 1": ({"version": 1}, "format version 1; this release reads version 3"),
-    "version 2": ({"version": 2}, "format version 2; this release reads version 3"),
-    "version 4": ({"version": 4}, "format version 4"),
+    "version 1": ({"version": 1}, "format version 1; this release reads version 4"),
+    "version 2": ({"version": 2}, "format version 2; this release reads version 4"),
+    "version 3": ({"version": 3}, "format version 3; this release reads version 4"),
+    "version 5": ({"version": 5}, "format version 5"),
     "kind 0": ({"kind": 0}, "unknown kind of container 0"),
     "kind 7": ({"kind": 7}, "unknown kind of container 7"),
     "a project": ({"kind": 6}, "a project, not an update"),
@@ -479,7 +489,7 @@ def test_an_aggregate_of_more_than_can_be_listed(container):
 
 
 def test_a_layout_of_more_tensors_than_allowed(container):
-    container.header["layout"] = [[str(index), "bool", [], "local"] for index in range(100_001)]
+    container.header["layout"] = [[[str(index)], "bool", [], "local", False] for index in range(100_001)]
     with pytest.raises(FormatError, match="at most 100000 tensors"):
         Header.from_head(container.head)
 

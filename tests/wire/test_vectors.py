@@ -146,6 +146,8 @@ def test_the_aggregate_decrypts_to_the_mean(which, lib):
     """Within what noise, or rounding to integers, and the dtype explain."""
     good, aggregation = GOOD[which], config_of(which).aggregation
     mean = decrypt(which, good["aggregate"], lib)
+    for name, first in good["tied"].items():
+        assert mean.pop(name) is mean[first]
     assert {name: str(value.dtype) for name, value in mean.items()} == good["dtypes"]
     sites, weight_sum = len(good["weights"]), sum(good["weights"]) / aggregation.max_weight
     allowed = codec_for(config_of(which).params, aggregation).mean_error(sites, weight_sum)
@@ -199,6 +201,7 @@ def test_bases(which):
     """Of the first model, which is the state of the first site, and of the round after the aggregate."""
     good = GOOD[which]
     state = {name: np.array(value, good["dtypes"][name]) for name, value in good["first_model"].items()}
+    state |= {name: state[first] for name, first in good["tied"].items()}
     assert site_of(which).base(state) == base_of(which)
     for update in (*map(read, good["updates"]), read(good["aggregate"])):
         assert update.header.base == base_of(which)

@@ -1,0 +1,53 @@
+"""Shell-style patterns over the names of tensors, many of both."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from fnmatch import translate
+from functools import lru_cache
+
+from ..errors import ConfigError, show
+
+_MAGIC = re.compile(r"[*?[]")
+
+
+def read_pattern(value: object, name: str) -> str:
+    """Return a valid pattern; `name` says where it stands. Anything else raises `ConfigError`."""
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{name}: {show(value)} is not a pattern; use names such as 'encoder.*'")
+    return value
+
+
+def read_patterns(value: object, name: str) -> tuple[str, ...]:
+    """Return a list of valid patterns; `name` says where it stands. Anything else raises `ConfigError`."""
+    if not isinstance(value, (list, tuple)):
+        raise ConfigError(f"{name} is {show(value)}; give a list of patterns such as ['encoder.*']")
+    return tuple(read_pattern(item, name) for item in value)
+
+
+@lru_cache(maxsize=16)
+def matches(patterns: tuple[str, ...], tensors: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+    """Return for each tensor which patterns match it.
+
+    Parameters
+    ----------
+    patterns : tuple of str
+        As of `fnmatch.fnmatchcase`.
+    tensors : tuple of tuple of str
+        All names of each tensor; a pattern that matches one of them matches the tensor.
+    """
+    plain = {pattern for pattern in patterns if not _MAGIC.search(pattern)}
+    compiled = [(pattern, re.compile(translate(pattern)).match) for pattern in patterns if pattern not in plain]
+    result = []
+    for names in tensors:
+        found = [name for name in names if name in plain]
+        found += [pattern for pattern, match in compiled if any(map(match, names))]
+        result.append(tuple(found))
+    return tuple(result)
+
+
+def unmatched(patterns: Sequence[str], found: Iterable[tuple[str, ...]]) -> str | None:
+    """Return the first pattern that is in nothing of what `matches` has found; None if there is no such pattern."""
+    used = {pattern for item in found for pattern in item}
+    return next((pattern for pattern in patterns if pattern not in used), None)
