@@ -1,4 +1,5 @@
-"""The gRPC server under many sites, beside one that only stores what it is sent: throughput and memory."""
+"""The gRPC server under many sites: throughput and memory, beside a server that only stores what it is sent; rounds of
+sites that are threads of one process, beside sites that have a process each."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -30,7 +31,8 @@ from secagg.integrations.grpc.credentials import channel_credentials
 from secagg.trust import Authority, Tls
 from secagg.trust.project import Party
 
-SCRIPT = Path(__file__).parent / "support" / "upload_servers.py"
+SERVERS = Path(__file__).parent / "support" / "upload_servers.py"
+SITES = Path(__file__).parent / "support" / "round_sites.py"
 SENDERS = 8
 TURNS = 3
 
@@ -60,6 +62,7 @@ class Side:
 
 
 def make_federation(folder: Path, config: secagg.Config, states: Any, count: int) -> Federation:
+    """Make kits, and of each site the update of what `states` returns for its number, unless that is None."""
     keys = secagg.generate_keys(config)
     authority, signer = Authority.create(folder), secagg.Identity.generate()
     sites = tuple(f"site-{number:03}" for number in range(count))
@@ -78,8 +81,9 @@ def make_federation(folder: Path, config: secagg.Config, states: Any, count: int
     )
     project.save(folder / "project.secagg", signer)
     keys.server.save(folder / "server.key")
+    keys.client.save(folder / "client.key")
     made = Federation(folder, sites)
-    for number, site in enumerate(sites):
+    for number, site in enumerate(sites if states is not None else ()):
         identity = secagg.Identity.load(folder / site / "signing.key")
         client = secagg.Client(config, keys.client, site, identity=identity, project=project)
         client.encrypt_to(made.update(site), states(number))
@@ -87,9 +91,9 @@ def make_federation(folder: Path, config: secagg.Config, states: Any, count: int
 
 
 @contextmanager
-def running(kind: str, federation: Federation) -> Iterator[tuple[str, psutil.Process]]:
-    shutil.rmtree(federation.folder / "run", ignore_errors=True)
-    command = [sys.executable, str(SCRIPT), kind, str(federation.folder)]
+def running(kind: str, federation: Federation, run: str = "run") -> Iterator[tuple[str, psutil.Process]]:
+    shutil.rmtree(federation.folder / run, ignore_errors=True)
+    command = [sys.executable, str(SERVERS), kind, str(federation.folder), str(federation.folder / run)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -161,3 +165,62 @@ def test_uploads(name, count, benchmark, report, progress, configure, model, tmp
     detail = f"peak {max(ours.growth) / 1e6:.1f} MB above start, plain {max(plain.growth) / 1e6:.1f} MB"
     report.measure(f"server-memory-{name}", max(ours.late) / (federation.nbytes / 2), detail)
     shutil.rmtree(folder)
+
+
+class Sites:
+    """Processes with so many threads each, of which every one is a site; a context manager."""
+
+    def __init__(self, address: str, federation: Federation, security: str, threads: int) -> None:
+        names = federation.sites
+        self._command = [sys.executable, str(SITES), address, str(federation.folder), security]
+        self._parts = [names[first : first + threads] for first in range(0, len(names), threads)]
+        self._processes: list[subprocess.Popen[str]] = []
+        self._running = ExitStack()
+
+    def __enter__(self) -> Sites:
+        for names in self._parts:
+            command = [*self._command, *names]
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            self._processes.append(self._running.enter_context(process))
+            self._running.callback(process.kill)
+        assert self._answers() == {"joined"}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._running.close()
+
+    def run_round(self) -> None:
+        for process in self._processes:
+            process.stdin.write("round\n")
+            process.stdin.flush()
+        assert self._answers() == {"done"}
+
+    def base(self) -> str:
+        """End; return what the next round would begin from, at all sites."""
+        for process in self._processes:
+            process.stdin.close()
+        (base,) = self._answers()
+        return base
+
+    def _answers(self) -> set[str]:
+        return {process.stdout.readline().strip() for process in self._processes}
+
+
+@pytest.mark.parametrize("security", ["tls", "insecure"])
+def test_sites_as_threads(security, compare, report, progress, configure, tmp_path):
+    count = 20
+    config = configure("flashe-16", min_clients=count, max_clients=count)
+    federation = make_federation(tmp_path, config, None, count)
+    kind = "secagg" if security == "tls" else "insecure"
+    with ExitStack() as stack:
+        sides = []
+        for name, threads in (("threads", count), ("processes", 1)):
+            progress(f"start {count} sites as {name}")
+            address, _ = stack.enter_context(running(kind, federation, name))
+            sides.append(stack.enter_context(Sites(address, federation, security, threads)))
+        together, apart = sides
+        comparison = compare(together.run_round, apart.run_round, rounds=10)
+        for side in sides:
+            assert len(side.base()) == 64, "all sites have the same global model"
+    detail, _, _ = comparison.detail.partition(", CPU")  # which is not that of this process
+    report.measure(f"threads-{security}", comparison.ratio, detail)

@@ -11,7 +11,7 @@
 ``secagg_download_bytes_total``                     their bytes
 ``secagg_round``, ``secagg_round_attempt``          the open round; attempts count from 1
 ``secagg_round_seconds_left``                       until its timeout; absent while its clock stands still
-``secagg_round_sites{state}``                       sites ``added`` to the open round, and those it is ``waiting_for``
+``secagg_round_sites{state}``                       of the open round: ``added``, ``skipped``, ``waiting_for``
 ``secagg_round_site_added{site}``                   1 if the site is in the open round, 0 if the round waits for it
 ``secagg_uploads_in_flight``                        uploads that are being received
 ``secagg_disk_used_bytes``                          what the run folder takes
@@ -155,6 +155,7 @@ class _Gauges:
         yield left
         sites = GaugeMetricFamily("secagg_round_sites", "Sites of the open round.", labels=["state"])
         sites.add_metric(["added"], len(now.added))
+        sites.add_metric(["skipped"], len(now.skipped))
         sites.add_metric(["waiting_for"], len(now.waiting_for))
         yield sites
         each = GaugeMetricFamily(

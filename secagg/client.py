@@ -187,7 +187,8 @@ class Client:
             raise RangeError(f"weight is {show(weight)}; give a number above 0")
         number = weight if isinstance(weight, int) else float(weight)
         if not 0 < number < math.inf:
-            raise RangeError(f"weight is {show(number)}; it must be above 0 and finite")
+            idle = ": a site with nothing to give to a round calls session.skip(round)" if number == 0 else ""
+            raise RangeError(f"weight is {show(number)}; it must be above 0 and finite{idle}")
         if weight > largest:
             raise RangeError(
                 f"weight {show(weight)} is over aggregation.max_weight {largest:g}: set max_weight to the largest "

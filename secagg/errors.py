@@ -143,4 +143,12 @@ class TransportError(SecAggError):
 
 
 class IdentityError(TransportError):
-    """A party that speaks under another name than its own, is not in the project, or takes part no more."""
+    """A party that speaks under another name than its own, is not in the project, or takes part no more.
+
+    Attributes
+    ----------
+    manifest : int or None
+        Serial of the server's project manifest, if it is the server that does not find the party in it.
+    """
+
+    manifest: int | None = None

@@ -75,6 +75,8 @@ TARGETS = {
     "server-memory-million": Target(
         "… 200 sites: memory that the second half adds to the peak", 0.05, "× what it sends"
     ),
+    "threads-tls": Target("round of 20 sites as threads of one process, mutual TLS", 2.0, "× as 20 processes"),
+    "threads-insecure": Target("… without TLS", 2.0, "× as 20 processes"),
     "flatten": Target("flatten, warm, same dtype", 1.5, "× one memcpy"),
     "scatter": Target("scatter, warm, same dtype", 1.5, "× one memcpy"),
     "poly-mac": Target("authenticate words, warm", 3.0, "× one memcpy"),

@@ -1,8 +1,9 @@
-"""Two servers that take uploads, each in a process of its own: ``python upload_servers.py {secagg,plain} FOLDER``.
+"""Servers that take uploads, each in a process of its own: ``python upload_servers.py KIND FOLDER RUN``.
 
-``plain`` is the bare minimum of what must be done with an upload that is acknowledged: it writes each chunk to a file
-and flushes the file to the disk before it answers. Both speak gRPC over mutual TLS with the same options and as many
-threads, and print their address; they end with SIGTERM.
+RUN is the run folder, which is made. The kind ``plain`` is the bare minimum of what must be done with an upload that is
+acknowledged: it writes each chunk to a file and flushes the file to the disk before it answers. It and ``secagg`` speak
+gRPC over mutual TLS with the same options and as many threads; ``insecure`` is ``secagg`` without certificates. They
+print their address, and end with SIGTERM.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import threading
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -45,9 +47,9 @@ class PlainServicer(pb_grpc.SecureAggregationServicer):
 
 
 @contextmanager
-def plain_server(folder: Path, threads: int) -> Iterator[str]:
+def plain_server(folder: Path, run: Path, threads: int) -> Iterator[str]:
     server = grpc.server(futures.ThreadPoolExecutor(threads), options=OPTIONS)
-    pb_grpc.add_SecureAggregationServicer_to_server(PlainServicer(folder / "run"), server)
+    pb_grpc.add_SecureAggregationServicer_to_server(PlainServicer(run), server)
     port = server.add_secure_port("127.0.0.1:0", server_credentials(Tls.load(folder / "server")))
     server.start()
     yield f"127.0.0.1:{port}"
@@ -55,15 +57,16 @@ def plain_server(folder: Path, threads: int) -> Iterator[str]:
 
 
 @contextmanager
-def secagg_server(folder: Path, threads: int) -> Iterator[str]:
+def secagg_server(folder: Path, run: Path, threads: int, tls: bool = True) -> Iterator[str]:
     project = secagg.Project.load(folder / "project.secagg")
     key = secagg.load_key(folder / "server.key")
     assert isinstance(key, secagg.ServerKey)
     server = Server(
         project.config,
         key,
-        folder / "run",
-        tls=Tls.load(folder / "server"),
+        run,
+        tls=Tls.load(folder / "server") if tls else None,
+        insecure=not tls,
         project=project,
         identity=secagg.Identity.load(folder / "server" / "signing.key"),
         limits=Limits(uploads_in_flight=threads),
@@ -72,12 +75,15 @@ def secagg_server(folder: Path, threads: int) -> Iterator[str]:
         yield server.address
 
 
+SERVERS = {"secagg": secagg_server, "insecure": partial(secagg_server, tls=False), "plain": plain_server}
+
+
 def main() -> None:
-    kind, folder = sys.argv[1], Path(sys.argv[2])
-    (folder / "run").mkdir()
+    kind, folder, run = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    run.mkdir()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
-    with (plain_server if kind == "plain" else secagg_server)(folder, threads=16) as address:
+    with SERVERS[kind](folder, run, threads=16) as address:
         print(address, flush=True)
         stop.wait()
 

@@ -16,6 +16,7 @@ from secagg.protocol import (
     DownloadRequest,
     JoinReply,
     ServerStatus,
+    SkipRequest,
     UploadReply,
     check_handshake,
     is_loopback,
@@ -36,6 +37,7 @@ from .messages import (
     unpack_status,
     unpack_upload,
 )
+from .proxies import proxy_of
 from .refusals import details, error_of
 
 T = TypeVar("T")
@@ -55,6 +57,8 @@ _RETRIED = frozenset(
 )
 
 _OPTIONS = (
+    # A connection of its own: else the sessions of one process share one, and what the server lets a site have on it.
+    ("grpc.use_local_subchannel_pool", 1),
     ("grpc.max_receive_message_length", MAX_MESSAGE_NBYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_NBYTES),
     ("grpc.per_message_decompression", 0),  # a small message could unpack to a large one before its size is looked at
@@ -91,6 +95,7 @@ class GrpcLink:
             raise ConfigError(f"without certificates a site connects to a loopback address only, not to {host!r}")
         self._address = address
         self._tls = tls
+        self._proxy = proxy_of(address)  # as gRPC does: what the environment says later does not count
         options = (*_OPTIONS, ("grpc.enable_http_proxy", 0 if is_loopback(host) else 1))
         if tls is None:
             self._channel = grpc.insecure_channel(address, options)
@@ -101,6 +106,10 @@ class GrpcLink:
     def join(self, site: str, seconds: float) -> JoinReply:
         """See `secagg.site.Link`."""
         return unpack_join(self._typed(lambda: self._stub.Join(pb.JoinRequest(site=site), timeout=seconds)))
+
+    def skip(self, request: SkipRequest, seconds: float) -> None:
+        """See `secagg.site.Link`."""
+        self._typed(lambda: self._stub.Skip(pb.SkipRequest(site=request.site, round=request.round), timeout=seconds))
 
     def resume(self, head: bytes, seconds: float) -> UploadReply:
         """See `secagg.site.Link`."""
@@ -156,6 +165,8 @@ class GrpcLink:
             raise refusal
         if self._tls is not None and code is grpc.StatusCode.UNAVAILABLE:
             check_handshake(self._address, self._tls)
+        if self._proxy is not None and code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            text = f"{text}; the way goes through {self._proxy}: {self._proxy.remedy}"
         if code not in _RETRIED:
             raise TransportError(text)
         raise BusyError(text)

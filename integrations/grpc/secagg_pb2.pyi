@@ -32,6 +32,18 @@ class JoinReply(_message.Message):
     base: bytes
     def __init__(self, round: _Optional[int] = ..., min_clients: _Optional[int] = ..., max_clients: _Optional[int] = ..., round_timeout: _Optional[float] = ..., key: _Optional[str] = ..., epoch: _Optional[int] = ..., project: _Optional[bytes] = ..., base: _Optional[bytes] = ...) -> None: ...
 
+class SkipRequest(_message.Message):
+    __slots__ = ("site", "round")
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    site: str
+    round: int
+    def __init__(self, site: _Optional[str] = ..., round: _Optional[int] = ...) -> None: ...
+
+class SkipReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class Chunk(_message.Message):
     __slots__ = ("data", "frame")
     DATA_FIELD_NUMBER: _ClassVar[int]
@@ -77,7 +89,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("round", "attempt", "state", "added", "waiting_for", "seconds_left", "aggregates", "models", "epoch", "time", "disk_used", "disk_quota", "uploads_in_flight", "base", "project_serial", "disk_free", "trouble")
+    __slots__ = ("round", "attempt", "state", "added", "waiting_for", "seconds_left", "aggregates", "models", "epoch", "time", "disk_used", "disk_quota", "uploads_in_flight", "base", "project_serial", "disk_free", "trouble", "skipped")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -95,6 +107,7 @@ class StatusReply(_message.Message):
     PROJECT_SERIAL_FIELD_NUMBER: _ClassVar[int]
     DISK_FREE_FIELD_NUMBER: _ClassVar[int]
     TROUBLE_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_FIELD_NUMBER: _ClassVar[int]
     round: int
     attempt: int
     state: str
@@ -112,4 +125,5 @@ class StatusReply(_message.Message):
     project_serial: int
     disk_free: int
     trouble: str
-    def __init__(self, round: _Optional[int] = ..., attempt: _Optional[int] = ..., state: _Optional[str] = ..., added: _Optional[_Iterable[str]] = ..., waiting_for: _Optional[_Iterable[str]] = ..., seconds_left: _Optional[float] = ..., aggregates: _Optional[_Iterable[int]] = ..., models: _Optional[_Iterable[int]] = ..., epoch: _Optional[int] = ..., time: _Optional[float] = ..., disk_used: _Optional[int] = ..., disk_quota: _Optional[int] = ..., uploads_in_flight: _Optional[int] = ..., base: _Optional[bytes] = ..., project_serial: _Optional[int] = ..., disk_free: _Optional[int] = ..., trouble: _Optional[str] = ...) -> None: ...
+    skipped: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, round: _Optional[int] = ..., attempt: _Optional[int] = ..., state: _Optional[str] = ..., added: _Optional[_Iterable[str]] = ..., waiting_for: _Optional[_Iterable[str]] = ..., seconds_left: _Optional[float] = ..., aggregates: _Optional[_Iterable[int]] = ..., models: _Optional[_Iterable[int]] = ..., epoch: _Optional[int] = ..., time: _Optional[float] = ..., disk_used: _Optional[int] = ..., disk_quota: _Optional[int] = ..., uploads_in_flight: _Optional[int] = ..., base: _Optional[bytes] = ..., project_serial: _Optional[int] = ..., disk_free: _Optional[int] = ..., trouble: _Optional[str] = ..., skipped: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -39,6 +39,11 @@ class SecureAggregationStub:
                 request_serializer=secagg_dot_integrations_dot_grpc_dot_secagg__pb2.JoinRequest.SerializeToString,
                 response_deserializer=secagg_dot_integrations_dot_grpc_dot_secagg__pb2.JoinReply.FromString,
                 _registered_method=True)
+        self.Skip = channel.unary_unary(
+                '/secagg.v1.SecureAggregation/Skip',
+                request_serializer=secagg_dot_integrations_dot_grpc_dot_secagg__pb2.SkipRequest.SerializeToString,
+                response_deserializer=secagg_dot_integrations_dot_grpc_dot_secagg__pb2.SkipReply.FromString,
+                _registered_method=True)
         self.Resume = channel.unary_unary(
                 '/secagg.v1.SecureAggregation/Resume',
                 request_serializer=secagg_dot_integrations_dot_grpc_dot_secagg__pb2.Chunk.SerializeToString,
@@ -66,6 +71,13 @@ class SecureAggregationServicer:
 
     def Join(self, request, context):
         """Takes the site into the roster: the round waits for its update until the round timeout.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Skip(self, request, context):
+        """Says that the site gives nothing to a round, which does not wait for it then; the next one does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,6 +121,11 @@ def add_SecureAggregationServicer_to_server(servicer, server):
                     servicer.Join,
                     request_deserializer=secagg_dot_integrations_dot_grpc_dot_secagg__pb2.JoinRequest.FromString,
                     response_serializer=secagg_dot_integrations_dot_grpc_dot_secagg__pb2.JoinReply.SerializeToString,
+            ),
+            'Skip': grpc.unary_unary_rpc_method_handler(
+                    servicer.Skip,
+                    request_deserializer=secagg_dot_integrations_dot_grpc_dot_secagg__pb2.SkipRequest.FromString,
+                    response_serializer=secagg_dot_integrations_dot_grpc_dot_secagg__pb2.SkipReply.SerializeToString,
             ),
             'Resume': grpc.unary_unary_rpc_method_handler(
                     servicer.Resume,
@@ -158,6 +175,33 @@ class SecureAggregation:
             '/secagg.v1.SecureAggregation/Join',
             secagg_dot_integrations_dot_grpc_dot_secagg__pb2.JoinRequest.SerializeToString,
             secagg_dot_integrations_dot_grpc_dot_secagg__pb2.JoinReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Skip(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secagg.v1.SecureAggregation/Skip',
+            secagg_dot_integrations_dot_grpc_dot_secagg__pb2.SkipRequest.SerializeToString,
+            secagg_dot_integrations_dot_grpc_dot_secagg__pb2.SkipReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,7 +44,6 @@ OPTIONS = (
     # Whoever has no certificate costs a connection, for a moment: see `_most_connections`.
     ("grpc.server_handshake_timeout_ms", 5_000),
     ("grpc.max_connection_idle_ms", 600_000),
-    ("grpc.max_concurrent_streams", 2 * MAX_CALLS),
 )
 
 _MAX_CONNECTIONS = 8192
@@ -117,7 +116,12 @@ class Server:
         self._server = grpc.server(
             self._pool,
             interceptors=[Gate(servicer)],
-            options=(*OPTIONS, ("grpc.max_allowed_incoming_connections", _most_connections())),
+            options=(
+                *OPTIONS,
+                ("grpc.max_allowed_incoming_connections", _most_connections()),
+                # A certificate makes a connection one party's; without one it may carry all of them.
+                ("grpc.max_concurrent_streams", threads if tls is None else 2 * MAX_CALLS),
+            ),
             maximum_concurrent_rpcs=threads,
         )
         pb_grpc.add_SecureAggregationServicer_to_server(servicer, self._server)  # type: ignore[no-untyped-call]

@@ -9,7 +9,7 @@ from typing import TypeVar
 import grpc
 
 from secagg.errors import SecAggError
-from secagg.protocol import BrokenOffError, BusyError, Refusal
+from secagg.protocol import BrokenOffError, BusyError, Refusal, SkipRequest
 from secagg.server import Call, Federation
 
 from . import secagg_pb2 as pb
@@ -36,6 +36,12 @@ class Servicer(pb_grpc.SecureAggregationServicer):
         """Take the site into the roster."""
         with self.call(context) as call:
             return pack_join(call.join(request.site))
+
+    def Skip(self, request: pb.SkipRequest, context: grpc.ServicerContext) -> pb.SkipReply:
+        """Wait no longer for a site that gives nothing to a round."""
+        with self.call(context) as call:
+            call.skip(SkipRequest(request.site, request.round))
+            return pb.SkipReply()
 
     def Resume(self, request: pb.Chunk, context: grpc.ServicerContext) -> pb.ResumeReply:
         """Say which frame of an update or model is wanted next."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
-import re
 import socket
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from ..errors import IdentityError, KeyMismatchError, SecAggError, TransportError
 from ..integrations.grpc import SiteSession
+from ..integrations.grpc.proxies import Proxy, proxy_of
 from ..protocol import ServerStatus
 from ..protocol.address import parse_address
 from ..protocol.handshake import check_handshake
@@ -21,8 +22,8 @@ from ..ui.units import show_seconds
 
 _TIMEOUT_SECONDS = 10.0
 _CLOCK_DOUBT_SECONDS = 10.0
-#: What a server says whose manifest does not list the certificate.
-_REFUSED = re.compile(r"(.*\(the server has manifest (\d{1,18}))\): .*")
+#: What gRPC takes if a proxy is named without one.
+_PROXY_PORT = 443
 
 
 def check_port(kit: ServerKit, address: str) -> str:
@@ -60,18 +61,20 @@ def _is_own_server(kit: ServerKit, host: str, port: int) -> bool:
 
 def check_server(kit: SiteKit, address: str) -> Iterator[Finding]:
     """Yield what is found on the way to the server: connection, certificates, clock, key."""
-    yield (finding := examine("server", lambda: _connect(address)))
-    if finding.level == "FAIL":
-        return
-    tls = Tls.load(kit.folder)
+    tls, proxy = Tls.load(kit.folder), proxy_of(address)
 
     def shake_hands() -> str:
         check_handshake(address, tls)
         return f"{kit.name} and the server accept each other's certificates"
 
-    yield (finding := examine("TLS", shake_hands))
-    if finding.level == "FAIL":
-        return
+    # Through a proxy, what is found on the straight way says nothing.
+    steps = [("server", lambda: _connect(address)), ("TLS", shake_hands)]
+    if proxy is not None:
+        steps = [("proxy", lambda: _connect_to_proxy(proxy))]
+    for what, step in steps:
+        yield (finding := examine(what, step))
+        if finding.level == "FAIL":
+            return
     answers: list[tuple[ServerStatus, float]] = []
 
     def answer() -> str:
@@ -104,6 +107,17 @@ def _connect(address: str) -> str:
         raise TransportError(f"{address} cannot be reached: {error.strerror or error}") from error
 
 
+def _connect_to_proxy(proxy: Proxy) -> str:
+    parts = urlsplit(f"//{proxy.address}")
+    try:
+        port = parts.port or _PROXY_PORT
+        with socket.create_connection((parts.hostname or "", port), timeout=_TIMEOUT_SECONDS):
+            return f"{proxy} can be reached, through which the way goes; it must pass TLS through"
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise TransportError(f"{proxy} cannot be reached: {reason}; {proxy.remedy}") from error
+
+
 def _clock(ahead: float) -> str:
     apart = f"the server's clock is {show_seconds(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'} this one"
     if abs(ahead) > CLOCK_SKEW_SECONDS:
@@ -117,15 +131,17 @@ def _clock(ahead: float) -> str:
 
 def _which_is_old(kit: SiteKit, error: IdentityError) -> IdentityError:
     """Return a refusal of a server with another manifest with the remedy: the server does not know the kit's."""
-    refused = _REFUSED.fullmatch(str(error))
-    if refused is None or int(refused[2]) == kit.project.serial:
+    theirs, own = error.manifest, kit.project.serial
+    if theirs is None or theirs == own:
         return error
     remedy = (
         "unpack the newest kit of the server, and start it again"
-        if int(refused[2]) < kit.project.serial
+        if theirs < own
         else f"unpack the newest kit of {kit.name}"
     )
-    return IdentityError(f"{refused[1]}, this kit {kit.project.serial}): {remedy}")
+    return IdentityError(
+        f"the server does not know {kit.name} by this kit: the server has manifest {theirs}, this kit {own}: {remedy}"
+    )
 
 
 def _epoch(kit: SiteKit, status: ServerStatus) -> str:

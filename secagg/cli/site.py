@@ -15,7 +15,7 @@ from ..errors import TaskError
 from ..setup.progress import Report
 from ..site import GlobalModel
 from ..site.final_model import check_final_model, write_final_model
-from ..site.loop import take_part
+from ..site.loop import check_examples, take_part
 from ..site.participant import Participant
 from ..site.record import SiteRecord, show_metrics
 from ..site.reporter import Reporter
@@ -86,7 +86,7 @@ def _run(options: argparse.Namespace, arguments: dict[str, Any], kit: SiteKit) -
     from ..integrations.grpc import SiteSession
     from ..trust import Tls
 
-    site.check_weight(task.examples)
+    check_examples(site, task)
     model = GlobalModel(site, task.state)
     with SiteSession(
         options.server,

@@ -75,9 +75,11 @@ def _ask(session: SiteSession, options: argparse.Namespace, project: Project) ->
     except IdentityError:
         raise
     except TransportError as error:
+        from ..integrations.grpc.proxies import proxy_of
+
+        asked = "" if proxy_of(options.server) else "is it up, and does the firewall let port and host through? "
         raise TransportError(
-            f"no answer from the server at {options.server} within {options.timeout:g} s: is it up, and does the "
-            f"firewall let port and host through? ({error})"
+            f"no answer from the server at {options.server} within {options.timeout:g} s: {asked}({error})"
         ) from error
     return Report(options.server, status, project, ahead, time.time())
 

@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 from .address import is_loopback, parse_address
 from .chunks import Progress
-from .messages import BrokenOffError, BusyError, Chunk, DownloadRequest, JoinReply, ServerStatus, UploadReply
+from .messages import (
+    BrokenOffError,
+    BusyError,
+    Chunk,
+    DownloadRequest,
+    JoinReply,
+    ServerStatus,
+    SkipRequest,
+    UploadReply,
+)
 from .refusals import Refusal, shown
 
 if TYPE_CHECKING:
@@ -32,6 +41,7 @@ __all__ = [
     "Progress",
     "Refusal",
     "ServerStatus",
+    "SkipRequest",
     "UploadReply",
     "check_handshake",
     "is_loopback",

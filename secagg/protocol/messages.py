@@ -159,6 +159,30 @@ class DownloadRequest:
 
 
 @dataclass(frozen=True)
+class SkipRequest:
+    """What a site says that has nothing to give to a round, which does not wait for it then.
+
+    Parameters
+    ----------
+    site : str
+        The site, whose certificate bears the same name.
+    round : int
+        Which round.
+
+    Raises
+    ------
+    FormatError
+        If the round is no whole number from 0 on.
+    """
+
+    site: str
+    round: int
+
+    def __post_init__(self) -> None:
+        _check_count("round", self.round)
+
+
+@dataclass(frozen=True)
 class ServerStatus:
     """How the open round and the server's resources stand.
 
@@ -169,7 +193,7 @@ class ServerStatus:
     state : str
         ``"idle"`` while the clock stands still, until a site joins; else ``"open"``.
     added, waiting_for : tuple of str
-        Sites in the sum; sites of the roster not yet in it. Both sorted by name.
+        Sites in the sum; sites of the roster that it still waits for. Both sorted by name.
     seconds_left : float or None
         Until the round timeout; None when idle.
     uploads_in_flight : int
@@ -191,6 +215,8 @@ class ServerStatus:
         wrong, or no more.
     time : float
         The server's clock, in seconds since 1970, UTC.
+    skipped : tuple of str
+        Sites that have nothing to give to the open round, sorted by name.
 
     Raises
     ------
@@ -215,6 +241,7 @@ class ServerStatus:
     disk_free: int | None = None
     trouble: str = ""
     time: float = 0.0
+    skipped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         counts = ("round", "attempt", "uploads_in_flight", "disk_used", "disk_quota", "epoch", "project_serial")

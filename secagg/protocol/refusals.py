@@ -21,21 +21,27 @@ _KINDS = {
 
 
 class Refusal(NamedTuple):
-    """What of an error travels: the name of its type, and its message."""
+    """What of an error travels: the name of its type, its message, and `IdentityError.manifest`."""
 
     kind: str
     message: str
+    manifest: int | None = None
 
     @classmethod
     def of(cls, error: SecAggError) -> Refusal:
         """Return what is told of an error, by the nearest type that a server can name; the error is not kept."""
         kind = next(kind for kind in type(error).__mro__ if kind in _KINDS.values())
-        return cls(kind.__name__, str(error)[:MAX_MESSAGE_LENGTH])
+        return cls(kind.__name__, str(error)[:MAX_MESSAGE_LENGTH], getattr(error, "manifest", None))
 
     def error(self) -> SecAggError | None:
         """Return the error that the server has named; None if it has named none that a server can have."""
         kind = _KINDS.get(self.kind)
-        return None if kind is None else kind(shown(self.message) or "the server refused the call")
+        if kind is None:
+            return None
+        error = kind(shown(self.message) or "the server refused the call")
+        if isinstance(error, errors.IdentityError):
+            error.manifest = self.manifest
+        return error
 
 
 def shown(text: object) -> str:

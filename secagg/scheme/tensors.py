@@ -131,6 +131,23 @@ def _fault_of_numpy(value: Any) -> str | None:
     return None
 
 
+def held_dtype(dtype: str) -> str:
+    """Return in which dtype a global model is held and sent: 16-bit floats would lose small mean differences."""
+    return "float32" if dtype in ("float16", "bfloat16") else dtype
+
+
+def to_array(name: str, value: Any) -> tuple[str, NDArray[Any]]:
+    """Return dtype name and values of a tensor, perhaps without a copy; bfloat16 as float32. Errors of `describe`."""
+    dtype, shape = describe(name, value)
+    return dtype, np.asarray(from_vector(to_vector(value), dtype, shape))
+
+
+def held(name: str, value: Any) -> NDArray[Any]:
+    """Return a copy of a tensor of a global model in its `held_dtype`; `LayoutError` if it cannot be one."""
+    dtype, array = to_array(name, value)
+    return array.astype(held_dtype(dtype))
+
+
 def to_vector(value: Any) -> NDArray[Any]:
     """Return the values of a float tensor as a C-contiguous vector, without a copy where that is possible."""
     torch = sys.modules.get("torch")

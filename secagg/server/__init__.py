@@ -2,7 +2,7 @@
 
 ==============================  ============================================================================
 `Federation`                    what a transport opens, lets calls into, and closes
-`Call`                          one call of a party that was let in: join, resume, upload, download, status
+`Call`                          one call of a party that was let in: join, skip, resume, upload, …
 `Limits`                        what a server lets its sites use
 `Events`                        is told what happens, to count it
 `RoundRecord`, `UploadRecord`   what happened in a round, as in ``rounds.jsonl``

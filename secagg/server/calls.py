@@ -10,7 +10,16 @@ import secagg
 
 from ..errors import FormatError
 from ..protocol.chunks import chunks_from
-from ..protocol.messages import BrokenOffError, BusyError, Chunk, DownloadRequest, JoinReply, ServerStatus, UploadReply
+from ..protocol.messages import (
+    BrokenOffError,
+    BusyError,
+    Chunk,
+    DownloadRequest,
+    JoinReply,
+    ServerStatus,
+    SkipRequest,
+    UploadReply,
+)
 from ..wire.container import DIGEST_NBYTES
 from ..wire.header import check_site
 from .events import Events
@@ -85,6 +94,12 @@ class Call:
         site = check_site(site)
         self._desk.members.check_site(self._caller, site, f"site {site!r} joined")
         return self._desk.terms(*self._desk.open_round.join(site))
+
+    def skip(self, request: SkipRequest) -> None:
+        """Wait no longer for a site that gives nothing to a round: it speaks for itself only."""
+        site = check_site(request.site)
+        self._desk.members.check_site(self._caller, site, f"site {site!r} skips a round")
+        self._desk.open_round.skip(site, request.round)
 
     def resume(self, head: bytes) -> UploadReply:
         """Say which frame of the update or model of this head is wanted next; see `Uploads.resume`."""

@@ -204,6 +204,7 @@ class Federation:
             attempt=state.attempt.number,
             state="idle" if left is None else "open",
             added=state.added,
+            skipped=state.skipped,
             waiting_for=state.waiting_for,
             seconds_left=left,
             uploads_in_flight=self._turns.uploads,

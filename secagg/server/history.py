@@ -76,6 +76,7 @@ class History:
             finish_seconds=finish_seconds,
             nbytes=nbytes,
             reason=reason,
+            skipped=state.skipped,
         )
         self._began = now
         level = logging.INFO if outcome == "completed" else logging.WARNING

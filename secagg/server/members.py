@@ -129,23 +129,22 @@ class Members:
             return Caller(certificate.name, is_server=certificate.for_server)
         name, is_server = certificate.name, certificate.name == project.server.name
         if not is_server and all(site.name != name for site in project.sites):
-            raise IdentityError(f"site {name!r} is not in project {project.name} {self._which_is_old}")
+            raise _unknown(project, f"site {name!r} is not in project {project.name}")
         member = project.server if is_server else project.site(name)
         if certificate.fingerprint != member.certificate:
             who = "the server" if is_server else repr(name)
-            raise IdentityError(
-                f"the certificate of {who} is not the one in project {project.name} {self._which_is_old}"
-            )
+            raise _unknown(project, f"the certificate of {who} is not the one in project {project.name}")
         return Caller(name, is_server)
 
-    @property
-    def _which_is_old(self) -> str:
-        """Which of the two kits must be replaced; the certificate does not tell what manifest is beside it."""
-        serial = None if self._project is None else self._project.serial
-        return (
-            f"(the server has manifest {serial}): if this kit has a later one, the server needs its newest kit, "
-            "else the newest is needed here"
-        )
+
+def _unknown(project: secagg.Project, what: str) -> IdentityError:
+    """Return the error of who is not in the manifest: which of two kits is old, only the other side can tell."""
+    error = IdentityError(
+        f"{what} (the server has manifest {project.serial}): if this kit has a later one, the server needs its newest "
+        "kit, else the newest is needed here"
+    )
+    error.manifest = project.serial
+    return error
 
 
 @lru_cache(maxsize=_KNOWN_CERTIFICATES)

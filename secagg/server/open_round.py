@@ -148,6 +148,21 @@ class OpenRound:
             log.info("%s joined round %d", site, round, extra={"event": "joined", "site": site, "round": round})
         return round, base
 
+    def skip(self, site: str, round: int) -> None:
+        """Wait no longer for a site that gives nothing to a round; the round may end by this.
+
+        Raises
+        ------
+        RoundMismatchError, DuplicateError, CapacityError
+            As of `Rounds.skip`.
+        """
+        with self._changed:
+            new = self._rounds.skip(site, round, time.monotonic())
+            self._changed.notify_all()  # who watches the clock ends the round, if that was all it waited for
+        if new:
+            self._saved_roster.save()
+            log.info("%s skips round %d", site, round, extra={"event": "skipped", "site": site, "round": round})
+
     def admit(self, header: secagg.Header) -> bytes | None:
         """Check everything about an update that its head tells, before its frames are taken; its site joins by it.
 
@@ -164,6 +179,7 @@ class OpenRound:
         receipt = self.known(header)
         if receipt is None:
             self._sum.check(header)
+            self._enter(header.site)
         return receipt
 
     def known(self, header: secagg.Header) -> bytes | None:
@@ -175,12 +191,7 @@ class OpenRound:
             If the round of the update has ended without it, or another update of the site is in the sum.
         """
         with self._changed:
-            roster, now = self._rounds.roster, time.monotonic()
-            try:
-                known = self._rounds.enter(header.site, header.contributions[0].nonce, header.round, now)
-            finally:  # who is refused may have started the clock
-                if self._rounds.roster != roster:  # a part or an update tells so after a crash: it is not written down
-                    self._changed.notify_all()
+            known = self._rounds.known(header.site, header.contributions[0].nonce, header.round)
         if not known:
             return None
         self._make_last(header.round)  # who added it may not have come to that, or was killed before
@@ -213,6 +224,7 @@ class OpenRound:
             if known is not None:
                 part.delete()
                 return False, known
+            self._enter(part.header.site)  # before the sum is touched: the roster may be full by now
             receipt = self._add(part, receive_seconds)
             self._settle()
         self._make_last(part.header.round)  # not under the lock: others add meanwhile, and the disk serves many at once
@@ -280,6 +292,12 @@ class OpenRound:
             self._changed.notify_all()
 
     # Updates
+
+    def _enter(self, site: str) -> None:
+        """Take a site whose update is fit into the roster; a part or an update tells so after a crash."""
+        with self._changed:
+            self._rounds.join(site, time.monotonic())
+            self._changed.notify_all()
 
     def _add(self, part: Part, receive_seconds: float) -> bytes:
         header, started = part.header, time.monotonic()
@@ -388,12 +406,13 @@ class OpenRound:
         round, now = self._rounds.round, time.monotonic()
         self._folder.open_round(round)
         self._clear()
-        attempt, roster = self._folder.load_roster(round) or (1, last_sites)
+        attempt, roster, skipped = self._folder.load_roster(round) or (1, last_sites, [])
         acknowledged = [path.name.removesuffix(UPDATE_SUFFIX) for path in self._folder.updates(round)]
         stored = self._sum.restore()
         # Whose update is left out is waited for: its site may upload it again, or another one.
-        roster = [*stored, *filter(self._takes_part, [*roster, *acknowledged, *self._spool.sites("update")])]
-        self._rounds.restore(attempt, roster, now)
+        uploading = [*acknowledged, *self._spool.sites("update")]
+        roster = [*stored, *filter(self._takes_part, [*roster, *uploading])]
+        self._rounds.restore(attempt, roster, set(skipped).difference(uploading), now)
         for site, nonce in stored.items():
             self._rounds.added(site, nonce, now)
             self._history.added(site, self._folder.update_of(round, site).stat().st_size)
@@ -408,9 +427,10 @@ class OpenRound:
             return True
         return False
 
-    def _waited_for(self) -> tuple[Attempt, frozenset[str]]:
+    def _waited_for(self) -> tuple[Attempt, frozenset[str], tuple[str, ...]]:
         with self._changed:
-            return self._rounds.snapshot().attempt, self._rounds.roster
+            state = self._rounds.snapshot()
+            return state.attempt, self._rounds.roster, state.skipped
 
     def _clear(self) -> None:
         """Remove what nobody needs any more."""

@@ -53,6 +53,8 @@ class RoundRecord:
         Size of the aggregate in bytes; 0 if there is none.
     reason : str
         Why it failed; empty if it did not.
+    skipped : tuple of str
+        Sites that had nothing to give.
     """
 
     time: str
@@ -65,10 +67,12 @@ class RoundRecord:
     finish_seconds: float = 0.0
     nbytes: int = 0
     reason: str = ""
+    skipped: tuple[str, ...] = ()
 
     def line(self) -> str:
         """Return the record as one line for people."""
-        missing = f"; missing: {', '.join(self.missing)}" if self.missing else ""
+        missing = f"; skipped: {', '.join(self.skipped)}" if self.skipped else ""
+        missing += f"; missing: {', '.join(self.missing)}" if self.missing else ""
         if self.outcome != "completed":
             added = ", ".join(upload.site for upload in self.uploads) or "none"
             return f"round {self.round} {self.outcome}, {self.reason}; added: {added}{missing}"

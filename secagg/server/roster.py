@@ -10,38 +10,41 @@ from ..errors import StorageError
 from .rounds import Attempt
 from .run_folder import RunFolder
 
+_Roster = tuple[Attempt, frozenset[str], tuple[str, ...]]
+
 log = logging.getLogger(__name__)
 
 
 class SavedRoster:
-    """Writes down attempt and roster as they change. Safe for threads.
+    """Writes down attempt, roster and who skips as they change. Safe for threads.
 
     Parameters
     ----------
     folder : RunFolder
         Where they lie.
     current : callable
-        Returns attempt and sites as they are now.
+        Returns attempt, sites, and those of them that skip the round, as they are now.
     """
 
-    def __init__(self, folder: RunFolder, current: Callable[[], tuple[Attempt, frozenset[str]]]) -> None:
+    def __init__(self, folder: RunFolder, current: Callable[[], _Roster]) -> None:
         self._folder = folder
         self._current = current
         self._lock = threading.Lock()
-        self._saved: tuple[Attempt, frozenset[str]] | None = None
+        self._saved: _Roster | None = None
 
     def save(self) -> None:
         """Write down what is not on the disk yet; one thread does it for all that came before it.
 
         If that fails, the log says so: a server that starts again waits for sites that have joined without it once they
-        join again.
+        join again, and to the round timeout for sites that skip the round.
         """
         with self._lock:
-            attempt, sites = self._current()
-            if self._saved == (attempt, sites):
+            current = self._current()
+            if self._saved == current:
                 return
+            attempt, sites, skipped = current
             try:
-                self._folder.save_roster(attempt.round, attempt.number, sites)
-                self._saved = attempt, sites
+                self._folder.save_roster(attempt.round, attempt.number, sites, skipped)
+                self._saved = current
             except StorageError as error:
                 log.warning("%s", error, extra={"event": "roster_not_stored", "error": type(error).__name__})

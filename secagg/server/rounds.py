@@ -3,17 +3,20 @@
 Whoever drives it passes in the time, in seconds of any clock that never runs back, adds the updates that it
 admits, and asks after each step and at `wake` what is due:
 
-====================================================================  ==============
-the roster is not empty, all of it was added, at least `min_clients`  ``COMPLETE``
-the deadline has passed, at least `min_clients` were added            ``COMPLETE``
-the deadline has passed, fewer were added                             ``FAIL``
-anything else                                                         ``NOTHING``
-====================================================================  ==============
+===============================================================================  ==============
+all of the roster was added or has skipped, at least `min_clients` were added    ``COMPLETE``
+the deadline has passed, at least `min_clients` were added                       ``COMPLETE``
+the deadline has passed, fewer were added                                        ``FAIL``
+anything else                                                                    ``NOTHING``
+===============================================================================  ==============
 
 An attempt that fails ends for those who wait, and for the clock, but not for the sum: the round goes on under its own
 number, as its next attempt, with all that was added. Whoever was told that an update is in the sum will find it
 in the aggregate. The roster is the sites that a round waits for: a site enters it by joining or uploading, and leaves
 it when an attempt ends without its update. While the roster is empty, the clock stands still.
+
+A site with nothing to give says that it skips the round, and is not waited for then. It may join or upload all the same
+while the round is open. The next round waits for it, unless the attempt fails: then it must join again.
 
 To complete a round takes time: `seal` it first, so that nothing is due and nothing is added meanwhile, then call
 `complete`, or `unseal` if the aggregate could not be stored.
@@ -63,6 +66,7 @@ class Snapshot:
 
     attempt: Attempt
     added: tuple[str, ...]
+    skipped: tuple[str, ...]
     waiting_for: tuple[str, ...]
     deadline: float | None
     completed: tuple[int, ...]
@@ -104,6 +108,7 @@ class Rounds:
         self._attempt = Attempt(max(self._completed, default=-1) + 1, 1)
         self._roster: set[str] = set()
         self._added: dict[str, bytes] = {}
+        self._skipped: set[str] = set()
         self._deadline: float | None = None
         self._failure: SecAggError | None = None
         self._sealed = False
@@ -118,7 +123,7 @@ class Rounds:
 
     @property
     def roster(self) -> frozenset[str]:
-        """The sites that the open round waits for, and those that were added."""
+        """The sites that the open round waits for, those that were added, and those that skip it."""
         return frozenset(self._roster)
 
     @property
@@ -130,19 +135,25 @@ class Rounds:
 
     def snapshot(self) -> Snapshot:
         """Return how the open round stands."""
-        waiting_for = tuple(sorted(self._roster - self._added.keys()))
-        completed = tuple(sorted(self._completed))
-        return Snapshot(self._attempt, tuple(sorted(self._added)), waiting_for, self._deadline, completed)
+        return Snapshot(
+            self._attempt,
+            tuple(sorted(self._added)),
+            tuple(sorted(self._skipped)),
+            tuple(sorted(self._roster - self._added.keys() - self._skipped)),
+            self._deadline,
+            tuple(sorted(self._completed)),
+        )
 
-    def restore(self, attempt: int, roster: Iterable[str], now: float) -> None:
-        """Go on with the attempt and the roster, cut to `max_clients`, that an earlier server had in the open round."""
+    def restore(self, attempt: int, roster: Iterable[str], skipped: Iterable[str], now: float) -> None:
+        """Go on with what an earlier server had in the open round: attempt, roster, cut to `max_clients`, who skips."""
         self._attempt = Attempt(self.round, attempt)
         self._roster.update(list(dict.fromkeys(roster))[: self._max_clients])
+        self._skipped.update(self._roster.intersection(skipped))
         if self._roster:
             self._deadline = now + self._timeout
 
     def join(self, site: str, now: float) -> None:
-        """Take `site` into the roster, if it is not in it; the first one starts the clock.
+        """Take `site` into the roster, if it is not in it, and wait for it; the first one starts the clock.
 
         Raises
         ------
@@ -155,13 +166,43 @@ class Rounds:
                     f"{site!r} is one site too many: round {self.round} waits for max_clients = {self._max_clients}"
                 )
             self._roster.add(site)
+        self._skipped.discard(site)
         if self._deadline is None:
             self._deadline = now + self._timeout
 
-    def enter(self, site: str, nonce: bytes, round: int, now: float) -> bool:
+    def skip(self, site: str, round: int, now: float) -> bool:
+        """Wait no longer for `site`, which gives nothing to `round`, and joins by saying so.
+
+        Returns
+        -------
+        bool
+            False if that says nothing new, or the round has been completed since.
+
+        Raises
+        ------
+        RoundMismatchError
+            If the round has not begun, or is not remembered any more.
+        DuplicateError
+            If an update of the site is in the sum.
+        CapacityError
+            As `join`.
+        """
+        if round in self._completed:
+            return False
+        if round != self.round:
+            raise RoundMismatchError(f"{site!r} skips round {round}; round {self.round} is open")
+        if site in self._added:
+            raise DuplicateError(f"{site!r} skips round {round}, and an update of it is already in the sum: it counts")
+        if site in self._skipped:
+            return False
+        self.join(site, now)
+        self._skipped.add(site)
+        return True
+
+    def known(self, site: str, nonce: bytes, round: int) -> bool:
         """Return whether the update of `site` with `nonce`, made for `round`, is in the sum of its round already.
 
-        If not, it may be added to the open round; the site joins by it.
+        If not, it may be added to the open round, once its site has joined.
 
         Raises
         ------
@@ -169,12 +210,9 @@ class Rounds:
             If another round is open, and this very update was not added to its own.
         DuplicateError
             If another update of the site, or another site's update with the same nonce, is in the sum.
-        CapacityError
-            As `join`.
         """
         if round in self._completed and self._completed[round].get(site) == nonce:
             return True
-        self.join(site, now)
         if round != self.round:
             raise RoundMismatchError(f"the update of {site!r} is of round {round}; round {self.round} is open")
         if self._added.get(site) == nonce:
@@ -186,15 +224,18 @@ class Rounds:
         return False
 
     def added(self, site: str, nonce: bytes, now: float) -> None:
-        """Record that the update of `site` with `nonce` is now in the sum.
+        """Record that the update of `site` with `nonce` is now in the sum; its site joins by it.
 
         Raises
         ------
         StateError
-            If `enter` would not take it, or the round is sealed.
+            If it is there already, or the round is sealed.
+        DuplicateError, CapacityError
+            As `known` and `join`.
         """
-        if self._sealed or self.enter(site, nonce, self.round, now):
+        if self._sealed or self.known(site, nonce, self.round):
             raise StateError(f"the update of {site!r} cannot be recorded in round {self.round}: twice, or too late")
+        self.join(site, now)
         self._added[site] = nonce
 
     def lost(self, site: str) -> None:
@@ -207,7 +248,7 @@ class Rounds:
             return Due.NOTHING
         self._retry = None  # the pause is over, and wakes nobody again
         late = self._deadline is not None and now >= self._deadline
-        if len(self._added) >= self._min_clients and (late or self._roster == self._added.keys()):
+        if len(self._added) >= self._min_clients and (late or self._roster <= self._added.keys() | self._skipped):
             return Due.COMPLETE
         return Due.FAIL if late else Due.NOTHING
 
@@ -237,8 +278,9 @@ class Rounds:
         self._sealed, self._retry, self._pause = False, None, _FIRST_PAUSE_SECONDS
         self._failure = None
         self._attempt = Attempt(self.round + 1, 1)
-        added, self._added = self._added, {}
-        self._restart(added, now)
+        heard_of = self._added.keys() | self._skipped
+        self._added = {}
+        self._restart(heard_of, now)
         self._forget()
 
     def unseal(self, now: float, error: SecAggError) -> None:
@@ -326,7 +368,7 @@ class Rounds:
         self._restart(self._added, now)
 
     def _restart(self, roster: Iterable[str], now: float) -> None:
-        self._roster = set(roster)
+        self._roster, self._skipped = set(roster), set()
         self._deadline = now + self._timeout if self._roster else None
 
     def _forget(self) -> None:

@@ -6,7 +6,7 @@
 ``model-<r>.secagg``            the last two stored models; round r begins from it
 ``round-<r>/<site>.update``     what was acknowledged of the open round, one file a site
 ``spool/``                      uploads on their way
-``roster.json``                 the sites that the open round waits for
+``roster.json``                 the sites that the open round waits for, and those that skip it
 ``project.secagg``              the manifest that was served last: no earlier one is served here any more
 ``rounds.jsonl``                one line an attempt: `secagg.server.records`
 ==============================  =======================================================================
@@ -172,24 +172,26 @@ class RunFolder:
         for round in stored.keys() - set(kept):
             stored[round].unlink(missing_ok=True)
 
-    def save_roster(self, round: int, attempt: int, sites: Iterable[str]) -> None:
-        """Write down whom the open round waits for; errors as of `keep_update`."""
-        text = json.dumps({"round": round, "attempt": attempt, "sites": sorted(sites)})
+    def save_roster(self, round: int, attempt: int, sites: Iterable[str], skipped: Iterable[str]) -> None:
+        """Write down whom the open round waits for, and who of them skips it; errors as of `keep_update`."""
+        data = {"round": round, "attempt": attempt, "sites": sorted(sites), "skipped": sorted(skipped)}
+        text = json.dumps(data)
         self._replace(ROSTER_FILE, text.encode())
 
     def save_project(self, manifest: bytes) -> None:
         """Write down the signed manifest that is served from now on; errors as of `keep_update`."""
         self._replace(PROJECT_FILE, manifest)
 
-    def load_roster(self, round: int) -> tuple[int, list[str]] | None:
-        """Return attempt and roster as they were written down; None if they are not there, or of an earlier round.
+    def load_roster(self, round: int) -> tuple[int, list[str], list[str]] | None:
+        """Return attempt, roster and who skips as written down; None if they are not there, or of an earlier round.
 
         None, and a warning in the log, also if they cannot be read, or are of a later round: its aggregate is lost.
         """
         path = self.path / ROSTER_FILE
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            written, attempt, sites = int(data["round"]), int(data["attempt"]), [str(site) for site in data["sites"]]
+            written, attempt = int(data["round"]), int(data["attempt"])
+            sites, skipped = ([str(site) for site in data[key]] for key in ("sites", "skipped"))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -210,7 +212,7 @@ class RunFolder:
                 round,
                 extra={"event": "roster_left_out", "round": round},
             )
-        return (attempt, sites) if written == round else None
+        return (attempt, sites, skipped) if written == round else None
 
     def used(self) -> int:
         """Return the bytes of all files, those of uploads on their way in the size that they will have."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from ..config import Config
 from ..errors import ConfigError, SecAggError, show
 from ..protocol.address import check_host
 from ..scheme.params import is_int
+from ..scheme.tensors import held, held_dtype
 from ..storage.yaml_file import read_yaml
 from ..trust.kit_files import SERVER
 from ..wire.header import check_site
@@ -39,9 +40,10 @@ class ProjectFile:
     days : int
         How long manifest and certificates are valid.
     layout : Layout, optional
-        The model, if it is known: the server then knows the size of an upload before the first one.
-    initial : mapping of str to torch.Tensor or numpy.ndarray, optional
-        The global model that round 0 begins from, if it is known: then no site can bring another one.
+        The model, if it is known: the server then knows the size of an upload before the first one. Its dtypes are
+        those in which sites send it: 16-bit floats are float32.
+    initial : mapping of str to numpy.ndarray, optional
+        The global model that round 0 begins from, in those dtypes, if it is known: then no site can bring another one.
 
     Raises
     ------
@@ -98,15 +100,23 @@ class ProjectFile:
             raise ConfigError(f"{path} has both 'model' and 'initial'; the latter says all that the former does")
         config = Config.from_dict({key: data[key] for key in known if key in data})
         files = {key: path.parent / _text(data[key], key) for key in ("model", "initial") if key in data}
+        layout = next((_layout(file, config) for file in files.values()), None)
         return cls(
             name=_text(data["project"], "project"),
             config=config,
             sites=_texts(data["sites"], "sites", "[site-1, site-2, site-3]"),
             hosts=_texts(data["hosts"], "hosts", "[fl.example.org]"),
             days=data.get("days", cls.days),
-            layout=next((_layout(file, config) for file in files.values()), None),
-            initial=read_state(files["initial"]) if "initial" in files else None,
+            layout=layout,
+            initial=_initial(files["initial"], layout) if "initial" in files and layout is not None else None,
         )
+
+    @property
+    def base(self) -> bytes | None:
+        """Digest of the global model that round 0 begins from; None if it is not known."""
+        if self.initial is None:
+            return None
+        return (self.layout or Layout.of(self.initial, self.config)).base(self.initial)
 
 
 def check_names(names: tuple[str, ...], taken: tuple[str, ...]) -> None:
@@ -141,8 +151,14 @@ def check_count(count: int, config: Config) -> None:
         )
 
 
+def _initial(path: Path, layout: Layout) -> Mapping[str, Any]:
+    state = read_state(path)
+    return {name: held(name, state[name]) for spec in layout.tensors for name in spec.names}
+
+
 def _layout(path: Path, config: Config) -> Layout:
     layout = read_layout(path)
+    layout = Layout(tuple(replace(spec, dtype=held_dtype(spec.dtype)) for spec in layout.tensors))
     try:
         layout = layout.under(config)
         layout.bounds(config.aggregation)

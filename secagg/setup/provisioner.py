@@ -18,7 +18,6 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..client import Client
 from ..errors import ConfigError, KeyFileError, show_time
 from ..keygen import generate_keys
 from ..storage.files import absolute, replace_file
@@ -106,7 +105,7 @@ class Provisioner:
             server=_make_server(authority, file.hosts, file.days, folder / SERVER, kits),
             sites=tuple(_make_site(authority, name, file.days, kits) for name in file.sites),
             layout=file.layout,
-            base=None if file.initial is None else Client(file.config, key, SERVER).base(file.initial),
+            base=file.base,
         )
         provisioner = cls(project, identity, key, folder)
         provisioner._finish(folder, kits)

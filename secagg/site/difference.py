@@ -10,18 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import LayoutError
-from ..scheme.tensors import describe, from_vector, to_vector
+from ..scheme.tensors import to_array
 
 
 def is_float(array: NDArray[Any]) -> bool:
     """Return whether an array is of floats, which are aggregated; others are each site's own."""
     return array.dtype.kind == "f"
-
-
-def held(name: str, value: Any) -> NDArray[Any]:
-    """Return a copy of a tensor of a global model, floats in float32 or wider; `LayoutError` if it cannot be one."""
-    _, array = _array(name, value)
-    return array.astype(np.promote_types(array.dtype, np.float32) if is_float(array) else array.dtype)
 
 
 def own_copy(value: Any) -> Any:
@@ -49,7 +43,7 @@ def difference(name: str, value: Any, start: NDArray[Any]) -> NDArray[Any]:
     LayoutError
         If the local tensor is of another shape or kind, or an integer one whose values do not fit.
     """
-    dtype, local = _array(name, value)
+    dtype, local = to_array(name, value)
     if local.shape != start.shape or is_float(local) != is_float(start):
         raise LayoutError(
             f"tensor {name!r} is {dtype}{list(local.shape)} after training; the global model has "
@@ -62,12 +56,6 @@ def difference(name: str, value: Any, start: NDArray[Any]) -> NDArray[Any]:
         return own
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused when it is encrypted
         return np.asarray(local.astype(start.dtype) - _rounded(start, dtype).astype(start.dtype))
-
-
-def _array(name: str, value: Any) -> tuple[str, NDArray[Any]]:
-    """Return dtype name and values of a tensor, perhaps without a copy; bfloat16 as float32."""
-    dtype, shape = describe(name, value)
-    return dtype, np.asarray(from_vector(to_vector(value), dtype, shape))
 
 
 def _rounded(array: NDArray[Any], dtype: str) -> NDArray[Any]:

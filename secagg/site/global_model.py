@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from ..client import Client
 from ..errors import LayoutError, MismatchError, RangeError, StateError, VerificationError
+from ..scheme.tensors import held
 from ..storage.files import Target
 from ..trust.receipt import Receipt
 from ..wire.header import Header, check_base, check_round
 from ..wire.layout import Layout
 from ..wire.update import Update, check_update
-from .difference import difference, held, is_float, own_copy
+from .difference import difference, is_float, own_copy
 from .snapshot import Snapshot, storable
 
 
@@ -90,7 +91,7 @@ class GlobalModel:
                 f"round {round} needs its base: give that of the global model which was at this round, or take the "
                 "model that is stored on the server with load_model"
             )
-        layout = site.layout(state)
+        layout = Layout.of(state, site.config)
         names = {name for spec in layout.tensors for name in spec.names}
         self._names = tuple(state)
         self._torch = frozenset(name for name, value in state.items() if _is_torch(value))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from typing import Protocol
 
-from ..protocol.messages import Chunk, DownloadRequest, JoinReply, ServerStatus, UploadReply
+from ..protocol.messages import Chunk, DownloadRequest, JoinReply, ServerStatus, SkipRequest, UploadReply
 
 
 class Link(Protocol):
@@ -18,6 +18,9 @@ class Link(Protocol):
 
     def join(self, site: str, seconds: float) -> JoinReply:
         """Take the site into the roster of the open round."""
+
+    def skip(self, request: SkipRequest, seconds: float) -> None:
+        """Say that the site gives nothing to a round."""
 
     def resume(self, head: bytes, seconds: float) -> UploadReply:
         """Ask which frame of the update or model of this head the server wants next."""

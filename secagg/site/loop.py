@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 
+from ..client import Client
 from ..errors import QuorumError, RoundMismatchError, SecAggError
 from ..scheme.params import QuantisedParams
 from .participant import Participant
@@ -17,7 +19,8 @@ def take_part(
 ) -> dict[str, float]:
     """Go through the rounds of a federation that this site has joined, until it has done so many.
 
-    A round that ended without this site is missed, and the site goes on with the open one.
+    A round that ended without this site is missed, and the site goes on with the open one. One for which the task has
+    no examples is skipped: nobody waits for this site, which takes over the mean of the others.
 
     Parameters
     ----------
@@ -43,6 +46,8 @@ def take_part(
         Whatever an update, an aggregate or a call is refused for.
     """
     model, news = participant.model, participant.reporter.news
+    if model.round < rounds:
+        _measure(participant, task)  # what validation is of no use must be found out before hours of training
     while model.round < rounds:
         try:
             keep(_one_round(participant, task, rounds))
@@ -58,34 +63,37 @@ def take_part(
     return _measure(participant, task)
 
 
+def check_examples(site: Client, task: CheckedTask) -> float:
+    """Return the weight of a task, its examples; 0, with which it skips a round. `RangeError` if it can be neither."""
+    weight = task.examples
+    if weight != 0:
+        site.check_weight(weight)
+    return weight
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a site has given to a round: fields of `SiteRecord`."""
+
+    nbytes: int = 0
+    train_seconds: float = 0.0
+    encrypt_seconds: float = 0.0
+    upload_seconds: float = 0.0
+    clipped: int = 0
+
+
 def _one_round(participant: Participant, task: CheckedTask, rounds: int) -> SiteRecord:
     """Take part in the round that the global model is at."""
     model, reporter = participant.model, participant.reporter
     round, here, params = model.round, _name(model.round, rounds), model.site.config.params
-    train_seconds, encrypt_seconds, clipped = 0.0, 0.0, 0
-    if participant.has_update():
-        reporter.news(f"{here}: going on with the update that was encrypted before")
-    else:
-        weight = task.examples
-        model.site.check_weight(weight)  # it may have changed since the last round
-        task.load(model.state)
-        start = time.perf_counter()
-        with reporter.step(f"{here}: train") as report:
-            task.train(round, report)
-            trained = time.perf_counter()
-            participant.encrypt(task.state, weight)
-        train_seconds, encrypt_seconds = trained - start, time.perf_counter() - trained
-        if isinstance(params, QuantisedParams) and params.overflow == "clip":
-            clipped = model.site.clipped
-            reporter.news(f"{here}: clipped {clipped:,} values beyond max_abs")
-    start = time.perf_counter()
-    with reporter.step(f"{here}: upload {participant.update_nbytes / 1e6:.1f} MB") as report:
-        participant.upload(report)
+    given = _give(participant, task, here)
     sent = time.perf_counter()
     with reporter.step(f"{here}: wait for others") as report:
         try:
             aggregate = participant.download(report)
         except QuorumError as error:
+            if given == _Given():
+                raise
             raise QuorumError(
                 f"{error}; this site's update stays in the sum: the same command, started again, goes on waiting, and "
                 "does not train again"
@@ -105,15 +113,39 @@ def _one_round(participant: Participant, task: CheckedTask, rounds: int) -> Site
     return SiteRecord(
         round=round,
         metrics=metrics,
-        nbytes=participant.update_nbytes,
-        train_seconds=train_seconds,
-        encrypt_seconds=encrypt_seconds,
-        upload_seconds=sent - start,
         wait_seconds=received - sent,
         decrypt_seconds=participant.decrypt_seconds,
-        clipped=clipped,
         verified=verified,
+        **asdict(given),
     )
+
+
+def _give(participant: Participant, task: CheckedTask, here: str) -> _Given:
+    """Train and upload, or skip the round if there is nothing to train with."""
+    model, reporter, params = participant.model, participant.reporter, participant.model.site.config.params
+    train_seconds, encrypt_seconds, clipped = 0.0, 0.0, 0
+    if participant.has_update():
+        reporter.news(f"{here}: going on with the update that was encrypted before")
+    elif not (weight := check_examples(model.site, task)):  # they may have changed since the last round
+        reporter.news(f"{here}: skipped, for lack of examples")
+        participant.skip()
+        return _Given()
+    else:
+        task.load(model.state)
+        start = time.perf_counter()
+        with reporter.step(f"{here}: train") as report:
+            task.train(model.round, report)
+            trained = time.perf_counter()
+            participant.encrypt(task.state, weight)
+        train_seconds, encrypt_seconds = trained - start, time.perf_counter() - trained
+        if isinstance(params, QuantisedParams) and params.overflow == "clip":
+            clipped = model.site.clipped
+            reporter.news(f"{here}: clipped {clipped:,} values beyond max_abs")
+    start = time.perf_counter()
+    with reporter.step(f"{here}: upload {participant.update_nbytes / 1e6:.1f} MB") as report:
+        participant.upload(report)
+    upload_seconds = time.perf_counter() - start
+    return _Given(participant.update_nbytes, train_seconds, encrypt_seconds, upload_seconds, clipped)
 
 
 def _measure(participant: Participant, task: CheckedTask) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..client import Client
@@ -27,6 +27,7 @@ from ..trust.kit import SiteKit
 from ..wire.carry import StoredCarry, units_of
 from ..wire.header import Header
 from ..wire.update import Update
+from .catching_up import model_to_load
 from .folder import (
     CARRY_FILE,
     DOWNLOAD_FILE,
@@ -39,10 +40,7 @@ from .folder import (
 )
 from .global_model import GlobalModel
 from .reporter import Reporter
-from .session import Session
-
-#: How often a server may say that it has a model or an aggregate, and then that it has not.
-_MAX_MISSES = 5
+from .session import MAX_MISSES, Session
 
 #: What a server is that knows less than its sites; the name of the own model's file is filled in.
 _BEHIND = (
@@ -92,6 +90,7 @@ class Participant:
         self.reporter = reporter or Reporter()
         self._update = kit.folder / UPDATE_FILE
         self._begun = False  # whether the model is more than the initial one
+        self._skipped: int | None = None  # the latest round to which nothing was given
         self._unusable: dict[int, SecAggError] = {}  # models on the server by their rounds, and why
 
     @property
@@ -131,7 +130,7 @@ class Participant:
                 self._step(status)
             except RoundMismatchError:  # it has been replaced by a newer one since
                 misses += 1
-                if misses == _MAX_MISSES:
+                if misses == MAX_MISSES:
                     raise
             status = self._session.status()
         self._begun = True
@@ -180,6 +179,7 @@ class Participant:
 
     def upload(self, report: Report) -> None:
         """Upload the update in the folder, from where an earlier try broke off, and keep the receipt."""
+        self._skipped = None
         try:
             receipt = self._session.upload(self._update, report).receipt
         except DuplicateError:
@@ -188,9 +188,18 @@ class Participant:
             with replace_file(self._kit.folder / RECEIPT_FILE) as file:
                 file.write(receipt.to_bytes())
 
+    def skip(self) -> None:
+        """Give nothing to the round that the model is at, which does not wait for this site then."""
+        with suppress(DuplicateError):  # an update of an earlier process is in the sum
+            self._session.skip(self.model.round)
+        self._skipped = self.model.round
+
     def download(self, report: Report) -> Update:
         """Wait for the end of the round and download its aggregate; upload again if the server has lost the update."""
-        return self._session.exchange(self._update, self._kit.folder / DOWNLOAD_FILE, report)
+        target = self._kit.folder / DOWNLOAD_FILE
+        if self._skipped == self.model.round:
+            return self._session.download(self.model.round, target, report)
+        return self._session.exchange(self._update, target, report)
 
     def receive(self, aggregate: Update) -> None:
         """Apply an aggregate, held against the own receipt, and keep the new global model."""
@@ -211,15 +220,8 @@ class Participant:
             (self._kit.folder / RECEIPT_FILE).unlink(missing_ok=True)  # the server has kept its word
 
     def store_model(self, aggregate: Header) -> bool:
-        """Store the global model on the server if that is this site's turn, and return whether it did.
-
-        The sites of an aggregate take turns. If the one whose turn it is has gone, the model of the round is missing:
-        the server keeps two models, and the aggregates of two rounds.
-        """
-        sites = sorted(aggregate.sites)
-        if sites[self.model.round % len(sites)] != self._kit.name:
-            return False
-        if self.model.round in self._session.status().models:
+        """Store the global model on the server if that is this site's turn, and return whether it did."""
+        if not self._session.has_turn(aggregate):
             return False
         with self.reporter.step(f"store the global model of round {self.model.round} on the server") as report:
             return self._session.save_model(self._kit.folder / MODEL_FILE, report)
@@ -239,16 +241,22 @@ class Participant:
                 f"the server is at round {status.round}, this site at round {here}: it "
                 + _BEHIND.format(self._kit.folder / MODEL_FILE)
             )
-        aggregates, models = set(status.aggregates), set(status.models) - self._unusable.keys()
+        aggregates = set(status.aggregates)
+        models = {number for number in status.models if number <= status.round} - self._unusable.keys()
         promised = self._promised(status)
         if promised is not None:  # a later model could be one that was made without this site's update
             models = {number for number in models if number <= promised}
-        models = {number for number in models if here < number <= status.round}
         until = status.round if promised is None else promised + 1
-        missing = next((number for number in range(here, until) if number not in aggregates), None)
-        if models and (missing is not None or not self._begun):
-            self._load_stored(max(models))
-        elif missing is None:
+        try:
+            stored = model_to_load(here, until, models, aggregates, self._begun)
+        except StateError as error:
+            why = "".join(
+                f"; that of round {number} cannot be used: {reason}" for number, reason in self._unusable.items()
+            )
+            raise StateError(f"the federation is at round {status.round}: {error}{why}") from None
+        if stored is not None:
+            self._load_stored(stored)
+        else:
             with (
                 self.reporter.step(f"round {here}: download the aggregate") as report,
                 self._session.download(here, self._kit.folder / DOWNLOAD_FILE, report) as aggregate,
@@ -256,14 +264,6 @@ class Participant:
                 self.receive(aggregate)
             self._begun = True
             self.reporter.news(f"round {here}: caught up with the sum of {', '.join(aggregate.header.sites)}")
-        else:
-            why = "".join(
-                f"; that of round {number} cannot be used: {error}" for number, error in self._unusable.items()
-            )
-            raise StateError(
-                f"the federation is at round {status.round}, this site has the model of round {here}; the server keeps "
-                f"no later model, and no aggregate of round {missing}: wait until a site has stored a model{why}"
-            )
 
     def _promised(self, status: ServerStatus) -> int | None:
         """Return the round whose aggregate must hold an update of this site, which the server has acknowledged.
@@ -337,7 +337,7 @@ class Participant:
         except (RoundMismatchError, StorageError, TransportError):
             raise
         except SecAggError as error:
-            if len(self._unusable) == _MAX_MISSES:
+            if len(self._unusable) == MAX_MISSES:
                 raise
             self.reporter.news(f"the global model of round {round} on the server cannot be used: {error}")
             self._unusable[round] = error

@@ -13,7 +13,8 @@ class SiteRecord:
     """One round at one site: metrics of the new global model, bytes sent, seconds of each step.
 
     `clipped` is how many values of the update were beyond ``max_abs`` and were clipped; `verified` whether the sum is
-    verified to be that of the updates that it lists. What was trained and encrypted before a restart took 0 seconds.
+    verified to be that of the updates that it lists. What was trained and encrypted before a restart took 0 seconds; a
+    round that was skipped has 0 bytes.
     """
 
     round: int

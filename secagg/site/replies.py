@@ -106,6 +106,7 @@ def read_status(reply: ServerStatus) -> ServerStatus:
         reply,
         round=_round(reply.round),
         added=_names(reply.added),
+        skipped=_names(reply.skipped),
         waiting_for=_names(reply.waiting_for),
         models=tuple(map(_round, reply.models)),
         aggregates=tuple(map(_round, reply.aggregates)),

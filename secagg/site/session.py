@@ -22,8 +22,10 @@ from ..errors import (
 )
 from ..protocol.chunks import Progress
 from ..protocol.expected import Expected
-from ..protocol.messages import MAX_TIMEOUT_SECONDS, DownloadRequest, ServerStatus
+from ..protocol.messages import MAX_TIMEOUT_SECONDS, DownloadRequest, ServerStatus, SkipRequest
 from ..wire.header import check_round, check_site
+from .catching_up import model_to_load, stores_model
+from .global_model import GlobalModel
 from .link import Link
 from .replies import Joined, Uploaded, read_joined, read_receipt, read_status
 from .retry import persist
@@ -32,6 +34,9 @@ from .transfer import Check, Sender, fetch
 T = TypeVar("T")
 
 _MAX_EXCHANGES = 5
+
+#: How often a server may say that it has a model or an aggregate, and then that it has not.
+MAX_MISSES = 5
 
 log = logging.getLogger(__name__)
 
@@ -160,6 +165,31 @@ class Session:
         self._nonces = {header.round: header.contributions[0].nonce}
         return Uploaded(already_added, receipt)
 
+    def skip(self, round: int) -> None:
+        """Say that this site has nothing to give to a round: it ends without waiting for this site.
+
+        The site still takes part: the next round waits for it, and `download` waits for the aggregate of this one,
+        which `GlobalModel.apply` takes all the same. Until then the site may upload after all.
+
+        Parameters
+        ----------
+        round : int
+            The open round. If it has ended since, nothing happens.
+
+        Raises
+        ------
+        RoundMismatchError
+            If the round has not begun, or ended long ago.
+        DuplicateError
+            If an update of this site is in the sum of the round already, which counts.
+        IdentityError, CapacityError
+            As of `join`.
+        TransportError
+            If the server cannot be reached in time.
+        """
+        request = SkipRequest(self.site_name, check_round(round))
+        self._call(f"skipping round {round}", lambda seconds: self._link.skip(request, seconds))
+
     def receipt(self, round: int) -> secagg.Receipt | None:
         """Return the server's receipt for the update that this session uploaded for a round; None if there is none.
 
@@ -287,6 +317,105 @@ class Session:
         """
         request = DownloadRequest("model", None if round is None else check_round(round))
         return self._fetch("the download of the model", request, path, progress)
+
+    def has_turn(self, aggregate: secagg.Header) -> bool:
+        """Return whether it is this site that stores the model of the round after an aggregate, and it is missing."""
+        round = aggregate.round + 1
+        return stores_model(self.site_name, round, aggregate.sites) and round not in self.status().models
+
+    def store_model(
+        self,
+        model: GlobalModel,
+        aggregate: secagg.Update,
+        path: str | os.PathLike[str],
+        progress: Progress | None = None,
+    ) -> bool:
+        """Store a global model on the server if that is this site's turn, for sites that come later or come back.
+
+        Every site calls this in every round: the sites of an aggregate take turns.
+
+        Parameters
+        ----------
+        model : GlobalModel
+            To which the aggregate has been applied.
+        aggregate : Update
+            That of the latest round.
+        path : path
+            File to write the encrypted model to.
+        progress : callable, optional
+            As in `upload`.
+
+        Returns
+        -------
+        bool
+            Whether this call has stored it.
+
+        Raises
+        ------
+        StateError
+            If the aggregate has not been applied.
+        SecAggError
+            As of `save_model`. The federation goes on without: another site stores the next one.
+        """
+        if model.base != aggregate.next_base:
+            raise StateError(
+                f"the global model is that of round {model.round}: apply the aggregate of round "
+                f"{aggregate.header.round} first"
+            )
+        if not self.has_turn(aggregate.header):
+            return False
+        model.save_model(path)
+        return self.save_model(path, progress)
+
+    def catch_up(self, model: GlobalModel, path: str | os.PathLike[str], progress: Progress | None = None) -> None:
+        """Bring a global model to the open round: by a model that a site has stored there, and the aggregates since.
+
+        To be called after `join`; a model that is at the open round stays as it is.
+
+        Parameters
+        ----------
+        model : GlobalModel
+            The initial one, or one that this site has kept.
+        path : path
+            File for what is downloaded.
+        progress : callable, optional
+            As in `download`.
+
+        Raises
+        ------
+        StateError
+            If the server keeps too little, or is behind this site.
+        MismatchError
+            If the others train from another global model.
+        SecAggError
+            Whatever the model or an aggregate is refused for.
+        """
+        misses, status = 0, self.status()
+        while model.round != status.round:
+            if model.round > status.round:
+                raise StateError(
+                    f"the server is at round {status.round}, this site at round {model.round}: the server was restored "
+                    "from a backup, or plays back what has been"
+                )
+            models = [number for number in status.models if number <= status.round]
+            stored = model_to_load(model.round, status.round, models, status.aggregates, begun=model.round > 0)
+            try:
+                if stored is None:
+                    with self.download(model.round, path, progress) as aggregate:
+                        model.apply(aggregate)
+                else:
+                    with self.load_model(path, stored, progress) as update:
+                        model.load_model(update)
+            except RoundMismatchError:  # it has been replaced by a newer one since
+                misses += 1
+                if misses == MAX_MISSES:
+                    raise
+            status = self.status()
+        if status.base not in (None, model.base):
+            raise MismatchError(
+                f"round {status.round} begins from another global model than this site has: give all sites the same "
+                "initial model"
+            )
 
     def close(self) -> None:
         """Close the connection."""

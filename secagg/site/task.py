@@ -26,7 +26,7 @@ class Task(Protocol):
         networks and optimisers may hold them, too. It is made anew when a site starts again, and must then be the same
         at all sites: they begin from it. Training changes it in place; the arrays of a dict may be replaced as well.
     examples : float
-        Number of training examples: the private weight of this site in the mean.
+        Number of training examples: the private weight of this site in the mean. While it is 0, rounds are skipped.
     """
 
     model: Any
@@ -69,7 +69,7 @@ class CheckedTask:
 
     @property
     def examples(self) -> float:
-        """The private weight; `ConfigError` if it is no number."""
+        """The private weight, 0 to skip rounds; `ConfigError` if it is no number."""
         examples = self._get("examples", "its number of training examples, which is its weight in the mean")
         if isinstance(examples, bool) or not isinstance(examples, numbers.Real):
             raise ConfigError(

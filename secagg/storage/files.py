@@ -18,6 +18,9 @@ from typing import Any, BinaryIO, Protocol, TypeGuard
 
 from ..errors import QuotaError, SecAggError, StorageError
 
+#: How a file system says that it does not synchronise folders; ENOTSUP is EOPNOTSUPP on Linux.
+_NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP)
+
 
 class Readable(Protocol):
     """A binary stream that can be read."""
@@ -242,9 +245,15 @@ def replace_file(path: str | os.PathLike[str], mode: int = 0o644) -> Iterator[Bi
 
 
 def synchronise(path: str | os.PathLike[str]) -> None:
-    """Bring a file, or the names in a folder, to the disk; `OSError` if that fails."""
+    """Bring a file, or the names in a folder, to the disk; `OSError` if that fails.
+
+    A file system that knows no such thing for folders, as some network mounts, keeps names by means of its own.
+    """
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NOT_FOR_FOLDERS or not stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise
     finally:
         os.close(handle)

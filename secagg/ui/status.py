@@ -58,7 +58,7 @@ class Report:
         """Sites of the project that the round neither has nor waits for; None if the kit's list is an older one."""
         if self._has_older_list:
             return None
-        known = {*self.status.added, *self.status.waiting_for}
+        known = {*self.status.added, *self.status.skipped, *self.status.waiting_for}
         return sorted({site.name for site in self.project.sites if not site.revoked} - known)
 
     def problems(self) -> Iterable[str]:
@@ -117,6 +117,7 @@ class Report:
             ("project", f"{project.name}, manifest {status.project_serial} (this kit: {project.serial})"),
             ("round", f"{status.round}, attempt {status.attempt}, {status.state}{left}"),
             ("added", f"{_names(status.added)} (at least {project.config.aggregation.min_clients} are needed)"),
+            ("skipped", _names(status.skipped)),
             ("waiting for", _names(status.waiting_for)),
             ("not joined", self._not_joined()),
             ("aggregates", _rounds(status.aggregates)),

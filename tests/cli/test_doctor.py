@@ -337,6 +337,29 @@ def test_a_server_that_is_not_there(made: Federation) -> None:
     assert "cannot be resolved" in checked(made, "a", "no-such-host.invalid:1")["server"][1]
 
 
+def test_a_proxy_on_the_way(made: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is found on the straight way does not count: nothing listens there."""
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        named = f"127.0.0.1:{proxy.getsockname()[1]}"
+        monkeypatch.setenv("https_proxy", f"http://nurse:s3cret@{named}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.setattr("secagg.cli.doctor_network._TIMEOUT_SECONDS", 1.0)
+        found = checked(made, "a", "0.0.0.0:1")
+        assert found["proxy"][0] == "ok"
+        assert found["proxy"][1].startswith(f"the proxy of https_proxy=http://{named} can be reached")
+        assert (found["service"][0], found.keys()) == ("FAIL", {"proxy", "service"})
+        assert "set no_proxy=0.0.0.0 to connect without it" in found["service"][1]
+    found = checked(made, "a", "0.0.0.0:1")
+    assert found == {
+        "proxy": (
+            "FAIL",
+            f"the proxy of https_proxy=http://{named} cannot be reached: Connection refused; set no_proxy=0.0.0.0 to "
+            "connect without it",
+        )
+    }
+    assert "proxy" not in checked(made, "a", "127.0.0.1:1")
+
+
 @pytest.fixture(scope="module")
 def kits(tmp_path_factory: pytest.TempPathFactory) -> Kits:
     return Kits.make(tmp_path_factory.mktemp("federation"), four_sites())
@@ -404,13 +427,13 @@ def test_one_side_has_rotated(kits: Kits, served: Served, changed: Callable[...,
     level, text = checked(new, "site-1", served.address)["service"]
     assert level == "FAIL"
     assert text.endswith(
-        "(the server has manifest 1, this kit 2): unpack the newest kit of the server, and start it again"
+        "the server has manifest 1, this kit 2: unpack the newest kit of the server, and start it again"
     )
     with Served(new["server"], tmp_path / "server") as server:
         level, text = checked(kits, "site-1", server.address)["service"]
         server.stop()
     assert level == "FAIL"
-    assert text.endswith("(the server has manifest 2, this kit 1): unpack the newest kit of site-1")
+    assert text.endswith("the server has manifest 2, this kit 1: unpack the newest kit of site-1")
 
 
 def test_a_site_that_the_server_does_not_know_yet(
@@ -418,7 +441,7 @@ def test_a_site_that_the_server_does_not_know_yet(
 ) -> None:
     level, text = checked(changed("add", ("site-5",)), "site-5", served.address)["service"]
     assert level == "FAIL"
-    assert text.startswith("site 'site-5' is not in project brain (the server has manifest 1, this kit 2): unpack the")
+    assert text.startswith("the server does not know site-5 by this kit: the server has manifest 1, this kit 2: ")
 
 
 def test_a_manifest_that_one_side_has_not(

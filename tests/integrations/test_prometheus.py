@@ -45,6 +45,7 @@ OPEN = ServerStatus(
     models=(7,),
     aggregates=(5, 6),
     disk_free=77,
+    skipped=("site-4",),
 )
 
 Samples = Mapping[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -121,6 +122,7 @@ def test_gauges_are_read_at_the_scrape() -> None:
     assert value(first, "secagg_round_attempt") == 2
     assert value(first, "secagg_round_seconds_left") == 12.5
     assert value(first, "secagg_round_sites", state="added") == 2
+    assert value(first, "secagg_round_sites", state="skipped") == 1
     assert value(first, "secagg_round_sites", state="waiting_for") == 1
     assert {site: value(first, "secagg_round_site_added", site=site) for site in ("site-1", "site-2", "site-3")} == {
         "site-1": 1,

@@ -1,4 +1,4 @@
-"""A second transport, of 150 lines in tests/support/toy_transport.py, carries a whole federation.
+"""A second transport, of 160 lines in tests/support/toy_transport.py, carries a whole federation.
 
 Everything but the messages is in `secagg.server` and `secagg.site`: what holds over gRPC holds over threads and queues.
 """
@@ -28,6 +28,7 @@ from secagg.errors import (
     StateError,
     VerificationError,
 )
+from secagg.protocol import SkipRequest
 from secagg.server import Federation, Limits
 from secagg.site import GlobalModel, Session
 from secagg.site.folder import MODEL_FILE, RECEIPT_FILE, UPDATE_FILE
@@ -118,7 +119,7 @@ def opened(provisioned: Provisioned, tmp_path: Path) -> Iterator[tuple[ToyServer
 
 
 def test_it_is_a_toy() -> None:
-    assert len(Path(toy_transport.__file__).read_text(encoding="utf-8").splitlines()) <= 150
+    assert len(Path(toy_transport.__file__).read_text(encoding="utf-8").splitlines()) <= 160
 
 
 def test_a_whole_federation(provisioned: Provisioned, tmp_path: Path) -> None:
@@ -160,6 +161,29 @@ def test_a_whole_federation(provisioned: Provisioned, tmp_path: Path) -> None:
             assert np.array_equal(site.model.state["w"], sites[0].model.state["w"])
             np.testing.assert_allclose(site.model.state["w"], MODEL["w"] + 2 * three + four, atol=TOLERANCE)
             assert (site.folder / MODEL_FILE).exists()
+
+
+def test_a_site_with_nothing_to_give_holds_nobody_up(provisioned: Provisioned, tmp_path: Path) -> None:
+    """It has the same global model as the others, and is waited for in the next round."""
+    with opened(provisioned, tmp_path) as (server, kits):
+        sites = [Site(server, kits[name]) for name in ("site-1", "site-2", "site-3")]
+        for site in sites:
+            site.participant.join()
+        for site in sites[:2]:
+            site.train()
+            site.upload()
+        assert sites[2].session.status().waiting_for == ("site-3",)
+        sites[2].participant.skip()
+        headers = [site.finish() for site in sites]
+        assert all(sorted(header.sites) == ["site-1", "site-2"] for header in headers)
+        for site in sites:
+            assert np.array_equal(site.model.state["w"], sites[0].model.state["w"])
+        assert sites[2].session.status().waiting_for == ("site-1", "site-2", "site-3")
+        assert all(header.round == 1 for header in run_round(*sites))
+        with pytest.raises(IdentityError, match="'site-2' skips a round under the certificate of 'site-1'"):
+            sites[0].link.skip(SkipRequest("site-2", 2), 60.0)
+        with pytest.raises(RoundMismatchError, match="'site-1' skips round 3; round 2 is open"):
+            sites[0].session.skip(3)
 
 
 def test_what_is_refused_arrives_typed(provisioned: Provisioned, tmp_path: Path) -> None:

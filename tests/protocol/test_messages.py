@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from secagg.errors import CapacityError, DecryptionError, FormatError, SecAggError
+from secagg.errors import CapacityError, DecryptionError, FormatError, IdentityError, SecAggError
 from secagg.protocol import Chunk, DownloadRequest, JoinReply, Refusal, ServerStatus, UploadReply, shown
 
 NO_COUNTS = [-1, 0.5, 1.0, float("nan"), True, "1", None]
@@ -102,3 +102,12 @@ def test_text_of_the_other_side() -> None:
     assert str(error).startswith(r"\x1b[2J\nfull!")
     assert len(str(error)) == 2000
     assert shown("σ\u202e") == r"σ\u202e"
+
+
+def test_the_manifest_of_the_server_travels_with_an_identity_error() -> None:
+    error = IdentityError("who is this")
+    error.manifest = 7
+    again = Refusal.of(error).error()
+    assert isinstance(again, IdentityError)
+    assert (again.manifest, str(again)) == (7, "who is this")
+    assert Refusal.of(IdentityError("who is this")).manifest is None

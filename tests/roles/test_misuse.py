@@ -102,6 +102,11 @@ def test_a_weight_that_is_nothing_beside_the_largest(lib):
         federate(lib, LARGE, max_weight=1000).site().check_weight(5e-324)
 
 
+def test_a_weight_of_0_says_how_to_skip_a_round(lib):
+    with pytest.raises(RangeError, match=r"weight is 0; .*: a site with nothing to give .* session\.skip\(round\)"):
+        federate(lib).site().check_weight(0)
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_numbers_that_python_does_not_print(lib, sign):
     huge = sign * HUGE

@@ -7,20 +7,21 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pytest
-from running import wait_until
 
 import secagg
-from secagg.errors import ConfigError, FormatError, RoundMismatchError, StateError, StorageError, TransportError
+from secagg.errors import ConfigError, FormatError, SecAggError, StateError, StorageError, TransportError
 from secagg.integrations.grpc import SiteSession
-from secagg.protocol import DownloadRequest
+from secagg.protocol import DownloadRequest, SkipRequest
 from secagg.protocol.chunks import chunks_from
 from secagg.server import Call, Federation
 from secagg.server.run_folder import RunFolder
+from secagg.wire.header import Contribution
 
 T = TypeVar("T")
 
@@ -231,13 +232,63 @@ def test_who_calls_is_not_told_where_the_folder_lies(
     assert str(caught.value) == "cannot read 'aggregate-0.secagg': No such file or directory"
 
 
-def test_a_round_that_begins_by_what_is_refused_ends_in_time(provision: Any, tmp_path: Path) -> None:
-    """An update of another round, from a site that has not joined, starts the clock."""
-    late = provision.clients["site-1"].encrypt(STATE, weight=1.0, round=7)
-    with opened(provision, tmp_path, round_timeout=0.5) as federation:
+@pytest.mark.parametrize("fault", ["another round", "another layout", "the same nonce"])
+def test_a_site_whose_update_is_refused_is_not_waited_for(
+    provision: Any, updates: list[secagg.Update], tmp_path: Path, fault: str
+) -> None:
+    site = provision.clients["site-2"]
+    with opened(provision, tmp_path) as federation:
+        assert uploaded(federation, updates[0])
+        if fault == "another round":
+            header = site.encrypt(STATE, weight=1.0, round=7).header
+        elif fault == "another layout":
+            header = site.encrypt({"other": STATE["w"]}, weight=1.0).header
+        else:
+            header = replace(updates[1].header, contributions=(Contribution("site-2", nonce(updates[0])),))
+        with pytest.raises(SecAggError):
+            called(federation, lambda call: call.resume(header.head))
+        status = federation.status()
+        assert (status.added, status.waiting_for) == (("site-1",), ())
+
+
+def skip(federation: Federation, site: str, round: int = 0) -> None:
+    called(federation, lambda call: call.skip(SkipRequest(site, round)))
+
+
+def test_a_round_ends_without_a_site_that_skips_it(
+    provision: Any, updates: list[secagg.Update], tmp_path: Path
+) -> None:
+    with opened(provision, tmp_path) as federation:
         federation.start()
-        with pytest.raises(RoundMismatchError):
-            uploaded(federation, late)
-        assert federation.status().waiting_for == ("site-1",)
-        wait_until(lambda: federation.status().attempt == 2)
-        assert federation.status().state == "idle"
+        for name in ("site-1", "site-2", "site-3"):
+            join(federation, name)
+        for update in updates[:2]:
+            assert uploaded(federation, update)
+        assert federation.status().waiting_for == ("site-3",)
+        skip(federation, "site-3")
+        assert_half(provision, federation, updates[0])
+        skip(federation, "site-3")  # a retry
+        status = federation.status()
+        assert (status.round, status.skipped) == (1, ())
+        assert status.waiting_for == ("site-1", "site-2", "site-3")
+    record = json.loads((tmp_path / "rounds.jsonl").read_text())
+    assert (record["outcome"], record["skipped"], record["missing"]) == ("completed", ["site-3"], [])
+
+
+def test_who_skips_is_not_waited_for_after_a_restart(
+    provision: Any, updates: list[secagg.Update], tmp_path: Path
+) -> None:
+    """Whose upload had begun all the same is: it may go on with it."""
+    with opened(provision, tmp_path) as federation:
+        for name in ("site-1", "site-2", "site-3"):
+            join(federation, name)
+        assert uploaded(federation, updates[0])
+        skip(federation, "site-2")
+        skip(federation, "site-3")
+        called(federation, lambda call: call.resume(updates[1].header.head))
+    with opened(provision, tmp_path) as federation:
+        status = federation.status()
+        assert (status.added, status.skipped, status.waiting_for) == (("site-1",), ("site-3",), ("site-2",))
+        federation.start()
+        assert uploaded(federation, updates[1])
+        assert_half(provision, federation, updates[0])

@@ -34,7 +34,7 @@ def nonce(text: str) -> bytes:
 def add(rounds: Rounds, *sites: str, now: float = 0.0) -> None:
     for site in sites:
         own = nonce(f"{site} {rounds.round}")
-        assert not rounds.enter(site, own, rounds.round, now)
+        assert not rounds.known(site, own, rounds.round)
         rounds.added(site, own, now)
 
 
@@ -92,20 +92,96 @@ def test_at_the_timeout_it_closes_without_the_missing() -> None:
     assert rounds.snapshot().waiting_for == ("a", "b")
 
 
-@pytest.mark.parametrize("call", ["join", "upload", "late upload"])
-def test_a_site_that_missed_a_round_is_back_with_its_next_call(call: str) -> None:
+def test_a_site_that_missed_a_round_is_back_when_it_joins() -> None:
     rounds = make()
     rounds.join("slow", 0.0)
     add(rounds, "a", "b")
     complete(rounds, TIMEOUT)
-    if call == "join":
-        rounds.join("slow", TIMEOUT)
-    elif call == "upload":
-        assert not rounds.enter("slow", nonce("x"), 1, TIMEOUT)
-    else:
-        with pytest.raises(RoundMismatchError, match="round 0; round 1 is open"):
-            rounds.enter("slow", nonce("x"), 0, TIMEOUT)
+    with pytest.raises(RoundMismatchError, match="round 0; round 1 is open"):
+        rounds.known("slow", nonce("x"), 0)
+    assert rounds.snapshot().waiting_for == ("a", "b")
+    rounds.join("slow", TIMEOUT)
     assert rounds.snapshot().waiting_for == ("a", "b", "slow")
+
+
+def test_a_site_that_skips_is_not_waited_for() -> None:
+    rounds = make()
+    rounds.join("idle", 0.0)
+    add(rounds, "a", "b")
+    assert rounds.due(1.0) is Due.NOTHING
+    assert rounds.skip("idle", 0, 1.0)
+    assert not rounds.skip("idle", 0, 1.0)
+    snapshot = rounds.snapshot()
+    assert (snapshot.added, snapshot.skipped, snapshot.waiting_for) == (("a", "b"), ("idle",), ())
+    assert rounds.due(1.0) is Due.COMPLETE
+    complete(rounds, 1.0)
+    assert not rounds.skip("idle", 0, 1.0)  # a retry
+    snapshot = rounds.snapshot()
+    assert (snapshot.skipped, snapshot.waiting_for) == ((), ("a", "b", "idle"))
+
+
+def test_a_site_may_skip_without_joining_first() -> None:
+    rounds = make(max_clients=2)
+    rounds.skip("idle", 0, 5.0)
+    assert rounds.snapshot().deadline == 5.0 + TIMEOUT
+    rounds.join("a", 5.0)
+    with pytest.raises(CapacityError, match="'b'"):
+        rounds.skip("b", 0, 5.0)
+
+
+def test_too_few_updates_are_no_sum_however_many_skip() -> None:
+    rounds = make()
+    add(rounds, "a")
+    rounds.skip("idle", 0, 0.0)
+    rounds.skip("other", 0, 0.0)
+    assert rounds.due(TIMEOUT - 0.001) is Due.NOTHING
+    assert rounds.due(TIMEOUT) is Due.FAIL
+    rounds.fail(TIMEOUT)
+    snapshot = rounds.snapshot()
+    assert (snapshot.added, snapshot.skipped, snapshot.waiting_for) == (("a",), (), ())
+    add(rounds, "b", now=TIMEOUT)
+    assert rounds.due(TIMEOUT) is Due.COMPLETE
+
+
+def test_who_skips_may_upload_all_the_same() -> None:
+    rounds = make()
+    rounds.join("slow", 0.0)
+    add(rounds, "a")
+    rounds.skip("b", 0, 0.0)
+    add(rounds, "b")
+    snapshot = rounds.snapshot()
+    assert (snapshot.added, snapshot.skipped) == (("a", "b"), ())
+    assert rounds.due(1.0) is Due.NOTHING
+    with pytest.raises(DuplicateError, match="'b' skips round 0, and an update of it is already in the sum"):
+        rounds.skip("b", 0, 0.0)
+
+
+def test_who_joins_again_skips_no_more() -> None:
+    rounds = make()
+    rounds.skip("back", 0, 0.0)
+    rounds.join("back", 0.0)
+    add(rounds, "a", "b")
+    assert rounds.snapshot().waiting_for == ("back",)
+    assert rounds.due(1.0) is Due.NOTHING
+
+
+def test_another_round_cannot_be_skipped() -> None:
+    rounds = make()
+    for _ in range(KEPT_ROUNDS + 1):
+        run_round(rounds, "a", "b")
+    for round in (0, KEPT_ROUNDS + 2):
+        with pytest.raises(RoundMismatchError, match=f"'c' skips round {round}; round {KEPT_ROUNDS + 1} is open"):
+            rounds.skip("c", round, 0.0)
+    assert rounds.snapshot().waiting_for == ("a", "b")
+
+
+def test_who_is_refused_is_not_waited_for() -> None:
+    rounds = make()
+    add(rounds, "a")
+    for round, own in ((0, nonce("a 0")), (1, nonce("early"))):
+        with pytest.raises(SecAggError):
+            rounds.known("b", own, round)
+    assert rounds.snapshot().waiting_for == ()
 
 
 def test_below_min_clients_at_the_timeout_the_round_goes_on_with_what_was_added() -> None:
@@ -124,13 +200,13 @@ def test_below_min_clients_at_the_timeout_the_round_goes_on_with_what_was_added(
     assert snapshot.added == ("a",)
     assert snapshot.waiting_for == ()
     assert snapshot.deadline == 2 * TIMEOUT
-    assert rounds.enter("a", nonce("a 0"), 0, TIMEOUT)
+    assert rounds.known("a", nonce("a 0"), 0)
     with pytest.raises(DuplicateError):
-        rounds.enter("a", nonce("another"), 0, TIMEOUT)
+        rounds.known("a", nonce("another"), 0)
     run_round(rounds, "b", now=TIMEOUT)
     assert rounds.ready(rounds.wait(0))
     assert rounds.ready(waiting)
-    assert rounds.enter("a", nonce("a 0"), 0, TIMEOUT)
+    assert rounds.known("a", nonce("a 0"), 0)
 
 
 def test_an_attempt_without_any_update_stops_the_clock() -> None:
@@ -152,7 +228,7 @@ def test_a_sealed_round_stands_still() -> None:
     assert rounds.due(2 * TIMEOUT) is Due.NOTHING
     assert rounds.wake is None
     own = nonce("slow 0")
-    assert not rounds.enter("slow", own, 0, TIMEOUT)  # it may be received meanwhile …
+    assert not rounds.known("slow", own, 0)  # it may be received meanwhile …
     with pytest.raises(StateError, match="too late"):  # … and comes too late, or in time if the round is unsealed
         rounds.added("slow", own, TIMEOUT)
     with pytest.raises(StateError):
@@ -204,15 +280,15 @@ def test_a_pause_that_is_over_wakes_nobody() -> None:
 
 def test_goes_on_in_the_middle_of_a_round() -> None:
     rounds = make(max_clients=3)
-    rounds.restore(4, ["a", "b", "b", "c", "d"], 5.0)
+    rounds.restore(4, ["a", "b", "b", "c", "d"], {"b", "d"}, 5.0)
     snapshot = rounds.snapshot()
     assert snapshot.attempt == Attempt(0, 4)
-    assert (snapshot.added, snapshot.waiting_for) == ((), ("a", "b", "c"))
+    assert (snapshot.added, snapshot.skipped, snapshot.waiting_for) == ((), ("b",), ("a", "c"))
     assert snapshot.deadline == 5.0 + TIMEOUT
     add(rounds, "a", now=5.0)
     assert not rounds.ready(rounds.wait(0, nonce("a 0")))
     idle = make()
-    idle.restore(2, [], 5.0)
+    idle.restore(2, [], [], 5.0)
     assert idle.snapshot().deadline is None
 
 
@@ -233,7 +309,7 @@ def test_an_update_that_was_lost_must_come_again() -> None:
 def test_the_same_update_is_added_once() -> None:
     rounds = make()
     add(rounds, "a")
-    assert rounds.enter("a", nonce("a 0"), 0, 0.0)
+    assert rounds.known("a", nonce("a 0"), 0)
     with pytest.raises(StateError, match="twice"):
         rounds.added("a", nonce("a 0"), 0.0)
     assert rounds.snapshot().added == ("a",)
@@ -242,23 +318,23 @@ def test_the_same_update_is_added_once() -> None:
 def test_a_retry_after_the_end_of_the_round_was_added_too() -> None:
     rounds = make()
     run_round(rounds, "a", "b")
-    assert rounds.enter("a", nonce("a 0"), 0, 0.0)
+    assert rounds.known("a", nonce("a 0"), 0)
     with pytest.raises(RoundMismatchError):
-        rounds.enter("b", nonce("a 0"), 0, 0.0)
+        rounds.known("b", nonce("a 0"), 0)
 
 
 def test_another_update_of_the_same_site_is_a_duplicate() -> None:
     rounds = make()
     add(rounds, "a")
     with pytest.raises(DuplicateError, match="'a'"):
-        rounds.enter("a", nonce("other"), 0, 0.0)
+        rounds.known("a", nonce("other"), 0)
 
 
 def test_another_site_with_the_same_nonce_is_a_duplicate() -> None:
     rounds = make()
     add(rounds, "a")
     with pytest.raises(DuplicateError, match="nonce"):
-        rounds.enter("b", nonce("a 0"), 0, 0.0)
+        rounds.known("b", nonce("a 0"), 0)
 
 
 @pytest.mark.parametrize("round", [0, 2])
@@ -266,7 +342,7 @@ def test_another_round_is_refused(round: int) -> None:
     rounds = make()
     run_round(rounds, "a", "b")
     with pytest.raises(RoundMismatchError, match=f"of round {round}; round 1 is open"):
-        rounds.enter("c", nonce("c"), round, 0.0)
+        rounds.known("c", nonce("c"), round)
     assert rounds.snapshot().added == ()
 
 
@@ -277,15 +353,17 @@ def test_the_roster_holds_max_clients() -> None:
     rounds.join("a", 0.0)
     with pytest.raises(CapacityError, match="'c'"):
         rounds.join("c", 0.0)
+    assert not rounds.known("c", nonce("c"), 0)
     with pytest.raises(CapacityError):
-        rounds.enter("c", nonce("c"), 0, 0.0)
+        rounds.added("c", nonce("c"), 0.0)
+    assert rounds.snapshot().added == ()
 
 
 def test_a_broken_upload_may_be_tried_again() -> None:
     rounds = make()
-    assert not rounds.enter("a", nonce("first"), 0, 0.0)  # and nothing follows
-    assert not rounds.enter("a", nonce("first"), 0, 1.0)
-    assert not rounds.enter("a", nonce("second"), 0, 2.0)
+    assert not rounds.known("a", nonce("first"), 0)  # and nothing follows
+    assert not rounds.known("a", nonce("first"), 0)
+    assert not rounds.known("a", nonce("second"), 0)
     rounds.added("a", nonce("second"), 3.0)
     assert rounds.snapshot().added == ("a",)
 
@@ -315,7 +393,7 @@ def test_goes_on_after_completed_rounds() -> None:
     rounds = Rounds(min_clients=2, max_clients=3, timeout=TIMEOUT, completed=completed)
     assert rounds.snapshot().attempt == Attempt(8, 1)
     assert rounds.snapshot().completed == (6, 7)
-    assert rounds.enter("a", nonce("a 7"), 7, 0.0)
+    assert rounds.known("a", nonce("a 7"), 7)
 
 
 def test_ends_only_when_due() -> None:
@@ -347,6 +425,7 @@ class RoundHistories(RuleBasedStateMachine):
         self.rounds = make(self.MIN_CLIENTS, self.MAX_CLIENTS)
         self.now = 0.0
         self.sum: dict[str, bytes] = {}
+        self.skipped: set[str] = set()
         self.completed: list[dict[str, bytes]] = []
         self.failures: list[type[SecAggError]] = []
         self.retry = 0.0
@@ -367,6 +446,26 @@ class RoundHistories(RuleBasedStateMachine):
         else:
             self.rounds.join(site, self.now)
             assert self.roster() == before | {site}
+            self.skipped.discard(site)
+
+    @rule(site=st.sampled_from(SITES), offset=st.sampled_from([-1, 0, 0, 0, 1]))
+    def skip(self, site: str, offset: int) -> None:
+        before, full = self.roster(), len(self.roster() | {site}) > self.MAX_CLIENTS
+        try:
+            new = self.rounds.skip(site, self.rounds.round + offset, self.now)
+        except CapacityError:
+            assert full
+        except RoundMismatchError:
+            assert offset == 1 or not self.completed
+        except DuplicateError:
+            assert site in self.sum
+        else:
+            assert new == (offset == 0 and site not in self.skipped)
+            if new:
+                self.skipped.add(site)
+                assert self.roster() == before | {site}
+                return
+        assert self.roster() == before
 
     @rule(site=st.sampled_from(SITES), offset=st.sampled_from([-1, 0, 0, 0, 1]), breaks=st.booleans())
     def upload(self, site: str, offset: int, breaks: bool) -> None:
@@ -375,9 +474,7 @@ class RoundHistories(RuleBasedStateMachine):
         round = self.rounds.round + offset
         before, full = self.sum.copy(), len(self.roster() | {site}) > self.MAX_CLIENTS
         try:
-            already_added = self.rounds.enter(site, own, round, self.now)
-        except CapacityError:
-            assert full
+            already_added = self.rounds.known(site, own, round)
         except RoundMismatchError:
             assert offset != 0
         except DuplicateError:
@@ -386,11 +483,14 @@ class RoundHistories(RuleBasedStateMachine):
             assert not already_added
             assert offset == 0
             assert site not in self.sum
-            assert not full
-            if not breaks:
+            if not breaks and not full:
                 self.rounds.added(site, own, self.now)
                 self.sum[site] = own
+                self.skipped.discard(site)
                 return
+            if full:
+                with pytest.raises(CapacityError):
+                    self.rounds.added(site, own, self.now)
         assert self.sum == before
         assert self.rounds.snapshot().added == tuple(sorted(before))
 
@@ -400,7 +500,7 @@ class RoundHistories(RuleBasedStateMachine):
         known = [(len(self.completed), self.sum), *list(enumerate(self.completed))[-KEPT_ROUNDS:]]
         round, nonces = data.draw(st.sampled_from([item for item in known if item[1]]))
         site = data.draw(st.sampled_from(sorted(nonces)))
-        assert self.rounds.enter(site, nonces[site], round, self.now)
+        assert self.rounds.known(site, nonces[site], round)
         assert self.rounds.snapshot().added == tuple(sorted(self.sum))
 
     @rule()
@@ -422,7 +522,7 @@ class RoundHistories(RuleBasedStateMachine):
         deadline = self.rounds.snapshot().deadline
         late = deadline is not None and self.now >= deadline
         if due is Due.NOTHING:
-            waits = not late and (len(self.sum) < self.MIN_CLIENTS or roster != self.sum.keys())
+            waits = not late and (len(self.sum) < self.MIN_CLIENTS or roster != self.sum.keys() | self.skipped)
             assert waits or self.now < self.retry
             assert self.rounds.wake is None or self.rounds.wake > self.now
             return
@@ -434,13 +534,13 @@ class RoundHistories(RuleBasedStateMachine):
             self.failures.append(QuorumError)
         else:
             assert len(self.sum) >= self.MIN_CLIENTS
-            assert late or roster == self.sum.keys()
+            assert late or roster == self.sum.keys() | self.skipped
             self.rounds.seal(self.now)
             if stored:
                 self.rounds.complete(self.now)
                 self.completed.append(self.sum)
-                assert self.roster() == self.sum.keys()
-                self.sum = {}
+                assert self.roster() == self.sum.keys() | self.skipped
+                self.sum, self.skipped = {}, set()
                 return
             self.rounds.unseal(self.now, TransportError("disk full"))
             assert self.rounds.wake is not None
@@ -449,17 +549,20 @@ class RoundHistories(RuleBasedStateMachine):
             if late:
                 self.failures.append(TransportError)
         assert self.roster() == (self.sum.keys() if late else roster)  # what was added stays
+        if late:
+            self.skipped = set()
 
     def roster(self) -> set[str]:
         snapshot = self.rounds.snapshot()
-        return {*snapshot.added, *snapshot.waiting_for}
+        return {*snapshot.added, *snapshot.skipped, *snapshot.waiting_for}
 
     @invariant()
     def agrees_with_the_model(self) -> None:
         snapshot = self.rounds.snapshot()
         assert snapshot.attempt.round == len(self.completed)
         assert snapshot.added == tuple(sorted(self.sum))
-        assert not {*snapshot.added} & {*snapshot.waiting_for}
+        assert snapshot.skipped == tuple(sorted(self.skipped))
+        assert len(self.roster()) == len((*snapshot.added, *snapshot.skipped, *snapshot.waiting_for))
         assert len(self.roster()) <= self.MAX_CLIENTS
         assert (snapshot.deadline is None) == (not self.roster())
         first = max(0, len(self.completed) - KEPT_ROUNDS)

@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from provisioned import PROJECT
 
+import secagg
 from secagg.config import Config
 from secagg.errors import ConfigError, FormatError
 from secagg.setup.project_file import ProjectFile
+from secagg.site import GlobalModel
 
 
 def load(folder: Path, data: object) -> ProjectFile:
@@ -132,3 +135,23 @@ def test_a_model_that_is_missing(tmp_path: Path) -> None:
         load(tmp_path, PROJECT | {"model": "model.pt"})
     with pytest.raises(ConfigError, match="cannot read"):
         ProjectFile.load(tmp_path / "other.yaml")
+
+
+def test_a_model_of_16_bit_floats_is_sent_as_float32(tmp_path: Path) -> None:
+    """As `GlobalModel` holds it: what is provisioned is what sites find."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)).to(torch.bfloat16)
+    network.add_module("tied", network[0])
+    network[0].bias.data = network[0].bias.data.half()
+    torch.save(network.state_dict(), tmp_path / "initial.pt")
+    file = load(tmp_path, PROJECT | {"initial": "initial.pt"})
+    assert file.layout is not None
+    assert {spec.dtype for spec in file.layout.tensors if spec.role != "local"} == {"float32"}
+    client = secagg.Client(file.config, secagg.generate_keys(file.config).client, "a")
+    model = GlobalModel(client, network.state_dict())
+    assert file.layout.difference(model.layout) is None
+    assert file.base == model.base
+    (tmp_path / "shapes.yaml").write_text("{w: {shape: [3], dtype: float16}, v: {shape: [2], dtype: float64}}")
+    file = load(tmp_path, PROJECT | {"model": "shapes.yaml"})
+    assert file.layout is not None
+    assert [spec.dtype for spec in file.layout.tensors] == ["float32", "float64"]

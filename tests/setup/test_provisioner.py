@@ -16,6 +16,7 @@ import secagg as library
 from secagg import setup
 from secagg.errors import ConfigError, IdentityError, KeyFileError, KeyMismatchError, SignatureError, VerificationError
 from secagg.setup.provisioner import Provisioner
+from secagg.site import GlobalModel
 from secagg.trust import Certificate, Tls
 from secagg.trust.kit import load_kit, load_server_kit, load_site_kit
 from secagg.trust.kit_files import SERVER_FILES, SITE_FILES, is_secret, is_server_kit
@@ -125,6 +126,16 @@ def test_the_model_that_all_begin_from(tmp_path: Path) -> None:
     assert project.layout is not None
     changed = made.change(tmp_path / "changed", lambda made, at, kits: made.rotate(None, at, kits))
     assert changed.provisioner.project.base == project.base
+
+
+def test_a_model_of_16_bit_floats_fits_its_project(tmp_path: Path) -> None:
+    """Sites send it as float32, and that is what the manifest says."""
+    state = {name: value.astype(np.float16) for name, value in STATE.items()}
+    np.savez(tmp_path / "initial.npz", **state)
+    made = Federation.make(tmp_path, initial="initial.npz")
+    model = GlobalModel(client(made, "a"), state)
+    assert model.layout == made.provisioner.project.layout
+    assert model.base == made.provisioner.project.base
 
 
 def test_adding_a_site(made: Federation, tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -434,6 +437,69 @@ def test_a_missed_round_is_no_end(world: World, capsys: pytest.CaptureFixture[st
         assert {name: value.tolist() for name, value in task.state.items() if value.is_floating_point()} == floats
         assert not (late.folder / UPDATE_FILE).exists()
     assert "round 0 (1 of 1): missed: " in capsys.readouterr().out
+
+
+class Adds(Still):
+    """A task that has nothing to train with at first, if it has no examples, and one from the second round on."""
+
+    def __init__(self, examples: int) -> None:
+        super().__init__()
+        self.examples, self.validated, self.trained = examples, 0, list[int]()
+
+    def train(self, round: int) -> None:
+        self.trained.append(round)
+        for parameter in self.model.parameters():
+            parameter.data += 0.01
+
+    def validate(self) -> dict[str, float]:
+        self.validated += 1
+        self.examples = self.examples or int(self.validated > 1)  # the first time is before round 0
+        return {}
+
+
+def test_a_task_without_examples_skips_its_round(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = {name: Adds(0 if name == "d" else 1) for name in (*SITES, "d")}
+    records: dict[str, list[SiteRecord]] = {name: [] for name in tasks}
+    with world.sites(*tasks) as sites, ThreadPoolExecutor(4) as pool:
+
+        def run(site: Site, name: str) -> None:
+            take_part(site.participant, CheckedTask(name, tasks[name]), 2, records[name].append)
+
+        list(pool.map(run, sites, tasks))
+        assert [site.floats for site in sites] == [sites[0].floats] * 4
+    assert [task.trained for task in tasks.values()] == [[0, 1]] * 3 + [[1]]
+    skipped, given = records["d"]
+    assert (skipped.round, skipped.nbytes, skipped.train_seconds, skipped.upload_seconds) == (0, 0, 0.0, 0.0)
+    assert (given.round, given.nbytes) == (1, records["a"][1].nbytes)
+    lines = [json.loads(line) for line in (world.folder / "run" / "rounds.jsonl").read_text().splitlines()]
+    assert [(line["outcome"], line["skipped"], len(line["uploads"])) for line in lines] == [
+        ("completed", ["d"], 3),
+        ("completed", [], 4),
+    ]
+    assert "round 0 (1 of 2): skipped, for lack of examples" in capsys.readouterr().out
+
+
+def test_a_round_that_is_skipped_without_a_quorum(world: World) -> None:
+    """The update of another site stays; who skips is told, and may go on."""
+    world.kill()
+    world.options = ("--round-timeout", 2)
+    world.start()
+    with world.sites("a", "d") as (one, idle):
+        one.train()
+        one.upload()
+        idle.participant.skip()
+        with pytest.raises(QuorumError, match="1 of at least 3"):
+            idle.finish()
+        assert idle.session.status().added == ("a",)
+
+
+def test_metrics_that_are_none_are_found_before_training(world: World) -> None:
+    class Wrong(Still):
+        def validate(self) -> Any:
+            return None
+
+    with world.site("a") as site, pytest.raises(ConfigError, match="validate of the task wrong returned None"):
+        take_part(site.participant, CheckedTask("wrong", Wrong()), 1, list[SiteRecord]().append)
 
 
 @pytest.mark.parametrize("damage", [_flip, _cut, _empty])

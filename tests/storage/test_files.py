@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import random
+import stat
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from served import Kits, federation
 from secagg import Receipt
 from secagg.errors import ConfigError, KeyFileError, QuotaError, SecAggError, StorageError
 from secagg.storage import files
-from secagg.storage.files import open_regular, os_errors, replace_file
+from secagg.storage.files import open_regular, os_errors, replace_file, synchronise
 from secagg.storage.locks import locked_folder, open_locked
 from secagg.trust.kit import load_site_kit
 from secagg.trust.kit_files import PROJECT_FILE
@@ -129,6 +131,28 @@ def test_a_folder_that_cannot_be_synchronised(tmp_path: Path, monkeypatch: pytes
         replace_file(tmp_path / "file"),
     ):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
+@pytest.mark.parametrize("of_folders", [True, False])
+def test_a_file_system_that_does_not_synchronise_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, of_folders: bool
+) -> None:
+    """That is tolerated: what it says of a file, or of a disk that fails, is not."""
+    fsync = os.fsync
+
+    def refuse(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode) == of_folders:
+            raise OSError(number, os.strerror(number))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    written = nullcontext() if of_folders and number != errno.EIO else pytest.raises(StorageError)
+    with written, replace_file(tmp_path / "file") as file:
+        file.write(b"new")
+    (tmp_path / "other").touch()
+    with nullcontext() if of_folders else pytest.raises(OSError, match=os.strerror(number)):
+        synchronise(tmp_path / "other")
 
 
 def test_an_error_in_the_block_leaves_nothing(tmp_path: Path) -> None:

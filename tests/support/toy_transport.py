@@ -17,6 +17,7 @@ from secagg.protocol import (
     JoinReply,
     Refusal,
     ServerStatus,
+    SkipRequest,
     UploadReply,
 )
 from secagg.server import Federation
@@ -112,6 +113,9 @@ class ToyLink:
 
     def join(self, site: str, seconds: float) -> JoinReply:
         return self._call("join", (site,), seconds).told()
+
+    def skip(self, request: SkipRequest, seconds: float) -> None:
+        self._call("skip", (request,), seconds).told()
 
     def resume(self, head: bytes, seconds: float) -> UploadReply:
         return self._call("resume", (head,), seconds).told()

@@ -47,6 +47,15 @@ def test_another_epoch(kits: Kits, ours: int) -> None:
     assert problem.endswith("unpack the newest kit here" if ours == 0 else "and start the server again")
 
 
+def test_who_skips_is_not_missing(kits: Kits) -> None:
+    project = load_site_kit(kits["site-1"]).project
+    status = replace(STATUS, state="open", added=("site-1",), skipped=("site-2", "site-3"))
+    report = Report("fl:1", status, project, 0.0, project.issued)
+    assert report.not_joined == ["site-4"]
+    assert "skipped      2: site-2, site-3" in report.text().splitlines()
+    assert json.loads(report.json())["skipped"] == ["site-2", "site-3"]
+
+
 @pytest.mark.parametrize(("waiting", "missing"), [(("site-2",), "site-2"), ((), "unknown to this kit, of manifest 1")])
 def test_who_is_missing_by_an_older_list(kits: Kits, waiting: tuple[str, ...], missing: str) -> None:
     project = replace(load_site_kit(kits["site-1"]).project, serial=1)
