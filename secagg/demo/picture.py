@@ -62,7 +62,7 @@ def _draw_dice(axes: Axes, results: Results) -> None:
     last = max(len(rows) for rows in results.values()) - 1
     span = max(last, 1)
     axes.set(title="held-out Dice of the global model", xlabel="round", xlim=(-0.1 * span, last + 0.5 * span))
-    axes.set_xticks(range(0, last + 1, 1 + last // 10))
+    axes.set_xticks(range(0, last + 1, 1 + last // 6))
     axes.margins(y=0.2)
     axes.grid(axis="y", alpha=0.3)
     # Beside the ends of both curves, one label above the other: these may be one point.
@@ -86,9 +86,9 @@ def _draw_sizes(axes: Axes, results: Results) -> None:
     top = max(nbytes.values())
     for place, (run, size) in enumerate(nbytes.items()):
         axes.bar(place, size / 1e6, width=0.6, color=_STYLES[run]["color"])
-        text = f"{size / 1e6:.2f} MB"
+        text = f"{size / 1e6:.3g} MB"
         if run != "raw":
-            text += f"\n{size / nbytes['raw']:.2f} × raw"
+            text += f"\n{size / nbytes['raw']:.3g} × raw"
         axes.annotate(
             text,
             (place, size / 1e6),
