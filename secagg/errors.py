@@ -45,7 +45,7 @@ class ConfigError(SecAggError):
 
 
 class BackendUnavailableError(SecAggError):
-    """The HE library of the chosen backend is not installed; the message names the extra to install."""
+    """A library, such as that of the chosen backend, is not installed; the message names the extra to install."""
 
 
 class BackendError(SecAggError):

@@ -16,7 +16,7 @@ from ..storage.yaml_file import read_yaml
 from ..trust.kit_files import SERVER
 from ..wire.header import check_site
 from ..wire.layout import Layout
-from .model_file import read_layout, read_state
+from .model_file import SAFETENSORS_SUFFIX, read_layout, read_state
 
 MAX_DAYS = 36_500
 
@@ -100,6 +100,12 @@ class ProjectFile:
             raise ConfigError(f"{path} has both 'model' and 'initial'; the latter says all that the former does")
         config = Config.from_dict({key: data[key] for key in known if key in data})
         files = {key: path.parent / _text(data[key], key) for key in ("model", "initial") if key in data}
+        for key, file in files.items():
+            if file.suffix.lower() == SAFETENSORS_SUFFIX:
+                raise ConfigError(
+                    f"{key}: {file} has not the network's order of tensors, as safetensors sorts them, and all sites "
+                    "would be refused; give a .pt of torch.save(model.state_dict(), file), or an .npz"
+                )
         layout = next((_layout(file, config) for file in files.values()), None)
         return cls(
             name=_text(data["project"], "project"),

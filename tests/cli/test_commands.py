@@ -11,25 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from provisioned import CLARA, Federation, Secagg
+from provisioned import CLARA, COMMANDS, Federation, Secagg
 
 import secagg as library
-
-COMMANDS = (
-    "plan",
-    "provision",
-    "add-site",
-    "remove-site",
-    "rotate",
-    "unpack",
-    "doctor",
-    "serve",
-    "site",
-    "status",
-    "demo",
-    "inspect",
-    "backends",
-)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
