@@ -14,7 +14,7 @@ import numpy as np
 
 from .config import Config
 from .encryption import Encryption
-from .errors import KeyFileError, LayoutError, RangeError, show
+from .errors import KeyFileError, LayoutError, PrivacyWarning, RangeError, show
 from .scheme.tensors import FLOAT_DTYPES, to_vector
 from .storage.files import Target, Writable, open_target
 from .trust.agreement import check_header, check_key, check_project
@@ -98,6 +98,7 @@ class Client:
                     f"{identity}: use the files of one kit"
                 )
         self._failures = Failures(key.server, failures)
+        self._told = False  # that some tensors are in the clear
         self._encryption = Encryption(config, key)
 
     @classmethod
@@ -456,6 +457,17 @@ class Client:
         """Return the layout of a state dict whose values do not matter."""
         layout = Layout.of(state, self._config)
         layout.bounds(self._config.aggregation)
+        clear = layout.role("clear")
+        if clear and not self._told:
+            self._told = True
+            values = sum(spec.size for spec in layout.sent)
+            warnings.warn(
+                f"{len(clear)} of {len(layout.sent)} float tensors, {layout.size('clear'):,} of {values:,} values, are sent "
+                f"in the clear by encrypt: {self._config.encrypt.to_value()}, {clear[0].name!r} first: the server reads "
+                "them",
+                PrivacyWarning,
+                stacklevel=3,
+            )
         return layout
 
     def _header(self, kind: str, layout: Layout, round: int, base: bytes | None) -> Header:

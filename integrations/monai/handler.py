@@ -11,7 +11,7 @@ from ignite.engine import Events
 
 import secagg
 from secagg.errors import LayoutError
-from secagg.site import GlobalModel, load_network, network_state
+from secagg.site import GlobalModel
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +36,7 @@ class SecAggHandler:
     Parameters
     ----------
     model : secagg.site.GlobalModel
-        Made from ``network_state(network)``, which must be the same at all sites (made from one seed, say).
+        Made from the network, which must be the same at all sites (made from one seed, say).
     weight : float
         Weight of this site in the mean: its number of examples.
     upload_path : path, optional
@@ -81,13 +81,11 @@ class SecAggHandler:
         self.update = None
         if self.upload_path is not None:
             self.upload_path.unlink(missing_ok=True)
-        network = _network(engine)
-        self.model.check(network_state(network))
-        load_network(network, self.model.state)
+        self.model.load(_network(engine))
 
     def _complete(self, engine: Engine) -> None:
         """Encrypt the difference of the network from the global model that it started from."""
-        local = network_state(_network(engine))
+        local = _network(engine)
         start = time.perf_counter()
         if self.upload_path is None:
             self.update = self.model.encrypt(local, self.weight)

@@ -20,6 +20,7 @@ from ..wire.header import Header, check_base, check_round
 from ..wire.layout import Layout
 from ..wire.update import Update, check_update
 from .difference import difference, is_float, own_copy
+from .network import load_network, network_state
 from .snapshot import Snapshot, storable
 
 
@@ -43,8 +44,9 @@ class GlobalModel:
     ----------
     site : secagg.Client
         Encrypts and decrypts.
-    state : mapping of str to torch.Tensor or numpy.ndarray
-        The global model, in the order in which all sites have it. It is copied.
+    state : torch.nn.Module, or mapping of str to torch.Tensor or numpy.ndarray
+        The global model, in the order in which all sites have it: a network, wrapped or not (`network_state`), or its
+        state dict. It is copied.
     round : int
         Round that comes next, for a site that has kept `state` and `base`.
     base : bytes, optional
@@ -79,7 +81,7 @@ class GlobalModel:
     def __init__(
         self,
         site: Client,
-        state: Mapping[str, Any],
+        state: Any,
         *,
         round: int = 0,
         base: bytes | None = None,
@@ -91,6 +93,7 @@ class GlobalModel:
                 f"round {round} needs its base: give that of the global model which was at this round, or take the "
                 "model that is stored on the server with load_model"
             )
+        state = _state_of(state)
         layout = Layout.of(state, site.config)
         names = {name for spec in layout.tensors for name in spec.names}
         self._names = tuple(state)
@@ -118,20 +121,38 @@ class GlobalModel:
         """
         return self._as_given({spec.name: self._held[spec.name].copy() for spec in self.layout.tensors})
 
-    def check(self, local: Mapping[str, Any]) -> None:
+    def load(self, network: Any) -> None:
+        """Copy the global model into a network, which has its own dtypes and devices.
+
+        Parameters
+        ----------
+        network : torch.nn.Module
+            Wrapped or not. What stays at the site and could not be stored with `to_bytes` stays as it is there.
+
+        Raises
+        ------
+        LayoutError
+            If it is another network, its tensors have another order, or others of them are one tensor: nothing was
+            copied.
+        """
+        state = network_state(network)
+        self.check(state)
+        load_network(network, state | self.state)
+
+    def check(self, local: Any) -> None:
         """Find out before training whether what will be trained is the global model; its values do not matter.
 
         Parameters
         ----------
-        local : mapping of str to torch.Tensor or numpy.ndarray
-            The state dict of the network, in its own float dtypes.
+        local : torch.nn.Module, or mapping of str to torch.Tensor or numpy.ndarray
+            The network, or its state dict, in its own float dtypes.
 
         Raises
         ------
         LayoutError
             If names, shapes or kinds of tensors are others, their order is, or which of them are one tensor.
         """
-        found = Layout.of(local, self.site.config)
+        found = Layout.of(_state_of(local), self.site.config)
         mine = {spec.name: spec.dtype for spec in self.layout.sent}
         cast = tuple(
             spec if spec.role == "local" else replace(spec, dtype=mine.get(spec.name, spec.dtype))
@@ -141,7 +162,7 @@ class GlobalModel:
         if fault:
             raise LayoutError(f"what is trained is another model than the global one: {fault}")
 
-    def difference(self, local: Mapping[str, Any]) -> dict[str, Any]:
+    def difference(self, local: Any) -> dict[str, Any]:
         """Return (local − global) of every float tensor that is sent, and copies of the site's own tensors.
 
         A model of 16-bit floats started from the global model rounded to its own dtype: that is what is subtracted, or
@@ -149,8 +170,8 @@ class GlobalModel:
 
         Parameters
         ----------
-        local : mapping of str to torch.Tensor or numpy.ndarray
-            What the site has trained: the tensors of the global model in any order, on any device, of either library.
+        local : torch.nn.Module, or mapping of str to torch.Tensor or numpy.ndarray
+            What the site has trained, the network or its state dict: the tensors of the global model in any order, on any device, of either library.
             Floats may be of another dtype than the one that is held, and are cast. What is one tensor in the global
             model has the same values under all its names.
 
@@ -167,15 +188,15 @@ class GlobalModel:
         RangeError
             If a tensor is negative that cannot be (``nonnegative``).
         """
-        stays = self._own_of(local)
-        return self._as_given(self._difference(local), stays)
+        local = _state_of(local)
+        return self._as_given(self._difference(local), self._own_of(local))
 
-    def encrypt(self, local: Mapping[str, Any], weight: float) -> Update:
+    def encrypt(self, local: Any, weight: float) -> Update:
         """Encrypt what training has changed, as this site's update of the round; its integer tensors are kept from now.
 
         Parameters
         ----------
-        local : mapping of str to torch.Tensor or numpy.ndarray
+        local : torch.nn.Module, or mapping of str to torch.Tensor or numpy.ndarray
             As of `difference`.
         weight : float
             Weight of this site in the mean: its number of examples.
@@ -187,13 +208,15 @@ class GlobalModel:
         SecAggError
             Whatever makes the update unfit; see `secagg.Client.encrypt`.
         """
+        local = _state_of(local)
         sent, stays = self._difference(local), self._own_of(local)
         update = self.site.encrypt(self._whole(sent, stays), weight, self.round, base=self.base)
         self._sent(update.header, sent, stays)
         return update
 
-    def encrypt_to(self, target: Target, local: Mapping[str, Any], weight: float) -> None:
+    def encrypt_to(self, target: Target, local: Any, weight: float) -> None:
         """Encrypt into a file or a stream, a frame at a time. See `encrypt` and `secagg.Client.encrypt_to`."""
+        local = _state_of(local)
         sent, stays = self._difference(local), self._own_of(local)
         header = self.site.encrypt_to(target, self._whole(sent, stays), weight, self.round, base=self.base)
         self._sent(header, sent, stays)
@@ -357,8 +380,6 @@ class GlobalModel:
 
     def _difference(self, local: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """Return what has changed in each tensor of the layout, by its first name."""
-        if not isinstance(local, Mapping):
-            raise LayoutError(f"a state dict is needed, a mapping of names to tensors; got {type(local).__name__}")
         missing, extra = self._held.keys() - local.keys(), local.keys() - set(self._names)
         if missing or extra:
             fault, names = ("lacks", missing) if missing else ("also has", extra)
@@ -419,6 +440,17 @@ class GlobalModel:
             stays = {name: own_copy(value) for name, value in self._stays.items()}
         every = tensors | dict(stays)
         return {name: every[name] for name in self._names if name in every}
+
+
+def _state_of(model: Any) -> Mapping[str, Any]:
+    """Return the state dict of a network, or the one that was given."""
+    if isinstance(model, Mapping):
+        return model
+    if hasattr(model, "state_dict"):
+        return network_state(model)
+    raise LayoutError(
+        f"a network or its state dict, a mapping of names to tensors, is needed; got {type(model).__name__}"
+    )
 
 
 def _tie(layout: Layout, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

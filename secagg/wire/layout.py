@@ -254,7 +254,7 @@ def _refuse_wrapper(names: Mapping[str, Any]) -> None:
     raise LayoutError(
         f"{fault} as a wrapper does it (DataParallel, DistributedDataParallel, AveragedModel, torch.compile, Opacus): "
         "sites that wrap their network differ from those that do not. Give the state dict of the network inside, which "
-        "secagg.site.network_state(network) returns"
+        "secagg.site.network_state(network) returns; a network's own child of that name needs another one"
     )
 
 
