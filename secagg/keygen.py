@@ -38,7 +38,7 @@ def generate_keys(config: Config, epoch: int = 0) -> KeyPair:
     codec = codec_for(config.params, config.aggregation)
     if config.encrypt.leaves_clear:
         FixedPointCodec(config.aggregation)
-    epoch = check_epoch(epoch)
+    check_epoch(epoch)
     config.aggregation.warn()
     material = load_backend(config.lib).generate(config.params)
     codec.check_moduli(material.primes, material.plain_modulus)

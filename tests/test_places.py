@@ -28,10 +28,11 @@ STATE = {"w": np.linspace(-1, 1, 50, dtype=np.float32)}
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A place to go to; the test begins in another, and nothing may appear in this one."""
     (tmp_path / "here").mkdir()
-    (tmp_path / "elsewhere").mkdir()
+    place = tmp_path / "far" / "elsewhere"  # on another floor: "../kit" is another place there
+    place.mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
-    yield tmp_path / "elsewhere"
-    assert list((tmp_path / "elsewhere").iterdir()) == []
+    yield place
+    assert list(place.iterdir()) == []
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def test_the_count_of_failures(elsewhere: Path) -> None:
     for _ in range(8):
         with pytest.raises(DecryptionError):
             site.decrypt(bad)
-    os.chdir(elsewhere.parent / "here")
+    os.chdir(elsewhere.parents[1] / "here")
     with pytest.raises(EpochError):
         secagg.Client(federation.config, federation.keys.client, "site-1", failures="failures").decrypt(aggregate)
 
@@ -113,4 +114,4 @@ def test_a_file_on_its_way(elsewhere: Path) -> None:
     with replace_file("file") as file:
         os.chdir(elsewhere)
         file.write(b"whole")
-    assert (elsewhere.parent / "here" / "file").read_bytes() == b"whole"
+    assert (elsewhere.parents[1] / "here" / "file").read_bytes() == b"whole"
