@@ -18,6 +18,9 @@ from .storage.yaml_file import read_yaml
 #: Named choices of what is encrypted.
 ENCRYPT_CHOICES = ("all", "conv", "first-middle-last")
 
+#: The keys of a configuration.
+CONFIG_KEYS = ("he", "encrypt", "stay", "nonnegative", "aggregation")
+
 #: Tensors that are never negative in any network or optimiser that works: variances and second moments.
 NONNEGATIVE = ("*running_var", "*exp_avg_sq", "*square_avg")
 
@@ -124,7 +127,7 @@ class Config:
         """
         if not isinstance(data, Mapping):
             raise ConfigError(f"the configuration is {show(data)}; it must be a block of keys and values")
-        _only(data, ("he", "encrypt", "stay", "nonnegative", "aggregation"), "the configuration")
+        _only(data, CONFIG_KEYS, "the configuration")
         numbers = _block(data, "aggregation") if "aggregation" in data else {}
         _only(numbers, tuple(Aggregation().to_dict()), "aggregation")
         aggregation = Aggregation(**numbers)

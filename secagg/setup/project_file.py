@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..config import Config
+from ..config import CONFIG_KEYS, Config
 from ..errors import ConfigError, SecAggError, show
 from ..protocol.address import check_host
 from ..scheme.params import is_int
@@ -92,10 +92,11 @@ class ProjectFile:
         for key in ("project", "hosts", "sites"):
             if key not in data:
                 raise ConfigError(f"{path} lacks the key {key!r}; `secagg provision --help` shows an example")
-        known = ("he", "encrypt", "aggregation")
         for key in data:
-            if key not in (*_OWN_KEYS, *known):
-                raise ConfigError(f"{path} has an unknown key {key!r}; it knows {', '.join((*_OWN_KEYS, *known))}")
+            if key not in (*_OWN_KEYS, *CONFIG_KEYS):
+                raise ConfigError(
+                    f"{path} has an unknown key {key!r}; it knows {', '.join((*_OWN_KEYS, *CONFIG_KEYS))}"
+                )
         if "model" in data and "initial" in data:
             raise ConfigError(f"{path} has both 'model' and 'initial'; the latter says all that the former does")
         config = Config.from_dict({key: data[key] for key in known if key in data})

@@ -68,13 +68,13 @@ def os_errors(kind: type[SecAggError], what: str, remedy: str = "") -> Iterator[
 
 def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """Open a regular file for reading; anything else, a pipe or a device, raises `OSError`."""
+    if "\0" in os.fspath(path):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     try:
-        name = os.fsencode(absolute(path))
+        # O_NONBLOCK: opening a pipe must not wait
+        handle = os.open(absolute(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except UnicodeEncodeError:  # a name out of a file, where the locale has no such character
         raise OSError(errno.EILSEQ, os.strerror(errno.EILSEQ)) from None
-    if b"\0" in name:
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-    handle = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # O_NONBLOCK: opening a pipe must not wait
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise OSError(errno.EINVAL, "not a regular file")

@@ -42,7 +42,7 @@ def test_all_text_can_be_read(encrypted: list[RoundResult], raw: list[RoundResul
         f"raw\n{raw[-1].dice:.4f}",
         "raw: none",
         "train",
-        "0.43 MB",
+        "0.433 MB",
     } <= shown
     boxes = {text: text.get_window_extent() for text in texts}
     for text, box in boxes.items():
