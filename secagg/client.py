@@ -435,6 +435,6 @@ class Client:
                 "rounding dropped from the site's earlier updates is lost. Keep Client.carry() with each update, and "
                 "give it to restore_carry of the client that makes the next, or keep GlobalModel.to_bytes(); "
                 "restore_carry(b'') says that there was nothing",
-                stacklevel=4,
+                stacklevel=3,
             )
         return self._encryption.encrypt(header, state, fraction, self._identity, open_stream)
