@@ -38,8 +38,8 @@ _Stream = TypeVar("_Stream", bound=BinaryIO)
 class Client:
     """One site of a federation. Threads may share it, and a forked process may go on with it.
 
-    With ``error_feedback`` it has a state, its `carry`: what rounding dropped from its latest update is added to its next.
-    Whoever makes a client anew, in another process, for the next round, restores that; a forked process has its own.
+    With ``error_feedback`` it has a state, its `carry`: what rounding dropped from its latest update is added to its
+    next. Who makes a client anew for the next round restores that. That of a forked process ends with it.
 
     Parameters
     ----------
@@ -387,8 +387,8 @@ class Client:
         FormatError
             If it is something else, or of another version (`DigestError` if it is damaged).
         MismatchError
-            If it is of another site, or was left under another ``value_bits``, ``max_abs`` or ``max_weight``. That it is
-            of another model, the next `encrypt` says.
+            If it is of another site, or was left under another ``value_bits``, ``max_abs`` or ``max_weight``. That it
+            is of another model, the next `encrypt` says.
         """
         carry = None
         if blob != b"":
@@ -431,9 +431,9 @@ class Client:
         if feedback is not None and not feedback.begun and round > 0:
             feedback.begun = True
             warnings.warn(
-                f"site {self._name!r} has error_feedback, and the first update of this client is of round {round}: what "
-                "rounding dropped from the site's earlier updates is lost. Keep Client.carry() with each update, and "
-                "give it to restore_carry of the client that makes the next, or keep GlobalModel.to_bytes(); "
+                f"site {self._name!r} has error_feedback, and the first update of this client is of round {round}: "
+                "what rounding dropped from the site's earlier updates is lost. Keep Client.carry() with each update, "
+                "and give it to restore_carry of the client that makes the next, or keep GlobalModel.to_bytes(); "
                 "restore_carry(b'') says that there was nothing",
                 stacklevel=3,
             )

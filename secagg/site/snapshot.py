@@ -20,9 +20,7 @@ from ..wire.container import DIGEST_NBYTES, read_hex
 from ..wire.header import check_round
 from ..wire.layout import Layout
 
-_FORMAT = ArrayFormat(
-    "global model", b"secagg global model v1", 2, frozenset(["round", "base", "layout", "torch"])
-)
+_FORMAT = ArrayFormat("global model", b"secagg global model v1", 2, frozenset(["round", "base", "layout", "torch"]))
 
 #: Of what is held: 16-bit floats are held as float32, and bfloat16 is none of NumPy's.
 _FLOATS = ("float32", "float64")

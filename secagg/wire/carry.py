@@ -20,9 +20,7 @@ from .arrays import ArrayFormat
 from .container import DIGEST_NBYTES, read_hex
 from .header import check_round, check_site
 
-_FORMAT = ArrayFormat(
-    "carry", b"secagg carry", 1, frozenset(["site", "units", "model", "round", "before", "after"])
-)
+_FORMAT = ArrayFormat("carry", b"secagg carry", 1, frozenset(["site", "units", "model", "round", "before", "after"]))
 
 
 @dataclass(frozen=True)
