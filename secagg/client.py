@@ -39,8 +39,8 @@ _Stream = TypeVar("_Stream", bound=Writable)
 class Client:
     """One site of a federation. Threads may share it, and a forked process may go on with it.
 
-    With ``error_feedback`` it has a state, its `carry`: what rounding dropped from its latest update is added to its next.
-    Whoever makes a client anew, in another process, for the next round, restores that; a forked process has its own.
+    With ``error_feedback`` it has a state, its `carry`: what rounding dropped from its latest update is added to its
+    next. Who makes a client anew for the next round restores that. That of a forked process ends with it.
 
     Parameters
     ----------
@@ -441,8 +441,8 @@ class Client:
         FormatError
             If it is something else, or of another version (`DigestError` if it is damaged).
         MismatchError
-            If it is of another site, or was left under another ``value_bits``, ``max_abs`` or ``max_weight``. That it is
-            of another model, the next `encrypt` says.
+            If it is of another site, or was left under another ``value_bits``, ``max_abs`` or ``max_weight``. That it
+            is of another model, the next `encrypt` says.
         """
         carry = None
         if blob != b"":
@@ -462,9 +462,9 @@ class Client:
             self._told = True
             values = sum(spec.size for spec in layout.sent)
             warnings.warn(
-                f"{len(clear)} of {len(layout.sent)} float tensors, {layout.size('clear'):,} of {values:,} values, are sent "
-                f"in the clear by encrypt: {self._config.encrypt.to_value()}, {clear[0].name!r} first: the server reads "
-                "them",
+                f"{len(clear)} of {len(layout.sent)} float tensors, {layout.size('clear'):,} of {values:,} values, are "
+                f"sent in the clear by encrypt: {self._config.encrypt.to_value()}, {clear[0].name!r} first: the server "
+                "reads them",
                 PrivacyWarning,
                 stacklevel=3,
             )
@@ -509,10 +509,10 @@ class Client:
         if feedback is not None and not feedback.begun and round > 0:
             feedback.begun = True
             warnings.warn(
-                f"site {self._name!r} has error_feedback, and the first update of this client is of round {round}: what "
-                "rounding dropped from the site's earlier updates is lost. Keep Client.carry() with each update, and "
-                "give it to restore_carry of the client that makes the next, or keep GlobalModel.to_bytes(); "
+                f"site {self._name!r} has error_feedback, and the first update of this client is of round {round}: "
+                "what rounding dropped from the site's earlier updates is lost. Keep Client.carry() with each update, "
+                "and give it to restore_carry of the client that makes the next, or keep GlobalModel.to_bytes(); "
                 "restore_carry(b'') says that there was nothing",
-                stacklevel=4,
+                stacklevel=3,
             )
         return header, self._encryption.encrypt(header, state, fraction, self._identity, open_stream)

@@ -99,7 +99,7 @@ class ProjectFile:
                 )
         if "model" in data and "initial" in data:
             raise ConfigError(f"{path} has both 'model' and 'initial'; the latter says all that the former does")
-        config = Config.from_dict({key: data[key] for key in known if key in data})
+        config = Config.from_dict({key: data[key] for key in CONFIG_KEYS if key in data})
         files = {key: path.parent / _text(data[key], key) for key in ("model", "initial") if key in data}
         for key, file in files.items():
             if file.suffix.lower() == SAFETENSORS_SUFFIX:

@@ -171,9 +171,9 @@ class GlobalModel:
         Parameters
         ----------
         local : torch.nn.Module, or mapping of str to torch.Tensor or numpy.ndarray
-            What the site has trained, the network or its state dict: the tensors of the global model in any order, on any device, of either library.
-            Floats may be of another dtype than the one that is held, and are cast. What is one tensor in the global
-            model has the same values under all its names.
+            What the site has trained, the network or its state dict: the tensors of the global model in any order, on
+            any device, of either library. Floats may be of another dtype than the one that is held, and are cast. What
+            is one tensor in the global model has the same values under all its names.
 
         Returns
         -------
