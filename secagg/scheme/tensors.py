@@ -21,6 +21,12 @@ FLOAT_DTYPES = {"float16": np.float16, "bfloat16": np.uint16, "float32": np.floa
 LOCAL_DTYPES = frozenset(["bool"] + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)])
 
 
+def is_torch(value: Any) -> bool:
+    """Return whether a value is a tensor of torch's."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a tensor lies: two of the same place are one tensor. Sizes in bytes."""

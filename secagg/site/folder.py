@@ -3,6 +3,7 @@
 =====================  ============================================================================
 ``model.secagg``       the global model that its current round begins from, encrypted and signed
 ``update.secagg``      its update of the round, from the end of training on; written as ``update.secagg.new``
+``own``                the tensors that are the site's own, as training left them, for its owner alone
 ``carry``              what error feedback carries from that update to the next, for its owner alone
 ``receipt.secagg``     the server's receipt for that update, until it is in an aggregate
 ``download.secagg``    the aggregate or model that was downloaded last
@@ -26,6 +27,7 @@ from ..wire.update import Update
 MODEL_FILE = "model.secagg"
 UPDATE_FILE = "update.secagg"
 NEW_UPDATE_FILE = "update.secagg.new"
+OWN_FILE = "own"
 CARRY_FILE = "carry"
 RECEIPT_FILE = "receipt.secagg"
 DOWNLOAD_FILE = "download.secagg"

@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 
 from ..client import Client
 from ..errors import LayoutError, MismatchError, RangeError, StateError, VerificationError
-from ..scheme.tensors import held
+from ..scheme.tensors import held, is_torch
 from ..storage.files import Target
 from ..trust.receipt import Receipt
 from ..wire.header import Header, check_base, check_round
 from ..wire.layout import Layout
 from ..wire.update import Update, check_update
-from .difference import difference, is_float, own_copy
+from .difference import difference, is_float
 from .network import load_network, network_state
-from .snapshot import Snapshot, storable
+from .own_tensors import own_copy, own_from_bytes, own_to_bytes, storable
+from .snapshot import Snapshot
 
 
 class GlobalModel:
@@ -97,7 +98,7 @@ class GlobalModel:
         layout = Layout.of(state, site.config)
         names = {name for spec in layout.tensors for name in spec.names}
         self._names = tuple(state)
-        self._torch = frozenset(name for name, value in state.items() if _is_torch(value))
+        self._torch = frozenset(name for name, value in state.items() if is_torch(value))
         self._stays = {name: own_copy(value) for name, value in state.items() if name not in names}
         self._held = _tie(layout, {spec.name: held(spec.name, state[spec.name]) for spec in layout.tensors})
         self.site = site
@@ -314,6 +315,39 @@ class GlobalModel:
         if model.header.site != self.site.name and not self.site.carries:
             self.site.restore_carry(b"")
 
+    @property
+    def not_stored(self) -> tuple[str, ...]:
+        """Names of what stays at the site and is no tensor, an ``_extra_state`` say: `to_bytes` leaves it out."""
+        return tuple(self._stays.keys() - storable(self._stays).keys())
+
+    def own_to_bytes(self) -> bytes:
+        """Return the site's own tensors alone, for `own_from_bytes` beside a model of `save_model`, which has none.
+
+        They are in it in the clear. Those that `not_stored` names are left out.
+        """
+        own = {spec.name: self._held[spec.name] for spec in self.layout.role("local")}
+        return own_to_bytes(own | storable(self._stays))
+
+    def own_from_bytes(self, blob: bytes) -> None:
+        """Take over the site's own tensors that `own_to_bytes` has stored.
+
+        Raises
+        ------
+        FormatError
+            If it is something else (`DigestError` if it is damaged).
+        LayoutError
+            If it has others than this model: then nothing was taken over.
+        StateError
+            If there are tensors of torch's, which this process has not imported.
+        """
+        own = own_from_bytes(blob)
+        local = {spec.name: self._held[spec.name] for spec in self.layout.role("local")}
+        if not local.keys() <= own.keys() <= local.keys() | self._stays.keys():
+            raise LayoutError(f"the stored own tensors are {sorted(own)}, this model has others")
+        counts = {name: difference(name, own[name], value) for name, value in local.items()}
+        self._held |= counts
+        self._stays |= {name: value for name, value in own.items() if name not in local}
+
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("a global model holds a secret key and is not pickled; use to_bytes() and from_bytes()")
 
@@ -329,14 +363,13 @@ class GlobalModel:
         UserWarning
             If something that stays at the site is no tensor, an ``_extra_state`` say: that is not stored.
         """
-        stays = {name: value for name, value in self._stays.items() if storable(name, value)}
-        lost = [name for name in self._stays if name not in stays]
-        if lost:
+        if self.not_stored:
             warnings.warn(
-                f"{', '.join(map(repr, lost))} cannot be stored with the global model, being no tensors: after "
-                "from_bytes they are what the network has then",
+                f"{', '.join(map(repr, self.not_stored))} cannot be stored with the global model, being no tensors: "
+                "after from_bytes they are what the network has then",
                 stacklevel=2,
             )
+        stays = storable(self._stays)
         return Snapshot(
             self.round, self.base, self._names, self._held, stays, self._torch, self._own, self.site.carry()
         ).to_bytes()
@@ -456,8 +489,3 @@ def _state_of(model: Any) -> Mapping[str, Any]:
 def _tie(layout: Layout, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Return arrays, by the first names of their tensors, under all names: one array each."""
     return {name: arrays[spec.name] for spec in layout.tensors for name in spec.names}
-
-
-def _is_torch(value: Any) -> bool:
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)

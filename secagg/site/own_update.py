@@ -1,4 +1,8 @@
-"""The update of a round in a site's folder, with what it leaves to carry: never one that is not the other's."""
+"""The update of a round in a site's folder, with what it leaves to carry: never one that is not the other's.
+
+Beside them lie the tensors that are the site's own, as training left them last: of this update, or of one that was not
+finished.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from typing import Any
 from ..errors import MismatchError, RoundMismatchError, StateError, StorageError
 from ..storage.files import os_errors, replace_file, synchronise
 from ..wire.carry import StoredCarry, units_of
-from .folder import CARRY_FILE, NEW_UPDATE_FILE, UPDATE_FILE
+from .folder import CARRY_FILE, NEW_UPDATE_FILE, OWN_FILE, UPDATE_FILE
 from .global_model import GlobalModel
 
 
@@ -23,6 +27,8 @@ def write_update(folder: Path, model: GlobalModel, local: Mapping[str, Any], wei
     new, update = folder / NEW_UPDATE_FILE, folder / UPDATE_FILE
     model.encrypt_to(new, local, weight)
     with os_errors(StorageError, f"cannot write {os.fspath(update)!r}"):
+        with replace_file(folder / OWN_FILE, 0o600) as file:
+            file.write(model.own_to_bytes())
         if model.site.carries:
             update.unlink(missing_ok=True)
             synchronise(folder)
@@ -30,6 +36,21 @@ def write_update(folder: Path, model: GlobalModel, local: Mapping[str, Any], wei
                 file.write(model.site.carry())
         os.replace(new, update)
         synchronise(folder)
+
+
+def restore_own(folder: Path, model: GlobalModel) -> None:
+    """Let a model go on with the site's own tensors as an earlier process has left them, if it did.
+
+    Raises
+    ------
+    SecAggError
+        If they cannot be used. Then they are what the model has.
+    """
+    path = folder / OWN_FILE
+    with os_errors(StorageError, "it cannot be read"):
+        blob = path.read_bytes() if path.exists() else b""
+    if blob:
+        model.own_from_bytes(blob)
 
 
 def restore_carry(folder: Path, model: GlobalModel) -> None:

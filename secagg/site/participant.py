@@ -31,13 +31,14 @@ from .folder import (
     DOWNLOAD_FILE,
     MODEL_FILE,
     NEW_UPDATE_FILE,
+    OWN_FILE,
     RECEIPT_FILE,
     UPDATE_FILE,
     make_old_client,
     read_receipt,
 )
 from .global_model import GlobalModel
-from .own_update import restore_carry, write_update
+from .own_update import restore_carry, restore_own, write_update
 from .reporter import Reporter
 from .session import MAX_MISSES, Session
 
@@ -123,6 +124,7 @@ class Participant:
         status = self._session.status()
         if not self._begun:
             self._load_own()
+            self._restore_own()
         misses = 0
         while self.model.round != status.round:
             try:
@@ -287,6 +289,18 @@ class Participant:
             return
         self._begun = True
         self.reporter.news(f"going on from its own global model, of round {header.round}")
+
+    def _restore_own(self) -> None:
+        path = self._kit.folder / OWN_FILE
+        try:
+            restore_own(self._kit.folder, self.model)
+        except SecAggError as error:
+            self.reporter.warning(f"{path}: this site's own tensors begin anew: {error}")
+        if self.model.not_stored:
+            self.reporter.warning(
+                f"{', '.join(map(repr, self.model.not_stored))} stay at this site, are no tensors, and begin anew "
+                "whenever it is started again"
+            )
 
     def _restore_carry(self) -> None:
         try:

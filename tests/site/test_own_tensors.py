@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import secagg
-from secagg.errors import LayoutError, RangeError, VerificationError
+from secagg.errors import DigestError, FormatError, LayoutError, RangeError, VerificationError
 from secagg.site import GlobalModel
 
 
@@ -183,6 +183,36 @@ def test_what_stays_is_exported_and_what_cannot_be_is_said() -> None:
     assert (again.base, again.round) == (model.base, model.round)
     again.encrypt(local, 1.0)  # the network has it again
     assert again.state["body._extra_state"] == {"amax": [1.0]}
+
+
+def test_the_own_tensors_alone() -> None:
+    """Beside a model that is stored without them."""
+    model, other = federation(own_state(), STAY)
+    local = model.state
+    local["head.weight"] += 1
+    local["body.steps"] += 4
+    model.encrypt(local, 1.0)
+    assert model.not_stored == ("body._extra_state",)
+    blob = model.own_to_bytes()
+    other.own_from_bytes(blob)
+    for name in ("head.weight", "body.steps", "body.mask"):
+        assert torch.equal(other.state[name], model.state[name])
+        assert other.state[name].dtype == own_state()[name].dtype
+    for bad, error in (
+        (blob[:-1], DigestError),
+        (b"", FormatError),
+        (None, FormatError),
+        (federation(STATE)[0].to_bytes(), FormatError),
+    ):
+        with pytest.raises(error):
+            other.own_from_bytes(bad)
+    plain, _ = federation({"body.weight": np.ones(2), "body.steps": np.int64(1)})
+    with pytest.raises(LayoutError, match="this model has others"):
+        plain.own_from_bytes(blob)
+    wrong, _ = federation({"body.weight": np.ones(2), "body.steps": np.ones(3, np.int64)})
+    with pytest.raises(LayoutError, match="'body.steps'"):
+        wrong.own_from_bytes(plain.own_to_bytes())
+    assert wrong.state["body.steps"].tolist() == [1, 1, 1]
 
 
 def test_an_export_of_tensors_that_stay_needs_torch() -> None:

@@ -37,7 +37,7 @@ from secagg.integrations.grpc import SiteSession
 from secagg.setup.installing import install
 from secagg.setup.provisioner import Provisioner
 from secagg.site import GlobalModel
-from secagg.site.folder import DOWNLOAD_FILE, MODEL_FILE, RECEIPT_FILE, UPDATE_FILE
+from secagg.site.folder import DOWNLOAD_FILE, MODEL_FILE, OWN_FILE, RECEIPT_FILE, UPDATE_FILE
 from secagg.site.loop import take_part
 from secagg.site.participant import Participant
 from secagg.site.record import SiteRecord
@@ -226,6 +226,22 @@ def test_killed_after_training(world: World) -> None:
         assert [site.finish().sites for site in sites] == [("a", "b", "c")] * 3
         assert sites[0].update == update
         assert sites[0].floats == sites[1].floats
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_own_tensors_go_on_after_a_restart(world: World, capsys: pytest.CaptureFixture[str], kept: bool) -> None:
+    counter = "1.num_batches_tracked"
+    with world.site("a") as site:
+        network = make_network()
+        network[1].num_batches_tracked += 3
+        site.participant.encrypt(network.state_dict(), 1.0)
+        assert (site.folder / OWN_FILE).stat().st_mode & 0o777 == 0o600
+        if not kept:
+            (site.folder / OWN_FILE).write_bytes((site.folder / OWN_FILE).read_bytes()[:-1])
+    capsys.readouterr()
+    with world.site("a") as site:
+        assert site.model.state[counter] == (3 if kept else 0)
+        assert (f"{site.folder / OWN_FILE}: this site's own tensors begin anew" in capsys.readouterr().err) != kept
 
 
 def test_killed_after_the_upload(world: World) -> None:
