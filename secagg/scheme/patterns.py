@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import translate
 from functools import lru_cache
 
@@ -37,14 +37,27 @@ def matches(patterns: tuple[str, ...], tensors: tuple[tuple[str, ...], ...]) -> 
     tensors : tuple of tuple of str
         All names of each tensor; a pattern that matches one of them matches the tensor.
     """
-    plain = {pattern for pattern in patterns if not _MAGIC.search(pattern)}
-    compiled = [(pattern, re.compile(translate(pattern)).match) for pattern in patterns if pattern not in plain]
-    result = []
-    for names in tensors:
-        found = [name for name in names if name in plain]
-        found += [pattern for pattern, match in compiled if any(map(match, names))]
-        result.append(tuple(found))
-    return tuple(result)
+    by_start: dict[str, list[tuple[str, Callable[[str], object]]]] = {}
+    for pattern in patterns:  # a name is held against those patterns alone that begin as it does
+        magic = _MAGIC.search(pattern)
+        start = pattern[: magic.start()] if magic else pattern
+        by_start.setdefault(start, []).append(
+            (pattern, re.compile(translate(pattern)).match if magic else start.__eq__)
+        )
+    lengths = sorted({len(start) for start in by_start})
+    return tuple(
+        tuple(
+            dict.fromkeys(
+                pattern
+                for name in names
+                for length in lengths
+                if length <= len(name)
+                for pattern, match in by_start.get(name[:length], ())
+                if match(name)
+            )
+        )
+        for names in tensors
+    )
 
 
 def unmatched(patterns: Sequence[str], found: Iterable[tuple[str, ...]]) -> str | None:
