@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -13,12 +14,14 @@ from .scheme.params import LatticeParams
 from .scheme.ring import CLEAR_RING, Ring
 from .trust.agreement import check_header, check_key, check_project
 from .trust.key import ServerKey, check_role
+from .trust.kit import ServerKit, server_kit
 from .trust.project import Project
+from .wire.body import MemoryBody
 from .wire.container import DIGEST_NBYTES, frame_digest
 from .wire.header import Contribution, Header, check_round, refuse_duplicates
 from .wire.layout import Layout
 from .wire.tail import Proof, Tail, add_tags, tail_nbytes
-from .wire.update import MemoryBody, Update
+from .wire.update import Update, check_update
 
 
 class Aggregator:
@@ -80,6 +83,34 @@ class Aggregator:
         self._total = np.empty(0, dtype=np.uint8)
         self._closed: str | None = None
 
+    @classmethod
+    def load(
+        cls,
+        kit: ServerKit | str | os.PathLike[str],
+        round: int = 0,
+        layout: Layout | None = None,
+        *,
+        base: bytes | None = None,
+    ) -> Aggregator:
+        """Return the aggregator of a round of the federation that a kit is of.
+
+        Parameters
+        ----------
+        kit : path or ServerKit
+            The server's kit: its folder, or what `secagg.trust.load_server_kit` read there.
+        round, layout, base
+            As of `Aggregator`.
+
+        Raises
+        ------
+        ConfigError
+            If the kit's configuration is missing or invalid, or `round` is not a whole number from 0.
+        KeyFileError
+            If another file of the kit is missing or damaged, or `kit` is not one of the server.
+        """
+        opened = server_kit(kit)
+        return cls(opened.config, opened.key, round, layout, base=base, project=opened.project)
+
     @property
     def sites(self) -> tuple[str, ...]:
         """Names of the sites added so far."""
@@ -109,6 +140,8 @@ class Aggregator:
         SecAggError
             The error that `add` would raise for this header.
         """
+        if not isinstance(header, Header):
+            raise FormatError(f"a Header is needed, got {type(header).__name__}: pass the header of an Update to admit")
         self._check(header)
 
     def add(self, update: Update, commit: Callable[[], None] | None = None) -> None:
@@ -137,10 +170,10 @@ class Aggregator:
         CapacityError
             ``max_clients`` updates are in the sum already.
         FormatError, DigestError
-            A damaged frame, a word that is not below its modulus, or a plaintext in the form of a ciphertext. The sum
-            stays as it was.
+            A damaged frame, a word that is not below its modulus, or a plaintext in the form of a ciphertext; tensors,
+            or anything else that is no `Update`. The sum stays as it was.
         """
-        header = update.header
+        header = check_update(update).header
         self._check(header)
         (proof,), tag = update.tail.proofs, update.tail.tag
         if self._project is not None:

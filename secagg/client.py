@@ -8,20 +8,22 @@ import secrets
 import warnings
 from collections.abc import Callable, Mapping
 from io import BytesIO
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
 from .config import Config
 from .encryption import Encryption
-from .errors import KeyFileError, LayoutError, RangeError, show
+from .errors import KeyFileError, LayoutError, PrivacyWarning, RangeError, show
 from .scheme.tensors import FLOAT_DTYPES, to_vector
-from .storage.files import replace_file
+from .storage.files import Target, Writable, open_target
 from .trust.agreement import check_header, check_key, check_project
 from .trust.contributions import check_contributions
 from .trust.failures import Failures
 from .trust.identity import Identity
 from .trust.key import ClientKey, check_role
+from .trust.kit import SiteKit, site_kit
+from .trust.kit_files import FAILURES_FILE
 from .trust.project import Project
 from .trust.receipt import Receipt
 from .trust.sealed_model import read_model, write_model
@@ -29,16 +31,16 @@ from .wire.carry import StoredCarry, units_of
 from .wire.header import NONCE_NBYTES, Contribution, Header, check_base, check_round, check_site
 from .wire.layout import Layout
 from .wire.state_dict import arrange, check_finite, check_like, refuse_clear_copies
-from .wire.update import Update
+from .wire.update import Update, check_update
 
-_Stream = TypeVar("_Stream", bound=BinaryIO)
+_Stream = TypeVar("_Stream", bound=Writable)
 
 
 class Client:
     """One site of a federation. Threads may share it, and a forked process may go on with it.
 
-    With ``error_feedback`` it has a state, its `carry`: what rounding dropped from its latest update is added to its next.
-    Whoever makes a client anew, in another process, for the next round, restores that; a forked process has its own.
+    With ``error_feedback`` it has a state, its `carry`: what rounding dropped from its latest update is added to its
+    next. Who makes a client anew for the next round restores that. That of a forked process ends with it.
 
     Parameters
     ----------
@@ -96,7 +98,37 @@ class Client:
                     f"{identity}: use the files of one kit"
                 )
         self._failures = Failures(key.server, failures)
+        self._told = False  # that some tensors are in the clear
         self._encryption = Encryption(config, key)
+
+    @classmethod
+    def load(cls, kit: SiteKit | str | os.PathLike[str]) -> Client:
+        """Return the client of the site whose kit it is, under the name that the manifest gives its public key.
+
+        Aggregates that do not decrypt are counted in the kit's folder.
+
+        Parameters
+        ----------
+        kit : path or SiteKit
+            The site's kit: its folder, or what `secagg.trust.load_site_kit` read there.
+
+        Raises
+        ------
+        ConfigError
+            If the kit's configuration is missing or invalid.
+        KeyFileError
+            If another file of the kit is missing or damaged, or `kit` is not one of a site.
+        IdentityError
+            If the manifest has revoked the site.
+        BackendUnavailableError
+            If the HE library of ``he.lib`` is not installed.
+        """
+        kit = site_kit(kit)
+        failures = kit.folder / FAILURES_FILE
+        return cls(kit.config, kit.key, kit.name, identity=kit.identity, project=kit.project, failures=failures)
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a client holds a secret key and is not pickled; make it where it is used, by Client.load(kit)")
 
     @property
     def name(self) -> str:
@@ -221,22 +253,37 @@ class Client:
 
     def encrypt_to(
         self,
-        path: str | os.PathLike[str],
+        target: Target,
         state: Mapping[str, Any],
         weight: float = 1.0,
         round: int = 0,
         *,
         base: bytes | None = None,
     ) -> Header:
-        """Encrypt into a file, a frame at a time; the file appears whole or not at all. See `encrypt`.
+        """Encrypt into a file or a stream, a frame at a time.
+
+        Parameters
+        ----------
+        target : path or binary stream
+            A file appears whole or not at all. A stream, which stays open, may be left half-written if an error is
+            raised; nothing is written to it before all values have been checked.
+        state, weight, round, base
+            As of `encrypt`.
 
         Returns
         -------
         Header
             Of the update.
+
+        Raises
+        ------
+        SecAggError
+            As `encrypt`.
+        StorageError
+            If the target cannot be written, or is neither a path nor a binary stream.
         """
-        with replace_file(path) as file:
-            header, _ = self._write(lambda header: file, state, weight, round, base)
+        with open_target(target) as stream:
+            header, _ = self._write(lambda header: stream, state, weight, round, base)
         return header
 
     def decrypt(
@@ -287,13 +334,13 @@ class Client:
         IdentityError, SignatureError
             If the project is not valid now, a site is not in it, or a contribution is not signed by its site.
         FormatError, DigestError
-            If it is damaged.
+            If it is damaged, or no `Update` at all.
         DecryptionError
             If the sum is not plausible or, in an exact scheme, not that of the updates listed.
         EpochError
             If that happened too often under this key.
         """
-        header = aggregate.header
+        header = check_update(aggregate).header
         check_header(header, "aggregate", self._config, self._key)
         fewest = self._config.aggregation.min_clients
         mine = None if own is None else Contribution(self._name, own)
@@ -304,15 +351,13 @@ class Client:
             vectors = self._encryption.decrypt(aggregate)
         return arrange(header.layout, vectors, like)
 
-    def encrypt_model(
-        self, path: str | os.PathLike[str], state: Mapping[str, Any], *, round: int, base: bytes | None = None
-    ) -> None:
-        """Encrypt a whole global model into a file, for the server to keep: who holds the client key can read it.
+    def encrypt_model(self, target: Target, state: Mapping[str, Any], *, round: int, base: bytes | None = None) -> None:
+        """Encrypt a whole global model, for the server to keep: who holds the client key can read it.
 
         Parameters
         ----------
-        path : path
-            The file; it appears whole or not at all.
+        target : path or binary stream
+            A file appears whole or not at all; a stream may be left half-written if an error is raised.
         state : mapping of str to torch.Tensor or numpy.ndarray
             Its float tensors are kept bit for bit; integer and bool tensors are not.
         round : int
@@ -324,12 +369,14 @@ class Client:
         ------
         LayoutError, ConfigError
             As `encrypt`.
+        StorageError
+            If the target cannot be written, or is neither a path nor a binary stream.
         """
         layout = self._layout(state)
         header = self._header("model", layout, round, base)
         vectors = [to_vector(state[spec.name]) for spec in layout.sent]
-        with replace_file(path) as file:
-            write_model(file, header, self._secret, vectors, self._identity)
+        with open_target(target) as stream:
+            write_model(stream, header, self._secret, vectors, self._identity)
 
     def decrypt_model(self, model: Update, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Check and decrypt a global model that `encrypt_model` made at any site.
@@ -344,11 +391,11 @@ class Client:
         IdentityError, SignatureError
             If the project is not valid now, or it was not signed by a site of it.
         FormatError, DigestError
-            If it is damaged.
+            If it is damaged, or no `Update` at all.
         DecryptionError
             If it was not encrypted under this key.
         """
-        header = model.header
+        header = check_update(model).header
         check_header(header, "model", self._config, self._key)
         if self._project is not None:
             self._project.check_time()
@@ -394,8 +441,8 @@ class Client:
         FormatError
             If it is something else, or of another version (`DigestError` if it is damaged).
         MismatchError
-            If it is of another site, or was left under another ``value_bits``, ``max_abs`` or ``max_weight``. That it is
-            of another model, the next `encrypt` says.
+            If it is of another site, or was left under another ``value_bits``, ``max_abs`` or ``max_weight``. That it
+            is of another model, the next `encrypt` says.
         """
         carry = None
         if blob != b"":
@@ -410,6 +457,17 @@ class Client:
         """Return the layout of a state dict whose values do not matter."""
         layout = Layout.of(state, self._config)
         layout.bounds(self._config.aggregation)
+        clear = layout.role("clear")
+        if clear and not self._told:
+            self._told = True
+            values = sum(spec.size for spec in layout.sent)
+            warnings.warn(
+                f"{len(clear)} of {len(layout.sent)} float tensors, {layout.size('clear'):,} of {values:,} values, are "
+                f"sent in the clear by encrypt: {self._config.encrypt.to_value()}, {clear[0].name!r} first: the server "
+                "reads them",
+                PrivacyWarning,
+                stacklevel=3,
+            )
         return layout
 
     def _header(self, kind: str, layout: Layout, round: int, base: bytes | None) -> Header:
@@ -451,10 +509,10 @@ class Client:
         if feedback is not None and not feedback.begun and round > 0:
             feedback.begun = True
             warnings.warn(
-                f"site {self._name!r} has error_feedback, and the first update of this client is of round {round}: what "
-                "rounding dropped from the site's earlier updates is lost. Keep Client.carry() with each update, and "
-                "give it to restore_carry of the client that makes the next, or keep GlobalModel.to_bytes(); "
+                f"site {self._name!r} has error_feedback, and the first update of this client is of round {round}: "
+                "what rounding dropped from the site's earlier updates is lost. Keep Client.carry() with each update, "
+                "and give it to restore_carry of the client that makes the next, or keep GlobalModel.to_bytes(); "
                 "restore_carry(b'') says that there was nothing",
-                stacklevel=4,
+                stacklevel=3,
             )
         return header, self._encryption.encrypt(header, state, fraction, self._identity, open_stream)

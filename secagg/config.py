@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +12,14 @@ from .scheme.params import Params
 from .scheme.patterns import read_patterns
 from .scheme.plugins import check_registered, registered_backends
 from .scheme.presets import plan_params, preset
+from .storage.files import Source, name_of
 from .storage.yaml_file import read_yaml
 
 #: Named choices of what is encrypted.
 ENCRYPT_CHOICES = ("all", "conv", "first-middle-last")
+
+#: The keys of a configuration.
+CONFIG_KEYS = ("he", "encrypt", "stay", "nonnegative", "aggregation")
 
 #: Tensors that are never negative in any network or optimiser that works: variances and second moments.
 NONNEGATIVE = ("*running_var", "*exp_avg_sq", "*square_avg")
@@ -124,7 +127,7 @@ class Config:
         """
         if not isinstance(data, Mapping):
             raise ConfigError(f"the configuration is {show(data)}; it must be a block of keys and values")
-        _only(data, ("he", "encrypt", "stay", "nonnegative", "aggregation"), "the configuration")
+        _only(data, CONFIG_KEYS, "the configuration")
         numbers = _block(data, "aggregation") if "aggregation" in data else {}
         _only(numbers, tuple(Aggregation().to_dict()), "aggregation")
         aggregation = Aggregation(**numbers)
@@ -148,11 +151,11 @@ class Config:
         )
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Config:
-        """Read a YAML (or JSON) file; see `from_dict`."""
-        data = read_yaml(path)
+    def load(cls, source: Source) -> Config:
+        """Read a YAML (or JSON) file: a path, or its contents as bytes or a binary stream; see `from_dict`."""
+        data = read_yaml(source)
         if not isinstance(data, Mapping):
-            raise ConfigError(f"{os.fspath(path)!r} holds no configuration: it needs the keys he, encrypt, aggregation")
+            raise ConfigError(f"{name_of(source)} holds no configuration: it needs the keys he, encrypt, aggregation")
         return cls.from_dict(data)
 
     def to_dict(self) -> dict[str, Any]:

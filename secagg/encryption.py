@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from .scheme.flat_vector import FlatVector
 from .scheme.params import QuantisedParams
 from .scheme.ring import CLEAR_RING, Ring
 from .scheme.tensors import FLOAT_DTYPES
+from .storage.files import Writable
 from .storage.mutex import Mutex
 from .trust.identity import Identity
 from .trust.key import ClientKey
@@ -27,7 +28,7 @@ from .wire.header import Header
 from .wire.state_dict import checked_vectors
 from .wire.update import Update, UpdateWriter
 
-_Stream = TypeVar("_Stream", bound=BinaryIO)
+_Stream = TypeVar("_Stream", bound=Writable)
 
 
 class Encryption:

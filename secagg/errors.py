@@ -32,6 +32,10 @@ class PrivacyWarning(UserWarning):
     """A configuration that works, and protects less than one would think."""
 
 
+class KitWarning(UserWarning):
+    """A kit that works, and is not as it would be made today."""
+
+
 class SecAggError(Exception):
     """Root of every error that secagg raises on purpose."""
 
@@ -41,7 +45,7 @@ class ConfigError(SecAggError):
 
 
 class BackendUnavailableError(SecAggError):
-    """The HE library of the chosen backend is not installed; the message names the extra to install."""
+    """A library, such as that of the chosen backend, is not installed; the message names the extra to install."""
 
 
 class BackendError(SecAggError):
@@ -121,6 +125,9 @@ class DecryptionError(SecAggError):
             "discard it and run the round again (if no round succeeds, max_weight is far above the weights that sites "
             "give)"
         )
+
+    def __reduce__(self) -> tuple[type[DecryptionError], tuple[()], dict[str, object]]:
+        return type(self), (), self.__dict__  # an exception would be made again from its message
 
 
 class EpochError(SecAggError):

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from ignite.engine import Events
 
 import secagg
@@ -15,6 +14,7 @@ from secagg.errors import LayoutError
 from secagg.site import GlobalModel
 
 if TYPE_CHECKING:
+    import torch
     from ignite.engine import Engine
 
 
@@ -26,12 +26,17 @@ class SecAggHandler:
     ``trainer.run()``, an exchange of `update` for the aggregate, and ``handler.model.apply(aggregate)``. One handler
     serves all rounds; the trainer may be a new one each round, and its network on any device and of any float dtype.
 
+    The network may be wrapped at one site and plain at another, by ``torch.compile``, which
+    ``SupervisedTrainer(compile=True)`` calls, ``DataParallel`` or ``DistributedDataParallel``: see
+    `secagg.site.network_state`. Where several processes train one network, each has a handler, and one of them sends
+    its update.
+
     If training raises an exception, or is ended by ``terminate(skip_completed=True)``, there is no update.
 
     Parameters
     ----------
     model : secagg.site.GlobalModel
-        Made from the state dict of the network, which must be the same at all sites (made from one seed, say).
+        Made from the network, which must be the same at all sites (made from one seed, say).
     weight : float
         Weight of this site in the mean: its number of examples.
     upload_path : path, optional
@@ -55,7 +60,7 @@ class SecAggHandler:
         model.site.check_weight(weight)
         self.model = model
         self.weight = weight
-        self.upload_path = None if upload_path is None else Path(upload_path)
+        self.upload_path = None if upload_path is None else Path(upload_path).absolute()
         self.update: secagg.Update | None = None
         self.encrypt_seconds = 0.0
 
@@ -65,7 +70,8 @@ class SecAggHandler:
         Parameters
         ----------
         engine : monai.engines.SupervisedTrainer
-            Or another Ignite engine whose attribute ``network`` is the model; without one, training raises `TypeError`.
+            Or another Ignite engine whose attribute ``network`` is the model. Training raises `LayoutError` before its
+            first iteration if there is none, or it is not that of the global model.
         """
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.COMPLETED, self._complete)
@@ -75,14 +81,11 @@ class SecAggHandler:
         self.update = None
         if self.upload_path is not None:
             self.upload_path.unlink(missing_ok=True)
-        try:
-            _network(engine).load_state_dict(self.model.state)  # casts to the network's dtypes, copies to its device
-        except RuntimeError as error:
-            raise LayoutError(f"the global model is of another network: {error}") from error
+        self.model.load(_network(engine))
 
     def _complete(self, engine: Engine) -> None:
         """Encrypt the difference of the network from the global model that it started from."""
-        local = _network(engine).state_dict()
+        local = _network(engine)
         start = time.perf_counter()
         if self.upload_path is None:
             self.update = self.model.encrypt(local, self.weight)
@@ -92,12 +95,11 @@ class SecAggHandler:
 
 
 def _network(engine: Engine) -> torch.nn.Module:
-    """Return the network of an engine without a data-parallel wrapper, so that names are the same at all sites."""
-    network = getattr(engine, "network", None)
-    if isinstance(network, torch.nn.DataParallel):
-        network = network.module
-    if not isinstance(network, torch.nn.Module):
-        raise TypeError(
-            f"{type(engine).__name__} has no network; attach to a trainer such as monai.engines.SupervisedTrainer"
+    """Return the network of an engine; `LayoutError` without one."""
+    network: torch.nn.Module | None = getattr(engine, "network", None)
+    if network is None:
+        raise LayoutError(
+            f"{type(engine).__name__} has no attribute network: set it to the module that the sites train together, "
+            "such as torch.nn.ModuleDict({'g': trainer.g_network, 'd': trainer.d_network}) of a GanTrainer"
         )
     return network

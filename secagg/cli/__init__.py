@@ -12,6 +12,7 @@ from typing import TextIO
 
 from .. import errors
 from ..storage.signals import terminable
+from ..ui.terminal import accept_any_text
 from . import (
     add_site,
     backends,
@@ -72,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments : sequence of str, optional
         In place of ``sys.argv[1:]``.
     """
+    accept_any_text()
     options = _parser().parse_args(arguments)
     warnings.showwarning = _show_warning
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what went wrong, our errors say
@@ -130,7 +132,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    if issubclass(category, errors.PrivacyWarning):
+    if issubclass(category, (errors.PrivacyWarning, errors.KitWarning)):
         print(f"secagg: warning: {message}", file=sys.stderr)
     else:
         _PYTHONS_OWN(message, category, filename, lineno, file, line)

@@ -12,7 +12,8 @@ from typing import Any
 
 from ..backends.registry import load_backend
 from ..config import ENCRYPT_CHOICES, Config
-from ..demo.report import print_table, write_curves, write_report
+from ..demo.picture import write_picture
+from ..demo.report import print_table, write_report
 from ..demo.task import check_least
 from ..errors import ConfigError
 from ..scheme.presets import PRESETS
@@ -53,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
     results = {"encrypted": federation.encrypted(), "raw": federation.raw()}
     seconds = time.perf_counter() - start
     write_report(out / "report.json", config, options.seed, results, seconds)
-    write_curves(out / "curves.png", results)
+    write_picture(out / "curves.png", results)
     print_table(results)
     last = {name: rows[-1].dice for name, rows in results.items()}
     print(

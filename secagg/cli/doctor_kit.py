@@ -24,7 +24,8 @@ from ..storage.staging import is_committed
 from ..trust import Certificate, Tls
 from ..trust.identity import Identity
 from ..trust.key import ClientKey
-from ..trust.kit import (
+from ..trust.kit import active_sites, find_owner, load_client_key, load_server_key
+from ..trust.kit_files import (
     CLIENT_KEY_FILE,
     CONFIG_FILE,
     IDENTITY_FILE,
@@ -32,12 +33,11 @@ from ..trust.kit import (
     SERVER_FILES,
     SERVER_KEY_FILE,
     SITE_FILES,
-    active_sites,
-    find_owner,
+    advice_of_older,
+    find_file,
     is_secret,
     is_server_kit,
-    load_client_key,
-    load_server_key,
+    older_files,
 )
 from ..trust.project import EXPIRES_SOON_SECONDS, Party, Project
 from ..ui.findings import Doubt, Finding, examine
@@ -91,17 +91,21 @@ def check_disk(folder: Path, project: Project, server: bool) -> str:
 
 
 def _files(folder: Path) -> str:
-    server = is_server_kit(folder)
     if is_committed(folder):
         raise KeyFileError(f"an unpacking of {folder} was interrupted; carry it out again")
-    if server and any(folder.glob("client*.key")):
+    server = is_server_kit(folder)
+    if server and (any(folder.glob("he-client*.key")) or older_files(folder, CLIENT_KEY_FILE)):
         raise KeyFileError(
             f"{folder} has {CLIENT_KEY_FILE} beside {SERVER_KEY_FILE}: the server must never hold the HE key; remove "
             "it, and have the key rotated"
         )
-    missing = sorted(name for name in (SERVER_FILES if server else SITE_FILES) if not (folder / name).is_file())
+    files = SERVER_FILES if server else SITE_FILES
+    missing = sorted(name for name in files if not find_file(folder, name).is_file())
     if missing:
         raise KeyFileError(f"{folder} lacks {', '.join(missing)}; unpack the kit again")
+    older = older_files(folder, SERVER_KEY_FILE if server else CLIENT_KEY_FILE)
+    if older:
+        raise Doubt(advice_of_older(older))
     return f"kit of {'the server' if server else 'a site'}, complete"
 
 
@@ -168,9 +172,9 @@ def _certificate(folder: Path, party: Party, now: float) -> str:
 
 def _key(folder: Path, project: Project) -> str:
     if is_server_kit(folder):
-        load_server_key(folder / SERVER_KEY_FILE, project)
+        load_server_key(find_file(folder, SERVER_KEY_FILE), project)
         return f"ring and fingerprint of epoch {project.epoch}, that of the manifest; no secret"
-    load_client_key(folder / CLIENT_KEY_FILE, project)
+    load_client_key(find_file(folder, CLIENT_KEY_FILE), project)
     return f"of epoch {project.epoch}, that of the manifest"
 
 
@@ -200,7 +204,7 @@ def _backend(folder: Path, project: Project) -> str:
     info = available_backends()[project.config.lib]
     if not info.available:
         raise BackendUnavailableError(info.problem or f"{project.config.lib} is not available")
-    _try_backend(project.config, load_client_key(folder / CLIENT_KEY_FILE, project))
+    _try_backend(project.config, load_client_key(find_file(folder, CLIENT_KEY_FILE), project))
     return f"{project.config.lib} {info.version or ''} encrypts, adds and decrypts; kernels: {KERNELS}"
 
 

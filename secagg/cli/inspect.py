@@ -15,7 +15,7 @@ from ..wire.container import PREAMBLE_NBYTES, container_kind
 from ..wire.update import Update
 
 EXAMPLE = """secagg inspect update.secagg
-secagg inspect server/server.key
+secagg inspect server/he-server.key
 secagg inspect site-1/project.secagg"""
 
 

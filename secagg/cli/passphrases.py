@@ -36,13 +36,10 @@ def given(file: Path | None) -> str | None:
         If the file cannot be read, or holds more than a line of text.
     """
     if file is None:
-        return os.environ.get(VARIABLE)
+        value = os.environb.get(VARIABLE.encode())
+        return None if value is None else _text(value, f"the variable {VARIABLE}")
     with os_errors(KeyFileError, f"cannot read {str(file)!r}"), open_regular(file) as opened:
-        text = opened.read(_MAX_FILE_NBYTES)
-    try:
-        lines = text.decode().splitlines()
-    except UnicodeDecodeError:
-        raise KeyFileError(f"{file} is not text in UTF-8; write the passphrase into it, in one line") from None
+        lines = _text(opened.read(_MAX_FILE_NBYTES), file).splitlines()
     if len(lines) != 1:
         raise KeyFileError(f"{file} has {len(lines)} lines; write the passphrase into it alone, in one line")
     return lines[0]
@@ -60,7 +57,8 @@ def ask(file: Path | None, kit: Path) -> str:
     Raises
     ------
     ConfigError, KeyFileError
-        As of `given`; and a `ConfigError` if there is no terminal, a `KeyFileError` if there is no such kit.
+        As of `given`; and a `ConfigError` if there is no terminal or it has not the characters, a `KeyFileError` if
+        there is no such kit.
     """
     if not kit.exists():
         raise KeyFileError(f"there is no {str(kit)!r}; name the file *.kit that the provisioner sent")
@@ -70,6 +68,20 @@ def ask(file: Path | None, kit: Path) -> str:
     if not sys.stdin.isatty():
         raise ConfigError(f"no terminal to ask for the passphrase of {kit}; set {VARIABLE} or use --passphrase-file")
     try:
-        return getpass.getpass(f"passphrase of {kit}: ")
+        typed = getpass.getpass(f"passphrase of {kit}: ")
+        typed.encode()
     except EOFError:
         raise ConfigError(f"no passphrase was given for {kit}") from None
+    except UnicodeError:  # whose message would hold what was typed
+        raise ConfigError(
+            f"the passphrase of {kit} has characters that the locale lacks; set {VARIABLE} or use --passphrase-file"
+        ) from None
+    return typed
+
+
+def _text(data: bytes, where: object) -> str:
+    """Return text as UTF-8 has it, whatever the locale: a passphrase must be the same everywhere."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise KeyFileError(f"{where} is not text in UTF-8; write the passphrase there, in one line") from None

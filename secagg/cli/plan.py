@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from ..scheme.aggregation import MAX_CLIENTS
+from ..setup.model_file import STATE_KEYS
 from ..setup.planner import make_plan
 from ..ui.progress import progress
 from .plan_report import (
@@ -20,7 +21,8 @@ from .plan_report import (
     write_config,
 )
 
-EXAMPLE = "secagg plan model.pt --sites 3 --updates update.npz --out federation.yaml"
+EXAMPLE = """secagg plan model.pt --sites 3 --updates update.npz --out federation.yaml
+secagg plan model.safetensors --sites 10"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model",
         type=Path,
         metavar="SHAPES_OR_CHECKPOINT",
-        help="YAML or JSON {name: shape} or {name: {shape: …, dtype: …}}, an .npz, or a torch .pt or .pth",
+        help="YAML or JSON {name: shape} or {name: {shape: …, dtype: …}}, an .npz, a .safetensors, or a torch .pt or "
+        f".pth: a state dict, or a checkpoint that holds one as {', '.join(STATE_KEYS)}",
     )
     parser.add_argument("--sites", type=int, required=True, metavar="N", help="most sites that can take part")
     parser.add_argument(
@@ -38,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="sample updates (.npz, .pt, .pth), from which max_abs is suggested (default: max_abs 8)",
+        help="sample updates (.npz, .safetensors, .pt, .pth), from which max_abs is suggested (default: max_abs 8)",
     )
     parser.add_argument(
         "--max-weight",

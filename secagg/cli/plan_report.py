@@ -131,7 +131,8 @@ def write_config(path: Path, config: Config, comments: Sequence[str]) -> None:
         parts.append(to_yaml({key: value}, flow=key == "he"))  # a list of primes on one line, patterns on their own
     with os_errors(StorageError, f"cannot write {str(path)!r}"):
         try:
-            with path.open("x", encoding="utf-8") as file:
+            # A comment names files, whose names need not be text.
+            with path.open("x", encoding="utf-8", errors="backslashreplace") as file:
                 file.writelines(parts)
         except FileExistsError:
             refuse_existing(path)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import show_time
-from ..trust.kit import SERVER, active_sites
+from ..trust.kit import active_sites
+from ..trust.kit_files import SERVER
 from ..ui.progress import progress
 from . import passphrases
 

@@ -9,18 +9,19 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from ..client import Client
 from ..demo.task import MNI152, check_least
 from ..errors import TaskError
 from ..setup.progress import Report
 from ..site import GlobalModel
 from ..site.final_model import check_final_model, write_final_model
-from ..site.folder import make_client
 from ..site.loop import check_examples, take_part
 from ..site.participant import Participant
 from ..site.record import SiteRecord, show_metrics
 from ..site.reporter import Reporter
 from ..site.task_class import load_task, read_options
-from ..trust.kit import SiteKit, load_site_kit, locked
+from ..trust.kit import SiteKit, load_site_kit
+from ..trust.kit_files import locked
 from ..ui.progress import progress
 from ..ui.units import show_count
 
@@ -75,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace, arguments: dict[str, Any], kit: SiteKit) -> None:
-    site, reporter = make_client(kit), Printed()
+    site, reporter = Client.load(kit), Printed()
 
     # Its libraries take seconds: after all that can be wrong with the kit. And before gRPC is loaded: a process that
     # loaded it before PyTorch once ended with a corrupted heap.

@@ -30,7 +30,7 @@ class Children:
 
     def start(self, name: str, module: str, arguments: list[str], log: Path) -> None:
         """Start ``python -m module arguments``; output and errors go to `log`."""
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
         # A child that has been started, and is not in the list yet, would outlive an interruption.
         with log.open("wb") as file, undisturbed():
             process = subprocess.Popen(

@@ -14,7 +14,7 @@ from ..setup import ProjectFile, Provisioner
 from ..site.record import SiteRecord, read_records
 from ..storage.staging import new_folder
 from ..trust import Tls
-from ..trust.kit import SERVER
+from ..trust.kit_files import SERVER
 from ..ui.progress import progress
 from ..ui.units import show_count
 from .children import Children

@@ -1,4 +1,4 @@
-"""What the demo shows: a table, ``report.json`` and a picture of the curves."""
+"""What the demo reports: a table and ``report.json``."""
 
 from __future__ import annotations
 
@@ -46,20 +46,23 @@ def combine(sites: Sequence[Sequence[SiteRecord]], add_seconds: Sequence[float])
 
 def print_table(results: dict[str, list[RoundResult]]) -> None:
     """Print one row a round of each federation."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(caption="seconds: mean over the sites; add: the server, all updates of the round")
-    table.add_column("run")
-    for name in ("round", "Dice", "message MB", *(f"{step} s" for step in STEPS)):
-        table.add_column(name, justify="right")
+    caption = "MB: what a site uploads; then seconds, means over the sites; add: the server, all updates of a round"
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
+    table.add_column("run", no_wrap=True)
+    for name in ("round", "Dice", "MB", *STEPS):
+        table.add_column(name, justify="right", no_wrap=True)
     for run, rows in results.items():
         for row in rows:
-            seconds = (f"{getattr(row, f'{step}_seconds'):.3f}" for step in STEPS)
-            table.add_row(run, str(row.round), f"{row.dice:.4f}", f"{row.nbytes / 1e6:.3f}", *seconds)
+            seconds = [getattr(row, f"{step}_seconds") for step in STEPS]
+            cells = (f"{time:.3f}" if time else "–" for time in seconds)
+            table.add_row(run, str(row.round), f"{row.dice:.4f}", f"{row.nbytes / 1e6:.3f}", *cells)
         table.add_section()
     console = Console()
-    Console(width=max(console.width, 100)).print(table)
+    Console(width=max(console.width, 80)).print(table)
 
 
 def write_report(path: Path, config: Config, seed: int, results: dict[str, list[RoundResult]], seconds: float) -> None:
@@ -73,27 +76,3 @@ def write_report(path: Path, config: Config, seed: int, results: dict[str, list[
         "runs": {name: [asdict(row) for row in rows] for name, rows in results.items()},
     }
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-
-
-def write_curves(path: Path, results: dict[str, list[RoundResult]]) -> None:
-    """Draw Dice per round, and where the seconds of a round go."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    curves, bars = figure.subplots(1, 2)
-    for (run, rows), style in zip(results.items(), ("o-", "x--"), strict=True):
-        curves.plot([row.round for row in rows], [row.dice for row in rows], style, label=run)
-    curves.set(title="held-out Dice of the global model", xlabel="round", ylabel="Dice", ylim=(0, 1))
-    curves.set_xticks([row.round for row in results["raw"]])
-    curves.legend(loc="lower right")
-    left = [0.0] * len(results)
-    for step in STEPS:
-        means = [sum(getattr(row, f"{step}_seconds") for row in rows) / len(rows) for rows in results.values()]
-        bars.barh(list(results), means, left=left, label=step)
-        left = [start + mean for start, mean in zip(left, means, strict=True)]
-    bars.set(title="seconds of a round", xlabel="seconds")
-    bars.invert_yaxis()
-    figure.legend(*bars.get_legend_handles_labels(), loc="outside lower right", ncols=len(STEPS))
-    figure.savefig(path, dpi=120)

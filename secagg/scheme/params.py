@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, TypeGuard
@@ -307,6 +308,16 @@ def prime_floor(bits: int) -> int:
 def is_int(value: object) -> TypeGuard[int]:
     """Return whether a value is a whole number, and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def as_int(value: object) -> int | None:
+    """Return a whole number of any library as an int; None of a bool, and of what is no whole number."""
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):
+        return None
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 def _check_flags(params: Params, *names: str) -> None:

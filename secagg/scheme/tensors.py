@@ -21,6 +21,12 @@ FLOAT_DTYPES = {"float16": np.float16, "bfloat16": np.uint16, "float32": np.floa
 LOCAL_DTYPES = frozenset(["bool"] + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)])
 
 
+def is_torch(value: Any) -> bool:
+    """Return whether a value is a tensor of torch's."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a tensor lies: two of the same place are one tensor. Sizes in bytes."""
@@ -75,20 +81,60 @@ def describe(name: str, value: Any) -> tuple[str, tuple[int, ...]]:
     """
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
-        if value.is_nested or torch.nn.parameter.is_lazy(value):
-            raise LayoutError(f"tensor {name!r} is nested, or a parameter without a shape yet: run the model once")
+        fault = _fault_of_torch(torch, value)
+        if fault:
+            raise LayoutError(f"tensor {name!r} {fault}")
         dtype, shape = str(value.dtype).removeprefix("torch."), tuple(value.shape)
-        if value.is_meta or value.layout is not torch.strided:
-            raise LayoutError(f"tensor {name!r} has no dense data (device {value.device}, layout {value.layout})")
-    elif isinstance(value, np.ma.MaskedArray):
-        raise LayoutError(f"{name!r} is a masked array; fill it first")
     elif isinstance(value, (np.ndarray, np.generic)):
+        fault = _fault_of_numpy(value)
+        if fault:
+            raise LayoutError(f"tensor {name!r} {fault}")
         dtype, shape = value.dtype.name, value.shape
     else:
         raise LayoutError(f"{name!r} is a {type(value).__name__}; it must be a torch tensor or a NumPy array")
     if dtype not in FLOAT_DTYPES and dtype not in LOCAL_DTYPES:
         raise LayoutError(f"tensor {name!r} has dtype {dtype}; use {', '.join(FLOAT_DTYPES)}, an integer or bool")
     return dtype, shape
+
+
+def _fault_of_torch(torch: Any, value: Any) -> str | None:
+    """Return why a tensor of torch has no values that could be read, and what to do; None if it has."""
+    kind = type(value)
+    if torch.nn.parameter.is_lazy(value):
+        return "is lazy, and has no shape yet: run the network once first"
+    if value.is_nested:
+        return "is nested, and has no one shape: pad it (torch.nested.to_padded_tensor)"
+    if hasattr(value, "full_tensor"):  # a DTensor: here is this process's shard of it
+        return "is sharded over processes: take its full_tensor() on every rank, and send from rank 0"
+    if hasattr(value, "fake_mode"):
+        return "is a FakeTensor, which has no values: make the network outside FakeTensorMode"
+    if kind is not torch.Tensor and kind is not torch.nn.Parameter:
+        return (
+            f"is of the class {kind.__name__}, whose values may be elsewhere or mean something else: give a plain "
+            "tensor (.detach().as_subclass(torch.Tensor), where its class has no way of its own)"
+        )
+    if value.is_meta:
+        return "is on the device meta, and has no values: load the weights first (Module.to_empty, load_state_dict)"
+    if value.is_quantized:
+        return "is quantised: give dequantize() of it"
+    if value.layout is not torch.strided:
+        return f"has the layout {value.layout}: give to_dense() of it"
+    if value.numel() and not value.untyped_storage().nbytes():
+        return "has no values, for its storage was freed, as FSDP does with shards: gather the whole tensor first"
+    return None
+
+
+def _fault_of_numpy(value: Any) -> str | None:
+    """Return why an array has no plain values, and what to do; None if it has."""
+    if isinstance(value, np.ma.MaskedArray):
+        return "is a masked array: fill it first (filled())"
+    if isinstance(value, np.ndarray) and type(value) not in (np.ndarray, np.memmap):
+        return f"is of the class {type(value).__name__}, whose values may mean something else: give np.asarray() of it"
+    if value.dtype.hasobject:
+        return "holds Python objects: give an array of floats (astype)"
+    if value.dtype.names is not None:
+        return f"has the fields {', '.join(value.dtype.names)}: give each as an array of its own"
+    return None
 
 
 def held_dtype(dtype: str) -> str:

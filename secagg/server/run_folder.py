@@ -32,7 +32,7 @@ from pathlib import Path
 import secagg
 
 from ..errors import ConfigError, StorageError
-from ..storage.files import os_errors, replace_file, synchronise
+from ..storage.files import absolute, os_errors, replace_file, synchronise
 from ..storage.locks import open_locked
 
 _STORED = {kind: re.compile(rf"{kind}-(\d+)\.secagg") for kind in ("aggregate", "model")}
@@ -75,7 +75,8 @@ class RunFolder:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        with os_errors(ConfigError, f"cannot use the run folder {path}"):
+            self.path = absolute(path)
         self.spool = self.path / "spool"
         with ExitStack() as held, os_errors(ConfigError, f"cannot use the run folder {self.path}"):
             if self.path.exists() and not self.path.is_dir():

@@ -49,7 +49,7 @@ def read_sample(paths: Sequence[Path], layout: Layout) -> Sample:
     Parameters
     ----------
     paths : sequence of Path
-        An .npz or a torch checkpoint each, with the float tensors of the model.
+        What `read_state` takes each, with the float tensors of the model.
     layout : Layout
         The model.
 

@@ -9,18 +9,18 @@ from pathlib import Path
 from ..errors import KeyFileError, SignatureError, VerificationError
 from ..storage.staging import change_folder, is_committed, is_empty, new_folder
 from ..trust.identity import Identity
-from ..trust.kit import (
+from ..trust.kit import ServerKit, SiteKit, load_client_key, load_kit
+from ..trust.kit_files import (
     CLIENT_KEY_FILE,
     IDENTITY_FILE,
     LOCK_FILE,
     OLD_FILES,
     PROJECT_FILE,
-    ServerKit,
-    SiteKit,
-    load_client_key,
-    load_kit,
+    SERVER_KEY_FILE,
+    find_file,
     locked,
     of_epoch,
+    older_files,
 )
 from ..trust.project import Project
 from .packing import write
@@ -35,7 +35,8 @@ def install(files: Mapping[str, bytes], folder: Path) -> SiteKit | ServerKit:
         Names to contents, all of a kit, as `secagg.setup.unpack` returns them.
     folder : Path
         A new or empty folder, or one with a kit of the same party that is not newer. What else lies there stays. The
-        HE key of an earlier epoch stays as ``client-<epoch>.key``, with the manifest and the signing key of that epoch.
+        HE key of an earlier epoch stays as ``he-client-<epoch>.key``, with the manifest and the signing key of that
+        epoch; what an earlier release has named otherwise is renamed.
 
     Returns
     -------
@@ -72,10 +73,15 @@ def _replace(files: Mapping[str, bytes], folder: Path) -> None:
         if not (folder / PROJECT_FILE).is_file():
             return
         old = _check_successor(new, (stage.folder / PROJECT_FILE).read_bytes(), folder)
+        older = older_files(folder, CLIENT_KEY_FILE if isinstance(new, SiteKit) else SERVER_KEY_FILE)
+        kept = {name: path for name, path in older.items() if name not in files and not (folder / name).exists()}
         if isinstance(new, SiteKit) and old.epoch != new.project.epoch:
-            load_client_key(folder / CLIENT_KEY_FILE, old)
-            kept = {of_epoch(name, old.epoch): (folder / name).read_bytes() for name in OLD_FILES}
-            write(kept, stage.folder)
+            load_client_key(find_file(folder, CLIENT_KEY_FILE), old)
+            kept |= {of_epoch(name, old.epoch): find_file(folder, name) for name in OLD_FILES}
+        write({name: path.read_bytes() for name, path in kept.items()}, stage.folder)
+        for name, path in older.items():
+            if name in files or name in kept:
+                stage.remove(path.name)
 
 
 def _check_successor(new: SiteKit | ServerKit, manifest: bytes, folder: Path) -> Project:

@@ -16,7 +16,8 @@ from tempfile import TemporaryDirectory
 
 from ..errors import KeyFileError
 from ..storage.staging import change_folder, new_folder
-from ..trust.kit import PROJECT_FILE, SERVER, active_sites
+from ..trust.kit import active_sites
+from ..trust.kit_files import PROJECT_FILE, SERVER
 from ..trust.project import Project
 from .packing import SUFFIX, pack
 from .passphrases import PASSPHRASES_FILE, check_passphrase, generate, note

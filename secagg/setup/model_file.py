@@ -1,16 +1,17 @@
-"""The tensors of a model or of a sample update, from a file: a list of shapes, an .npz, or a torch checkpoint."""
+"""The tensors of a model or a sample update, from a file: a list of shapes, .npz, .safetensors or a checkpoint."""
 
 from __future__ import annotations
 
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..errors import ConfigError, FormatError, LayoutError, show
+from ..errors import BackendUnavailableError, ConfigError, FormatError, LayoutError, show
 from ..scheme.params import is_int
 from ..scheme.tensors import FLOAT_DTYPES, LOCAL_DTYPES
 from ..storage.files import open_regular, os_errors
@@ -18,10 +19,12 @@ from ..storage.yaml_file import read_yaml
 from ..wire.layout import Layout
 
 SHAPE_SUFFIXES = (".yaml", ".yml", ".json")
+SAFETENSORS_SUFFIX = ".safetensors"
 TORCH_SUFFIXES = (".pt", ".pth")
+_VALUE_SUFFIXES = (".npz", SAFETENSORS_SUFFIX, *TORCH_SUFFIXES)
 
-#: Where training programs keep the state dict of a checkpoint that holds more than one.
-_STATE_KEYS = ("state_dict", "model")
+#: Where training programs (Lightning, MONAI, nnU-Net …) keep the state dict in a checkpoint that holds more than that.
+STATE_KEYS = ("model_state_dict", "state_dict", "net", "network", "network_weights", "model")
 
 
 def read_layout(path: Path) -> Layout:
@@ -30,14 +33,16 @@ def read_layout(path: Path) -> Layout:
     Parameters
     ----------
     path : Path
-        A YAML or JSON file ``{name: shape}`` or ``{name: {shape: …, dtype: …}}``, an .npz, or a torch checkpoint.
+        A YAML or JSON file ``{name: shape}`` or ``{name: {shape: …, dtype: …}}``, or what `read_state` takes.
 
     Raises
     ------
     FormatError
         If the file is missing, of another kind, or damaged.
     LayoutError
-        If it holds no float tensor, or something that cannot be aggregated.
+        If it holds no float tensor, something that cannot be aggregated, or more than one state dict.
+    BackendUnavailableError
+        If the library that reads it is not installed.
     """
     layout = _read_shapes(path) if path.suffix.lower() in SHAPE_SUFFIXES else _layout_of(path, read_state(path))
     if not layout.size("encrypted"):
@@ -46,15 +51,20 @@ def read_layout(path: Path) -> Layout:
 
 
 def read_state(path: Path) -> Mapping[str, Any]:
-    """Return the tensors of an .npz or a torch checkpoint; errors as of `read_layout`."""
+    """Return the tensors of an .npz, a .safetensors, or a torch checkpoint (.pt, .pth); errors as of `read_layout`.
+
+    A checkpoint is a state dict, or holds one under one of `STATE_KEYS`.
+    """
     suffix = path.suffix.lower()
     if suffix in SHAPE_SUFFIXES:
-        raise FormatError(f"{path} is a list of shapes; values are read from .npz, {' and '.join(TORCH_SUFFIXES)} only")
-    if suffix != ".npz" and suffix not in TORCH_SUFFIXES:
-        known = ", ".join((*SHAPE_SUFFIXES, ".npz", *TORCH_SUFFIXES))
+        raise FormatError(f"{path} is a list of shapes; values are read from {', '.join(_VALUE_SUFFIXES)} only")
+    if suffix not in _VALUE_SUFFIXES:
+        known = ", ".join((*SHAPE_SUFFIXES, *_VALUE_SUFFIXES))
         raise FormatError(f"{path}: the kind of a file is told by its name, which must end in {known}")
     with os_errors(FormatError, f"cannot read {str(path)!r}"), open_regular(path) as file:
-        return _read_arrays(path, file) if suffix == ".npz" else _read_checkpoint(path, file)
+        if suffix == ".npz":
+            return _read_arrays(path, file)
+        return _read_safetensors(path, file) if suffix == SAFETENSORS_SUFFIX else _read_checkpoint(path, file)
 
 
 def _layout_of(path: Path, state: Mapping[str, Any]) -> Layout:
@@ -74,9 +84,24 @@ def _read_arrays(path: Path, file: BinaryIO) -> dict[str, Any]:
     raise FormatError(f"{path} holds one array without a name; save arrays by name: numpy.savez(file, **state)")
 
 
-def _read_checkpoint(path: Path, file: BinaryIO) -> Mapping[str, Any]:
-    import torch
+def _read_safetensors(path: Path, file: BinaryIO) -> dict[str, Any]:
+    with _needed(path, "safetensors", "safetensors"):
+        from safetensors import SafetensorError, numpy
+    data = file.read()
+    try:
+        try:
+            return numpy.load(data)
+        except KeyError:  # a dtype that NumPy has not, such as bfloat16
+            with _needed(path, "torch", "monai"):
+                from safetensors import torch
+            return torch.load(data)
+    except SafetensorError as error:
+        raise FormatError(f"{path} is no safetensors file, or damaged: {error}") from error
 
+
+def _read_checkpoint(path: Path, file: BinaryIO) -> Mapping[str, Any]:
+    with _needed(path, "torch", "monai"):
+        import torch
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickles that are none of torch's
@@ -88,12 +113,27 @@ def _read_checkpoint(path: Path, file: BinaryIO) -> Mapping[str, Any]:
             f"{path} cannot be read as tensors alone; is it damaged, or does it hold other objects? "
             "Save a state dict: torch.save(model.state_dict(), file)"
         ) from error
-    if isinstance(data, Mapping):
-        for key in _STATE_KEYS:
-            if isinstance(data.get(key), Mapping):
-                return data[key]  # type: ignore[no-any-return]
-        return data
-    raise LayoutError(f"{path} holds a {type(data).__name__}; a state dict is needed, a mapping of names to tensors")
+    if not isinstance(data, Mapping):
+        raise LayoutError(
+            f"{path} holds a {type(data).__name__}; a state dict is needed, a mapping of names to tensors"
+        )
+    states = {key: data[key] for key in STATE_KEYS if isinstance(data.get(key), Mapping)}
+    if len(states) > 1:
+        raise LayoutError(
+            f"{path} holds {' and '.join(map(repr, states))}, each of which may be the model; save the state dict "
+            "alone: torch.save(model.state_dict(), file)"
+        )
+    return next(iter(states.values()), data)
+
+
+@contextmanager
+def _needed(path: Path, library: str, extra: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise BackendUnavailableError(
+            f"{path} needs the library {library}, which is not installed: pip install 'secagg[{extra}]'"
+        ) from error
 
 
 def _read_shapes(path: Path) -> Layout:

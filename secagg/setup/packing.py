@@ -12,9 +12,12 @@ from typing import Any
 from ..errors import KeyFileError
 from ..storage.files import open_regular, os_errors, replace_file
 from ..storage.signals import undisturbed
-from ..trust.kit import CLIENT_KEY_FILE, SERVER_FILES, SERVER_KEY_FILE, SITE_FILES, is_secret
+from ..trust.kit_files import CLIENT_KEY_FILE, SERVER_FILES, SERVER_KEY_FILE, SITE_FILES, is_secret, older_name
 
 SUFFIX = ".kit"
+
+#: The names of files in a kit, also of one of an earlier release, to those under which they are unpacked.
+_NAMES = {named: name for name in SITE_FILES | SERVER_FILES for named in (name, older_name(name))}
 
 #: No kit is larger: its HE key takes 64 MiB at most.
 MAX_KIT_NBYTES = 128 << 20
@@ -103,15 +106,16 @@ def _read(archive: bytes) -> dict[str, bytes]:
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
         for member in tar:
             # Names are compared, not cleaned: "../x", "/x", links and devices are none of those that a kit has.
-            if member.name not in SITE_FILES | SERVER_FILES or not member.isreg() or member.issparse():
+            name = _NAMES.get(member.name)
+            if name is None or not member.isreg() or member.issparse():
                 raise ValueError(f"it holds {member.name!r:.80}, which no kit has")
-            if member.name in files:
-                raise ValueError(f"it holds {member.name} twice")
+            if name in files:
+                raise ValueError(f"it holds {name} twice")
             content = tar.extractfile(member)
             assert content is not None
-            files[member.name] = content.read()
-            if len(files[member.name]) != member.size:
-                raise ValueError(f"{member.name} is cut")
+            files[name] = content.read()
+            if len(files[name]) != member.size:
+                raise ValueError(f"{name} is cut")
     expected = SERVER_FILES if SERVER_KEY_FILE in files else SITE_FILES
     if files.keys() != expected:
         if {SERVER_KEY_FILE, CLIENT_KEY_FILE} <= files.keys():

@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..config import Config
+from ..config import CONFIG_KEYS, Config
 from ..errors import ConfigError, SecAggError, show
 from ..protocol.address import check_host
 from ..scheme.params import is_int
 from ..scheme.tensors import held, held_dtype
 from ..storage.yaml_file import read_yaml
-from ..trust.kit import SERVER
+from ..trust.kit_files import SERVER
 from ..wire.header import check_site
 from ..wire.layout import Layout
-from .model_file import read_layout, read_state
+from .model_file import SAFETENSORS_SUFFIX, read_layout, read_state
 
 MAX_DAYS = 36_500
 
@@ -92,14 +92,21 @@ class ProjectFile:
         for key in ("project", "hosts", "sites"):
             if key not in data:
                 raise ConfigError(f"{path} lacks the key {key!r}; `secagg provision --help` shows an example")
-        known = ("he", "encrypt", "aggregation")
         for key in data:
-            if key not in (*_OWN_KEYS, *known):
-                raise ConfigError(f"{path} has an unknown key {key!r}; it knows {', '.join((*_OWN_KEYS, *known))}")
+            if key not in (*_OWN_KEYS, *CONFIG_KEYS):
+                raise ConfigError(
+                    f"{path} has an unknown key {key!r}; it knows {', '.join((*_OWN_KEYS, *CONFIG_KEYS))}"
+                )
         if "model" in data and "initial" in data:
             raise ConfigError(f"{path} has both 'model' and 'initial'; the latter says all that the former does")
-        config = Config.from_dict({key: data[key] for key in known if key in data})
+        config = Config.from_dict({key: data[key] for key in CONFIG_KEYS if key in data})
         files = {key: path.parent / _text(data[key], key) for key in ("model", "initial") if key in data}
+        for key, file in files.items():
+            if file.suffix.lower() == SAFETENSORS_SUFFIX:
+                raise ConfigError(
+                    f"{key}: {file} has not the network's order of tensors, as safetensors sorts them, and all sites "
+                    "would be refused; give a .pt of torch.save(model.state_dict(), file), or an .npz"
+                )
         layout = next((_layout(file, config) for file in files.values()), None)
         return cls(
             name=_text(data["project"], "project"),

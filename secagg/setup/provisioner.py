@@ -4,7 +4,7 @@
 ``project.secagg``     the newest manifest: members, public keys, configuration, serial
 ``signing.key``        what manifests are signed with
 ``ca.crt, ca.key``     the authority of the certificates
-``client-<e>.key``     the HE key of each epoch `e`
+``he-client-<e>.key``  the HE key of each epoch `e`
 ``server/``            certificate and signing key of the server
 =====================  ================================================================
 
@@ -20,12 +20,13 @@ from pathlib import Path
 
 from ..errors import ConfigError, KeyFileError, show_time
 from ..keygen import generate_keys
-from ..storage.files import replace_file
+from ..storage.files import absolute, replace_file
 from ..storage.yaml_file import to_yaml
 from ..trust import Authority, Certificate, Tls
 from ..trust.identity import Identity
 from ..trust.key import ClientKey
-from ..trust.kit import (
+from ..trust.kit import active_sites, load_client_key
+from ..trust.kit_files import (
     CA_FILE,
     CLIENT_KEY_FILE,
     CONFIG_FILE,
@@ -35,9 +36,9 @@ from ..trust.kit import (
     SERVER_KEY_FILE,
     TLS_FILE,
     TLS_KEY_FILE,
-    active_sites,
-    load_client_key,
+    find_file,
     of_epoch,
+    warn_of_older,
 )
 from ..trust.project import Party, Project
 from .project_file import ProjectFile, check_count, check_days, check_names
@@ -69,6 +70,9 @@ class Provisioner:
     identity: Identity
     key: ClientKey
     folder: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", absolute(self.folder))
 
     @classmethod
     def create(cls, file: ProjectFile, folder: Path, kits: Path) -> Provisioner:
@@ -116,12 +120,12 @@ class Provisioner:
         KeyFileError
             If a file is missing, damaged, or does not belong to the others.
         """
+        warn_of_older(folder, CLIENT_KEY_FILE)
         project, identity = Project.load(folder / PROJECT_FILE), Identity.load(folder / IDENTITY_FILE)
         if project.authority != identity.public:
             raise KeyFileError(f"{folder / IDENTITY_FILE} is not the key that signed {PROJECT_FILE}; restore a backup")
-        return cls(
-            project, identity, load_client_key(folder / of_epoch(CLIENT_KEY_FILE, project.epoch), project), folder
-        )
+        key = load_client_key(find_file(folder, of_epoch(CLIENT_KEY_FILE, project.epoch)), project)
+        return cls(project, identity, key, folder)
 
     def add(self, names: tuple[str, ...], changed: Path, kits: Path) -> Project:
         """Make kits of new sites, and a kit of the server whose manifest lists them.

@@ -2,6 +2,7 @@
 
 =======================  =====================================================================
 `GlobalModel`            the federated loop without a framework
+`network_state`          the tensors of a network without its wrappers; `load_network` copies them into it
 `Session`                joins, uploads, downloads; waits and retries until its deadline
 `Link`                   what a transport carries for it
 `Joined`, `Uploaded`     what the server answers, checked
@@ -14,6 +15,7 @@
 from .global_model import GlobalModel
 from .link import Link
 from .loop import take_part
+from .network import load_network, network_state
 from .participant import Participant
 from .record import SiteRecord
 from .replies import Joined, Uploaded
@@ -31,5 +33,7 @@ __all__ = [
     "SiteRecord",
     "Task",
     "Uploaded",
+    "load_network",
+    "network_state",
     "take_part",
 ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import sys
 from typing import Any
 
 import numpy as np
@@ -16,14 +14,6 @@ from ..scheme.tensors import to_array
 def is_float(array: NDArray[Any]) -> bool:
     """Return whether an array is of floats, which are aggregated; others are each site's own."""
     return array.dtype.kind == "f"
-
-
-def own_copy(value: Any) -> Any:
-    """Return a copy of what stays at a site, a tensor on the CPU or anything else."""
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(value, torch.Tensor):
-        return value if torch.nn.parameter.is_lazy(value) else value.detach().to("cpu", copy=True)
-    return copy.deepcopy(value)
 
 
 def difference(name: str, value: Any, start: NDArray[Any]) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 =====================  ============================================================================
 ``model.secagg``       the global model that its current round begins from, encrypted and signed
 ``update.secagg``      its update of the round, from the end of training on; written as ``update.secagg.new``
+``own``                the tensors that are the site's own, as training left them, for its owner alone
 ``carry``              what error feedback carries from that update to the next, for its owner alone
 ``receipt.secagg``     the server's receipt for that update, until it is in an aggregate
 ``download.secagg``    the aggregate or model that was downloaded last
@@ -26,18 +27,12 @@ from ..wire.update import Update
 MODEL_FILE = "model.secagg"
 UPDATE_FILE = "update.secagg"
 NEW_UPDATE_FILE = "update.secagg.new"
+OWN_FILE = "own"
 CARRY_FILE = "carry"
 RECEIPT_FILE = "receipt.secagg"
 DOWNLOAD_FILE = "download.secagg"
-FAILURES_FILE = "failures"
 
 _DAY_SECONDS = 86_400
-
-
-def make_client(kit: SiteKit) -> Client:
-    """Return the client of a site's kit; its failures are counted in the kit's folder."""
-    failures = kit.folder / FAILURES_FILE
-    return Client(kit.config, kit.key, kit.name, identity=kit.identity, project=kit.project, failures=failures)
 
 
 def make_old_client(kit: SiteKit, epoch: int) -> Client:
@@ -51,7 +46,7 @@ def make_old_client(kit: SiteKit, epoch: int) -> Client:
         expires=max(old.project.expires, int(time.time()) + _DAY_SECONDS),
         sites=tuple(replace(site, revoked=site.revoked or site.name in revoked) for site in old.project.sites),
     )
-    return make_client(replace(old, project=project))
+    return Client.load(replace(old, project=project))
 
 
 def read_receipt(kit: SiteKit) -> tuple[Header, Receipt] | None:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..client import Client
 from ..errors import LayoutError, MismatchError, RangeError, StateError, VerificationError
-from ..scheme.tensors import held
+from ..scheme.tensors import held, is_torch
+from ..storage.files import Target
 from ..trust.receipt import Receipt
 from ..wire.header import Header, check_base, check_round
 from ..wire.layout import Layout
-from ..wire.update import Update
-from .difference import difference, is_float, own_copy
-from .snapshot import Snapshot, storable
+from ..wire.update import Update, check_update
+from .difference import difference, is_float
+from .network import load_network, network_state
+from .own_tensors import own_copy, own_from_bytes, own_to_bytes, storable
+from .snapshot import Snapshot
 
 
 class GlobalModel:
@@ -43,8 +45,9 @@ class GlobalModel:
     ----------
     site : secagg.Client
         Encrypts and decrypts.
-    state : mapping of str to torch.Tensor or numpy.ndarray
-        The global model, in the order in which all sites have it. It is copied.
+    state : torch.nn.Module, or mapping of str to torch.Tensor or numpy.ndarray
+        The global model, in the order in which all sites have it: a network, wrapped or not (`network_state`), or its
+        state dict. It is copied.
     round : int
         Round that comes next, for a site that has kept `state` and `base`.
     base : bytes, optional
@@ -79,26 +82,28 @@ class GlobalModel:
     def __init__(
         self,
         site: Client,
-        state: Mapping[str, Any],
+        state: Any,
         *,
         round: int = 0,
         base: bytes | None = None,
         context: str = "",
     ) -> None:
+        round = check_round(round)
         if round != 0 and base is None:
             raise StateError(
                 f"round {round} needs its base: give that of the global model which was at this round, or take the "
                 "model that is stored on the server with load_model"
             )
+        state = _state_of(state)
         layout = Layout.of(state, site.config)
         names = {name for spec in layout.tensors for name in spec.names}
         self._names = tuple(state)
-        self._torch = frozenset(name for name, value in state.items() if _is_torch(value))
+        self._torch = frozenset(name for name, value in state.items() if is_torch(value))
         self._stays = {name: own_copy(value) for name, value in state.items() if name not in names}
         self._held = _tie(layout, {spec.name: held(spec.name, state[spec.name]) for spec in layout.tensors})
         self.site = site
         self.layout = site.layout(self._held | self._stays)
-        self.round = check_round(round)
+        self.round = round
         self.base = self.layout.base(self._held, context) if base is None else check_base(base)
         self._own: tuple[bytes, ...] = ()  # nonces of this site's updates of the round
 
@@ -117,20 +122,38 @@ class GlobalModel:
         """
         return self._as_given({spec.name: self._held[spec.name].copy() for spec in self.layout.tensors})
 
-    def check(self, local: Mapping[str, Any]) -> None:
+    def load(self, network: Any) -> None:
+        """Copy the global model into a network, which has its own dtypes and devices.
+
+        Parameters
+        ----------
+        network : torch.nn.Module
+            Wrapped or not. What stays at the site and could not be stored with `to_bytes` stays as it is there.
+
+        Raises
+        ------
+        LayoutError
+            If it is another network, its tensors have another order, or others of them are one tensor: nothing was
+            copied.
+        """
+        state = network_state(network)
+        self.check(state)
+        load_network(network, state | self.state)
+
+    def check(self, local: Any) -> None:
         """Find out before training whether what will be trained is the global model; its values do not matter.
 
         Parameters
         ----------
-        local : mapping of str to torch.Tensor or numpy.ndarray
-            The state dict of the network, in its own float dtypes.
+        local : torch.nn.Module, or mapping of str to torch.Tensor or numpy.ndarray
+            The network, or its state dict, in its own float dtypes.
 
         Raises
         ------
         LayoutError
             If names, shapes or kinds of tensors are others, their order is, or which of them are one tensor.
         """
-        found = Layout.of(local, self.site.config)
+        found = Layout.of(_state_of(local), self.site.config)
         mine = {spec.name: spec.dtype for spec in self.layout.sent}
         cast = tuple(
             spec if spec.role == "local" else replace(spec, dtype=mine.get(spec.name, spec.dtype))
@@ -140,7 +163,7 @@ class GlobalModel:
         if fault:
             raise LayoutError(f"what is trained is another model than the global one: {fault}")
 
-    def difference(self, local: Mapping[str, Any]) -> dict[str, Any]:
+    def difference(self, local: Any) -> dict[str, Any]:
         """Return (local − global) of every float tensor that is sent, and copies of the site's own tensors.
 
         A model of 16-bit floats started from the global model rounded to its own dtype: that is what is subtracted, or
@@ -148,10 +171,10 @@ class GlobalModel:
 
         Parameters
         ----------
-        local : mapping of str to torch.Tensor or numpy.ndarray
-            What the site has trained: the tensors of the global model in any order, on any device, of either library.
-            Floats may be of another dtype than the one that is held, and are cast. What is one tensor in the global
-            model has the same values under all its names.
+        local : torch.nn.Module, or mapping of str to torch.Tensor or numpy.ndarray
+            What the site has trained, the network or its state dict: the tensors of the global model in any order, on
+            any device, of either library. Floats may be of another dtype than the one that is held, and are cast. What
+            is one tensor in the global model has the same values under all its names.
 
         Returns
         -------
@@ -166,15 +189,15 @@ class GlobalModel:
         RangeError
             If a tensor is negative that cannot be (``nonnegative``).
         """
-        stays = self._own_of(local)
-        return self._as_given(self._difference(local), stays)
+        local = _state_of(local)
+        return self._as_given(self._difference(local), self._own_of(local))
 
-    def encrypt(self, local: Mapping[str, Any], weight: float) -> Update:
+    def encrypt(self, local: Any, weight: float) -> Update:
         """Encrypt what training has changed, as this site's update of the round; its integer tensors are kept from now.
 
         Parameters
         ----------
-        local : mapping of str to torch.Tensor or numpy.ndarray
+        local : torch.nn.Module, or mapping of str to torch.Tensor or numpy.ndarray
             As of `difference`.
         weight : float
             Weight of this site in the mean: its number of examples.
@@ -186,15 +209,17 @@ class GlobalModel:
         SecAggError
             Whatever makes the update unfit; see `secagg.Client.encrypt`.
         """
+        local = _state_of(local)
         sent, stays = self._difference(local), self._own_of(local)
-        update = self.site.encrypt(_tie(self.layout, sent) | stays, weight, self.round, base=self.base)
+        update = self.site.encrypt(self._whole(sent, stays), weight, self.round, base=self.base)
         self._sent(update.header, sent, stays)
         return update
 
-    def encrypt_to(self, path: str | os.PathLike[str], local: Mapping[str, Any], weight: float) -> None:
-        """Encrypt into a file, a frame at a time; the file appears whole or not at all. See `encrypt`."""
+    def encrypt_to(self, target: Target, local: Any, weight: float) -> None:
+        """Encrypt into a file or a stream, a frame at a time. See `encrypt` and `secagg.Client.encrypt_to`."""
+        local = _state_of(local)
         sent, stays = self._difference(local), self._own_of(local)
-        header = self.site.encrypt_to(path, _tie(self.layout, sent) | stays, weight, self.round, base=self.base)
+        header = self.site.encrypt_to(target, self._whole(sent, stays), weight, self.round, base=self.base)
         self._sent(header, sent, stays)
 
     def withdraw(self) -> None:
@@ -233,7 +258,7 @@ class GlobalModel:
         SecAggError
             Whatever makes the aggregate unfit: see `secagg.Client.decrypt`.
         """
-        if aggregate.header.round == self.round - 1 and aggregate.next_base == self.base:
+        if check_update(aggregate).header.round == self.round - 1 and aggregate.next_base == self.base:
             return False
         own = self._listed(aggregate.header)
         mean = self.site.decrypt(aggregate, like=self._held, round=self.round, base=self.base, own=own, receipt=receipt)
@@ -250,15 +275,15 @@ class GlobalModel:
         self._own = ()
         return True
 
-    def save_model(self, path: str | os.PathLike[str]) -> None:
-        """Write the encrypted global model, from which the current round begins, to a file for the server to keep.
+    def save_model(self, target: Target) -> None:
+        """Write the encrypted global model, from which the current round begins, to a file or stream for the server.
 
         Raises
         ------
         StorageError
-            If the file cannot be written.
+            If it cannot be written.
         """
-        self.site.encrypt_model(path, self._held | self._stays, round=self.round, base=self.base)
+        self.site.encrypt_model(target, self._whole(self._held, self._stays), round=self.round, base=self.base)
 
     def load_model(self, model: Update) -> None:
         """Go on from an encrypted global model that any site has saved: take over its tensors, round and base.
@@ -290,6 +315,42 @@ class GlobalModel:
         if model.header.site != self.site.name and not self.site.carries:
             self.site.restore_carry(b"")
 
+    @property
+    def not_stored(self) -> tuple[str, ...]:
+        """Names of what stays at the site and is no tensor, an ``_extra_state`` say: `to_bytes` leaves it out."""
+        return tuple(self._stays.keys() - storable(self._stays).keys())
+
+    def own_to_bytes(self) -> bytes:
+        """Return the site's own tensors alone, for `own_from_bytes` beside a model of `save_model`, which has none.
+
+        They are in it in the clear. Those that `not_stored` names are left out.
+        """
+        own = {spec.name: self._held[spec.name] for spec in self.layout.role("local")}
+        return own_to_bytes(own | storable(self._stays))
+
+    def own_from_bytes(self, blob: bytes) -> None:
+        """Take over the site's own tensors that `own_to_bytes` has stored.
+
+        Raises
+        ------
+        FormatError
+            If it is something else (`DigestError` if it is damaged).
+        LayoutError
+            If it has others than this model: then nothing was taken over.
+        StateError
+            If there are tensors of torch's, which this process has not imported.
+        """
+        own = own_from_bytes(blob)
+        local = {spec.name: self._held[spec.name] for spec in self.layout.role("local")}
+        if not local.keys() <= own.keys() <= local.keys() | self._stays.keys():
+            raise LayoutError(f"the stored own tensors are {sorted(own)}, this model has others")
+        counts = {name: difference(name, own[name], value) for name, value in local.items()}
+        self._held |= counts
+        self._stays |= {name: value for name, value in own.items() if name not in local}
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a global model holds a secret key and is not pickled; use to_bytes() and from_bytes()")
+
     def to_bytes(self) -> bytes:
         """Return all of this object, from which `from_bytes` makes it again, bit for bit.
 
@@ -302,14 +363,13 @@ class GlobalModel:
         UserWarning
             If something that stays at the site is no tensor, an ``_extra_state`` say: that is not stored.
         """
-        stays = {name: value for name, value in self._stays.items() if storable(name, value)}
-        lost = [name for name in self._stays if name not in stays]
-        if lost:
+        if self.not_stored:
             warnings.warn(
-                f"{', '.join(map(repr, lost))} cannot be stored with the global model, being no tensors: after "
-                "from_bytes they are what the network has then",
+                f"{', '.join(map(repr, self.not_stored))} cannot be stored with the global model, being no tensors: "
+                "after from_bytes they are what the network has then",
                 stacklevel=2,
             )
+        stays = storable(self._stays)
         return Snapshot(
             self.round, self.base, self._names, self._held, stays, self._torch, self._own, self.site.carry()
         ).to_bytes()
@@ -353,8 +413,6 @@ class GlobalModel:
 
     def _difference(self, local: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """Return what has changed in each tensor of the layout, by its first name."""
-        if not isinstance(local, Mapping):
-            raise LayoutError(f"a state dict is needed, a mapping of names to tensors; got {type(local).__name__}")
         missing, extra = self._held.keys() - local.keys(), local.keys() - set(self._names)
         if missing or extra:
             fault, names = ("lacks", missing) if missing else ("also has", extra)
@@ -385,6 +443,11 @@ class GlobalModel:
         own = {name: own_copy(local[name]) for name in self._names if name not in self._held and name in local}
         return self._stays | own
 
+    def _whole(self, arrays: Mapping[str, NDArray[Any]], stays: Mapping[str, Any]) -> dict[str, Any]:
+        """Return arrays, by first names, as a state dict with all names: the client knows which tensors stay."""
+        tied = _tie(self.layout, arrays)
+        return {name: tied[name] if name in tied else stays.get(name) for name in self._names}
+
     def _sent(self, header: Header, sent: Mapping[str, NDArray[Any]], stays: dict[str, Any]) -> None:
         """Take over the site's own tensors, and remember what has been sent."""
         self._own += (header.contributions[0].nonce,)
@@ -412,11 +475,17 @@ class GlobalModel:
         return {name: every[name] for name in self._names if name in every}
 
 
+def _state_of(model: Any) -> Mapping[str, Any]:
+    """Return the state dict of a network, or the one that was given."""
+    if isinstance(model, Mapping):
+        return model
+    if hasattr(model, "state_dict"):
+        return network_state(model)
+    raise LayoutError(
+        f"a network or its state dict, a mapping of names to tensors, is needed; got {type(model).__name__}"
+    )
+
+
 def _tie(layout: Layout, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Return arrays, by the first names of their tensors, under all names: one array each."""
     return {name: arrays[spec.name] for spec in layout.tensors for name in spec.names}
-
-
-def _is_torch(value: Any) -> bool:
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from ..client import Client
 from ..errors import (
     DuplicateError,
     LayoutError,
@@ -21,9 +21,8 @@ from ..errors import (
 )
 from ..protocol.messages import KEPT_ROUNDS, ServerStatus
 from ..setup.progress import Report
-from ..storage.files import os_errors, replace_file, synchronise
+from ..storage.files import replace_file
 from ..trust.kit import SiteKit
-from ..wire.carry import StoredCarry, units_of
 from ..wire.header import Header
 from ..wire.update import Update
 from .catching_up import model_to_load
@@ -32,13 +31,14 @@ from .folder import (
     DOWNLOAD_FILE,
     MODEL_FILE,
     NEW_UPDATE_FILE,
+    OWN_FILE,
     RECEIPT_FILE,
     UPDATE_FILE,
-    make_client,
     make_old_client,
     read_receipt,
 )
 from .global_model import GlobalModel
+from .own_update import restore_carry, restore_own, write_update
 from .reporter import Reporter
 from .session import MAX_MISSES, Session
 
@@ -120,10 +120,11 @@ class Participant:
         kit = self._kit.store_manifest(self._session.join().manifest)
         fresh = not self._begun or kit.project != self._kit.project
         if kit.project != self._kit.project:
-            self._kit, self.model.site = kit, make_client(kit)
+            self._kit, self.model.site = kit, Client.load(kit)
         status = self._session.status()
         if not self._begun:
             self._load_own()
+            self._restore_own()
         misses = 0
         while self.model.round != status.round:
             try:
@@ -160,22 +161,8 @@ class Participant:
             return False  # it is made anew
 
     def encrypt(self, local: Mapping[str, Any], weight: float) -> None:
-        """Encrypt what has been trained, as the update in the folder; see `GlobalModel.encrypt`.
-
-        Whenever this is interrupted, the update in the folder is the one that left what is to be carried, or there is
-        none: then the round is encrypted again, and begins where this one began.
-        """
-        folder = self._kit.folder
-        new, carry = folder / NEW_UPDATE_FILE, folder / CARRY_FILE
-        self.model.encrypt_to(new, local, weight)
-        with os_errors(StorageError, f"cannot write {os.fspath(self._update)!r}"):
-            if self.model.site.carries:
-                self._update.unlink(missing_ok=True)
-                synchronise(folder)
-                with replace_file(carry, 0o600) as file:
-                    file.write(self.model.site.carry())
-            os.replace(new, self._update)
-            synchronise(folder)
+        """Encrypt what has been trained, as the update in the folder; see `GlobalModel.encrypt`."""
+        write_update(self._kit.folder, self.model, local, weight)
 
     def upload(self, report: Report) -> None:
         """Upload the update in the folder, from where an earlier try broke off, and keep the receipt."""
@@ -303,25 +290,23 @@ class Participant:
         self._begun = True
         self.reporter.news(f"going on from its own global model, of round {header.round}")
 
-    def _restore_carry(self) -> None:
-        """Let the client go on with what error feedback carries, from where an earlier process has left it."""
-        site, path, model = self.model.site, self._kit.folder / CARRY_FILE, self.model
-        site.restore_carry(b"")
-        if not units_of(site.config):
-            return
+    def _restore_own(self) -> None:
+        path = self._kit.folder / OWN_FILE
         try:
-            with os_errors(StorageError, "it cannot be read"):
-                blob = path.read_bytes() if path.exists() else b""
-            if blob:
-                carry = StoredCarry.from_bytes(blob).carry
-                if carry.round > model.round:
-                    raise RoundMismatchError(f"it is of round {carry.round}, the global model of round {model.round}")
-                if carry.model != model.layout.fingerprint:
-                    raise MismatchError("it is of another model")
-                site.restore_carry(blob)
-            elif self._update.exists():  # that update has left something, and this site has sent it
-                raise StateError("the file is missing")
+            restore_own(self._kit.folder, self.model)
         except SecAggError as error:
+            self.reporter.warning(f"{path}: this site's own tensors begin anew: {error}")
+        if self.model.not_stored:
+            self.reporter.warning(
+                f"{', '.join(map(repr, self.model.not_stored))} stay at this site, are no tensors, and begin anew "
+                "whenever it is started again"
+            )
+
+    def _restore_carry(self) -> None:
+        try:
+            restore_carry(self._kit.folder, self.model)
+        except SecAggError as error:
+            path = self._kit.folder / CARRY_FILE
             self.reporter.warning(f"{path}: what error feedback carried to the next update is lost: {error}")
 
     def _load_stored(self, round: int) -> None:

@@ -315,7 +315,7 @@ class Session:
         TransportError
             If the server cannot be reached in time.
         """
-        request = DownloadRequest("model", round)
+        request = DownloadRequest("model", None if round is None else check_round(round))
         return self._fetch("the download of the model", request, path, progress)
 
     def has_turn(self, aggregate: secagg.Header) -> bool:
@@ -432,6 +432,7 @@ class Session:
     def _download(
         self, round: int, path: str | os.PathLike[str], progress: Progress | None, check: Check | None = None
     ) -> secagg.Update:
+        round = check_round(round)
         request = DownloadRequest("aggregate", round, self._nonces.get(round, b""))
         return self._fetch(f"the download of round {round}", request, path, progress, self._round_timeout, check)
 

@@ -8,7 +8,6 @@ own.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError, LayoutError, StateError
-from ..scheme.tensors import FLOAT_DTYPES, LOCAL_DTYPES, describe, from_vector, to_vector
+from ..errors import FormatError
 from ..wire.arrays import ArrayFormat
 from ..wire.container import DIGEST_NBYTES, read_hex
 from ..wire.header import NONCE_NBYTES, check_round
 from ..wire.layout import Layout
+from .own_tensors import pack_own, unpack_own
 
 _FORMAT = ArrayFormat(
     "global model",
@@ -49,7 +48,7 @@ class Snapshot:
     arrays : mapping of str to ndarray
         What is sent or local, under all its names; floats are float32 or float64.
     stays : mapping of str to torch.Tensor or numpy.ndarray
-        What stays at the site by the configuration; each one is `storable`.
+        What stays at the site by the configuration; each one can be stored (`own_tensors.storable`).
     torch : frozenset of str
         Names of the tensors that are torch's to their user.
     own : tuple of bytes
@@ -70,18 +69,17 @@ class Snapshot:
     def to_bytes(self) -> bytes:
         """Return the whole of it."""
         layout = Layout.of(self.arrays)
-        described = {name: describe(name, value) for name, value in self.stays.items()}
+        stays, own = pack_own(self.stays)
         header = {
             "round": self.round,
             "base": self.base.hex(),
             "names": self.names,
             "layout": layout.to_json(),
-            "stays": [[name, dtype, list(shape)] for name, (dtype, shape) in described.items()],
+            "stays": stays,
             "torch": sorted(self.torch),
             "own": [nonce.hex() for nonce in self.own],
         }
         tensors = [self.arrays[spec.name] for spec in layout.tensors]
-        own = [to_vector(value).reshape(described[name][1]) for name, value in self.stays.items()]
         return _FORMAT.pack(header, [*tensors, *own, np.frombuffer(self.carry, np.uint8)])
 
     @classmethod
@@ -100,53 +98,22 @@ class Snapshot:
     @classmethod
     def _build(cls, header: dict[str, Any], arrays: list[NDArray[Any]]) -> Snapshot:
         layout = Layout.from_json(header["layout"])
-        specs, stays = layout.tensors, [_Own(name, dtype, tuple(shape)) for name, dtype, shape in header["stays"]]
+        specs = layout.tensors
         if any(spec.role != "local" and spec.dtype not in _FLOATS for spec in specs):
             raise FormatError(f"the stored global model has floats that are none of {', '.join(_FLOATS)}")
-        if any(own.dtype not in FLOAT_DTYPES and own.dtype not in LOCAL_DTYPES for own in stays):
-            raise FormatError("the stored global model has a tensor that stays, of no known dtype")
-        if len(arrays) != len(specs) + len(stays) + 1:
+        if len(arrays) <= len(specs):
             raise FormatError("the stored global model has other files than its header says")
-        *tensors, carry = arrays
-        for spec, array in zip((*specs, *stays), tensors, strict=True):
-            dtype = np.dtype(FLOAT_DTYPES.get(spec.dtype, spec.dtype))
-            if (array.shape, array.dtype) != (spec.shape, dtype):
+        tensors, own, carry = arrays[: len(specs)], arrays[len(specs) : -1], arrays[-1]
+        for spec, array in zip(specs, tensors, strict=True):
+            if (array.shape, array.dtype) != (spec.shape, np.dtype(spec.dtype)):
                 raise FormatError(f"tensor {spec.name!r} of the stored global model is not what its header says")
         if carry.ndim != 1 or carry.dtype != np.uint8:
             raise FormatError("the carry in the stored global model is no bytes")
-        torch, names = frozenset(header["torch"]), tuple(header["names"])
-        state = {name: array for spec, array in zip(specs, tensors, strict=False) for name in spec.names}
-        known = [*state, *(own.name for own in stays)]
+        stays = unpack_own(header["stays"], own)
+        state = {name: array for spec, array in zip(specs, tensors, strict=True) for name in spec.names}
+        torch, names, known = frozenset(header["torch"]), tuple(header["names"]), [*state, *stays]
         if len(set(known)) != len(known) or not torch | set(known) <= set(names) or len(set(names)) != len(names):
             raise FormatError("the stored global model has tensors that its list of names has not, or one twice")
-        kept = {own.name: own.tensor(array, torch) for own, array in zip(stays, tensors[len(specs) :], strict=True)}
         base = read_hex(header["base"], DIGEST_NBYTES, "the base")
         nonces = tuple(read_hex(nonce, NONCE_NBYTES, "a nonce") for nonce in header["own"])
-        return cls(check_round(header["round"]), base, names, state, kept, torch, nonces, carry.tobytes())
-
-
-@dataclass(frozen=True)
-class _Own:
-    """A tensor that stays at the site."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-    def tensor(self, array: NDArray[Any], of_torch: frozenset[str]) -> Any:
-        """Return it as it was."""
-        if self.name not in of_torch:
-            return array
-        torch = sys.modules.get("torch")
-        if torch is None:
-            raise StateError("the global model has tensors of torch that stay at the site: import torch first")
-        return from_vector(array.reshape(-1), self.dtype, self.shape, torch.empty(0, dtype=getattr(torch, self.dtype)))
-
-
-def storable(name: str, value: Any) -> bool:
-    """Return whether what stays at a site is a tensor of a dtype that a snapshot has room for."""
-    try:
-        describe(name, value)
-    except LayoutError:
-        return False
-    return True
+        return cls(check_round(header["round"]), base, names, state, stays, torch, nonces, carry.tobytes())

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import ConfigError, LayoutError, TaskError, show
 from ..setup.progress import Report
+from .network import load_network, network_state
 
 
 class Task(Protocol):
@@ -79,10 +80,10 @@ class CheckedTask:
 
     @property
     def state(self) -> dict[str, Any]:
-        """The tensors of its model as they are, in the model's own dtypes."""
+        """The tensors of its model as they are, in the model's own dtypes, under its names without wrappers."""
         model = self._model
         if _is_module(model):
-            return dict(model.state_dict())
+            return network_state(model)
         patterns = self._patterns
         return {name: _cast(value, patterns[name]) if name in patterns else value for name, value in model.items()}
 
@@ -102,8 +103,8 @@ class CheckedTask:
                     model[name] = value
             return
         try:
-            model.load_state_dict(state)  # casts to the model's dtypes, copies to its device
-        except RuntimeError as error:
+            load_network(model, state)
+        except LayoutError as error:
             raise LayoutError(f"the model of the task {self._name} is another one than before: {error}") from error
 
     def train(self, round: int, report: Report) -> None:

@@ -1,8 +1,12 @@
-"""Files: read only if they are regular, written whole or not at all, on the disk before anybody relies on them."""
+"""Files: read only if they are regular, written whole or not at all, on the disk before anybody relies on them.
+
+Beside paths, `read_source` takes contents and streams, and `open_target` streams.
+"""
 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from collections.abc import Iterator
@@ -10,12 +14,35 @@ from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 from tempfile import mkstemp
-from typing import BinaryIO
+from typing import Any, BinaryIO, Protocol, TypeGuard
 
 from ..errors import QuotaError, SecAggError, StorageError
 
 #: How a file system says that it does not synchronise folders; ENOTSUP is EOPNOTSUPP on Linux.
 _NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP)
+
+
+class Readable(Protocol):
+    """A binary stream that can be read."""
+
+    def read(self, size: int, /) -> bytes | None:
+        """Return at most so many bytes; none at the end."""
+
+
+class Writable(Protocol):
+    """A binary stream that can be written."""
+
+    def write(self, data: bytes | memoryview, /) -> object:
+        """Write bytes; an int says how many were taken, anything else that all were."""
+
+
+Contents = bytes | bytearray | memoryview
+
+#: What is read: a path, a stream, or the contents themselves. `bytes` are contents, never a path.
+Source = str | os.PathLike[str] | Contents | Readable
+
+#: What is written: a path or a stream.
+Target = str | os.PathLike[str] | Writable
 
 
 @contextmanager
@@ -43,11 +70,150 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """Open a regular file for reading; anything else, a pipe or a device, raises `OSError`."""
     if "\0" in os.fspath(path):
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # O_NONBLOCK: opening a pipe must not wait
+    try:
+        # O_NONBLOCK: opening a pipe must not wait
+        handle = os.open(absolute(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except UnicodeEncodeError:  # a name out of a file, where the locale has no such character
+        raise OSError(errno.EILSEQ, os.strerror(errno.EILSEQ)) from None
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise OSError(errno.EINVAL, "not a regular file")
     return os.fdopen(handle, "rb")
+
+
+def is_path(value: object) -> TypeGuard[str | os.PathLike[str]]:
+    """Return whether a value names a file."""
+    return isinstance(value, (str, os.PathLike))
+
+
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """Return a path that means the same after ``os.chdir``: what an object keeps. `OSError` if it can be none."""
+    name = os.fsdecode(path)
+    if "\0" in name:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    return Path(name).absolute()
+
+
+def name_of(source: object) -> str:
+    """Return what messages call a source."""
+    return repr(os.fsdecode(source)) if is_path(source) else "what was given"
+
+
+def read_source(source: Source, limit: int, kind: type[SecAggError], what: str) -> bytes:
+    """Return what a source holds.
+
+    Parameters
+    ----------
+    source : path, bytes, bytearray, memoryview or binary stream
+        A stream is read from where it stands to its end, and stays open.
+    limit : int
+        The most bytes that it may hold; one more at most is read.
+    kind : type
+        Of the error.
+    what : str
+        What it holds, for messages: ``"the key file"``.
+
+    Raises
+    ------
+    SecAggError
+        Of type `kind`: if it cannot be read, holds too much, or is no source.
+    """
+    name = name_of(source)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        length = memoryview(source).nbytes
+        blob = bytes(source) if length <= limit else b""
+    else:
+        with os_errors(kind, f"cannot read {what} {name}"):
+            if is_path(source):
+                with open_regular(source) as file:
+                    blob = file.read(limit + 1)
+            else:
+                blob = read_stream(check_readable(source, kind, what), limit + 1, kind)
+        length = len(blob)
+    if length > limit:
+        raise kind(f"{name} has more than {limit} bytes: is it the right file?")
+    return blob
+
+
+def check_readable(source: object, kind: type[SecAggError], what: str) -> Any:
+    """Return a binary stream; anything else raises an error of type `kind` that says what to pass."""
+    if isinstance(source, io.TextIOBase):
+        raise kind(f"{what} is given as a stream of text: open it in binary mode, as open(path, 'rb') does")
+    if not callable(getattr(source, "read", None)):
+        raise kind(f"{what} is given as {type(source).__name__}; pass a path, bytes or a binary stream")
+    if getattr(source, "closed", False):
+        raise kind(f"{what} is given as a stream that is closed: open it again")
+    if isinstance(source, io.IOBase) and not source.readable():
+        raise kind(f"{what} is given as a stream that is open for writing: open it by open(path, 'rb')")
+    return source
+
+
+def read_stream(stream: Readable, nbytes: int, kind: type[SecAggError]) -> bytes:
+    """Return the next bytes of a stream: so many, or fewer if it ends; `read` itself may return less."""
+    parts: list[bytes] = []
+    while nbytes > 0:
+        try:
+            part = stream.read(nbytes)
+        except (TypeError, ValueError) as error:  # of one that is closed, or none at all
+            raise kind(f"the stream cannot be read: {error}") from error
+        if not isinstance(part, bytes) or len(part) > nbytes:
+            raise kind(f"the stream returns {type(part).__name__} where it is asked for up to {nbytes} bytes")
+        if not part:
+            break
+        parts.append(part)
+        nbytes -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+@contextmanager
+def open_target(target: Target) -> Iterator[Writable]:
+    """Open what is written: a file that appears whole or not at all, or a stream, which stays open.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written, or is neither.
+    """
+    if is_path(target):
+        with replace_file(target) as file:
+            yield file
+    else:
+        stream = check_writable(target)
+        with os_errors(StorageError, "cannot write to the stream", "what is in it already is of no use"):
+            yield _Whole(stream)
+
+
+def check_writable(target: object) -> Any:
+    """Return a binary stream; anything else raises a `StorageError` that says what to pass."""
+    if isinstance(target, io.TextIOBase):
+        raise StorageError("a stream of text takes no bytes: open it in binary mode, as open(path, 'wb') does")
+    if not callable(getattr(target, "write", None)):
+        raise StorageError(f"cannot write to {type(target).__name__}; pass a path or a binary stream")
+    if getattr(target, "closed", False):
+        raise StorageError("cannot write to a stream that is closed: open it again")
+    if isinstance(target, io.IOBase) and not target.writable():
+        raise StorageError("cannot write to a stream that is open for reading: open it by open(path, 'wb')")
+    return target
+
+
+class _Whole:
+    """A stream whose writes are whole: those of a raw file or a socket may take less than they are given."""
+
+    def __init__(self, stream: Writable) -> None:
+        self._stream = stream
+
+    def write(self, data: bytes | memoryview) -> None:
+        view = memoryview(data).cast("B")
+        while view:
+            try:
+                taken = self._stream.write(view)
+            except (TypeError, ValueError) as error:  # of one for text, or that is closed
+                raise StorageError(f"the stream takes no bytes ({error}); pass a binary stream") from error
+            if taken is None and isinstance(self._stream, io.RawIOBase):
+                raise BlockingIOError(errno.EAGAIN, "it does not block, and takes nothing now")
+            if not isinstance(taken, int):
+                return
+            view = view[taken:]
 
 
 @contextmanager
@@ -66,8 +232,8 @@ def replace_file(path: str | os.PathLike[str], mode: int = 0o644) -> Iterator[Bi
     StorageError
         If the file cannot be written.
     """
-    target = Path(path)
-    with os_errors(StorageError, f"cannot write {os.fspath(path)!r}"):
+    with os_errors(StorageError, f"cannot write {name_of(path)}"):
+        target = absolute(path)
         handle, temporary = mkstemp(prefix=f".{target.name}.", dir=target.parent)  # made with 0o600
         try:
             with os.fdopen(handle, "wb") as file:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, show
-from .files import open_regular, os_errors
+from .files import Source, name_of, read_source
 
 if TYPE_CHECKING:
     import yaml
@@ -20,8 +19,8 @@ _MAX_VALUES = 1 << 20
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?e[-+]?\d+", re.ASCII | re.IGNORECASE)
 
 
-def read_yaml(path: str | os.PathLike[str]) -> Any:
-    """Return what a file holds.
+def read_yaml(source: Source) -> Any:
+    """Return what a file, bytes or a binary stream holds.
 
     Raises
     ------
@@ -31,18 +30,14 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
     """
     import yaml
 
-    name = os.fspath(path)
-    with os_errors(ConfigError, f"cannot read {name!r}"), open_regular(path) as file:
-        blob = file.read(_MAX_NBYTES + 1)
+    name, blob = name_of(source), read_source(source, _MAX_NBYTES, ConfigError, "the YAML file")
     try:
-        if len(blob) > _MAX_NBYTES:
-            raise ConfigError(f"{name!r} has more than {_MAX_NBYTES} bytes: is it the right file?")
         loader = yaml.SafeLoader(blob.decode("utf-8"))
         node = loader.get_single_node()
         _count(node, name, {})
         return None if node is None else loader.construct_document(node)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no such date
-        raise ConfigError(f"{name!r} is not YAML: {error}") from error
+        raise ConfigError(f"{name} is not YAML: {error}") from error
 
 
 def read_scalar(text: str) -> Any:
@@ -76,14 +71,14 @@ def to_yaml(data: dict[str, Any], *, flow: bool) -> str:
     return text
 
 
-def _count(node: yaml.Node | None, path: str, counts: dict[int, int]) -> int:
+def _count(node: yaml.Node | None, name: str, counts: dict[int, int]) -> int:
     """Return how many values a document has when its aliases are written out: nine lines can stand for billions.
 
     Parameters
     ----------
     node : yaml.Node or None
         The document, or a part of it.
-    path : str
+    name : str
         For messages.
     counts : dict
         Of the nodes that were looked at, by their ids; 0 of those that are being looked at.
@@ -97,18 +92,18 @@ def _count(node: yaml.Node | None, path: str, counts: dict[int, int]) -> int:
         return 1
     if id(node) in counts:
         if not counts[id(node)]:
-            raise ConfigError(f"{path!r} has an alias that stands for a block around it; write out what it shall hold")
+            raise ConfigError(f"{name} has an alias that stands for a block around it; write out what it shall hold")
         return counts[id(node)]
     counts[id(node)] = 0
     pairs = [item for item in node.value if isinstance(item, tuple)]
     keys: set[str] = set()
     for key in (key.value for key, _ in pairs if isinstance(key.value, str)):
         if key in keys:
-            raise ConfigError(f"{path!r} gives the key {key!r} twice in one block; keep one")
+            raise ConfigError(f"{name} gives the key {key!r} twice in one block; keep one")
         keys.add(key)
     children = [child for pair in pairs for child in pair] if pairs else node.value
-    count = 1 + sum(_count(child, path, counts) for child in children)
+    count = 1 + sum(_count(child, name, counts) for child in children)
     if count > _MAX_VALUES:
-        raise ConfigError(f"{path!r} has aliases that stand for more than {_MAX_VALUES:,} values; write fewer")
+        raise ConfigError(f"{name} has aliases that stand for more than {_MAX_VALUES:,} values; write fewer")
     counts[id(node)] = count
     return count

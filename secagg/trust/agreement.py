@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ..config import Config
 from ..errors import CapacityError, ConfigError, KeyMismatchError, LayoutError, MismatchError, show
 from ..scheme.codec import codec_for
@@ -21,7 +24,8 @@ def check_key(config: Config, key: ServerKey) -> None:
         If sums of ``max_clients`` updates would not fit the key's moduli.
     """
     if key.params.of_key != config.params.of_key:
-        raise MismatchError(f"the key was made for {key.params.of_key}, the configuration has {config.params.of_key}")
+        fault = _difference(key.params.of_key, config.params.of_key)
+        raise MismatchError(f"the key was made for other params than those of the configuration: {fault}")
     codec_for(config.params, config.aggregation).check_moduli(key.primes, key.plain_modulus)
 
 
@@ -45,12 +49,11 @@ def check_project(config: Config, key: ServerKey, project: Project) -> None:
     mine, theirs = config.to_dict(), project.config.to_dict()
     for party in (mine, theirs):
         del party["he"]["lib"], party["aggregation"]["min_clients"]
-    for block in mine:
-        if mine[block] != theirs[block]:
-            raise MismatchError(
-                f"the configuration has {block} {show(mine[block])}, project {project.name} (serial {project.serial}) "
-                f"has {show(theirs[block])}"
-            )
+    if mine != theirs:
+        raise MismatchError(
+            f"the configuration is not that of project {project.name} (serial {project.serial}): "
+            f"{_difference(mine, theirs)}"
+        )
 
 
 def check_header(header: Header, kind: str, config: Config, key: ServerKey) -> None:
@@ -72,7 +75,7 @@ def check_header(header: Header, kind: str, config: Config, key: ServerKey) -> N
     if header.kind != kind:
         raise MismatchError(f"{who} is of kind {header.kind!r}; kind {kind!r} is needed here")
     if header.params != config.params:
-        raise MismatchError(f"{who} has params {header.params.to_dict()}, expected {config.params.to_dict()}")
+        raise MismatchError(f"{who} has other params: {_difference(header.params.to_dict(), config.params.to_dict())}")
     for name in ("max_clients", "max_abs", "max_weight"):
         theirs, mine = getattr(header.aggregation, name), getattr(config.aggregation, name)
         if theirs != mine:
@@ -97,3 +100,22 @@ def check_header(header: Header, kind: str, config: Config, key: ServerKey) -> N
             f"{who} has {len(header.contributions)} contributions, the sum is planned for max_clients "
             f"{config.aggregation.max_clients}"
         )
+
+
+def _difference(found: Mapping[str, Any], expected: Mapping[str, Any], inside: str = "") -> str:
+    """Return in one line the names under which two blocks differ, with both values, and what to do if that is known."""
+    faults = []
+    of_one_scheme = found.get("scheme") == expected.get("scheme")  # else nothing but that says anything
+    for name in dict.fromkeys((*expected, *found)) if of_one_scheme else ("scheme",):
+        one, other = found.get(name), expected.get(name)
+        if isinstance(one, Mapping) and isinstance(other, Mapping) and one != other:
+            faults.append(_difference(one, other, f"{inside}{name}."))
+        elif one != other:
+            faults.append(f"{inside}{name} {_value(found, name)}, expected {_value(expected, name)}")
+            if name == "seeded":
+                faults.append("pyfhel knows no seeds: where one site uses it, set `seeded: false` for all sites")
+    return "; ".join(faults)
+
+
+def _value(block: Mapping[str, Any], name: str) -> str:
+    return show(block[name]) if name in block else "missing"

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from ..errors import DecryptionError, EpochError, KeyFileError
-from ..storage.files import os_errors
+from ..storage.files import absolute, os_errors
 from ..storage.locks import open_locked
 from ..storage.mutex import Mutex
 from .key import ServerKey
@@ -48,7 +48,8 @@ class Failures:
 
     def __init__(self, key: ServerKey, path: str | os.PathLike[str] | None) -> None:
         self._key = key
-        self._path = None if path is None else os.fspath(path)
+        with os_errors(KeyFileError, f"cannot use {path!r}, the count of failures"):
+            self._path = None if path is None else str(absolute(path))
         self._lock = Mutex()
         self._here = 0
         if self._path is not None:

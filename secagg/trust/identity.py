@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, NoReturn
 
 from ..errors import KeyFileError, SignatureError
-from ..storage.files import open_regular, os_errors, replace_file
+from ..storage.files import Source, name_of, read_source, replace_file
 from ..wire.tail import UNSIGNED
 
 if TYPE_CHECKING:
@@ -37,27 +37,30 @@ class Identity:
         return cls(Ed25519PrivateKey.generate())
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Identity:
+    def load(cls, source: Source) -> Identity:
         """Read a key file.
+
+        Parameters
+        ----------
+        source : path, bytes, bytearray, memoryview or binary stream
+            The file, or what it holds.
 
         Raises
         ------
         KeyFileError
-            If the file is missing or unreadable, or no private Ed25519 key in PEM.
+            If the file is missing or unreadable, or no private Ed25519 key in PEM; if `source` is something else.
         """
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-        name = os.fspath(path)
-        with os_errors(KeyFileError, f"cannot read the signing key {name!r}"), open_regular(path) as file:
-            data = file.read(_MAX_FILE_NBYTES)
+        name, data = name_of(source), read_source(source, _MAX_FILE_NBYTES, KeyFileError, "the signing key")
         try:
             key = load_pem_private_key(data, password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm):
-            raise KeyFileError(f"{name!r} is not a private key in PEM") from None  # the cause could quote the file
+            raise KeyFileError(f"{name} is not a private key in PEM") from None  # the cause could quote the file
         if not isinstance(key, Ed25519PrivateKey):
-            raise KeyFileError(f"{name!r} is not an Ed25519 key, which signatures need")
+            raise KeyFileError(f"{name} is not an Ed25519 key, which signatures need")
         return cls(key)
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError, FormatError, KeyFileError
 from ..scheme.params import BGVParams, LatticeParams, Params, is_int
-from ..storage.files import open_regular, os_errors, replace_file
+from ..storage.files import Source, name_of, read_source, replace_file
 from ..wire.container import (
     DIGEST_NBYTES,
     MAX_FRAME_NBYTES,
@@ -53,6 +53,9 @@ class KeyMaterial(NamedTuple):
 
     def __repr__(self) -> str:  # that of a tuple would show the secret words
         return f"KeyMaterial(primes={self.primes}, secret=…, public=…, plain_modulus={self.plain_modulus})"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("the words of a key are secret and are not pickled; use ClientKey.save() and load_key()")
 
 
 @dataclass(frozen=True)
@@ -112,8 +115,8 @@ class ClientKey:
 
     def __init__(self, params: Params, material: KeyMaterial, epoch: int = 0) -> None:
         _check_material(params, material)
-        self._material = material
-        fingerprint = _fingerprint(params, material, check_epoch(epoch))
+        self._material, epoch = material, check_epoch(epoch)
+        fingerprint = _fingerprint(params, material, epoch)
         self._server = ServerKey(params, material.primes, material.plain_modulus, epoch, fingerprint)
 
     @property
@@ -167,29 +170,30 @@ class KeyPair(NamedTuple):
     server: ServerKey
 
 
-def load_key(path: str | os.PathLike[str]) -> ClientKey | ServerKey:
+def load_key(source: Source) -> ClientKey | ServerKey:
     """Read a key file.
+
+    Parameters
+    ----------
+    source : path, bytes, bytearray, memoryview or binary stream
+        The file, or what it holds.
 
     Raises
     ------
     KeyFileError
-        If the file is missing, unreadable, truncated, damaged or no key.
+        If the file is missing, unreadable, truncated, damaged or no key; if `source` is something else.
     """
-    name = os.fspath(path)
-    with os_errors(KeyFileError, f"cannot read the key file {name!r}"), open_regular(path) as file:
-        blob = file.read(MAX_KEY_FILE_NBYTES + 1)
-    if len(blob) > MAX_KEY_FILE_NBYTES:
-        raise KeyFileError(f"{name!r} is too large for a key")
+    blob = read_source(source, MAX_KEY_FILE_NBYTES, KeyFileError, "the key file")
     try:
         return _parse(blob)
     except (FormatError, ConfigError) as error:
-        raise KeyFileError(f"{name!r} is not a usable key file: {error}") from error
+        raise KeyFileError(f"{name_of(source)} is not a usable key file: {error}") from error
 
 
 def check_role(key: object, role: type[ClientKey] | type[ServerKey]) -> None:
     """Raise `KeyFileError` if a key of the other role was given."""
     if not isinstance(key, role):
-        needed = "client key (client.key)" if role is ClientKey else "server key (server.key)"
+        needed = "client key (he-client.key)" if role is ClientKey else "server key (he-server.key)"
         raise KeyFileError(f"a {needed} is needed here; got {type(key).__name__}")
 
 

@@ -1,65 +1,30 @@
-"""A kit: the folder that one party of a federation gets, made by ``secagg provision`` and opened by ``secagg unpack``.
-
-=======================  =====================================  ==================
-file                     site                                   server
-=======================  =====================================  ==================
-``federation.yaml``      configuration                          configuration
-``project.secagg``       the manifest, signed                   the manifest
-``signing.key``          what it signs its updates with         its receipts with
-``client.key``           the shared HE key                      –
-``server.key``           –                                      ring, fingerprint
-``ca.crt``               authority of the certificates          authority
-``tls.crt, tls.key``     the site's certificate                 the server's
-``client-<e>.key``       the HE key of an earlier epoch `e`     –
-``project-<e>.secagg``   the last manifest of that epoch        –
-``signing-<e>.key``      what it signed with then               –
-=======================  =====================================  ==================
-
-The last three are left by ``secagg unpack`` when a newer kit takes the place of an older one: what was encrypted under
-the old key, a stored model say, stays readable at the site.
-"""
+"""Kits: what a site or the server has, read from its folder (`secagg.trust.kit_files`) and held together."""
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..config import Config
-from ..errors import ConfigError, KeyFileError, KeyMismatchError
-from ..storage.files import os_errors, replace_file
-from ..storage.locks import open_locked
+from ..errors import KeyFileError, KeyMismatchError
+from ..storage.files import absolute, is_path, replace_file
 from .identity import Identity
 from .key import ClientKey, ServerKey, check_role, load_key
+from .kit_files import (
+    CLIENT_KEY_FILE,
+    CONFIG_FILE,
+    IDENTITY_FILE,
+    OLD_FILES,
+    PROJECT_FILE,
+    SERVER_KEY_FILE,
+    find_file,
+    is_server_kit,
+    of_epoch,
+    old_epochs,
+    warn_of_older,
+)
 from .project import Party, Project
-
-CONFIG_FILE = "federation.yaml"
-PROJECT_FILE = "project.secagg"
-IDENTITY_FILE = "signing.key"
-CLIENT_KEY_FILE = "client.key"
-SERVER_KEY_FILE = "server.key"
-CA_FILE = "ca.crt"
-TLS_FILE = "tls.crt"
-TLS_KEY_FILE = "tls.key"
-
-#: Held by the process of a site that works in its kit's folder.
-LOCK_FILE = "lock"
-
-#: Name of the server in the manifest, of its kit and of its certificate; no site may have it.
-SERVER = "server"
-
-_COMMON_FILES = (CONFIG_FILE, PROJECT_FILE, IDENTITY_FILE, CA_FILE, TLS_FILE, TLS_KEY_FILE)
-#: All files of a new kit.
-SITE_FILES = frozenset((*_COMMON_FILES, CLIENT_KEY_FILE))
-SERVER_FILES = frozenset((*_COMMON_FILES, SERVER_KEY_FILE))
-#: Those of which a site keeps what it had in earlier epochs.
-OLD_FILES = (CLIENT_KEY_FILE, PROJECT_FILE, IDENTITY_FILE)
-
-
-_OLD_KEY = re.compile(r"client-(\d{1,10})\.key")
 
 
 @dataclass(frozen=True)
@@ -92,6 +57,9 @@ class SiteKit:
     identity: Identity
     old_epochs: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", absolute(self.folder))
+
     @property
     def tls(self) -> Path:
         """Folder of the certificate, for ``Tls.load``."""
@@ -105,7 +73,7 @@ class SiteKit:
         KeyFileError
             If a file of that epoch is missing or damaged, or they do not belong together.
         """
-        files = {name: self.folder / of_epoch(name, epoch) for name in OLD_FILES}
+        files = {name: find_file(self.folder, of_epoch(name, epoch)) for name in OLD_FILES}
         if epoch not in self.old_epochs:
             known = ", ".join(map(str, self.old_epochs)) or "none"
             raise KeyFileError(
@@ -171,6 +139,9 @@ class ServerKit:
     project: Project
     identity: Identity
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", absolute(self.folder))
+
     @property
     def name(self) -> str:
         """Name of the server in the manifest."""
@@ -182,7 +153,7 @@ class ServerKit:
         return self.folder
 
 
-def load_site_kit(folder: Path) -> SiteKit:
+def load_site_kit(folder: str | os.PathLike[str]) -> SiteKit:
     """Read a site's kit and hold its parts against its manifest; the clock is not looked at.
 
     Raises
@@ -194,79 +165,63 @@ def load_site_kit(folder: Path) -> SiteKit:
     IdentityError
         If the manifest has revoked the site.
     """
+    folder = Path(folder)
     if is_server_kit(folder):
         raise KeyFileError(f"{folder} is the server's kit; give that of a site")
+    warn_of_older(folder, CLIENT_KEY_FILE)
     config = Config.load(folder / CONFIG_FILE)
     project, identity = _project(folder, config), Identity.load(folder / IDENTITY_FILE)
-    key = load_client_key(folder / CLIENT_KEY_FILE, project)
+    key = load_client_key(find_file(folder, CLIENT_KEY_FILE), project)
     name = find_owner(folder / IDENTITY_FILE, project.sites, identity).name
     project.site(name)
-    return SiteKit(folder, name, config, key, project, identity, _old_epochs(folder))
+    return SiteKit(folder, name, config, key, project, identity, old_epochs(folder))
 
 
-def load_server_kit(folder: Path) -> ServerKit:
+def load_server_kit(folder: str | os.PathLike[str]) -> ServerKit:
     """Read the server's kit and hold its parts against its manifest; errors as of `load_site_kit`."""
+    folder = Path(folder)
     if not is_server_kit(folder):
         raise KeyFileError(f"{folder} is the kit of a site; give the server's")
+    warn_of_older(folder, SERVER_KEY_FILE)
     config = Config.load(folder / CONFIG_FILE)
     project, identity = _project(folder, config), Identity.load(folder / IDENTITY_FILE)
-    key = load_server_key(folder / SERVER_KEY_FILE, project)
+    key = load_server_key(find_file(folder, SERVER_KEY_FILE), project)
     find_owner(folder / IDENTITY_FILE, (project.server,), identity)
     return ServerKit(folder, config, key, project, identity)
 
 
-def load_kit(folder: Path) -> SiteKit | ServerKit:
+def load_kit(folder: str | os.PathLike[str]) -> SiteKit | ServerKit:
     """Read a kit of either kind; errors as of `load_site_kit`."""
-    return load_server_kit(folder) if is_server_kit(folder) else load_site_kit(folder)
+    return load_server_kit(folder) if is_server_kit(Path(folder)) else load_site_kit(folder)
 
 
-def is_server_kit(folder: Path) -> bool:
-    """Return whether the folder holds the server's kit; `KeyFileError` if it holds none at all, or none to be seen."""
-    with _readable(folder):
-        if (folder / SERVER_KEY_FILE).exists():
-            return True
-        if (folder / CLIENT_KEY_FILE).exists():
-            return False
-    if folder.is_file():
-        raise KeyFileError(f"{folder} is a file; open it with `secagg unpack {folder}`, and give the folder")
-    raise KeyFileError(
-        f"{folder} is no kit: it has neither {CLIENT_KEY_FILE} nor {SERVER_KEY_FILE}; "
-        "open a kit with `secagg unpack FILE.kit`"
-    )
+def site_kit(kit: object) -> SiteKit:
+    """Return a site's kit, given it or its folder; errors as of `load_site_kit`."""
+    if isinstance(kit, SiteKit):
+        return kit
+    if isinstance(kit, ServerKit):
+        raise KeyFileError(f"{kit.folder} is the server's kit; give that of a site")
+    return load_site_kit(_folder(kit))
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes of the same site away from its files.
+def server_kit(kit: object) -> ServerKit:
+    """Return the server's kit, given it or its folder; errors as of `load_site_kit`."""
+    if isinstance(kit, ServerKit):
+        return kit
+    if isinstance(kit, SiteKit):
+        raise KeyFileError(f"{kit.folder} is the kit of a site; give the server's")
+    return load_server_kit(_folder(kit))
 
-    Raises
-    ------
-    ConfigError
-        If one is at work.
-    KeyFileError
-        If this user may not write to the folder.
-    """
-    busy = ConfigError(f"another `secagg site` is at work in {folder}; one kit, one process")
-    with ExitStack() as stack:
-        with os_errors(KeyFileError, f"cannot write to the kit {folder}", "run this as the owner of the folder"):
-            stack.enter_context(open_locked(folder / LOCK_FILE, os.O_WRONLY | os.O_CREAT, busy))
-        yield
+
+def _folder(kit: object) -> Path:
+    if not is_path(kit):
+        raise KeyFileError(f"a kit is given as {type(kit).__name__}; pass its folder, or what load_kit returns")
+    return Path(kit)
 
 
 def active_sites(project: Project) -> tuple[Party, ...]:
     """Return the sites that take part: those that are not revoked."""
     return tuple(site for site in project.sites if not site.revoked)
-
-
-def of_epoch(name: str, epoch: int) -> str:
-    """Return the name under which a file of a kit stays when one of a later epoch takes its place."""
-    stem, dot, suffix = name.rpartition(".")
-    return f"{stem}-{epoch}{dot}{suffix}"
-
-
-def is_secret(name: str) -> bool:
-    """Return whether a file of a kit is for its owner's eyes alone."""
-    return name.endswith(".key") and name != SERVER_KEY_FILE
 
 
 def load_client_key(path: Path, project: Project) -> ClientKey:
@@ -306,14 +261,3 @@ def _project(folder: Path, config: Config) -> Project:
             "unpack the kit again (a changed configuration needs a new project)"
         )
     return project
-
-
-def _old_epochs(folder: Path) -> tuple[int, ...]:
-    with _readable(folder):
-        found = [_OLD_KEY.fullmatch(path.name) for path in folder.iterdir()]
-    return tuple(sorted(int(match[1]) for match in found if match))
-
-
-def _readable(folder: Path) -> AbstractContextManager[None]:
-    remedy = "try as its owner, or have its owner give it to this user"
-    return os_errors(KeyFileError, f"cannot read the kit {folder}", remedy)

@@ -21,8 +21,8 @@ from ..errors import (
     show_time,
 )
 from ..scheme.params import is_int
-from ..storage.files import open_regular, os_errors, replace_file
-from ..wire.container import DIGEST_NBYTES, MAX_HEADER_NBYTES, head_nbytes, pack_head, read_hex, unpack_head
+from ..storage.files import Contents, Source, name_of, read_source, replace_file
+from ..wire.container import DIGEST_NBYTES, MAX_HEADER_NBYTES, as_bytes, head_nbytes, pack_head, read_hex, unpack_head
 from ..wire.header import Header, check_epoch, check_site
 from ..wire.layout import Layout
 from ..wire.tail import SIGNATURE_NBYTES, Proof, signed_message
@@ -150,7 +150,7 @@ class Project:
         return head + authority.sign(head)
 
     @classmethod
-    def from_bytes(cls, blob: bytes) -> Project:
+    def from_bytes(cls, blob: Contents) -> Project:
         """Read a signed manifest. It vouches for itself: hold its `authority` against one that you know.
 
         Raises
@@ -160,6 +160,7 @@ class Project:
         SignatureError
             If the signature is not that of the authority that it names.
         """
+        blob = as_bytes(blob, "a project manifest")
         length = head_nbytes(blob)
         if len(blob) != length + SIGNATURE_NBYTES:
             raise FormatError(
@@ -175,24 +176,27 @@ class Project:
         if project._head() != blob[:length]:
             raise FormatError("the project manifest is not in canonical form")
         check_signature(project.authority, blob[length:], blob[:length], f"the authority of project {project.name}")
-        return replace(project, signed=bytes(blob))
+        return replace(project, signed=blob)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Project:
+    def load(cls, source: Source) -> Project:
         """Read a manifest file.
+
+        Parameters
+        ----------
+        source : path, bytes, bytearray, memoryview or binary stream
+            The file, or what it holds.
 
         Raises
         ------
         KeyFileError
-            If it is missing, unreadable, damaged or signed by somebody else.
+            If it is missing, unreadable, damaged or signed by somebody else; if `source` is something else.
         """
-        name = os.fspath(path)
-        with os_errors(KeyFileError, f"cannot read the project manifest {name!r}"), open_regular(path) as file:
-            blob = file.read(2 * MAX_HEADER_NBYTES)
+        blob = read_source(source, 2 * MAX_HEADER_NBYTES, KeyFileError, "the project manifest")
         try:
             return cls.from_bytes(blob)
         except SecAggError as error:
-            raise KeyFileError(f"{name!r} is not a usable project manifest: {error}") from error
+            raise KeyFileError(f"{name_of(source)} is not a usable project manifest: {error}") from error
 
     def successor(self, blob: bytes) -> Project:
         """Return the manifest in `blob`, which must be this one or a later one of the same authority.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import FormatError, VerificationError
-from ..wire.container import DIGEST_NBYTES
+from ..storage.files import Contents
+from ..wire.container import DIGEST_NBYTES, as_bytes
 from ..wire.header import Header
 from ..wire.tail import SIGNATURE_NBYTES, Proof
 from ..wire.update import Update
@@ -48,8 +49,9 @@ class Receipt:
         return self.head + self.body + self.signature
 
     @classmethod
-    def from_bytes(cls, blob: bytes) -> Receipt:
+    def from_bytes(cls, blob: Contents) -> Receipt:
         """Read the inverse of `to_bytes`; `FormatError` if the length is another."""
+        blob = as_bytes(blob, "a receipt")
         if len(blob) != _NBYTES:
             raise FormatError(f"a receipt has {_NBYTES} bytes, not {len(blob)}")
         return cls(blob[:DIGEST_NBYTES], blob[DIGEST_NBYTES : 2 * DIGEST_NBYTES], blob[2 * DIGEST_NBYTES :])

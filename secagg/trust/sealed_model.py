@@ -10,12 +10,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DecryptionError
+from ..storage.files import Writable
 from ..wire.container import DIGEST_NBYTES
 from ..wire.header import MODEL_BLOCK_NBYTES, MODEL_BLOCK_PLAIN_NBYTES, Header
 from ..wire.update import Update, UpdateWriter
@@ -24,7 +25,7 @@ from .key import ClientKey
 
 
 def write_model(
-    stream: BinaryIO, header: Header, key: ClientKey, vectors: Sequence[NDArray[Any]], identity: Identity | None
+    stream: Writable, header: Header, key: ClientKey, vectors: Sequence[NDArray[Any]], identity: Identity | None
 ) -> None:
     """Encrypt the tensors of a model, in the order of its layout, to a stream."""
     cipher = _Cipher(key, header)

@@ -10,7 +10,7 @@ import datetime
 import ipaddress
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from cryptography import x509
@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ..errors import ConfigError, KeyFileError
-from ..storage.files import os_errors
+from ..storage.files import absolute, os_errors
 from ..wire.header import check_site
 
 #: The server's certificate always names these, beside the hosts that are asked for.
@@ -41,6 +41,10 @@ class Tls:
     ca: Path
     cert: Path
     key: Path
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, absolute(getattr(self, field.name)))
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Tls:
@@ -74,7 +78,7 @@ class Authority:
     """
 
     def __init__(self, folder: Path, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
-        self._folder = folder
+        self._folder = absolute(folder)
         self._certificate = certificate
         self._key = key
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError, SecAggError
+from ..errors import FormatError, StateError
 from .container import DIGEST_NBYTES, check_digest, digest
 
 _Built = TypeVar("_Built")
@@ -82,7 +82,7 @@ class ArrayFormat:
         try:
             with zipfile.ZipFile(io.BytesIO(blob)) as archive:
                 return build(*self._read(archive, len(blob)))
-        except SecAggError:
+        except (FormatError, StateError):
             raise
         except Exception as error:  # of an archive that was made to break readers, anything
             raise FormatError(f"no stored {self.what}: {type(error).__name__}") from error

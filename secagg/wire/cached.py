@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar, overload
 _Value = TypeVar("_Value")
 
 
-class cached_property(functools.cached_property[_Value]):  # noqa: N801  as it is called everywhere
+class cached_property(functools.cached_property[_Value]):
     """Computed once an object, when it is first asked for."""
 
     @overload

@@ -10,6 +10,7 @@ import hmac
 import json
 import struct
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any, NoReturn
 
 from ..errors import DigestError, FormatError
@@ -27,6 +28,18 @@ MAX_FRAME_NBYTES = MAX_BLOCK_NBYTES
 
 _PREAMBLE = struct.Struct("<8sHBBI")
 _KIND_NAMES = {code: name for name, code in KINDS.items()}
+
+
+def as_bytes(blob: object, what: str) -> bytes:
+    """Return contents as bytes, copied only if they are not bytes yet; `FormatError` if they are something else."""
+    if not isinstance(blob, (bytes, bytearray, memoryview)):
+        raise FormatError(f"{what} is bytes, not {type(blob).__name__}")
+    return bytes(blob)  # what can change must not: bytes themselves are not copied by this
+
+
+def fields_alone(value: Any) -> dict[str, Any]:
+    """Return what is pickled of a dataclass: its fields, and not what it has computed from them and kept."""
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def digest(*parts: bytes | memoryview | Iterable[bytes | memoryview]) -> bytes:

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import ConfigError, DuplicateError, FormatError, LayoutError, SecAggError, show
 from ..scheme.aggregation import MAX_CLIENTS, Aggregation
 from ..scheme.codec import codec_for
-from ..scheme.params import Params, is_int
+from ..scheme.params import Params, as_int
 from ..scheme.ring import CLEAR_BLOCK_SIZE
 from ..scheme.tensors import FLOAT_DTYPES
 from .cached import cached_property
@@ -20,6 +20,7 @@ from .container import (
     HEAD_EXTRA_NBYTES,
     MAX_FRAME_NBYTES,
     MAX_HEADER_NBYTES,
+    fields_alone,
     pack_head,
     read_hex,
     unpack_head,
@@ -104,6 +105,8 @@ class Header:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "aggregation", replace(self.aggregation, min_clients=2))
+
+    __getstate__ = fields_alone
 
     @property
     def site(self) -> str:
@@ -271,16 +274,18 @@ class _Section:
 
 def check_epoch(epoch: object) -> int:
     """Return a valid epoch; anything but a whole number from 0 raises `ConfigError`."""
-    if not is_int(epoch) or not 0 <= epoch < MAX_EPOCH:
+    number = as_int(epoch)
+    if number is None or not 0 <= number < MAX_EPOCH:
         raise ConfigError(f"epoch is {show(epoch)}; epochs are whole numbers from 0 to 2**32 - 1")
-    return epoch
+    return number
 
 
 def check_round(round: object) -> int:
     """Return a valid number of a round; anything but a whole number from 0 to 2**32 - 1 raises `ConfigError`."""
-    if not isinstance(round, int) or isinstance(round, bool) or not 0 <= round < MAX_ROUND:
+    number = as_int(round)
+    if number is None or not 0 <= number < MAX_ROUND:
         raise ConfigError(f"round is {show(round)}; rounds are whole numbers from 0 to 2**32 - 1")
-    return round
+    return number
 
 
 def check_base(base: object) -> bytes:

@@ -18,7 +18,7 @@ from ..scheme.sharing import shared
 from ..scheme.tensors import FLOAT_DTYPES, LOCAL_DTYPES, describe, to_vector
 from .cached import cached_property
 from .choice import Described, choose
-from .container import digest
+from .container import digest, fields_alone
 
 #: What becomes of a tensor: its sum is encrypted, its sum is in the clear, or it never leaves the site.
 ROLES = ("encrypted", "clear", "local")
@@ -80,6 +80,8 @@ class Layout:
     """
 
     tensors: tuple[TensorSpec, ...]
+
+    __getstate__ = fields_alone
 
     @classmethod
     def of(cls, state: Mapping[str, Any], config: Config | None = None) -> Layout:
@@ -252,7 +254,7 @@ def _refuse_wrapper(names: Mapping[str, Any]) -> None:
     raise LayoutError(
         f"{fault} as a wrapper does it (DataParallel, DistributedDataParallel, AveragedModel, torch.compile, Opacus): "
         "sites that wrap their network differ from those that do not. Give the state dict of the network inside, which "
-        "secagg.site.network_state(network) returns"
+        "secagg.site.network_state(network) returns; a network's own child of that name needs another one"
     )
 
 

@@ -3,39 +3,44 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from io import BufferedReader, BytesIO
+from collections.abc import Callable, Iterator, Mapping
+from io import SEEK_END, BytesIO
 from types import TracebackType
-from typing import BinaryIO, Protocol
+from typing import Any, SupportsIndex
 
 from ..errors import FormatError, StateError
 from ..scheme.params import QuantisedParams
-from ..storage.files import open_regular, os_errors, replace_file
-from .container import DIGEST_NBYTES, PREAMBLE_NBYTES, check_digest, digest, frame_digest, head_nbytes
-from .header import Frame, Header
+from ..storage.files import (
+    Contents,
+    Readable,
+    Source,
+    Writable,
+    check_readable,
+    is_path,
+    name_of,
+    open_regular,
+    os_errors,
+    read_stream,
+    replace_file,
+)
+from .body import Body, FileBody, MemoryBody, StreamBody
+from .container import DIGEST_NBYTES, PREAMBLE_NBYTES, as_bytes, check_digest, digest, frame_digest, head_nbytes
+from .header import Contribution, Frame, Header
 from .tail import UNSIGNED, Proof, Tail, body_digest, signed_message
 
-_CLOSED = "the update's file is closed; open it again"
+#: A larger one that lies in a file is not pickled: it would be read into memory, here and wherever it goes.
+MAX_PICKLED_FILE_NBYTES = 64 << 20
+
 _NEXT_BASE = b"secagg base v1"
-
-
-class Body(Protocol):
-    """Where the frames of an update lie. Offsets count from the end of the head."""
-
-    def read(self, offset: int, nbytes: int) -> memoryview:
-        """Return `nbytes` bytes; valid until the next call."""
-
-    def stamp(self) -> object:
-        """Return what is equal as long as nothing has changed; None if nobody can tell."""
-
-    def close(self) -> None:
-        """Give resources back."""
 
 
 class Update:
     """What a site uploads for one round, or the sum of several; build it with `from_bytes` or `open`.
 
     Only header and length are checked at first. Frames and tail are read lazily, and each read checks the digest.
+
+    Two updates are equal if they are the same container: headers and digests are equal. One that is in memory can be
+    pickled, and so can one of at most 64 MiB that lies in a file; it is in memory when it comes back.
     """
 
     def __init__(self, header: Header, body: Body) -> None:
@@ -45,7 +50,7 @@ class Update:
         self._verified: object = None  # the stamp under which every digest was checked
 
     @classmethod
-    def from_bytes(cls, blob: bytes) -> Update:
+    def from_bytes(cls, blob: Contents) -> Update:
         """Read an update that is in memory; `blob` is kept, and copied only if it is not bytes.
 
         Raises
@@ -55,20 +60,34 @@ class Update:
         DuplicateError
             If the header lists a site or nonce twice.
         """
-        if not isinstance(blob, (bytes, bytearray, memoryview)):
-            raise FormatError(f"an update is bytes, not {type(blob).__name__}")
-        blob = bytes(blob)  # what can change must not: bytes themselves are not copied by this
+        blob = as_bytes(blob, "an update")
         header = _read_header(BytesIO(blob), len(blob))
         return cls(header, MemoryBody(memoryview(blob)[len(header.head) :], blob))
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Update:
-        """Open an update that is in a file; frames stay there until they are read. Errors as in `from_bytes`.
+    def open(cls, source: Source) -> Update:
+        """Open an update that is in a file or a stream; frames stay there until they are read.
 
-        The file stays open until `close`, or the end of a ``with`` block.
+        Parameters
+        ----------
+        source : path, binary stream, bytes, bytearray or memoryview
+            A file stays open until `close`, or the end of a ``with`` block. A stream must be able to seek; the update
+            is what it holds from where it stands to its end. It belongs to the update as long as that is in use, and
+            is not closed with it. Of contents, this is `from_bytes`.
+
+        Raises
+        ------
+        FormatError
+            As `from_bytes`; if `source` cannot be read, or is something else.
+        DuplicateError
+            As `from_bytes`.
         """
-        with os_errors(FormatError, f"cannot read {os.fspath(path)!r}"):
-            file = open_regular(path)
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            return cls.from_bytes(source)
+        if not is_path(source):
+            return cls._open_stream(check_readable(source, FormatError, "an update"))
+        with os_errors(FormatError, f"cannot read {name_of(source)}"):
+            file = open_regular(source)
         try:
             header = _read_header(file, os.fstat(file.fileno()).st_size)
         except BaseException:
@@ -76,10 +95,45 @@ class Update:
             raise
         return cls(header, FileBody(file, len(header.head)))
 
+    @classmethod
+    def _open_stream(cls, stream: Any) -> Update:
+        try:
+            start = stream.tell()
+            nbytes = stream.seek(0, SEEK_END) - start
+            stream.seek(start)
+        except (AttributeError, TypeError, OSError, ValueError) as error:  # of a pipe, a socket, what is compressed
+            raise FormatError(
+                "the stream cannot seek, and frames are read from it more than once: read it whole, by "
+                "Update.from_bytes(stream.read())"
+            ) from error
+        with os_errors(FormatError, "cannot read the stream"):
+            header = _read_header(stream, nbytes)
+        return cls(header, StreamBody(stream, start + len(header.head)))
+
     @property
     def header(self) -> Header:
         """The validated header."""
         return self._header
+
+    @property
+    def round(self) -> int:
+        """Round of the federation; of a model the round that begins from it."""
+        return self._header.round
+
+    @property
+    def site(self) -> str:
+        """Site of an update, or of the model that it has stored; `StateError` of an aggregate, which has several."""
+        return self._contribution("site").site
+
+    @property
+    def nonce(self) -> bytes:
+        """The 32 random bytes of this encryption; `StateError` of an aggregate, which has several."""
+        return self._contribution("nonce").nonce
+
+    def _contribution(self, what: str) -> Contribution:
+        if self._header.kind == "aggregate":
+            raise StateError(f"an aggregate has more than one {what}: see its header.contributions")
+        return self._header.contributions[0]
 
     @property
     def nbytes(self) -> int:
@@ -175,6 +229,22 @@ class Update:
         """Close the file of an update that was opened from one."""
         self._body.close()
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Update):
+            return NotImplemented
+        return self is other or (self._header.head == other._header.head and self.digest() == other.digest())
+
+    def __hash__(self) -> int:
+        return hash(self._header.head[-DIGEST_NBYTES:])
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Callable[[bytes], Update], tuple[bytes]]:
+        if not isinstance(self._body, MemoryBody) and self.nbytes > MAX_PICKLED_FILE_NBYTES:
+            raise StateError(
+                f"this update lies in a file and has {self.nbytes} bytes; more than {MAX_PICKLED_FILE_NBYTES} are not "
+                "pickled: send the path, and Update.open it there, or pickle what to_bytes() returns"
+            )
+        return type(self).from_bytes, (self.to_bytes(),)
+
     def __enter__(self) -> Update:
         return self
 
@@ -188,61 +258,10 @@ class Update:
         return f"<{header.kind} of round {header.round} from {', '.join(header.sites)}, {self.nbytes} bytes>"
 
 
-class MemoryBody:
-    """Frames in memory: `frames` holds them all; `blob` is the whole update, where it is at hand as bytes."""
-
-    def __init__(self, frames: memoryview, blob: bytes | None = None) -> None:
-        self._frames = frames
-        self.blob = blob
-
-    def read(self, offset: int, nbytes: int) -> memoryview:
-        """Return a view without a copy."""
-        return self._frames[offset : offset + nbytes]
-
-    def stamp(self) -> object:
-        """Return the same as ever for bytes, which cannot change."""
-        return None if self.blob is None else ()
-
-    def close(self) -> None:
-        """Do nothing: memory is given back with the object."""
-
-
-class FileBody:
-    """Frames in a file, read one at a time into a buffer that is used again."""
-
-    def __init__(self, file: BufferedReader, start: int) -> None:
-        self._file = file
-        self._start = start
-        self._buffer = bytearray()
-
-    def read(self, offset: int, nbytes: int) -> memoryview:
-        """Read from the file; a file that became shorter raises `FormatError`."""
-        if self._file.closed:
-            raise StateError(_CLOSED)
-        if len(self._buffer) < nbytes:
-            self._buffer = bytearray(nbytes)
-        view = memoryview(self._buffer)[:nbytes]
-        self._file.seek(self._start + offset)
-        if self._file.readinto(view) != nbytes:
-            raise FormatError("the file became shorter while it was read")
-        return view
-
-    def stamp(self) -> object:
-        """Return size of the file and time of its last change."""
-        if self._file.closed:
-            raise StateError(_CLOSED)
-        state = os.fstat(self._file.fileno())
-        return state.st_size, state.st_mtime_ns
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
 class UpdateWriter:
     """Writes an update or model frame by frame to a stream, in the order of the header's frames, then its tail."""
 
-    def __init__(self, stream: BinaryIO, header: Header) -> None:
+    def __init__(self, stream: Writable, header: Header) -> None:
         self._stream = stream
         self._head = header.head
         self._digests: list[bytes] = []
@@ -261,13 +280,33 @@ class UpdateWriter:
         self._stream.write(Tail(tag, (Proof(body, signature),)).pack(self._head, len(self._digests)))
 
 
-def _read_header(stream: BinaryIO, nbytes: int) -> Header:
+def check_update(value: object) -> Update:
+    """Return an update; `FormatError` of anything else, which says what to pass.
+
+    Nothing that is not in the form of a container has been encrypted, whatever it is.
+    """
+    if isinstance(value, Update):
+        return value
+    if isinstance(value, Mapping):
+        remedy = "tensors must be encrypted first, by Client.encrypt(state, …)"
+    elif isinstance(value, (bytes, bytearray, memoryview)):
+        remedy = "pass Update.from_bytes(…) of these bytes"
+    elif is_path(value) or callable(getattr(value, "read", None)):
+        remedy = "pass Update.open(…) of it"
+    elif isinstance(value, Header):
+        remedy = "a header alone has no frames; pass the whole update"
+    else:
+        remedy = "pass what Client.encrypt, Update.from_bytes or Update.open returns"
+    raise FormatError(f"an Update is needed, got {type(value).__name__}: {remedy}")
+
+
+def _read_header(stream: Readable, nbytes: int) -> Header:
     """Read the header from the start of a stream and hold it against the number of bytes that are there."""
-    preamble = stream.read(PREAMBLE_NBYTES)
+    preamble = read_stream(stream, PREAMBLE_NBYTES, FormatError)
     length = head_nbytes(preamble)
     if nbytes < length:
         raise FormatError(f"truncated: {nbytes} bytes, the head alone takes {length}")
-    header = Header.from_head(preamble + stream.read(length - PREAMBLE_NBYTES))
+    header = Header.from_head(preamble + read_stream(stream, length - PREAMBLE_NBYTES, FormatError))
     if nbytes != header.nbytes:
         fault = "truncated" if nbytes < header.nbytes else "trailing bytes"
         raise FormatError(f"{fault}: {nbytes} bytes, the header describes {header.nbytes}")

@@ -33,7 +33,8 @@ import secagg
 from secagg.cli.passphrases import VARIABLE
 from secagg.setup.packing import pack
 from secagg.setup.passphrases import generate
-from secagg.trust.kit import CLIENT_KEY_FILE, SERVER, TLS_KEY_FILE, load_server_kit, load_site_kit
+from secagg.trust.kit import load_server_kit, load_site_kit
+from secagg.trust.kit_files import CLIENT_KEY_FILE, SERVER, TLS_KEY_FILE
 
 from .conftest import Report
 

@@ -11,25 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from provisioned import CLARA, Federation, Secagg
+from provisioned import CLARA, COMMANDS, Federation, Secagg
 
 import secagg as library
-
-COMMANDS = (
-    "plan",
-    "provision",
-    "add-site",
-    "remove-site",
-    "rotate",
-    "unpack",
-    "doctor",
-    "serve",
-    "site",
-    "status",
-    "demo",
-    "inspect",
-    "backends",
-)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -183,7 +167,7 @@ def test_inspect_says_what_is_wrong_with_a_file(secagg: Secagg, tmp_path: Path) 
 def test_serve_and_site_without_a_usable_kit(secagg: Secagg, federation: Federation) -> None:
     missing = secagg("serve", federation.kits / "nobody")
     assert missing.returncode == 3
-    assert "is no kit: it has neither client.key nor server.key" in missing.stderr
+    assert "is no kit: it has neither he-client.key nor he-server.key" in missing.stderr
     (federation.kits / "server.kit").touch()
     packed = secagg("serve", federation.kits / "server.kit")
     assert packed.returncode == 3
@@ -194,10 +178,10 @@ def test_serve_and_site_without_a_usable_kit(secagg: Secagg, federation: Federat
     assert "is the server's kit; give that of a site" in swapped.stderr
     for command in ("unpack", "doctor"):
         assert "there is no 'nothing.kit'; name the file" in secagg(command, "nothing.kit").stderr
-    (federation["server"] / "server.key").write_bytes((federation["a"] / "client.key").read_bytes())
+    (federation["server"] / "he-server.key").write_bytes((federation["a"] / "he-client.key").read_bytes())
     wrong = secagg("serve", federation["server"], "--address", "127.0.0.1:0")
     assert wrong.returncode == 3
-    assert "a server key (server.key) is needed" in wrong.stderr
+    assert "a server key (he-server.key) is needed" in wrong.stderr
     nobody = secagg("site", federation["a"], "--server", "nowhere", "--rounds", "0")
     assert nobody.returncode == 2
 

@@ -27,7 +27,8 @@ from secagg.cli.doctor_kit import check_disk, check_kit
 from secagg.cli.doctor_network import check_port, check_server
 from secagg.errors import KeyFileError, StorageError, TransportError
 from secagg.setup.packing import pack
-from secagg.trust.kit import load_server_kit, load_site_kit, locked
+from secagg.trust.kit import load_server_kit, load_site_kit
+from secagg.trust.kit_files import locked
 from secagg.ui.findings import Doubt
 from secagg.wire.layout import Layout
 
@@ -101,7 +102,7 @@ def remove(name: str) -> Callable[[Path, Federation], None]:
 
 def add(name: str) -> Callable[[Path, Federation], None]:
     def damage(kit: Path, other: Federation) -> None:
-        (kit / name).write_bytes((other["a"] / "client.key").read_bytes())
+        (kit / name).write_bytes((other["a"] / "he-client.key").read_bytes())
         (kit / name).chmod(0o600)
 
     return damage
@@ -113,10 +114,15 @@ def half(blob: bytes) -> bytes:
 
 FAULTS: dict[str, tuple[str, Callable[[Path, Federation], None], str, str]] = {
     "file missing": ("a", remove("tls.key"), "files", "lacks tls.key; unpack the kit again"),
-    "HE secret at the server": ("server", add("client.key"), "files", "the server must never hold the HE key"),
-    "old HE secret at the server": ("server", add("client-0.key"), "files", "the server must never hold the HE key"),
+    "HE secret at the server": ("server", add("he-client.key"), "files", "the server must never hold the HE key"),
+    "old HE secret at the server": ("server", add("he-client-0.key"), "files", "the server must never hold the HE key"),
     "interrupted": ("a", lambda kit, other: (kit / ".secagg-staged").mkdir(), "files", "was interrupted"),
-    "key that others read": ("a", mode("client.key", 0o640), "permissions", "mode 0640, others can read it: chmod 600"),
+    "key that others read": (
+        "a",
+        mode("he-client.key", 0o640),
+        "permissions",
+        "mode 0640, others can read it: chmod 600",
+    ),
     "signing key that all read": ("server", mode("signing.key", 0o604), "permissions", "mode 0604"),
     "authority that others write": ("a", mode("ca.crt", 0o664), "permissions", "others can change it: chmod 644"),
     "folder that others write": ("a", mode(".", 0o777), "permissions", "others can replace its files: chmod 700"),
@@ -139,9 +145,9 @@ FAULTS: dict[str, tuple[str, Callable[[Path, Federation], None], str, str]] = {
     "TLS key of another": ("a", of_another("tls.key"), "certificate", "is not the key of"),
     "certificate damaged": ("a", spoil("tls.crt", half), "certificate", "is not a certificate"),
     "TLS key damaged": ("a", spoil("tls.key", half), "certificate", "is not a private key in PEM"),
-    "HE key of another": ("a", of_another("client.key"), "HE key", "is not that of project brain"),
-    "HE key damaged": ("a", spoil("client.key", half), "HE key", "client.key' is not a usable key file"),
-    "server key of another": ("server", of_another("server.key"), "HE key", "is not that of project brain"),
+    "HE key of another": ("a", of_another("he-client.key"), "HE key", "is not that of project brain"),
+    "HE key damaged": ("a", spoil("he-client.key", half), "HE key", "he-client.key' is not a usable key file"),
+    "server key of another": ("server", of_another("he-server.key"), "HE key", "is not that of project brain"),
     "configuration changed": (
         "a",
         spoil("federation.yaml", lambda text: text.replace(b"max_weight: 64", b"max_weight: 65")),
@@ -263,7 +269,7 @@ def test_the_command_on_a_folder(secagg: Secagg, federation: Federation) -> None
     assert "ok       manifest       project brain, serial 1, 3 sites" in fine.stdout
     assert "warning  server         not tried; give --server HOST:PORT" in fine.stdout
     assert fine.stdout.endswith("nothing failed\n")
-    (federation["a"] / "client.key").chmod(0o644)
+    (federation["a"] / "he-client.key").chmod(0o644)
     wrong = secagg("doctor", federation["a"])
     assert wrong.returncode == 1
     assert "FAIL     permissions    " in wrong.stdout

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from provisioned import Secagg
 from small_model import random_state
@@ -139,6 +140,9 @@ def write_files(folder: Path) -> None:
     torch.save(torch.zeros(3), folder / "tensor.pt")
     torch.save({"w": "text"}, folder / "string.pt")
     torch.save({"steps": torch.tensor(3)}, folder / "integers.pt")
+    torch.save({"net": {"w": torch.ones(3)}, "model": {"w": torch.ones(3)}}, folder / "two.pt")
+    (folder / "broken.safetensors").write_bytes(safetensors.numpy.save({"w": np.ones(3)})[:-1])
+    (folder / "none.safetensors").write_bytes(b"")
     (folder / "model.bin").write_bytes(b"")
     (folder / "folder.npz").mkdir()
     np.savez(folder / "u-good.npz", w=np.ones(3))
@@ -155,7 +159,7 @@ FAULTS = [
     (("missing.yaml",), 7, "cannot read 'missing.yaml': No such file"),
     (("missing.pt",), 7, "cannot read 'missing.pt': No such file"),
     (("folder.npz",), 7, "cannot read 'folder.npz'"),
-    (("model.bin",), 7, "must end in .yaml, .yml, .json, .npz, .pt, .pth"),
+    (("model.bin",), 7, "must end in .yaml, .yml, .json, .npz, .safetensors, .pt, .pth"),
     (("empty.yaml",), 7, "write names and shapes"),
     (("list.json",), 7, "write names and shapes"),
     (("text.yaml",), 7, "tensor 'w' has the shape 'three'"),
@@ -183,6 +187,10 @@ FAULTS = [
     (("string.pt",), 1, "string.pt: 'w' is a str"),
     (("string.pt",), 1, "must hold a state dict alone"),
     (("integers.pt",), 1, "has no float tensor"),
+    (("two.pt",), 1, "two.pt holds 'net' and 'model', each of which may be the model"),
+    (("broken.safetensors",), 7, "broken.safetensors is no safetensors file, or damaged"),
+    (("none.safetensors",), 7, "none.safetensors is no safetensors file, or damaged"),
+    (("missing.safetensors",), 7, "cannot read 'missing.safetensors': No such file"),
     (("good.yaml", "--max-weight", "-1"), 2, "aggregation.max_weight is -1.0"),
     (("good.yaml", "--max-weight", "nan"), 2, "aggregation.max_weight is nan"),
     (("good.yaml", "--out", "nowhere/federation.yaml"), 2, "'nowhere/federation.yaml': there is no folder 'nowhere'"),

@@ -14,7 +14,7 @@ from provisioned import PROJECT, Federation, Secagg
 
 from secagg.cli import main
 from secagg.setup.packing import unpack
-from secagg.trust.kit import SERVER_FILES, SITE_FILES
+from secagg.trust.kit_files import SERVER_FILES, SITE_FILES
 from secagg.trust.project import Project
 
 PASSPHRASE = "correct horse battery staple"
@@ -143,7 +143,7 @@ def test_changes_of_the_members(secagg: Secagg, kits: Path) -> None:
     assert "project brain, serial 4, epoch 1" in rotated.stdout
     site = unpack(kits / "a.kit", noted(kits)["a.kit"])
     assert Project.from_bytes(site["project.secagg"]).epoch == 1
-    assert {path.name for path in (kits / "authority").glob("client-*")} == {"client-0.key", "client-1.key"}
+    assert {path.name for path in (kits / "authority").glob("he-client-*")} == {"he-client-0.key", "he-client-1.key"}
     for result in (added, removed, rotated):
         assert not [passphrase for passphrase in noted(kits).values() if passphrase in result.stdout + result.stderr]
 

@@ -20,7 +20,7 @@ from served import Served
 
 import secagg as library
 from secagg.site.folder import MODEL_FILE, RECEIPT_FILE, UPDATE_FILE
-from secagg.trust.kit import PROJECT_FILE, locked
+from secagg.trust.kit_files import PROJECT_FILE, locked
 
 SITES = ("a", "b", "c")
 ROUNDS = 2

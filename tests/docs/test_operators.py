@@ -18,7 +18,7 @@ from served import Kits, Served, federation
 from secagg import cli, errors
 from secagg.integrations.prometheus import Metrics
 from secagg.protocol.messages import ServerStatus
-from secagg.trust.kit import SERVER_FILES
+from secagg.trust.kit_files import SERVER_FILES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "operators.md").read_text(encoding="utf-8")
@@ -56,7 +56,9 @@ def test_every_command_line_is_understood() -> None:
 
 
 def test_the_unit_gets_every_file_of_the_kit() -> None:
-    loaded = dict(re.findall(r"^LoadCredential=([\w.]+):/etc/secagg/server/([\w.]+)$", blocks("ini")[0], re.MULTILINE))
+    loaded = dict(
+        re.findall(r"^LoadCredential=([\w.-]+):/etc/secagg/server/([\w.-]+)$", blocks("ini")[0], re.MULTILINE)
+    )
     assert loaded == {name: name for name in SERVER_FILES}
 
 

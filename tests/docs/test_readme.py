@@ -1,29 +1,70 @@
-"""What README.md shows works as it stands there."""
+"""What README.md shows works as it stands there: its Python, its commands, its configurations."""
 
 from __future__ import annotations
 
-import ast
+import os
 import re
+import shlex
 import subprocess
 import sys
 import textwrap
+import tomllib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from mortal import free_port
+from provisioned import COMMANDS
 from served import Kits, Served, federation
 
 import secagg
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+BACKENDS = (ROOT / "docs" / "backends.md").read_text(encoding="utf-8")
+OWN_TASK = (ROOT / "docs" / "own-task.md").read_text(encoding="utf-8")
+
+#: A task of one's own, for the commands.
+TASK = """
+import numpy as np
+
+class Task:
+    examples = 1
+
+    def __init__(self):
+        self.model = {"w": np.zeros(1000, np.float32)}
+
+    def train(self, round):
+        self.model["w"] += 0.01
+"""
+
+ROUNDS_OF_SITE = 4  # of `secagg site`, unless it is told
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    return [text for name, text in found if name == language]
+
+
+def commands() -> list[str]:
+    return [line.partition(" #")[0].strip() for line in "".join(blocks("")).splitlines() if line.strip()]
+
+
+def test_it_is_short() -> None:
+    assert len(README.split()) <= 1400
+
+
+def test_there_is_a_test_for_every_block() -> None:
+    """The first Python is run alone, the second at three sites; there is one configuration, and nothing else."""
+    assert len(blocks("python")) == 2
+    assert len(blocks("yaml")) == 1
+    assert README.count("\n```") == 2 * (2 + 1 + len(blocks("")))
+    assert {line.split()[0] for line in commands()} == {"make", "pip", "secagg"}
 
 
 def test_the_library_example_prints_the_weighted_mean(tmp_path: Path) -> None:
@@ -40,74 +81,174 @@ def test_the_library_example_prints_the_weighted_mean(tmp_path: Path) -> None:
     assert values == pytest.approx([3.0] * 9, abs=2e-3)  # rounded to 16 bits of max_abs 8
 
 
-def test_names_in_the_training_example_exist() -> None:
-    tree = ast.parse(blocks("python")[1])
-    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    modules = {"secagg.integrations.monai", "secagg.integrations.grpc", "secagg.site", "secagg.trust"}
-    assert {node.module for node in imports} == modules
-    for node in imports:
-        module = __import__(str(node.module), fromlist=["_"])
-        for name in node.names:
-            assert getattr(module, name.name)
+def run_at_sites(
+    folder: Path, code: str, names: Callable[[str], dict[str, Any]], late: str | None = None
+) -> dict[str, dict[str, Any]]:
+    """Run code that begins with the kit of ``site-1`` at three sites, and at one that comes when they have ended."""
+    kits = Kits.make(folder, federation())
+
+    def take_part(site: str) -> dict[str, Any]:
+        (folder / site).mkdir()
+        text = code.replace("fl.example.org:8443", server.address).replace('"site-1"', repr(str(kits[site])))
+        text = text.replace("aggregate.secagg", f"{folder}/{site}/aggregate")
+        text = text.replace("model.secagg", f"{folder}/{site}/model")
+        given = names(site)
+        exec(text, given)
+        return given
+
+    sites = ("site-1", "site-2", "site-3")
+    timeout = ("--round-timeout", 300)  # if one fails, the others do not wait for an hour
+    with Served(kits["server"], folder / "server", timeout) as server, ThreadPoolExecutor(3) as pool:
+        for site in sites:  # no round ends before all of them have joined
+            with kits.session(site, server.address) as session:
+                session.join()
+        done = dict(zip(sites, pool.map(take_part, sites), strict=True))
+        if late is not None:
+            done[late] = take_part(late)
+    return done
 
 
-def test_the_rounds_without_monai(tmp_path: Path) -> None:
-    """At three sites, with the lines before them that open the session; a training that adds one."""
-    kits = Kits.make(tmp_path, federation())
-    # As far as the model, which is then MONAI's; the rounds stand inside the same block.
-    opened = blocks("python")[1].partition("    model = ")[0]
-    opened = "\n".join(line for line in opened.splitlines() if "monai" not in line)
-    code = opened + "\n" + textwrap.indent(blocks("python")[2], "    ")
+def test_a_loop_of_ones_own(tmp_path: Path) -> None:
+    """A training that adds a half; a site that comes late takes over what the others have."""
 
-    def take_part(name: str) -> dict[str, Any]:
-        folder = tmp_path / name
-        folder.mkdir()
-        text = code.replace("fl.example.org:8443", server.address).replace("aggregate.secagg", f"{folder}/aggregate")
-        text = text.replace('"site-1"', repr(name)).replace("len(dataset)", "1.0")
-        text = re.sub(r'"site-1/([^"]+)"', lambda match: repr(str(kits[name] / match[1])), text)
-        text = text.replace(f"Tls.load({name!r})", f"Tls.load({str(kits[name])!r})")
-        names: dict[str, Any] = {
-            "state": {"w": np.zeros(1000, np.float32)},
+    def names(site: str) -> dict[str, Any]:
+        return {
+            "network": {"w": np.zeros(1000, np.float32)},
             "train": lambda state: {"w": state["w"] + 0.5},
+            "dataset": [None],
             "rounds": 2,
         }
-        exec(text, names)
-        return names
 
-    timeout = ("--round-timeout", 300)  # if one fails, the others do not wait for an hour
-    with Served(kits["server"], tmp_path / "server", timeout) as server, ThreadPoolExecutor(3) as pool:
-        for name in ("site-1", "site-2", "site-3"):  # no round ends before all of them have joined
-            with kits.session(name, server.address) as session:
-                session.join()
-        done = list(pool.map(take_part, ("site-1", "site-2", "site-3")))
-    for names in done:
-        np.testing.assert_allclose(names["model"].state["w"], 1.0, atol=4e-3)  # 11 bits of max_abs 1, twice
-        assert names["model"].base == done[0]["model"].base
+    done = run_at_sites(tmp_path, blocks("python")[1], names, late="site-4")
+    assert len(done) == 4
+    for given in done.values():
+        assert given["model"].round == 2
+        np.testing.assert_allclose(given["model"].state["w"], 1.0, atol=4e-3)  # 11 bits of max_abs 1, twice
+        assert given["model"].base == done["site-1"]["model"].base
 
 
-def test_the_config_is_valid() -> None:
+def test_the_loop_with_monai(tmp_path: Path) -> None:
+    from monai.data import DataLoader, Dataset
+    from monai.engines import SupervisedTrainer
+
+    def names(site: str) -> dict[str, Any]:
+        draw = torch.Generator().manual_seed(int(site[-1]))
+        network = torch.nn.Linear(4, 1)
+        torch.nn.init.zeros_(network.weight)
+        torch.nn.init.zeros_(network.bias)
+        data = [{"image": torch.randn(4, generator=draw), "label": torch.ones(1)} for _ in range(4)]
+        trainer = SupervisedTrainer(
+            device=torch.device("cpu"),
+            max_epochs=1,
+            train_data_loader=DataLoader(Dataset(data), batch_size=2),
+            network=network,
+            optimizer=torch.optim.SGD(network.parameters(), 0.02),
+            loss_function=torch.nn.MSELoss(),
+        )
+        return {"network": network.state_dict(), "trainer": trainer, "dataset": [None], "rounds": 2}
+
+    (handler,) = (text for text in blocks("python", OWN_TASK) if "SecAggHandler" in text)
+    opened, loop, _ = blocks("python")[1].partition("    while ")
+    assert loop
+    done = run_at_sites(tmp_path, opened + textwrap.indent(textwrap.dedent(handler), "    "), names)
+    models = [given["model"].state for given in done.values()]
+    assert models[0]["bias"].item() > 0.03
+    for model in models:
+        assert torch.equal(model["weight"], models[0]["weight"])
+
+
+def test_the_configurations() -> None:
+    """Those of the README and of the page of backends."""
     config = secagg.Config.from_dict(yaml.safe_load(blocks("yaml")[0]))
     assert secagg.Config.from_dict(config.to_dict()) == config
-
-
-def test_the_blocks_of_the_table_are_valid() -> None:
-    forms = re.findall(r"^\| `(\{lib: .*?\})` \|", README, re.MULTILINE)
-    assert len(forms) == 3
-    for form in forms:
+    forms = re.findall(r"^\| `(\{lib: .*?\})` \| preset `(\w+)`", BACKENDS, re.MULTILINE)
+    assert [preset for _, preset in forms] == ["clara", "exact", "smallest"]
+    for form, preset in forms:
         config = secagg.Config.from_dict({"he": yaml.safe_load(form)})
-        assert secagg.Config.from_dict(config.to_dict()) == config
+        assert config == secagg.Config.from_dict({"he": {"preset": preset}})
 
 
-def test_commands_exist() -> None:
-    text = "\n".join(re.findall(r"```\n(.*?)```", README, re.DOTALL))
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"^make (\w+)", text, re.MULTILINE):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
-    for command in set(re.findall(r"^secagg ([\w-]+)", text, re.MULTILINE)):
-        result = subprocess.run(
-            [sys.executable, "-m", "secagg.cli", command, "--help"], capture_output=True, timeout=300, check=False
+def test_the_commands_of_a_federation(tmp_path: Path) -> None:
+    """In their order; the two other sites do what the first one does."""
+    torch.save({"w": torch.zeros(1000)}, tmp_path / "model.pt")
+    np.savez(tmp_path / "update.npz", w=np.full(1000, 0.01, np.float32))
+    (tmp_path / "own.py").write_text(TASK, encoding="utf-8")
+    port, environment = free_port(), {"SECAGG_PASSPHRASE": "a passphrase for this test"}
+
+    def start(line: str, errors: int = subprocess.STDOUT) -> subprocess.Popen[str]:
+        for name in ("fl.example.org:8443", "0.0.0.0:8443"):
+            line = line.replace(name, f"localhost:{port}")
+        return subprocess.Popen(
+            [sys.executable, "-m", "secagg.cli", *shlex.split(line)[1:]],
+            cwd=tmp_path,
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
         )
-        assert result.returncode == 0
+
+    def run(line: str) -> str:
+        with start(line) as process:
+            output, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, f"{line}\n{output}"
+        return output
+
+    todo = [line for line in commands() if line.startswith("secagg ")]
+    names = [line.split()[1] for line in todo]
+    assert names == ["plan", "provision", "unpack", "serve", "unpack", "doctor", "site", "status"]
+    plan, provision, unpack_server, serve, unpack, doctor, site, status = todo
+    run(plan)
+    own = yaml.safe_dump({"project": "brain", "hosts": ["localhost"], "sites": ["site-1", "site-2", "site-3"]})
+    config = (tmp_path / "federation.yaml").read_text(encoding="utf-8")
+    (tmp_path / "project.yaml").write_text(own + config, encoding="utf-8")
+    run(provision)
+    run(unpack_server)
+    with start(serve, subprocess.DEVNULL) as server, ThreadPoolExecutor(3) as pool:
+        try:
+            assert server.stdout is not None
+            assert "serving on" in server.stdout.readline()
+            everywhere = [[line.replace("site-1", f"site-{number}") for number in (1, 2, 3)] for line in (unpack, site)]
+            for line in everywhere[0]:
+                run(line)
+            assert "FAIL" not in run(doctor)
+            for output in pool.map(run, [f"{line} --timeout 300" for line in everywhere[1]]):
+                assert f"{ROUNDS_OF_SITE} rounds are done" in output
+            assert f"round        {ROUNDS_OF_SITE}" in run(status)
+        finally:
+            server.kill()
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_commands_that_are_named_exist() -> None:
+    """Of the text, too, with their options; targets of make, and extras of pip."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    named = commands() + re.findall(r"`((?:make|pip|secagg) [^`]+)`", README + BACKENDS)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    for line in named:
+        program, word, *rest = line.split()
+        if program == "make":
+            assert re.search(rf"^{word}:", makefile, re.MULTILINE), line
+        elif program == "pip":
+            assert {name for names in re.findall(r"\[(.*)\]", line) for name in names.split(",")} <= extras.keys(), line
+        else:
+            assert word in COMMANDS or word == "--help", line
+            options = [option for option in rest if option.startswith("--")]
+            if options:
+                shown = subprocess.run(
+                    [sys.executable, "-m", "secagg.cli", word, "--help"],
+                    capture_output=True,
+                    text=True,
+                    timeout=300,
+                    check=True,
+                ).stdout
+                assert all(re.search(rf"(^|\s|\[){option}\b", shown) for option in options), line
+
+
+def test_the_picture_is_small() -> None:
+    (path,) = re.findall(r"!\[[^\]]+\]\((\S+)\)", README)
+    data = (ROOT / path).read_bytes()
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    assert len(data) < 100_000
 
 
 @pytest.mark.parametrize(
@@ -115,6 +256,16 @@ def test_commands_exist() -> None:
 )
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
-        if not target.startswith("http"):
-            assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"
+    for target, section in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", text):
+        if target.startswith("http"):
+            continue
+        path = (ROOT / page).parent.joinpath(target) if target else ROOT / page
+        assert path.exists(), f"{page}: {target}"
+        if section and path.suffix == ".md":
+            assert section in sections(path), f"{page}: {target}#{section}"
+
+
+def sections(path: Path) -> set[str]:
+    """The anchors of a page: those that GitHub gives to its headings."""
+    titles = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from contextlib import suppress
 from pathlib import Path
 
+from federation import twin_of
 from fuzz_worlds import AUTHORITY, BASE, NAMES, ROUND, WORLDS, attempt
 
 import secagg
@@ -61,7 +61,7 @@ class Reader:
             if header.params != world.config.params and scheme != "words":
                 continue
             for project in (False, True):
-                site = copy.copy(self._sites[scheme, project])
+                site = twin_of(self._sites[scheme, project])
                 site._failures = Failures(world.key.server, None)
                 attempt(lambda: site.decrypt(update))  # noqa: B023
                 attempt(lambda: site.decrypt(update, world.state, round=ROUND, base=BASE))  # noqa: B023

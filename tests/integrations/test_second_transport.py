@@ -31,7 +31,7 @@ from secagg.errors import (
 from secagg.protocol import SkipRequest
 from secagg.server import Federation, Limits
 from secagg.site import GlobalModel, Session
-from secagg.site.folder import MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, make_client
+from secagg.site.folder import MODEL_FILE, RECEIPT_FILE, UPDATE_FILE
 from secagg.site.participant import Participant
 from secagg.trust import load_server_kit, load_site_kit
 
@@ -70,7 +70,7 @@ class Site:
     def __init__(self, server: ToyServer, folder: Path, cuts: tuple[int, ...] = ()) -> None:
         self.folder, kit = folder, load_site_kit(folder)
         self.name = kit.name
-        self.model = GlobalModel(make_client(kit), MODEL)
+        self.model = GlobalModel(secagg.Client.load(kit), MODEL)
         self.link = ToyLink(server, (folder / "tls.crt").read_bytes(), cuts)
         self.session = Session(self.link, kit.name, timeout=60.0, project=kit.project, layout=self.model.layout)
         self.participant = Participant(kit, self.session, self.model)

@@ -49,11 +49,19 @@ OTHERS = {
         MismatchError,
         "is of kind 'update'; kind 'aggregate' is needed here",
     ),
-    "other params": (lambda f, s: federate(f.variant, LARGE, encrypt=ENCRYPT).sum(s), MismatchError, "has params"),
+    "other params": (
+        lambda f, s: federate(f.variant, LARGE, encrypt=ENCRYPT).sum(s),
+        MismatchError,
+        "has other params",
+    ),
     "another max_abs": (lambda f, s: f.but(max_abs=1.5).sum(s), MismatchError, "max_abs 1.5"),
     "another max_weight": (lambda f, s: f.but(max_weight=9).sum(s), MismatchError, "max_weight 9"),
     "another max_clients": (lambda f, s: f.but(max_clients=3).sum(s), MismatchError, "max_clients 3"),
-    "another encrypted set": (lambda f, s: f.but(encrypt="all").sum(s), LayoutError, "another set of tensors"),
+    "another encrypted set": (
+        lambda f, s: f.but(encrypt="all").sum(s),
+        LayoutError,
+        "another layout than the configuration makes it",
+    ),
     "too few contributions": (lambda f, s: f.sum(s[:2]), QuorumError, "has 2 contributions, min_clients is 3"),
 }
 

@@ -9,7 +9,6 @@ verified (`secagg.Client.verified`).
 
 from __future__ import annotations
 
-import copy
 import itertools
 import random
 from collections import Counter
@@ -17,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
-from federation import VARIANTS, federate, random_states
+from federation import VARIANTS, federate, random_states, twin_of
 from signed import ROUND, Signed, sign_federation
 
 import secagg
@@ -135,7 +134,7 @@ def forgiving(signed: Signed) -> Callable[[], secagg.Client]:
     site = signed.site()
 
     def fresh() -> secagg.Client:
-        twin = copy.copy(site)
+        twin = twin_of(site)
         twin._failures = Failures(signed.federation.keys.server, None)
         return twin
 

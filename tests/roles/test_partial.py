@@ -131,7 +131,7 @@ def test_a_pattern_that_matches_nothing(lib, encrypt, message):
 @pytest.mark.parametrize("choice", ["conv", "first-middle-last"])
 def test_a_choice_that_encrypts_nothing(lib, choice):
     with pytest.raises(ConfigError, match="would encrypt no tensor"):
-        federate(lib, encrypt=choice).site().encrypt({} if choice == "first-middle-last" else {"w": np.ones((2, 2))})
+        federate(lib, encrypt=choice).site().encrypt({"a.w": np.ones((2, 2, 2)), "a.weight": np.ones(2)})
 
 
 def test_a_pattern_of_max_abs_that_matches_nothing(lib):

@@ -63,6 +63,8 @@ def fill(model, block, rng):
 @pytest.mark.usefixtures("kernels")
 def test_any_model_any_weights_any_number_of_sites(lib, model, weights, seed, data):
     floats = [name for name, (dtype, _) in model.items() if dtype in ROUNDING]
+    if not floats:
+        model, floats = model | {"one": ("float32", ())}, ["one"]
     plain = [name.replace("[", "[[]").replace("*", "[*]").replace("?", "[?]") for name in floats[1:]]
     exclude = data.draw(st.lists(st.sampled_from(plain), unique=True)) if plain else []
     federation = federate(lib, encrypt={"exclude": exclude} if exclude else "all")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from container import Container
 from federation import federate
 
 import secagg
-from secagg.errors import ConfigError, LayoutError, RangeError
+from secagg.errors import ConfigError, LayoutError, PrivacyWarning, RangeError
 
 STATE = {"net.weight": np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4), "net.bias": np.ones(3, np.float32)}
 OWN = {
@@ -204,3 +205,15 @@ def test_decrypt_without_like_gives_what_like_takes(lib):
     for name, value in mean.items():
         assert again[name].dtype == value.dtype
         np.testing.assert_array_equal(again[name], value)
+
+
+def test_what_is_in_the_clear_is_said_once():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PrivacyWarning)  # of two sites
+        site, closed = federate("flashe", encrypt={"include": ["net.weight"]}).site(), federate("flashe").site()
+    with pytest.warns(PrivacyWarning, match="1 of 2 float tensors, 3 of 15 values, are sent in the clear.*'net.bias'"):
+        site.layout(STATE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        site.encrypt(STATE)
+        closed.encrypt(STATE)

@@ -13,7 +13,8 @@ from provisioned import Federation, files_of
 import secagg as library
 from secagg.errors import ConfigError, IdentityError, KeyFileError
 from secagg.setup.installing import install
-from secagg.trust.kit import SERVER_FILES, SITE_FILES, is_secret, load_server_kit, load_site_kit, locked
+from secagg.trust.kit import load_server_kit, load_site_kit
+from secagg.trust.kit_files import SERVER_FILES, SITE_FILES, is_secret, locked
 
 STATE = {"w": np.linspace(-1, 1, 50, dtype=np.float32)}
 
@@ -40,7 +41,7 @@ def test_an_empty_folder_will_do(made: Federation, tmp_path: Path) -> None:
 def test_a_kit_that_does_not_fit_together_is_not_written(made: Federation, tmp_path: Path) -> None:
     files = files_of(made["a"]) | {"signing.key": (made["b"] / "signing.key").read_bytes()}
     install(files, tmp_path / "b")  # of b, whose certificate `secagg doctor` looks at
-    for name, data in (("client.key", b"x"), ("project.secagg", b"x"), ("federation.yaml", b"he: {preset: exact}")):
+    for name, data in (("he-client.key", b"x"), ("project.secagg", b"x"), ("federation.yaml", b"he: {preset: exact}")):
         with pytest.raises(KeyFileError):
             install(files_of(made["a"]) | {name: data}, tmp_path / "a")
         assert not (tmp_path / "a").exists()
@@ -67,7 +68,7 @@ def test_over_an_older_kit(made: Federation, tmp_path: Path) -> None:
     assert (out / "state.json").read_text() == "mine"
     kept = {
         f"{stem}-{epoch}.{end}"
-        for stem, end in (("client", "key"), ("signing", "key"), ("project", "secagg"))
+        for stem, end in (("he-client", "key"), ("signing", "key"), ("project", "secagg"))
         for epoch in (0, 1)
     }
     assert {path.name for path in out.iterdir()} == SITE_FILES | kept | {"state.json"}
@@ -117,7 +118,7 @@ def test_what_may_not_be_replaced(made: Federation, federation: Federation, tmp_
         assert sorted(tmp_path.rglob("*")) == before
     # An old HE key that is damaged is not thrown away.
     rotated = made.change(tmp_path / "new", lambda provisioner, *folders: provisioner.rotate(None, *folders))
-    (federation["a"] / "client.key").write_bytes(b"")
+    (federation["a"] / "he-client.key").write_bytes(b"")
     with pytest.raises(KeyFileError, match=r"client\.key"):
         install(files_of(rotated["a"]), federation["a"])
     # A kit of the same epoch mends it.

@@ -15,7 +15,7 @@ from provisioned import Federation, files_of
 
 from secagg.errors import KeyFileError
 from secagg.setup.packing import pack, read_archive, unpack
-from secagg.trust.kit import SITE_FILES
+from secagg.trust.kit_files import SITE_FILES
 
 PASSPHRASE = "correct horse battery staple"
 
@@ -91,22 +91,22 @@ def hostile(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfi
 HOSTILE = {
     "above": (hostile("../evil"), "it holds '../evil', which no kit has"),
     "absolute": (hostile("/tmp/evil"), "'/tmp/evil', which no kit has"),
-    "inside": (hostile("sub/client.key"), "'sub/client.key', which no kit has"),
-    "dotted": (hostile("./client.key"), "'./client.key', which no kit has"),
-    "another name": (hostile("client-0.key"), "'client-0.key', which no kit has"),
-    "symbolic link": (hostile("client.key", tarfile.SYMTYPE, "/etc/passwd"), "'client.key', which no kit has"),
-    "hard link": (hostile("client.key", tarfile.LNKTYPE, "tls.key"), "'client.key', which no kit has"),
-    "folder": (hostile("client.key", tarfile.DIRTYPE), "'client.key', which no kit has"),
-    "pipe": (hostile("client.key", tarfile.FIFOTYPE), "'client.key', which no kit has"),
+    "inside": (hostile("sub/he-client.key"), "'sub/he-client.key', which no kit has"),
+    "dotted": (hostile("./he-client.key"), "'./he-client.key', which no kit has"),
+    "another name": (hostile("he-client-0.key"), "'he-client-0.key', which no kit has"),
+    "symbolic link": (hostile("he-client.key", tarfile.SYMTYPE, "/etc/passwd"), "'he-client.key', which no kit has"),
+    "hard link": (hostile("he-client.key", tarfile.LNKTYPE, "tls.key"), "'he-client.key', which no kit has"),
+    "folder": (hostile("he-client.key", tarfile.DIRTYPE), "'he-client.key', which no kit has"),
+    "pipe": (hostile("he-client.key", tarfile.FIFOTYPE), "'he-client.key', which no kit has"),
     "twice": (hostile("ca.crt"), "ca.crt twice"),
-    "of both roles": (hostile("server.key"), "it holds both server.key and client.key"),
+    "of both roles": (hostile("he-server.key"), "it holds both he-server.key and he-client.key"),
 }
 
 
 @pytest.mark.parametrize(("member", "message"), HOSTILE.values(), ids=HOSTILE)
 def test_hostile_archives(made: Federation, member: tarfile.TarInfo, message: str) -> None:
     files = files_of(made["a"])
-    replaced = member.name == "client.key"
+    replaced = member.name == "he-client.key"
     members = [(tarfile.TarInfo(name), data) for name, data in files.items() if not (replaced and name == member.name)]
     archive = archive_of([*members, (member, b"evil" if member.isreg() else b"")])
     with pytest.raises(KeyFileError, match=rf"a\.kit opens, but is not a kit: .*{message}"):

@@ -58,6 +58,12 @@ def test_the_model_that_all_begin_from(tmp_path: Path) -> None:
         load(tmp_path, PROJECT | {"initial": "shapes.yaml"})
 
 
+@pytest.mark.parametrize("key", ["model", "initial"])
+def test_a_file_that_has_not_the_order_of_the_network(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{key}: .*model\.safetensors has not the network's order of tensors"):
+        load(tmp_path, PROJECT | {key: "model.safetensors"})
+
+
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"site": ["a"]}, "unknown key 'site'; it knows project, hosts, sites, days, model, initial, he"),
     "unknown backend": ({"he": {"lib": "tenseel"}}, "tenseel"),

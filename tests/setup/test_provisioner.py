@@ -18,15 +18,8 @@ from secagg.errors import ConfigError, IdentityError, KeyFileError, KeyMismatchE
 from secagg.setup.provisioner import Provisioner
 from secagg.site import GlobalModel
 from secagg.trust import Certificate, Tls
-from secagg.trust.kit import (
-    SERVER_FILES,
-    SITE_FILES,
-    is_secret,
-    is_server_kit,
-    load_kit,
-    load_server_kit,
-    load_site_kit,
-)
+from secagg.trust.kit import load_kit, load_server_kit, load_site_kit
+from secagg.trust.kit_files import SERVER_FILES, SITE_FILES, is_secret, is_server_kit
 
 STATE = {"w": np.linspace(-1, 1, 50, dtype=np.float32)}
 
@@ -46,7 +39,7 @@ def test_each_party_gets_a_kit(made: Federation) -> None:
         assert {path.name for path in kit.iterdir()} == (SERVER_FILES if kit.name == "server" else SITE_FILES)
         assert is_server_kit(kit) == (kit.name == "server")
     assert {str(path.relative_to(made.provisioner.folder)) for path in made.provisioner.folder.rglob("*.*")} == {
-        *("ca.crt", "ca.key", "client-0.key", "project.secagg", "signing.key"),
+        *("ca.crt", "ca.key", "he-client-0.key", "project.secagg", "signing.key"),
         *(f"server/{name}" for name in ("ca.crt", "tls.crt", "tls.key", "signing.key")),
     }
     folders = [path for path in made.kits.parent.rglob("*") if path.is_dir() and path != made.kits]
@@ -225,7 +218,7 @@ def test_rotating(made: Federation, tmp_path: Path) -> None:
         assert (mine.public != theirs.public, mine.certificate != theirs.certificate) == (renewed, renewed)
     before, after = (Certificate.load(Tls.load(federation["server"])) for federation in (made, new))
     assert set(before.hosts) == set(after.hosts)
-    assert {path.name for path in new.provisioner.folder.glob("client-*")} == {"client-0.key", "client-1.key"}
+    assert {path.name for path in new.provisioner.folder.glob("he-client-*")} == {"he-client-0.key", "he-client-1.key"}
 
     # The old epoch is refused by the new server, and the new one by the old.
     update = client(made, "a").encrypt(STATE, weight=1, round=0)
@@ -275,7 +268,7 @@ def test_an_expired_project_is_rotated_only(made: Federation, tmp_path: Path, mo
     project.check_time()
 
 
-@pytest.mark.parametrize("file", ["project.secagg", "signing.key", "client-0.key"])
+@pytest.mark.parametrize("file", ["project.secagg", "signing.key", "he-client-0.key"])
 def test_a_provisioners_folder_that_is_damaged(federation: Federation, file: str) -> None:
     path = federation.provisioner.folder / file
     path.write_bytes(path.read_bytes()[:-5])
@@ -288,7 +281,7 @@ def test_a_provisioners_folder_that_is_damaged(federation: Federation, file: str
 
 def test_a_provisioners_folder_with_the_keys_of_another(federation: Federation, tmp_path: Path) -> None:
     other = Federation.make(tmp_path / "other")
-    for file in ("signing.key", "client-0.key"):
+    for file in ("signing.key", "he-client-0.key"):
         path = federation.provisioner.folder / file
         own = path.read_bytes()
         path.write_bytes((other.provisioner.folder / file).read_bytes())
@@ -301,7 +294,7 @@ def test_a_provisioners_folder_with_the_keys_of_another(federation: Federation, 
 MIXED = {
     "manifest": ("project.secagg", "is not that of project brain"),
     "signing key": ("signing.key", "which the manifest gives to none of"),
-    "HE key": ("client.key", "is not that of project brain"),
+    "HE key": ("he-client.key", "is not that of project brain"),
 }
 
 
@@ -320,7 +313,7 @@ def test_a_kit_with_another_configuration(federation: Federation) -> None:
         load_site_kit(federation["a"])
 
 
-@pytest.mark.parametrize("file", ["federation.yaml", "project.secagg", "signing.key", "client.key"])
+@pytest.mark.parametrize("file", ["federation.yaml", "project.secagg", "signing.key", "he-client.key"])
 def test_a_kit_that_lacks_a_file(federation: Federation, file: str) -> None:
     (federation["a"] / file).unlink()
     with pytest.raises((KeyFileError, ConfigError), match=file):
@@ -332,8 +325,8 @@ def test_a_kit_of_the_other_role(made: Federation, federation: Federation, tmp_p
         load_server_kit(made["a"])
     with pytest.raises(KeyFileError, match=r"is the server's kit; give that of a site"):
         load_site_kit(made["server"])
-    (federation["server"] / "server.key").write_bytes((made["a"] / "client.key").read_bytes())
-    with pytest.raises(KeyFileError, match=r"a server key \(server.key\) is needed"):
+    (federation["server"] / "he-server.key").write_bytes((made["a"] / "he-client.key").read_bytes())
+    with pytest.raises(KeyFileError, match=r"a server key \(he-server.key\) is needed"):
         load_server_kit(federation["server"])
     with pytest.raises(KeyFileError, match="no kit"):
         is_server_kit(tmp_path / "nothing")

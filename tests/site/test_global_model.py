@@ -306,7 +306,7 @@ def _with(state: dict[str, Any]) -> dict[str, Any]:
         (lambda state: state | {"steps": np.array(1.0)}, "'steps' is float64"),
         (lambda state: state | {"mask": np.array([0, 2])}, "'mask' is int64 .* values that bool has not"),
         (lambda state: state | {"w": [0.0]}, "'w' is a list"),
-        (lambda state: state | {"w": torch.zeros(3, 4, device="meta")}, "'w' has no dense data"),
+        (lambda state: state | {"w": torch.zeros(3, 4, device="meta")}, "'w' is on the device meta"),
         (list, "a mapping of names"),
     ],
 )
@@ -378,6 +378,9 @@ def test_a_sum_without_the_update_that_a_receipt_is_for() -> None:
     one, two, three = (model_of(name, numpy_state()) for name in ("a", "b", "c"))
     updates = [model.encrypt(trained(model.state, seed), 1) for seed, model in enumerate((one, two, three))]
     receipt = secagg.Receipt.of(updates[2], secagg.Identity.generate())
+    with pytest.raises(VerificationError, match="lists no update of site 'c'"):
+        three.apply(aggregated(*updates[:2]))
+    three.withdraw()  # what is acknowledged must be there all the same
     with pytest.raises(VerificationError, match="has left it out"):
         three.apply(aggregated(*updates[:2]), receipt)
     assert three.round == 0
@@ -673,26 +676,38 @@ def array(value: Any, name: str = "0.npy") -> Callable[[dict[str, bytes]], objec
 
 def huge(files: dict[str, bytes]) -> None:
     """An array that claims 4 TiB, as its header does, and has 80 bytes."""
-    header(layout=[["w", "float32", [1 << 40], "encrypted"], ["n", "int64", [], "local"]])(files)
+    header(layout=[[["w"], "float32", [1 << 40], "encrypted", False], [["n"], "int64", [], "local", False]])(files)
     files["0.npy"] = files["0.npy"].replace(b"(20,), }" + b" " * 11, b"(1099511627776,), }")
 
 
 FAULTS: dict[str, Callable[[dict[str, bytes]], object]] = {
     "an earlier version": header(version=1),
     "a later version": header(version=3),
-    "more fields": header(carry=[1]),
+    "more fields": header(more=[1]),
     "fewer fields": header(base="gone"),
     "a negative round": header(round=-1),
     "a round that is none": header(round=1.5),
     "a base that is none": header(base="ab"),
-    "16-bit floats": header(layout=[["w", "float16", [20], "encrypted"], ["n", "int64", [], "local"]]),
-    "two of one name": header(layout=[["w", "float32", [20], "encrypted"]] * 2),
-    "another shape": header(layout=[["w", "float32", [4, 5], "encrypted"], ["n", "int64", [], "local"]]),
-    "one tensor less": header(layout=[["w", "float32", [20], "encrypted"]]),
+    "16-bit floats": header(
+        layout=[[["w"], "float16", [20], "encrypted", False], [["n"], "int64", [], "local", False]]
+    ),
+    "two of one name": header(layout=[[["w"], "float32", [20], "encrypted", False]] * 2),
+    "another shape": header(
+        layout=[[["w"], "float32", [4, 5], "encrypted", False], [["n"], "int64", [], "local", False]]
+    ),
+    "one tensor less": header(layout=[[["w"], "float32", [20], "encrypted", False]]),
     "one tensor more": header(
-        layout=[["w", "float32", [20], "encrypted"], *([name, "int64", [], "local"] for name in "nm")]
+        layout=[[["w"], "float32", [20], "encrypted", False], *([[name], "int64", [], "local", False] for name in "nm")]
     ),
     "torch's, but not there": header(torch=["x"]),
+    "a name less": header(names=["w"]),
+    "a name twice": header(names=["w", "n", "w"]),
+    "a tied name that is no name": header(
+        layout=[[["w", "v"], "float32", [20], "encrypted", False], [["n"], "int64", [], "local", False]]
+    ),
+    "one that stays, and is not there": header(stays=[["s", "float32", []]]),
+    "one that stays, of no dtype": header(stays=[["n", "complex64", []]]),
+    "a nonce that is none": header(own=["ab"]),
     "torch's, but no names": header(torch=[["w"]]),
     "a header that is a list": lambda files: files.update({"header.json": b"[]"}),
     "a header that is no JSON": lambda files: files.update({"header.json": b"{"}),

@@ -34,10 +34,11 @@ from secagg.integrations.grpc.refusals import abort
 from secagg.protocol import Refusal
 from secagg.setup.installing import install
 from secagg.site import GlobalModel
-from secagg.site.folder import MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, make_client
+from secagg.site.folder import MODEL_FILE, RECEIPT_FILE, UPDATE_FILE
 from secagg.site.participant import Participant
 from secagg.trust import Tls
-from secagg.trust.kit import PROJECT_FILE, load_server_kit, load_site_kit
+from secagg.trust.kit import load_server_kit, load_site_kit
+from secagg.trust.kit_files import PROJECT_FILE
 
 SITES = ("a", "b", "c", "d")
 
@@ -54,7 +55,7 @@ class World:
     server: HostileServer
 
     def client(self, name: str) -> secagg.Client:
-        return make_client(load_site_kit(self.federation[name]))
+        return secagg.Client.load(load_site_kit(self.federation[name]))
 
     @property
     def base(self) -> bytes:
@@ -82,7 +83,7 @@ class World:
     @contextlib.contextmanager
     def site(self, name: str = "a") -> Iterator[Participant]:
         kit = load_site_kit(self.federation[name])
-        model = GlobalModel(make_client(kit), state())
+        model = GlobalModel(secagg.Client.load(kit), state())
         tls, address = Tls.load(kit.tls), self.server.address
         with SiteSession(address, kit.name, tls=tls, timeout=120.0, project=kit.project) as session:
             yield Participant(kit, session, model, Printed())

@@ -37,13 +37,14 @@ from secagg.integrations.grpc import SiteSession
 from secagg.setup.installing import install
 from secagg.setup.provisioner import Provisioner
 from secagg.site import GlobalModel
-from secagg.site.folder import DOWNLOAD_FILE, FAILURES_FILE, MODEL_FILE, RECEIPT_FILE, UPDATE_FILE, make_client
+from secagg.site.folder import DOWNLOAD_FILE, MODEL_FILE, OWN_FILE, RECEIPT_FILE, UPDATE_FILE
 from secagg.site.loop import take_part
 from secagg.site.participant import Participant
 from secagg.site.record import SiteRecord
 from secagg.site.task import CheckedTask
 from secagg.trust import Tls
-from secagg.trust.kit import PROJECT_FILE, load_server_kit, load_site_kit, locked
+from secagg.trust.kit import load_server_kit, load_site_kit
+from secagg.trust.kit_files import FAILURES_FILE, PROJECT_FILE, locked
 from secagg.wire.header import Contribution
 from secagg.wire.tail import add_tags
 
@@ -118,7 +119,7 @@ class World:
     @contextlib.contextmanager
     def site(self, name: str, *, join: bool = True, seed: int = 0, timeout: float = 120.0) -> Iterator[Site]:
         kit = load_site_kit(self.federation[name])
-        model = GlobalModel(make_client(kit), make_network(seed).state_dict())
+        model = GlobalModel(secagg.Client.load(kit), make_network(seed).state_dict())
         tls = Tls.load(kit.tls)
         with SiteSession(self.served.address, kit.name, tls=tls, timeout=timeout, project=kit.project) as session:
             participant = Participant(kit, session, model, Printed())
@@ -206,10 +207,10 @@ def test_another_model_than_the_projects_is_found_before_the_site_joins(tmp_path
     (tmp_path / "shapes.yaml").write_text("w: [3]\n", encoding="utf-8")
     kit = load_site_kit(Federation.make(tmp_path, model="shapes.yaml")["a"])
     with SiteSession("127.0.0.1:1", "a", tls=Tls.load(kit.tls), project=kit.project) as session:
-        Participant(kit, session, GlobalModel(make_client(kit), {"w": torch.zeros(3)}))
+        Participant(kit, session, GlobalModel(secagg.Client.load(kit), {"w": torch.zeros(3)}))
         for other in ({"w": torch.zeros(4)}, {"v": torch.zeros(3)}, {"w": torch.zeros(3), "n": torch.tensor(0)}):
             with pytest.raises(LayoutError, match="the model is another than that of project brain: "):
-                Participant(kit, session, GlobalModel(make_client(kit), other))
+                Participant(kit, session, GlobalModel(secagg.Client.load(kit), other))
 
 
 def test_killed_after_training(world: World) -> None:
@@ -225,6 +226,22 @@ def test_killed_after_training(world: World) -> None:
         assert [site.finish().sites for site in sites] == [("a", "b", "c")] * 3
         assert sites[0].update == update
         assert sites[0].floats == sites[1].floats
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_own_tensors_go_on_after_a_restart(world: World, capsys: pytest.CaptureFixture[str], kept: bool) -> None:
+    counter = "1.num_batches_tracked"
+    with world.site("a") as site:
+        network = make_network()
+        network[1].num_batches_tracked += 3
+        site.participant.encrypt(network.state_dict(), 1.0)
+        assert (site.folder / OWN_FILE).stat().st_mode & 0o777 == 0o600
+        if not kept:
+            (site.folder / OWN_FILE).write_bytes((site.folder / OWN_FILE).read_bytes()[:-1])
+    capsys.readouterr()
+    with world.site("a") as site:
+        assert site.model.state[counter] == (3 if kept else 0)
+        assert (f"{site.folder / OWN_FILE}: this site's own tensors begin anew" in capsys.readouterr().err) != kept
 
 
 def test_killed_after_the_upload(world: World) -> None:
@@ -279,7 +296,7 @@ def test_an_update_of_before_the_restart_that_was_left_out(world: World) -> None
 
 
 def _client(federation: Federation, name: str) -> secagg.Client:
-    return make_client(load_site_kit(federation[name]))
+    return secagg.Client.load(load_site_kit(federation[name]))
 
 
 def test_another_encryption_is_in_the_sum(world: World) -> None:

@@ -456,3 +456,28 @@ def test_training_that_reports_how_far_it_is() -> None:
     seen: list[tuple[float, float]] = []
     CheckedTask("own:Reports", Reports()).train(3, lambda done, total: seen.append((done, total)))
     assert seen == [(3, 10)]
+
+
+# A network that is wrapped at this site.
+
+
+def test_a_wrapped_network_has_the_names_of_the_plain_one() -> None:
+    class Task:
+        def __init__(self) -> None:
+            self.network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+            self.model = torch.nn.DataParallel(torch.compile(self.network, backend="eager"))
+            self.examples = 1
+
+        def train(self, round: int) -> None:
+            self.network[0].weight.data += 1
+
+    task = Task()
+    checked = CheckedTask("wrapped", task)
+    plain = dict(task.network.state_dict())
+    assert list(checked.state) == list(plain)
+    checked.load({name: torch.full_like(value, 3) for name, value in plain.items()})
+    checked.train(0, ignored)
+    assert checked.state["0.weight"].tolist() == [[4.0, 4.0], [4.0, 4.0]]
+    assert task.network[1].num_batches_tracked == 3
+    with pytest.raises(LayoutError, match=r"is another one than before: .* it lacks '1\.bias'$"):
+        checked.load({name: value for name, value in plain.items() if name != "1.bias"})

@@ -21,7 +21,8 @@ from secagg.errors import ConfigError, KeyFileError, QuotaError, SecAggError, St
 from secagg.storage import files
 from secagg.storage.files import open_regular, os_errors, replace_file, synchronise
 from secagg.storage.locks import locked_folder, open_locked
-from secagg.trust.kit import PROJECT_FILE, load_site_kit
+from secagg.trust.kit import load_site_kit
+from secagg.trust.kit_files import PROJECT_FILE
 from secagg.trust.project import Project
 
 KEPT = (0.0, 0.5)

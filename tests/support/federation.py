@@ -101,12 +101,14 @@ class Federation:
         weights = weights or [1.0] * len(states)
         names = [name for name, value in states[0].items() if dtype_of(value) in ROUNDING]
         assert [name for name, value in mean.items() if dtype_of(value) in ROUNDING] == names
+        every = tuple((name,) for name in names)
+        bounds = dict(zip(names, self.config.aggregation.bounds_of(every), strict=True))
         for name in names:
             value, model = mean[name], states[0][name]
             assert tuple(value.shape) == tuple(model.shape), name
             expected = sum(w * doubles(state[name]) for w, state in zip(weights, states, strict=True)) / sum(weights)
             error = np.abs(doubles(value) - expected)
-            (bound,) = self.config.aggregation.bounds_of(((name,),))
+            bound = bounds[name]
             assert (error <= self.tolerance(weights, expected, dtype_of(value), bound)).all(), (name, error.max())
 
     def tolerance(self, weights: Sequence[float], mean: Any, dtype: str, bound: float | None = None) -> Any:
@@ -135,6 +137,13 @@ class Federation:
     def frame_blocks(self) -> int:
         """Encrypted blocks of a whole frame."""
         return (1 << 20) // self.config.params.block_nbytes
+
+
+def twin_of(site: secagg.Client) -> secagg.Client:
+    """Another object of the same parts, to be changed: a client itself is not copied."""
+    twin = object.__new__(secagg.Client)
+    vars(twin).update(vars(site))
+    return twin
 
 
 def federate(variant: str, params: Mapping[str, Any] = SMALL, encrypt: Any = "all", **aggregation: Any) -> Federation:

@@ -18,7 +18,8 @@ from secagg.integrations.grpc.credentials import server_credentials
 from secagg.integrations.grpc.refusals import abort
 from secagg.protocol import Refusal
 from secagg.trust import Tls
-from secagg.trust.kit import PROJECT_FILE, load_server_kit
+from secagg.trust.kit import load_server_kit
+from secagg.trust.kit_files import PROJECT_FILE
 
 
 @dataclass

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from secagg.trust.kit import CONFIG_FILE, IDENTITY_FILE, PROJECT_FILE, SERVER_KEY_FILE
+from secagg.trust.kit_files import CONFIG_FILE, IDENTITY_FILE, PROJECT_FILE, SERVER_KEY_FILE
 
 #: Runs a command that dies at a chosen call; see there.
 CRASHING = Path(__file__).parents[1] / "chaos" / "crashing.py"

@@ -19,6 +19,22 @@ from secagg.trust.project import Project
 
 Secagg = Callable[..., "subprocess.CompletedProcess[str]"]
 
+COMMANDS = (
+    "plan",
+    "provision",
+    "add-site",
+    "remove-site",
+    "rotate",
+    "unpack",
+    "doctor",
+    "serve",
+    "site",
+    "status",
+    "demo",
+    "inspect",
+    "backends",
+)
+
 CLARA = {
     "he": {
         "lib": "tenseal",

@@ -6,7 +6,6 @@ An update of weight w = `fraction` · ``max_weight`` holds, in lanes, the weight
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -14,6 +13,7 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
+from federation import twin_of
 
 import secagg
 from secagg.wire.tail import Proof, Tail
@@ -70,7 +70,7 @@ def mean_of(sums: np.ndarray[Any, Any], fractions: Sequence[float], bound: float
 
 def renamed(site: secagg.Client, name: str) -> secagg.Client:
     """The same site under another name; a thousand of them share one context of the library."""
-    twin = copy.copy(site)
+    twin = twin_of(site)
     twin._name = name
     return twin
 

@@ -18,7 +18,7 @@ from needles import Needles
 from secagg.setup.provisioner import CA_KEY_FILE
 from secagg.trust.identity import Identity
 from secagg.trust.key import ClientKey, load_key
-from secagg.trust.kit import CLIENT_KEY_FILE, IDENTITY_FILE, TLS_KEY_FILE
+from secagg.trust.kit_files import CLIENT_KEY_FILE, IDENTITY_FILE, TLS_KEY_FILE
 from secagg.trust.tags import Authenticator
 from secagg.wire.tail import TAG_MODULUS
 

@@ -450,7 +450,9 @@ def test_a_party_may_ask_for_more_sites():
 def test_the_config_must_be_the_projects():
     for changes in ({"max_clients": 3}, {"max_abs": 0.5}, {"encrypt": {"include": ["w"]}}):
         other = SIGNED.federation.but(**changes)
-        with pytest.raises(MismatchError, match=r"the configuration has .*project project \(serial 0\) has"):
+        with pytest.raises(
+            MismatchError, match=rf"is not that of project project \(serial 0\): .*{next(iter(changes))}"
+        ):
             replace(SIGNED, federation=other).site()
         with pytest.raises(MismatchError):
             replace(SIGNED, federation=other).aggregator()

@@ -15,6 +15,7 @@ from signed import Signed
 
 import secagg
 from secagg.errors import ConfigError, DuplicateError, FormatError, RoundMismatchError
+from secagg.protocol.messages import DownloadRequest
 from secagg.server.stored import check_stored
 
 BASE = bytes(range(32))
@@ -305,6 +306,9 @@ def test_a_damaged_aggregate_stops_the_start(
 
 def test_a_round_after_the_last_is_not_known(signed: Signed, half: Path) -> None:
     with serving(signed, half) as running, running.session("site-1") as session:
-        for round in (1, 2**62):
+        for round in (1, 2**32 - 1):
             with pytest.raises(RoundMismatchError, match=f"round {round} has not begun; round 0 is open"):
                 session.download(round, half.with_name("none"))
+        request = DownloadRequest("aggregate", 2**62)  # which no session sends
+        with pytest.raises(RoundMismatchError, match=f"round {2**62} has not begun; round 0 is open"):
+            list(session._link.download(request, 60))

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from ignite.engine import Engine, Events
-from monai.data import DataLoader, Dataset
-from monai.engines import SupervisedTrainer
+from monai.data import DataLoader, Dataset, MetaTensor
+from monai.engines import GanTrainer, SupervisedTrainer
 
 import secagg
 from secagg.errors import (
@@ -28,7 +28,7 @@ from secagg.errors import (
 )
 from secagg.integrations.monai import SecAggHandler
 from secagg.scheme.codec import RealCodec
-from secagg.site import GlobalModel
+from secagg.site import GlobalModel, network_state
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -488,14 +488,6 @@ def test_other_float_dtypes(dtype: torch.dtype) -> None:
     assert_weighted_mean(unmoved, {"site-1": unmoved, "site-2": unmoved}, handlers["site-1"].model.state)
 
 
-def test_data_parallel_network_has_the_same_names() -> None:
-    plain, wrapped = make_handler("site-1"), make_handler("site-2")
-    make_trainer(make_network(), 1, train_handlers=[plain]).run()
-    make_trainer(torch.nn.DataParallel(make_network()), 2, train_handlers=[wrapped]).run()
-    wrapped.model.apply(aggregate(plain.update, wrapped.update))
-    assert list(wrapped.model.state) == list(make_network().state_dict())
-
-
 def _forget(state: State) -> State:
     return {name: value for name, value in state.items() if name != "0.bias"}
 
@@ -504,12 +496,41 @@ def _reshape(state: State) -> State:
     return state | {"0.bias": torch.zeros(5)}
 
 
-@pytest.mark.parametrize("change", [_forget, _reshape])
-def test_a_global_model_of_another_network(change: Callable[[State], State]) -> None:
+def _reorder(state: State) -> State:
+    return dict(sorted(state.items()))  # as a file of safetensors has them
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(_forget, r"0\.bias"), (_reshape, r"0\.bias.*\[5\]"), (_reorder, "only the order differs")],
+    ids=["names", "shapes", "order"],
+)
+def test_a_global_model_of_another_network(change: Callable[[State], State], message: str) -> None:
     handler = make_handler(state=change(dict(make_network().state_dict())))
-    with pytest.raises(LayoutError, match=r"0\.bias"):
-        make_trainer(make_network(), train_handlers=[handler]).run()
+    network = make_network(5)
+    before, iterations = snapshot(network.state_dict()), []
+    trainer = make_trainer(network, train_handlers=[handler])
+    trainer.add_event_handler(Events.ITERATION_STARTED, lambda: iterations.append(1))
+    with pytest.raises(LayoutError, match=message):
+        trainer.run()
     assert handler.update is None
+    assert not iterations
+    assert_equal(network.state_dict(), before)
+
+
+def _twins(tied: bool) -> torch.nn.Module:
+    network = torch.nn.Sequential(torch.nn.Conv3d(1, 1, 1), torch.nn.Conv3d(1, 1, 1))
+    if tied:
+        network[1] = network[0]
+    return network
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tensors_that_are_one_in_the_network_or_in_the_global_model_only(tied: bool) -> None:
+    make_trainer(_twins(tied), train_handlers=[make_handler(state=_twins(tied).state_dict())]).run()
+    handler = make_handler(state=_twins(not tied).state_dict())
+    with pytest.raises(LayoutError, match=r"'0\.weight' .* one tensor with '1\.weight'"):
+        make_trainer(_twins(tied), train_handlers=[handler]).run()
 
 
 def test_a_state_that_is_no_tensor() -> None:
@@ -517,11 +538,96 @@ def test_a_state_that_is_no_tensor() -> None:
         make_model(state={"extra": {"a": 1}})
 
 
+class Masked(torch.nn.Conv3d):
+    """What cannot be averaged, and state that is no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1, 1)
+        self.register_buffer("mask", torch.full((2,), -math.inf))
+        self.calls = 0
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return super().forward(image)
+
+    def get_extra_state(self) -> int:
+        return self.calls
+
+    def set_extra_state(self, state: int) -> None:
+        self.calls = state
+
+
+def test_what_stays_at_the_site_goes_on_there_in_a_wrapped_network() -> None:
+    config = secagg.Config.from_dict({**CONFIG.to_dict(), "stay": ["*mask", "*_extra_state"]})
+    network = torch.nn.DataParallel(torch.nn.Sequential(Masked()))
+    model = GlobalModel(secagg.Client(config, KEYS.client, "site-1"), network_state(network))
+    handler = SecAggHandler(model, weight=1)
+    for round in range(2):
+        make_trainer(network, examples=3, train_handlers=[handler]).run()
+        assert network.module[0].calls == 3 * (round + 1)
+    assert handler.update is not None
+    assert [spec.name for spec in handler.update.header.layout.tensors] == ["0.weight", "0.bias"]
+
+
+def test_a_tensor_of_monai_is_refused_before_training() -> None:
+    state = dict(make_network().state_dict())
+    state["0.weight"] = MetaTensor(state["0.weight"])
+    with pytest.raises(LayoutError, match=r"'0\.weight' is of the class MetaTensor, .*as_subclass\(torch\.Tensor\)"):
+        make_model(state=state)
+
+
 def test_an_engine_without_a_network() -> None:
     engine = Engine(lambda engine, batch: None)
     make_handler().attach(engine)
-    with pytest.raises(TypeError, match="Engine has no network"):
+    with pytest.raises(LayoutError, match=r"Engine has no attribute network: set it .* torch\.nn\.ModuleDict"):
         engine.run([0])
+
+
+def test_an_engine_of_two_networks() -> None:
+    """As the message of the error above says."""
+    both = torch.nn.ModuleDict({"g": torch.nn.Linear(2, 1), "d": torch.nn.Linear(1, 1)})
+    optimisers = {name: torch.optim.SGD(network.parameters(), 0.05) for name, network in both.items()}
+    handler = make_handler(state=network_state(both))
+    before = snapshot(both.state_dict())
+
+    def make_gan_trainer() -> GanTrainer:
+        return GanTrainer(
+            torch.device("cpu"),
+            1,
+            DataLoader(Dataset([torch.rand(1) for _ in range(4)]), batch_size=2),
+            both["g"],
+            optimisers["g"],
+            lambda fake: -both["d"](fake).mean(),
+            both["d"],
+            optimisers["d"],
+            lambda fake, real: (both["d"](fake) - both["d"](real)).mean(),
+            latent_shape=2,
+            d_prepare_batch=lambda batch, *where: batch,
+            train_handlers=[handler],
+        )
+
+    with pytest.raises(LayoutError, match="GanTrainer has no attribute network"):
+        make_gan_trainer().run()
+    trainer = make_gan_trainer()
+    trainer.network = both
+    trainer.run()
+    sent = handler.model.difference(network_state(both))
+    assert list(sent) == list(before)
+    assert {name for name, value in sent.items() if float(value.abs().max()) > 0} == {"g.weight", "g.bias", "d.weight"}
+    assert handler.update is not None
+
+
+def test_the_upload_goes_where_it_was_told_to_wherever_training_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    handler = make_handler(upload_path="up.secagg")
+    monkeypatch.chdir("elsewhere")
+    make_trainer(make_network(), train_handlers=[handler]).run()
+    assert handler.upload_path == tmp_path / "up.secagg"
+    with secagg.Update.open(tmp_path / "up.secagg") as update:
+        assert update.header.site == "site-1"
 
 
 def test_training_does_not_change_the_global_model_that_was_handed_in() -> None:
