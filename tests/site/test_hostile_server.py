@@ -54,7 +54,9 @@ class World:
     server: HostileServer
 
     def client(self, name: str) -> secagg.Client:
-        return make_client(load_site_kit(self.federation[name]))
+        client = make_client(load_site_kit(self.federation[name]))
+        client.restore_carry(b"")  # each is made anew, and carries nothing
+        return client
 
     @property
     def base(self) -> bytes:
