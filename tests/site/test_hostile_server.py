@@ -55,7 +55,9 @@ class World:
     server: HostileServer
 
     def client(self, name: str) -> secagg.Client:
-        return secagg.Client.load(load_site_kit(self.federation[name]))
+        client = secagg.Client.load(load_site_kit(self.federation[name]))
+        client.restore_carry(b"")  # each is made anew, and carries nothing
+        return client
 
     @property
     def base(self) -> bytes:

@@ -67,6 +67,7 @@ class Kits:
     def update(self, site: str, round: int = 0) -> Update:
         kit = load_site_kit(self[site])
         client = Client(kit.config, kit.key, kit.name, identity=kit.identity, project=kit.project)
+        client.restore_carry(b"")  # it is made anew, and carries nothing
         return client.encrypt(STATE, weight=1.0, round=round)
 
 
