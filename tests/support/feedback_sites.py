@@ -11,9 +11,9 @@ import numpy as np
 from provisioned import Federation as Provisioned
 from toy_transport import ToyLink, ToyServer
 
+import secagg
 from secagg.server import Federation, Limits
 from secagg.site import GlobalModel, Session
-from secagg.site.folder import make_client
 from secagg.site.participant import Participant
 from secagg.site.reporter import Reporter
 from secagg.trust import load_server_kit, load_site_kit
@@ -48,7 +48,7 @@ class Site:
 
     def __init__(self, server: ToyServer, folder: Path) -> None:
         self.folder, kit = folder, load_site_kit(folder)
-        self.model = GlobalModel(make_client(kit), MODEL)
+        self.model = GlobalModel(secagg.Client.load(kit), MODEL)
         link = ToyLink(server, (folder / "tls.crt").read_bytes())
         session = Session(link, kit.name, timeout=60.0, project=kit.project, layout=self.model.layout)
         self.reporter = Warned()
