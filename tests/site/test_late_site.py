@@ -44,8 +44,9 @@ class Run:
         return self.kits.session(name, self.address)
 
     def take_part(self, name: str) -> GlobalModel:
-        model = GlobalModel(make_client(self.kits, name), STATE)
-        path = self.folder / name
+        client, path = make_client(self.kits, name), self.folder / name
+        client.restore_carry(b"")  # a site that comes for the first time has nothing to carry
+        model = GlobalModel(client, STATE)
         with self.session(name) as session:
             if name not in EARLY:
                 wait_until(lambda: session.status().round == LATE_ROUND)
@@ -69,7 +70,7 @@ class Run:
 def test_a_site_that_joins_in_round_2(kits: Kits, tmp_path: Path, stored: bool) -> None:
     """By the stored model, or by the aggregates of both rounds; from then on it is waited for as the others are."""
     with (
-        Served(kits["server"], tmp_path / "server", ("--round-timeout", 250)) as served,
+        Served(kits["server"], tmp_path / "server", ("--round-timeout", 60)) as served,
         ThreadPoolExecutor(4) as pool,
     ):
         for name in EARLY:  # no round ends before all of them have joined
