@@ -106,6 +106,7 @@ class GlobalModel:
         self.round = round
         self.base = self.layout.base(self._held, context) if base is None else check_base(base)
         self._own: tuple[bytes, ...] = ()  # nonces of this site's updates of the round
+        self._absent = base is None  # whether no sum since the first model has an update of this site
 
     @property
     def state(self) -> dict[str, Any]:
@@ -273,6 +274,9 @@ class GlobalModel:
         self.base = base
         self.round += 1
         self._own = ()
+        self._absent = self._absent and self.site.name not in aggregate.header.sites
+        if self._absent and not self.site.carries:  # it has dropped nothing yet
+            self.site.restore_carry(b"")
         return True
 
     def save_model(self, target: Target) -> None:

@@ -354,3 +354,18 @@ def test_decrypt_wants_its_own() -> None:
     stranger = secagg.Client(PLAIN, KEYS.client, "stranger")
     with pytest.raises(VerificationError, match="no update of site 'stranger'"):
         stranger.decrypt(aggregate, own=nonces[0])
+
+
+def test_who_has_sent_nothing_yet_has_nothing_to_carry() -> None:
+    """A site that skips the first rounds, or catches up from the first model, is not told that something was lost."""
+    he = {"lib": "flashe", "config": {"value_bits": 6, "error_feedback": True}}
+    config = secagg.Config.from_dict({"he": he, "aggregation": {"min_clients": 2, "max_clients": 4, "max_abs": 1.0}})
+    models = federation(STATE, config, count=3)
+    sums = add(*(model.encrypt(STATE, 1.0) for model in models[1:]), config=config)
+    for model in models:
+        model.apply(sums)
+    models[0].encrypt(STATE, 1.0)  # without a warning, which would be an error here
+    again = GlobalModel(secagg.Client(config, KEYS.client, "site-1"), STATE)
+    again.apply(sums)  # in which it is: what that update left is lost
+    with pytest.warns(UserWarning, match="rounding dropped from the site's earlier updates is lost"):
+        again.encrypt(STATE, 1.0)
