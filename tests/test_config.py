@@ -18,6 +18,8 @@ from secagg.scheme.params import MAX_COEFF_MOD_BITS, CKKSParams
 FULL = {
     "he": {"lib": "tenseal", "config": {**CLARA, "complex_slots": False, "seeded": True}},
     "encrypt": {"include": ["*.weight"], "exclude": ["head.*"]},
+    "stay": [],
+    "nonnegative": [],
     "aggregation": {
         "min_clients": 3,
         "max_clients": 12,
@@ -51,6 +53,8 @@ def test_defaults():
     assert config.to_dict() == {
         "he": {"lib": "pyfhel", "config": {**CLARA, "complex_slots": False, "seeded": False}},
         "encrypt": "all",
+        "stay": [],
+        "nonnegative": [],
         "aggregation": {"min_clients": 2, "max_clients": 30, "max_abs": 8.0, "max_weight": 1.0},
     }
 

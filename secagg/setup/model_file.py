@@ -93,8 +93,8 @@ def _read_safetensors(path: Path, file: BinaryIO) -> dict[str, Any]:
             return numpy.load(data)
         except KeyError:  # a dtype that NumPy has not, such as bfloat16
             with _needed(path, "torch", "monai"):
-                from safetensors import torch
-            return torch.load(data)
+                from safetensors.torch import load
+            return load(data)
     except SafetensorError as error:
         raise FormatError(f"{path} is no safetensors file, or damaged: {error}") from error
 

@@ -33,12 +33,6 @@ def check_contributions(
             f"the aggregate of round {header.round} began from another global model than this site: the server shows "
             "sites different models, or this site has missed a round"
         )
-    if own is not None and own not in header.contributions:
-        listed = own.site in header.sites
-        raise VerificationError(
-            f"the aggregate of round {header.round} lists {'another' if listed else 'no'} update of site {own.site!r}: "
-            "it is of another run, the server has left this site's out, or another process works under its name"
-        )
     if project is not None:
         project.check_time()
     covered = receipt is None
@@ -51,4 +45,10 @@ def check_contributions(
         raise VerificationError(
             "the server has given a receipt for this site's update, and has left it out of the aggregate of round "
             f"{header.round}: keep both as evidence"
+        )
+    if own is not None and own not in header.contributions:
+        listed = own.site in header.sites
+        raise VerificationError(
+            f"the aggregate of round {header.round} lists {'another' if listed else 'no'} update of site {own.site!r}: "
+            "it is of another run, the server has left this site's out, or another process works under its name"
         )

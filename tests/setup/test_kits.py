@@ -54,14 +54,16 @@ def test_a_round_by_kits_alone(federation: Federation) -> None:
     sites = [library.Client.load(federation[name]) for name in SITES]
     assert [site.name for site in sites] == list(SITES)
     for site in sites:
+        site.restore_carry(b"")  # they begin late
         aggregator.add(site.encrypt(STATE, weight=2, round=2))
     config = sites[0].config
     error = codec_for(config.params, config.aggregation).mean_error(3, 3 * 2 / config.aggregation.max_weight, 1.0)
     mean = sites[0].decrypt(aggregator.finish(), round=2)["w"]
     np.testing.assert_allclose(mean, STATE["w"], rtol=0, atol=error + 2**-24)
-    unsigned = library.Client(config, load_site_kit(federation["a"]).key, "a").encrypt(STATE, round=2)
+    stranger = library.Client(config, load_site_kit(federation["a"]).key, "a")
+    stranger.restore_carry(b"")
     with pytest.raises(SignatureError):  # the project is the kit's
-        library.Aggregator.load(federation["server"], round=2).add(unsigned)
+        library.Aggregator.load(federation["server"], round=2).add(stranger.encrypt(STATE, round=2))
 
 
 @pytest.mark.parametrize("given", [str, Path, load_site_kit], ids=["text", "path", "kit"])
@@ -71,11 +73,13 @@ def test_what_client_load_takes(federation: Federation, given: Callable[[Path], 
 
 @pytest.mark.parametrize("given", [str, Path, load_server_kit], ids=["text", "path", "kit"])
 def test_what_aggregator_load_takes(federation: Federation, given: Callable[[Path], Any]) -> None:
-    layout = library.Client.load(federation["a"]).layout(STATE)
+    site = library.Client.load(federation["a"])
+    site.restore_carry(b"")
+    layout = site.layout(STATE)
     aggregator = library.Aggregator.load(given(federation["server"]), np.int64(3), layout, base=bytes(32))
     assert aggregator.layout == layout
     with pytest.raises(library.SecAggError, match="for round 2, this is round 3"):
-        aggregator.add(library.Client.load(federation["a"]).encrypt(STATE, round=2))
+        aggregator.add(site.encrypt(STATE, round=2))
 
 
 def test_what_is_no_kit_of_that_role(federation: Federation, tmp_path: Path) -> None:

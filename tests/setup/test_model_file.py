@@ -34,7 +34,9 @@ def test_a_model_may_come_in_any_form(tmp_path: Path) -> None:
     assert read[0].size("local") == 1
     assert read == read[:1] * 4
     np.savez(tmp_path / "m.npz", **random_state(0))
-    assert read_layout(tmp_path / "m.npz").to_json() == [[n, "float32", s, "encrypted"] for n, s in SHAPES.items()]
+    assert read_layout(tmp_path / "m.npz").to_json() == [
+        [[n], "float32", s, "encrypted", False] for n, s in SHAPES.items()
+    ]
 
 
 @pytest.mark.parametrize("key", STATE_KEYS)

@@ -25,7 +25,9 @@ def load(folder: Path, data: object) -> ProjectFile:
 
 
 def test_what_it_says(tmp_path: Path) -> None:
-    (tmp_path / "shapes.yaml").write_text("{conv.w: [2, 1, 3, 3, 3], steps: {shape: [], dtype: int64}, fc.w: [4, 5]}")
+    (tmp_path / "shapes.yaml").write_text(
+        "{conv.weight: [2, 1, 3, 3, 3], steps: {shape: [], dtype: int64}, fc.w: [4, 5]}"
+    )
     file = load(tmp_path, PROJECT | {"days": 30, "model": "shapes.yaml", "encrypt": "conv"})
     assert (file.name, file.sites, file.hosts, file.days) == (
         "brain",
@@ -37,7 +39,7 @@ def test_what_it_says(tmp_path: Path) -> None:
     assert file.config == Config.from_dict(own)
     assert file.layout is not None
     roles = {spec.name: spec.role for spec in file.layout.tensors}
-    assert roles == {"conv.w": "encrypted", "steps": "local", "fc.w": "clear"}
+    assert roles == {"conv.weight": "encrypted", "steps": "local", "fc.w": "clear"}
 
 
 def test_what_may_be_left_out(tmp_path: Path) -> None:
