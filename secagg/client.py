@@ -30,7 +30,7 @@ from .trust.sealed_model import read_model, write_model
 from .wire.carry import StoredCarry, units_of
 from .wire.header import NONCE_NBYTES, Contribution, Header, check_base, check_round, check_site
 from .wire.layout import Layout
-from .wire.state_dict import arrange, check_finite, check_like, refuse_clear_copies
+from .wire.state_dict import arrange, check_finite, check_like, check_state, refuse_clear_copies
 from .wire.update import Update, check_update
 
 _Stream = TypeVar("_Stream", bound=Writable)
@@ -166,14 +166,32 @@ class Client:
         RangeError
             If a value is NaN or infinite: the difference of two such is no number either.
         """
-        layout = self._layout(state)
+        layout = self._layout(state, None)
+        self.check(layout, state)
+        return layout
+
+    def check(self, layout: Layout, state: Mapping[str, Any]) -> None:
+        """Find out before training whether a model can be sent in a layout; `layout` has done so for its own.
+
+        Parameters
+        ----------
+        layout : Layout
+            How the tensors will be sent.
+        state : mapping of str to torch.Tensor or numpy.ndarray
+            Their values now.
+
+        Raises
+        ------
+        LayoutError, ConfigError, RangeError
+            As of `layout`.
+        """
+        self._layout(state, layout)
         self._new_header("update", layout, 0, None).check_room()
         check_finite(layout, state)
         if self._project is not None and self._project.layout is not None:
             fault = self._project.layout.difference(layout)
             if fault:
                 raise LayoutError(f"the model is another than that of project {self._project.name}: {fault}")
-        return layout
 
     def check_weight(self, weight: float) -> float:
         """Return a weight as a fraction of ``max_weight``, in (0, 1].
@@ -203,10 +221,16 @@ class Client:
 
     def base(self, state: Mapping[str, Any], context: str = "") -> bytes:
         """Return the digest of a global model, which says what training began from; see `Layout.base`."""
-        return self._layout(state).base(state, context)
+        return self._layout(state, None).base(state, context)
 
     def encrypt(
-        self, state: Mapping[str, Any], weight: float = 1.0, round: int = 0, *, base: bytes | None = None
+        self,
+        state: Mapping[str, Any],
+        weight: float = 1.0,
+        round: int = 0,
+        *,
+        base: bytes | None = None,
+        layout: Layout | None = None,
     ) -> Update:
         """Encrypt a state dict, or a difference of two, as this site's update of a round.
 
@@ -221,6 +245,9 @@ class Client:
         base : bytes, optional
             What training began from: `base` of the first global model, then `Update.next_base` of each aggregate.
             Updates of one round must agree on it. Without it, an aggregate of another run under the same key fits.
+        layout : Layout, optional
+            How the tensors are sent: `layout` of the model that they are the difference of, which tells what is one
+            tensor there, though a difference may be made tensor by tensor. Without it, that of `state`.
 
         Returns
         -------
@@ -248,7 +275,7 @@ class Client:
             update before nor been told by `restore_carry` what there is to carry.
         """
         # Zeros that nobody has touched cost nothing; a stream that grows is copied again and again.
-        _, stream = self._write(lambda header: BytesIO(bytes(header.nbytes)), state, weight, round, base)
+        _, stream = self._write(lambda header: BytesIO(bytes(header.nbytes)), state, weight, round, base, layout)
         return Update.from_bytes(stream.getvalue())
 
     def encrypt_to(
@@ -259,6 +286,7 @@ class Client:
         round: int = 0,
         *,
         base: bytes | None = None,
+        layout: Layout | None = None,
     ) -> Header:
         """Encrypt into a file or a stream, a frame at a time.
 
@@ -267,7 +295,7 @@ class Client:
         target : path or binary stream
             A file appears whole or not at all. A stream, which stays open, may be left half-written if an error is
             raised; nothing is written to it before all values have been checked.
-        state, weight, round, base
+        state, weight, round, base, layout
             As of `encrypt`.
 
         Returns
@@ -283,7 +311,7 @@ class Client:
             If the target cannot be written, or is neither a path nor a binary stream.
         """
         with open_target(target) as stream:
-            header, _ = self._write(lambda header: stream, state, weight, round, base)
+            header, _ = self._write(lambda header: stream, state, weight, round, base, layout)
         return header
 
     def decrypt(
@@ -351,7 +379,15 @@ class Client:
             vectors = self._encryption.decrypt(aggregate)
         return arrange(header.layout, vectors, like)
 
-    def encrypt_model(self, target: Target, state: Mapping[str, Any], *, round: int, base: bytes | None = None) -> None:
+    def encrypt_model(
+        self,
+        target: Target,
+        state: Mapping[str, Any],
+        *,
+        round: int,
+        base: bytes | None = None,
+        layout: Layout | None = None,
+    ) -> None:
         """Encrypt a whole global model, for the server to keep: who holds the client key can read it.
 
         Parameters
@@ -364,6 +400,8 @@ class Client:
             The round that begins from it.
         base : bytes, optional
             What updates of that round give as their `base`.
+        layout : Layout, optional
+            As of `encrypt`.
 
         Raises
         ------
@@ -372,7 +410,7 @@ class Client:
         StorageError
             If the target cannot be written, or is neither a path nor a binary stream.
         """
-        layout = self._layout(state)
+        layout = self._layout(state, layout)
         header = self._header("model", layout, round, base)
         vectors = [to_vector(state[spec.name]) for spec in layout.sent]
         with open_target(target) as stream:
@@ -453,9 +491,15 @@ class Client:
             if self._encryption.feedback is not None:
                 self._encryption.feedback.restore(carry)
 
-    def _layout(self, state: Mapping[str, Any]) -> Layout:
-        """Return the layout of a state dict whose values do not matter."""
-        layout = Layout.of(state, self._config)
+    def _layout(self, state: Mapping[str, Any], layout: Layout | None) -> Layout:
+        """Return the layout of a state dict whose values do not matter, or the given one, which must fit it."""
+        if layout is None:
+            layout = Layout.of(state, self._config)
+        else:
+            fault = layout.under(self._config).difference(layout)
+            if fault:
+                raise LayoutError(f"the layout is not what the configuration makes of the model: {fault}")
+            check_state(layout, state, self._config.stay)
         layout.bounds(self._config.aggregation)
         clear = layout.role("clear")
         if clear and not self._told:
@@ -500,9 +544,10 @@ class Client:
         weight: float,
         round: int,
         base: bytes | None,
+        layout: Layout | None,
     ) -> tuple[Header, _Stream]:
         fraction = self.check_weight(weight)
-        layout = self._layout(state)
+        layout = self._layout(state, layout)
         header = self._header("update", layout, round, base)
         refuse_clear_copies(layout, state)
         feedback = self._encryption.feedback
@@ -510,9 +555,9 @@ class Client:
             feedback.begun = True
             warnings.warn(
                 f"site {self._name!r} has error_feedback, and the first update of this client is of round {round}: "
-                "what rounding dropped from the site's earlier updates is lost. Keep Client.carry() with each update, "
-                "and give it to restore_carry of the client that makes the next, or keep GlobalModel.to_bytes(); "
-                "restore_carry(b'') says that there was nothing",
+                "what rounding dropped from the site's earlier updates, if there are any, is lost. Keep Client.carry() "
+                "with each update, and give it to restore_carry of the client that makes the next, or keep "
+                "GlobalModel.to_bytes(); restore_carry(b'') says that there was nothing",
                 stacklevel=3,
             )
         return header, self._encryption.encrypt(header, state, fraction, self._identity, open_stream)

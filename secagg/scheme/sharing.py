@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,9 @@ from .tensors import Place, place
 
 #: How long NumPy may search for a common element of two tensors that are woven into each other.
 _MAX_WORK = 1_000_000
+
+#: How many pairs of tensors may be woven into each other, as columns of one matrix are.
+_MAX_PAIRS = 4_000_000
 
 
 class _Memory:
@@ -32,8 +36,8 @@ def shared(tensors: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
     Parameters
     ----------
-    tensors : mapping of str to torch.Tensor or numpy.ndarray
-        Tensors that hold data.
+    tensors : mapping of str to object
+        Tensors of torch or NumPy; what is none shares nothing.
 
     Raises
     ------
@@ -49,17 +53,33 @@ def shared(tensors: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _refuse_overlap(places: list[tuple[Place, str]]) -> None:
-    """Raise `LayoutError` if two places have memory in common."""
+    """Raise `LayoutError` if two places have memory in common, or so many are woven together that nobody can tell."""
     before: list[tuple[Place, str]] = []
-    for here, name in sorted(places, key=lambda item: item[0].start):
-        before = [item for item in before if item[0].end > here.start]
+    pairs = 0
+    for here, name in sorted(places, key=lambda item: (item[0].device, item[0].start)):
+        before = [item for item in before if item[0].end > here.start and item[0].device == here.device]
+        pairs += len(before)
+        if pairs > _MAX_PAIRS:
+            raise LayoutError(
+                f"so many tensors are views into the memory of {before[0][1]!r} that nobody can tell which have "
+                "elements in common: copy them (clone)"
+            )
         for other, other_name in before:
-            if here.device == other.device and _overlap(here, other):
+            if _may_overlap(here, other) and _overlap(here, other):
                 raise LayoutError(
                     f"tensors {other_name!r} and {name!r} have a part of their memory in common, so that what is "
                     "secret in one could be clear in the other: make them one tensor of one shape, or copy one (clone)"
                 )
         before.append((here, name))
+
+
+def _may_overlap(one: Place, other: Place) -> bool:
+    """Return whether elements can meet by their addresses modulo a step that both places keep: quick, and mostly no."""
+    step = math.gcd(one.step, other.step)
+    if not step:
+        return True
+    ahead = (other.start - one.start) % step
+    return ahead < one.itemsize or step - ahead < other.itemsize
 
 
 def _overlap(one: Place, other: Place) -> bool:

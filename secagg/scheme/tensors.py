@@ -5,8 +5,9 @@ torch is looked at only if the caller has imported it already.
 
 from __future__ import annotations
 
+import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,11 @@ def is_torch(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor lies: two of the same place are one tensor. Sizes in bytes."""
+    """Where a tensor lies: two of the same place are one tensor. Sizes in bytes.
+
+    `start` and `end` are the addresses of its first byte and behind its last; all distances between its elements are
+    multiples of `step`, 0 of one element.
+    """
 
     device: str
     address: int
@@ -37,38 +42,37 @@ class Place:
     itemsize: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
-
-    @property
-    def start(self) -> int:
-        """Address of its first byte."""
-        return self.address + sum(
-            min(0, (size - 1) * step) for size, step in zip(self.shape, self.strides, strict=True)
-        )
-
-    @property
-    def end(self) -> int:
-        """Address behind its last byte."""
-        last = sum(max(0, (size - 1) * step) for size, step in zip(self.shape, self.strides, strict=True))
-        return self.address + last + self.itemsize
+    start: int = field(compare=False)
+    end: int = field(compare=False)
+    step: int = field(compare=False)
 
 
 def place(value: Any) -> Place | None:
-    """Return where a tensor that `describe` accepts lies; None of one without elements, and of NumPy's scalars."""
-    if isinstance(value, np.generic):  # a value, not a place
-        return None
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(value, torch.Tensor):
-        device, address, itemsize = str(value.device), value.data_ptr(), value.element_size()
-        steps = [step * itemsize for step in value.stride()]
-        dtype, shape = str(value.dtype).removeprefix("torch."), tuple(value.shape)
-    else:
+    """Return where a tensor lies, one of any dtype and class; None of one without elements or an address of its own.
+
+    What is no tensor has no place, and NumPy's scalars are values.
+    """
+    if is_torch(value):
+        try:
+            device, address, itemsize = str(value.device), value.data_ptr(), value.element_size()
+            steps, shape = [step * itemsize for step in value.stride()], tuple(value.shape)
+            dtype = str(value.dtype).removeprefix("torch.") + "-" * value.is_neg() + "*" * value.is_conj()
+        except (RuntimeError, NotImplementedError, ValueError):  # lazy, sparse, nested, fake …
+            return None
+    elif isinstance(value, np.ndarray):
         device, address, itemsize = "cpu", value.__array_interface__["data"][0], value.itemsize
-        steps, dtype, shape = list(value.strides), value.dtype.name, value.shape
-    if 0 in shape:
+        steps, shape = list(value.strides), value.shape
+        dtype = value.dtype.name if value.dtype.isnative else value.dtype.str
+    else:
+        return None
+    if 0 in shape or not address or not itemsize:
         return None
     # The step of a dimension of one element says nothing.
     strides = tuple(step if size > 1 else 0 for size, step in zip(shape, steps, strict=True))
-    return Place(device, address, dtype, itemsize, shape, strides)
+    reach = [(size - 1) * step for size, step in zip(shape, strides, strict=True)]
+    start = address + sum(far for far in reach if far < 0)
+    end = address + sum(far for far in reach if far > 0) + itemsize
+    return Place(device, address, dtype, itemsize, shape, strides, start, end, math.gcd(*strides))
 
 
 def describe(name: str, value: Any) -> tuple[str, tuple[int, ...]]:
@@ -177,7 +181,7 @@ def from_vector(vector: NDArray[Any], dtype: str, shape: tuple[int, ...], like: 
     if torch is not None and isinstance(like, torch.Tensor):
         tensor = torch.from_numpy(vector.view(np.int16) if dtype == "bfloat16" else vector)
         tensor = tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
-        return tensor.reshape(shape).to(like.device, like.dtype)
+        return tensor.reshape(shape).to(like.device)
     if dtype == "bfloat16" and (like is None or like.dtype.name == "float32"):
         return (vector.astype(np.uint32) << 16).view(np.float32).reshape(shape)
     array = vector.reshape(shape)

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from ..client import Client
 from ..errors import LayoutError, MismatchError, RangeError, StateError, VerificationError
-from ..scheme.tensors import held, is_torch
+from ..scheme.tensors import held, held_dtype, is_torch, to_array
 from ..storage.files import Target
 from ..trust.receipt import Receipt
 from ..wire.header import Header, check_base, check_round
 from ..wire.layout import Layout
 from ..wire.update import Update, check_update
-from .difference import difference, is_float
+from .difference import difference
 from .network import load_network, network_state
 from .own_tensors import own_copy, own_from_bytes, own_to_bytes, storable
 from .snapshot import Snapshot
@@ -95,16 +95,24 @@ class GlobalModel:
                 "model that is stored on the server with load_model"
             )
         state = _state_of(state)
-        layout = Layout.of(state, site.config)
-        names = {name for spec in layout.tensors for name in spec.names}
+        found = Layout.of(state, site.config)
+        # 16-bit floats are held and sent as float32.
+        specs = tuple(replace(spec, dtype=held_dtype(spec.dtype)) for spec in found.tensors)
+        arrays = {spec.name: held(spec.name, state[spec.name]) for spec in specs}
+        names = {name for spec in specs for name in spec.names}
+        self.site = site
+        self.layout = Layout(specs)
+        self.round = round
+        site.check(self.layout, _tie(self.layout, arrays))
+        self.base = self.layout.base(arrays, context) if base is None else check_base(base)
+        self._held = arrays  # by the first names of tensors
         self._names = tuple(state)
         self._torch = frozenset(name for name, value in state.items() if is_torch(value))
         self._stays = {name: own_copy(value) for name, value in state.items() if name not in names}
-        self._held = _tie(layout, {spec.name: held(spec.name, state[spec.name]) for spec in layout.tensors})
-        self.site = site
-        self.layout = site.layout(self._held | self._stays)
-        self.round = round
-        self.base = self.layout.base(self._held, context) if base is None else check_base(base)
+        # Settled once: later values may differ in their last bits from site to site, where libraries of CKKS do.
+        self._floored = frozenset(
+            spec.name for spec in specs if spec.nonnegative and bool((arrays[spec.name] >= 0).all())
+        )
         self._own: tuple[bytes, ...] = ()  # nonces of this site's updates of the round
         self._absent = base is None  # whether no sum since the first model has an update of this site
 
@@ -121,7 +129,7 @@ class GlobalModel:
         StateError
             If tensors are torch's, and this process, a fresh one, has not imported torch yet.
         """
-        return self._as_given({spec.name: self._held[spec.name].copy() for spec in self.layout.tensors})
+        return self._as_given({name: array.copy() for name, array in self._held.items()})
 
     def load(self, network: Any) -> None:
         """Copy the global model into a network, which has its own dtypes and devices.
@@ -139,7 +147,8 @@ class GlobalModel:
         """
         state = network_state(network)
         self.check(state)
-        load_network(network, state | self.state)
+        mine = {name: _of_torch(value) for name, value in self.state.items()}
+        load_network(network, state | mine)
 
     def check(self, local: Any) -> None:
         """Find out before training whether what will be trained is the global model; its values do not matter.
@@ -212,7 +221,8 @@ class GlobalModel:
         """
         local = _state_of(local)
         sent, stays = self._difference(local), self._own_of(local)
-        update = self.site.encrypt(self._whole(sent, stays), weight, self.round, base=self.base)
+        tensors = _tie(self.layout, sent)
+        update = self.site.encrypt(tensors, weight, self.round, base=self.base, layout=self.layout)
         self._sent(update.header, sent, stays)
         return update
 
@@ -220,7 +230,8 @@ class GlobalModel:
         """Encrypt into a file or a stream, a frame at a time. See `encrypt` and `secagg.Client.encrypt_to`."""
         local = _state_of(local)
         sent, stays = self._difference(local), self._own_of(local)
-        header = self.site.encrypt_to(target, self._whole(sent, stays), weight, self.round, base=self.base)
+        tensors = _tie(self.layout, sent)
+        header = self.site.encrypt_to(target, tensors, weight, self.round, base=self.base, layout=self.layout)
         self._sent(header, sent, stays)
 
     def withdraw(self) -> None:
@@ -261,16 +272,16 @@ class GlobalModel:
         """
         if check_update(aggregate).header.round == self.round - 1 and aggregate.next_base == self.base:
             return False
-        own = self._listed(aggregate.header)
-        mean = self.site.decrypt(aggregate, like=self._held, round=self.round, base=self.base, own=own, receipt=receipt)
+        self._check_layout(aggregate.header)
+        own, like = self._listed(aggregate.header), _tie(self.layout, self._held)
+        mean = self.site.decrypt(aggregate, like=like, round=self.round, base=self.base, own=own, receipt=receipt)
         base = aggregate.next_base
         assert base is not None  # `decrypt` has compared it
-        after = {name: value for name, value in self._held.items() if not is_float(value)}
+        after = {}
         for spec in self.layout.sent:
-            before = self._held[spec.name]
-            value = np.asarray(before + mean[spec.name])
-            after[spec.name] = np.maximum(value, 0) if spec.nonnegative and (before >= 0).all() else value
-        self._held = _tie(self.layout, after)
+            value = np.asarray(self._held[spec.name] + mean[spec.name])
+            after[spec.name] = np.asarray(np.maximum(value, 0)) if spec.name in self._floored else value
+        self._held |= after
         self.base = base
         self.round += 1
         self._own = ()
@@ -287,19 +298,19 @@ class GlobalModel:
         StorageError
             If it cannot be written.
         """
-        self.site.encrypt_model(target, self._whole(self._held, self._stays), round=self.round, base=self.base)
+        tensors = _tie(self.layout, self._held)
+        self.site.encrypt_model(target, tensors, round=self.round, base=self.base, layout=self.layout)
 
     def load_model(self, model: Update) -> None:
         """Go on from an encrypted global model that any site has saved: take over its tensors, round and base.
 
-        The site's integer tensors stay, and what error feedback carries. If anything is raised, global model, base and
+        The site's own tensors stay, and what error feedback carries. If anything is raised, global model, base and
         round stay as they were.
 
         Parameters
         ----------
         model : secagg.Update
-            Of kind ``"model"``. If another site has stored it, and the client has nothing to carry, this site is taken
-            for one that joins late: no warning says of its first update that what earlier ones dropped is lost.
+            Of kind ``"model"``.
 
         Raises
         ------
@@ -308,16 +319,15 @@ class GlobalModel:
         SecAggError
             Whatever makes it unfit: see `secagg.Client.decrypt_model`.
         """
-        found = self.site.decrypt_model(model, like=self._held)
+        self._check_layout(model.header)
+        found = self.site.decrypt_model(model, like=_tie(self.layout, self._held))
         if model.header.base is None:
             raise VerificationError(
                 f"the model of round {model.header.round} was stored without a base, so nobody can tell whether others "
                 "train from the same one: store it with GlobalModel.save_model"
             )
-        self._held = _tie(self.layout, found)
-        self.round, self.base, self._own = model.header.round, model.header.base, ()
-        if model.header.site != self.site.name and not self.site.carries:
-            self.site.restore_carry(b"")
+        self._held |= {spec.name: found[spec.name] for spec in self.layout.sent}
+        self.round, self.base, self._own, self._absent = model.header.round, model.header.base, (), False
 
     @property
     def not_stored(self) -> tuple[str, ...]:
@@ -373,9 +383,17 @@ class GlobalModel:
                 "after from_bytes they are what the network has then",
                 stacklevel=2,
             )
-        stays = storable(self._stays)
         return Snapshot(
-            self.round, self.base, self._names, self._held, stays, self._torch, self._own, self.site.carry()
+            round=self.round,
+            base=self.base,
+            layout=self.layout,
+            names=self._names,
+            arrays=self._held,
+            stays=storable(self._stays),
+            torch=self._torch,
+            floored=self._floored,
+            own=self._own,
+            carry=self.site.carry(),
         ).to_bytes()
 
     @classmethod
@@ -403,11 +421,17 @@ class GlobalModel:
             If what was carried does not fit the configuration, or the site: then it is lost.
         """
         snapshot = Snapshot.from_bytes(blob)
-        # What could not be stored stays at the site by the same patterns, whatever it is.
-        state = {name: snapshot.arrays.get(name, snapshot.stays.get(name)) for name in snapshot.names}
-        model = cls(site, state, round=snapshot.round, base=snapshot.base)
-        model._stays = dict(snapshot.stays)
-        model._torch, model._own = snapshot.torch, snapshot.own
+        layout = snapshot.layout.under(site.config)
+        if [spec.names for spec in layout.tensors] != [spec.names for spec in snapshot.layout.tensors]:
+            raise LayoutError(
+                "the stored global model has tensors that stay at the site by the configuration of `site`"
+            )
+        site.check(layout, _tie(layout, snapshot.arrays))
+        model = cls.__new__(cls)
+        model.site, model.layout, model.round, model.base = site, layout, snapshot.round, snapshot.base
+        model._held, model._names, model._torch = dict(snapshot.arrays), snapshot.names, snapshot.torch
+        model._stays, model._floored, model._own = dict(snapshot.stays), snapshot.floored, snapshot.own
+        model._absent = False
         try:
             site.restore_carry(snapshot.carry)
         except MismatchError as error:
@@ -417,7 +441,8 @@ class GlobalModel:
 
     def _difference(self, local: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """Return what has changed in each tensor of the layout, by its first name."""
-        missing, extra = self._held.keys() - local.keys(), local.keys() - set(self._names)
+        every = {name for spec in self.layout.tensors for name in spec.names}
+        missing, extra = every - local.keys(), local.keys() - set(self._names)
         if missing or extra:
             fault, names = ("lacks", missing) if missing else ("also has", extra)
             raise LayoutError(
@@ -435,7 +460,7 @@ class GlobalModel:
                         f"tensors {spec.name!r} and {name!r} are one in the global model, and have different values "
                         "after training: tie them, or make the global model of a network that does not"
                     )
-            if spec.nonnegative and (start >= 0).all() and (start + changed[spec.name] < 0).any():
+            if spec.name in self._floored and (to_array(spec.name, local[spec.name])[1] < 0).any():
                 raise RangeError(
                     f"tensor {spec.name!r} is negative after training, but is one that never can be: find out why "
                     "training diverged, or give it a name that `nonnegative` does not match"
@@ -444,13 +469,18 @@ class GlobalModel:
 
     def _own_of(self, local: Mapping[str, Any]) -> dict[str, Any]:
         """Return the tensors that stay at the site, as they are in `local` where that has them."""
-        own = {name: own_copy(local[name]) for name in self._names if name not in self._held and name in local}
-        return self._stays | own
+        every = {name for spec in self.layout.tensors for name in spec.names}
+        return self._stays | {
+            name: own_copy(local[name]) for name in self._names if name not in every and name in local
+        }
 
-    def _whole(self, arrays: Mapping[str, NDArray[Any]], stays: Mapping[str, Any]) -> dict[str, Any]:
-        """Return arrays, by first names, as a state dict with all names: the client knows which tensors stay."""
-        tied = _tie(self.layout, arrays)
-        return {name: tied[name] if name in tied else stays.get(name) for name in self._names}
+    def _check_layout(self, header: Header) -> None:
+        """Raise `LayoutError` if an aggregate or model is of another model, or has another order of tensors."""
+        fault = self.layout.difference(header.layout)
+        if fault:
+            raise LayoutError(
+                f"the {header.kind} of round {header.round} is of another model than this site's: {fault}"
+            )
 
     def _sent(self, header: Header, sent: Mapping[str, NDArray[Any]], stays: dict[str, Any]) -> None:
         """Take over the site's own tensors, and remember what has been sent."""
@@ -488,6 +518,11 @@ def _state_of(model: Any) -> Mapping[str, Any]:
     raise LayoutError(
         f"a network or its state dict, a mapping of names to tensors, is needed; got {type(model).__name__}"
     )
+
+
+def _of_torch(value: Any) -> Any:
+    """Return an array as torch's, for a network of torch; what is none as it is."""
+    return sys.modules["torch"].from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
 def _tie(layout: Layout, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -21,11 +21,11 @@ _FORMAT = ArrayFormat("set of own tensors", b"secagg own tensors v1", 1, frozens
 
 
 def own_copy(value: Any) -> Any:
-    """Return a copy of what stays at a site, a tensor on the CPU or anything else."""
-    if is_torch(value):
-        lazy = sys.modules["torch"].nn.parameter.is_lazy(value)
-        return value if lazy else value.detach().to("cpu", copy=True)
-    return copy.deepcopy(value)
+    """Return a copy of what stays at a site, a tensor on the CPU or anything else; itself, if it cannot be copied."""
+    try:
+        return value.detach().to("cpu", copy=True) if is_torch(value) else copy.deepcopy(value)
+    except Exception:  # noqa: BLE001  lazy or without values; a lock, a file …: that is its owner's business
+        return value
 
 
 def storable(own: Mapping[str, Any]) -> dict[str, Any]:

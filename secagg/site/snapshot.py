@@ -1,9 +1,9 @@
 """A site's global model as bytes, from which a fresh process goes on; see `secagg.wire.arrays`.
 
-The header has round, base, all names in order, the layout of what is sent or local, dtypes and shapes of what stays by
-the configuration, which tensors are torch's, and the nonces of the site's updates of the round. The arrays are the
-tensors of the layout, those that stay (bfloat16 as its bits), and the client's carry, which is bytes in a format of its
-own.
+The header has round, base, the layout of what is sent or local, all names in order, dtypes and shapes of what stays by
+the configuration, which tensors are torch's or floored, and the nonces of the site's updates of the round. The arrays
+are the tensors of the layout, those that stay (bfloat16 as its bits), and the client's carry, which is bytes in a
+format of its own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FORMAT = ArrayFormat(
     "global model",
     b"secagg global model v1",
     2,
-    frozenset(["round", "base", "names", "layout", "stays", "torch", "own"]),
+    frozenset(["round", "base", "layout", "names", "stays", "torch", "floored", "own"]),
 )
 
 #: Of what is held: 16-bit floats are held as float32, and bfloat16 is none of NumPy's.
@@ -43,14 +43,18 @@ class Snapshot:
         The round that begins from the model.
     base : bytes
         What training of that round begins from, 32 bytes.
+    layout : Layout
+        What is sent or local.
     names : tuple of str
         All names of the model, in order.
     arrays : mapping of str to ndarray
-        What is sent or local, under all its names; floats are float32 or float64.
+        The tensors of the layout, by their first names; floats are float32 or float64.
     stays : mapping of str to torch.Tensor or numpy.ndarray
         What stays at the site by the configuration; each one can be stored (`own_tensors.storable`).
     torch : frozenset of str
         Names of the tensors that are torch's to their user.
+    floored : frozenset of str
+        First names of the tensors that are floored at 0.
     own : tuple of bytes
         Nonces of this site's updates of the round.
     carry : bytes
@@ -59,27 +63,29 @@ class Snapshot:
 
     round: int
     base: bytes
+    layout: Layout
     names: tuple[str, ...]
     arrays: Mapping[str, NDArray[Any]]
     stays: Mapping[str, Any]
     torch: frozenset[str]
+    floored: frozenset[str]
     own: tuple[bytes, ...]
     carry: bytes
 
     def to_bytes(self) -> bytes:
         """Return the whole of it."""
-        layout = Layout.of(self.arrays)
         stays, own = pack_own(self.stays)
         header = {
             "round": self.round,
             "base": self.base.hex(),
+            "layout": self.layout.to_json(),
             "names": self.names,
-            "layout": layout.to_json(),
             "stays": stays,
             "torch": sorted(self.torch),
+            "floored": sorted(self.floored),
             "own": [nonce.hex() for nonce in self.own],
         }
-        tensors = [self.arrays[spec.name] for spec in layout.tensors]
+        tensors = [self.arrays[spec.name] for spec in self.layout.tensors]
         return _FORMAT.pack(header, [*tensors, *own, np.frombuffer(self.carry, np.uint8)])
 
     @classmethod
@@ -110,10 +116,14 @@ class Snapshot:
         if carry.ndim != 1 or carry.dtype != np.uint8:
             raise FormatError("the carry in the stored global model is no bytes")
         stays = unpack_own(header["stays"], own)
-        state = {name: array for spec, array in zip(specs, tensors, strict=True) for name in spec.names}
-        torch, names, known = frozenset(header["torch"]), tuple(header["names"]), [*state, *stays]
+        state = {spec.name: array for spec, array in zip(specs, tensors, strict=True)}
+        torch, names, floored = frozenset(header["torch"]), tuple(header["names"]), frozenset(header["floored"])
+        known = [name for spec in specs for name in spec.names] + list(stays)
         if len(set(known)) != len(known) or not torch | set(known) <= set(names) or len(set(names)) != len(names):
             raise FormatError("the stored global model has tensors that its list of names has not, or one twice")
+        if not floored <= {spec.name for spec in layout.sent}:
+            raise FormatError("the stored global model floors tensors that are not sent")
         base = read_hex(header["base"], DIGEST_NBYTES, "the base")
         nonces = tuple(read_hex(nonce, NONCE_NBYTES, "a nonce") for nonce in header["own"])
-        return cls(check_round(header["round"]), base, names, state, stays, torch, nonces, carry.tobytes())
+        round = check_round(header["round"])
+        return cls(round, base, layout, names, state, stays, torch, floored, nonces, carry.tobytes())

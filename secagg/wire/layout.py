@@ -136,7 +136,8 @@ class Layout:
                 )
         if sum(math.prod(shape) for _, shape in described.values()) > MAX_VALUES:
             raise LayoutError(f"the model has more than {MAX_VALUES} values")
-        groups = shared({name: tensors[name] for name, (dtype, _) in described.items() if dtype in FLOAT_DTYPES})
+        floats = {name for name, (dtype, _) in described.items() if dtype in FLOAT_DTYPES}
+        groups = shared({name: value for name, value in tensors.items() if name in floats or name in at_home})
         names = {group[0]: group for group in groups}
         tied = {name for group in groups for name in group[1:]}
         items = [Described(names.get(name, (name,)), *found) for name, found in described.items() if name not in tied]
@@ -191,7 +192,7 @@ class Layout:
         """
         if not isinstance(context, str):
             raise LayoutError(f"the context of a base is {context!r}; give text, such as the id of the run")
-        run = context.encode()
+        run = context.encode("utf-8", "surrogatepass")
         vectors = (to_vector(state[spec.name]) for spec in self.sent)
         parts = (memoryview(vector.view(np.uint8)) for vector in vectors)  # type: ignore[arg-type]
         where = len(run).to_bytes(8, "little") + run
@@ -201,6 +202,13 @@ class Layout:
         """Return in one line which tensor of `other` differs, and how; None if none does."""
         if self == other:
             return None
+        orders = [[(spec.names, spec.dtype, spec.shape) for spec in layout.tensors] for layout in (self, other)]
+        if orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1]):
+            expected, name = next((one[0][0], two[0][0]) for one, two in zip(*orders, strict=True) if one != two)
+            return (
+                f"only the order differs: {name!r} stands where {expected!r} is expected; give tensors in the order of "
+                "the network's state_dict()"
+            )
         mine, theirs = ({spec.name: spec for spec in layout.tensors} for layout in (self, other))
         aliases = {name: spec for spec in self.tensors for name in spec.names}
         for name, spec in theirs.items():
@@ -212,11 +220,7 @@ class Layout:
         for name, spec in mine.items():
             if name not in theirs:
                 return f"tensor {name!r} is missing, expected {spec}"
-        name, expected = next(pair for pair in zip(theirs, mine, strict=True) if pair[0] != pair[1])
-        return (
-            f"only the order differs: {name!r} stands where {expected!r} is expected; give the tensors in the order of "
-            "the network's state_dict()"
-        )
+        raise AssertionError("layouts differ in nothing")
 
     @cached_property
     def fingerprint(self) -> str:

@@ -15,11 +15,9 @@ from ..errors import LayoutError, RangeError
 from ..scheme.flat_vector import FlatVector
 from ..scheme.patterns import matches
 from ..scheme.sharing import shared
-from ..scheme.tensors import FLOAT_DTYPES, describe, from_vector, place, to_vector
+from ..scheme.tensors import FLOAT_DTYPES, describe, from_vector, is_torch, place, to_vector
 from .container import digest
 from .layout import Layout, TensorSpec
-
-_OTHER = "what is to be decrypted is of another model than `like`"
 
 
 def checked_vectors(
@@ -74,18 +72,21 @@ def check_finite(layout: Layout, state: Mapping[str, Any]) -> None:
 def refuse_clear_copies(layout: Layout, state: Mapping[str, Any]) -> None:
     """Raise `LayoutError` if what is encrypted under one name has the very values of what is clear under another.
 
-    Constant tensors, zeros say, are alike without being copies. Memory that tensors share is told by `Layout.of`.
+    Values are compared as float32. Constant tensors, zeros say, are alike without being copies. Memory that tensors
+    share is told by `Layout.of`; a part of a tensor, or a multiple, is not found here.
     """
     encrypted, clear = layout.role("encrypted"), layout.role("clear")
-    sizes = {(spec.dtype, spec.size) for spec in encrypted} & {(spec.dtype, spec.size) for spec in clear}
+    sizes = {spec.size for spec in encrypted} & {spec.size for spec in clear}
     secrets: dict[bytes, str] = {}
     for spec in (*encrypted, *clear):
-        if (spec.dtype, spec.size) not in sizes:
+        if spec.size not in sizes or spec.size < 2:
             continue
-        vector = to_vector(state[spec.name])
-        if spec.size < 2 or bool((vector == vector[0]).all()):
+        values = from_vector(to_vector(state[spec.name]), spec.dtype, (spec.size,))
+        if bool((values == values[0]).all()):
             continue
-        found = digest(spec.dtype.encode(), memoryview(vector.view(np.uint8)))  # type: ignore[arg-type]
+        with np.errstate(over="ignore"):  # what is beyond float32 is beyond it in both
+            vector = np.ascontiguousarray(values, dtype=np.float32)
+        found = digest(memoryview(vector.view(np.uint8)))  # type: ignore[arg-type]  # an ndarray is a buffer
         if spec.role == "encrypted":
             secrets[found] = spec.name
         elif found in secrets:
@@ -108,20 +109,48 @@ def check_like(layout: Layout, like: Mapping[str, Any], stay: tuple[str, ...]) -
     """
     if not isinstance(like, Mapping):
         raise LayoutError(f"`like` is a mapping of names to tensors; got {type(like).__name__}")
+    _check_tensors(
+        layout, like, stay, "what is to be decrypted is of another model than `like`", {"bfloat16": "float32"}
+    )
+
+
+def check_state(layout: Layout, state: Mapping[str, Any], stay: tuple[str, ...]) -> None:
+    """Hold the tensors that a caller sends in a layout against it: also that what is one tensor has the same values.
+
+    Raises
+    ------
+    LayoutError
+        If they do not fit.
+    """
+    if not isinstance(state, Mapping):
+        raise LayoutError(f"a state dict is needed, a mapping of names to tensors; got {type(state).__name__}")
+    _check_tensors(layout, state, stay, "what is to be sent is of another model than `layout`", {})
+    for spec in layout.sent:
+        first = to_vector(state[spec.name]).view(np.uint8)
+        for name in spec.names[1:]:
+            if state[name] is not state[spec.name] and not np.array_equal(to_vector(state[name]).view(np.uint8), first):
+                raise LayoutError(
+                    f"tensors {spec.name!r} and {name!r} are one in `layout`, and have different values: tie them"
+                )
+
+
+def _check_tensors(
+    layout: Layout, tensors: Mapping[str, Any], stay: tuple[str, ...], fault: str, widened: Mapping[str, str]
+) -> None:
     for spec in layout.sent:
         for name in spec.names:
-            if name not in like:
-                raise LayoutError(f"{_OTHER}: tensor {name!r} ({spec}) is not in `like`")
-            dtype, shape = describe(name, like[name])
-            if shape != spec.shape or (dtype != spec.dtype and (spec.dtype, dtype) != ("bfloat16", "float32")):
-                raise LayoutError(f"{_OTHER}: tensor {name!r} is {spec}, and {dtype}{list(shape)} in `like`")
+            if name not in tensors:
+                raise LayoutError(f"{fault}: tensor {name!r} ({spec}) is missing")
+            dtype, shape = describe(name, tensors[name])
+            if shape != spec.shape or dtype not in (spec.dtype, widened.get(spec.dtype)):
+                raise LayoutError(f"{fault}: tensor {name!r} is {dtype}{list(shape)}, in the layout {spec}")
     known = {name for spec in layout.tensors for name in spec.names}
-    more = tuple((name,) for name in like if name not in known)
+    more = tuple((name,) for name in tensors if name not in known)
     stays = {name: bool(found) for (name,), found in zip(more, matches(stay, more), strict=True)}
-    others = {name: like[name] for name in stays if _is_float(name, like[name])}
+    others = {name: tensors[name] for name in stays if stays[name] or _is_float(name, tensors[name])}
     for group in shared(others):  # what is one tensor with what stays does so, too
         if not any(stays[name] for name in group):
-            raise LayoutError(f"{_OTHER}: tensor {group[0]!r} of `like` is not in it")
+            raise LayoutError(f"{fault}: tensor {group[0]!r} is one too many")
 
 
 def arrange(layout: Layout, vectors: Mapping[str, NDArray[Any]], like: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -140,7 +169,7 @@ def arrange(layout: Layout, vectors: Mapping[str, NDArray[Any]], like: Mapping[s
         for name in spec.names:
             again = name != spec.name and first is not None and place(like[name]) == first
             tensor = result[spec.name] if again else from_vector(vectors[spec.name], spec.dtype, spec.shape, like[name])
-            result[name] = tensor
+            result[name] = tensor.to(like[name].dtype) if is_torch(tensor) else tensor  # of bfloat16 in float32
     return result
 
 

@@ -120,3 +120,34 @@ def test_a_clear_copy_in_bfloat16():
     site = federate("flashe", encrypt={"include": ["a"]}).site()
     with pytest.raises(LayoutError, match="has the very values of 'a'"):
         site.encrypt({"a": values, "b": values.clone()})
+
+
+def test_a_difference_made_tensor_by_tensor():
+    """What is one tensor is told by the model: its layout is given with the difference."""
+    federation = federate("flashe", encrypt={"include": ["encoder.*"]})
+    site, model = federation.site(), tied()
+    layout = site.layout(model)
+    apart = {name: value * 0.5 for name, value in model.items()}
+    update = site.encrypt(apart, layout=layout)
+    assert update.header.layout == layout
+    assert [spec.names for spec in layout.role("encrypted")] == [("encoder.weight", "decoder.weight")]
+    with pytest.raises(
+        LayoutError, match="'encoder.weight' and 'decoder.weight' are one in `layout`, and have different"
+    ):
+        site.encrypt({**apart, "decoder.weight": apart["decoder.weight"] + 1}, layout=layout)
+    for state, match in (
+        ({name: value for name, value in apart.items() if name != "bias"}, "'bias' .* is missing"),
+        ({**apart, "more": np.ones(2)}, "'more' is one too many"),
+        ({**apart, "bias": np.ones(6)}, "'bias' is float64"),
+        ("text", "a state dict is needed"),
+    ):
+        with pytest.raises(LayoutError, match=match):
+            site.encrypt(state, layout=layout)
+    with pytest.raises(LayoutError, match="is not what the configuration makes of the model"):
+        federate("flashe").site().encrypt(apart, layout=layout)
+
+
+def test_a_clear_copy_in_another_precision():
+    site = federate("flashe", encrypt={"include": ["a"]}).site()
+    with pytest.raises(LayoutError, match="has the very values of 'a'"):
+        site.encrypt({"a": VALUES, "b": VALUES.astype(np.float64)})

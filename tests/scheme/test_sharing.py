@@ -86,3 +86,37 @@ def test_expanded_and_reversed_tensors():
 def test_dimensions_of_one_element_say_nothing():
     column = ARRAY.reshape(24, 1)
     assert groups(a=column, b=np.lib.stride_tricks.as_strided(column, (24, 1), (4, 999))) == [("a", "b")]
+
+
+def test_what_only_differs_in_how_it_is_read():
+    """Another byte order, another sign: other tensors, of the same memory."""
+    little = np.ones(3, "<f4")
+    with pytest.raises(LayoutError):
+        groups(a=little, b=little.view(">f4"))
+    whole = torch.complex(TENSOR, TENSOR)
+    with pytest.raises(LayoutError):
+        groups(a=whole.imag, b=whole.conj().imag)
+
+
+def test_many_columns_of_one_matrix():
+    """No two of them meet, and that is told by their addresses: each pair by itself took 7 µs."""
+    matrix = np.zeros((4, 1500), np.float32)
+    columns = {f"c{index}": matrix[:, index] for index in range(1500)}
+    calls = []
+    real = np.shares_memory
+    np.shares_memory = lambda *arguments: calls.append(arguments) or real(*arguments)
+    try:
+        assert len(groups(**columns)) == 1500
+        assert not calls
+        with pytest.raises(LayoutError):
+            groups(**columns, more=matrix[:, 7:9])
+        assert calls
+    finally:
+        np.shares_memory = real
+
+
+def test_more_views_than_anybody_can_compare(monkeypatch):
+    monkeypatch.setattr("secagg.scheme.sharing._MAX_PAIRS", 100)
+    matrix = np.zeros((4, 50), np.float32)
+    with pytest.raises(LayoutError, match="so many tensors are views into the memory of"):
+        groups(**{f"c{index}": matrix[:, index] for index in range(50)})

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from container import Container
 
 import secagg
 from secagg.errors import DigestError, FormatError, LayoutError, RangeError, VerificationError
@@ -367,5 +369,137 @@ def test_who_has_sent_nothing_yet_has_nothing_to_carry() -> None:
     models[0].encrypt(STATE, 1.0)  # without a warning, which would be an error here
     again = GlobalModel(secagg.Client(config, KEYS.client, "site-1"), STATE)
     again.apply(sums)  # in which it is: what that update left is lost
-    with pytest.warns(UserWarning, match="rounding dropped from the site's earlier updates is lost"):
+    with pytest.warns(UserWarning, match="earlier updates, if there are any, is lost"):
         again.encrypt(STATE, 1.0)
+
+
+def test_a_tie_to_what_stays() -> None:
+    """The other name of a tensor that stays stays, too, at the difference as at the model."""
+    config = configured(stay=["private.*"])
+    shared = torch.linspace(-1, 1, 6).reshape(2, 3)
+    state = {"head.weight": shared, "private.weight": shared, "body.weight": torch.ones(2)}
+    models = federation(state, config)
+    updates = []
+    for model in models:
+        assert [spec.names for spec in model.layout.tensors] == [("body.weight",)]
+        local = {name: value.clone() + 0.25 for name, value in model.state.items()}  # a handler copies one by one
+        updates.append(model.encrypt(local, 1.0))
+        assert updates[-1].header.layout == model.layout
+    aggregate = add(*updates, config=config)
+    for model in models:
+        model.apply(aggregate)
+        again = GlobalModel.from_bytes(model.site, model.to_bytes())
+        for each in (model.state, again.state):
+            assert list(each) == list(state)
+            assert torch.equal(each["head.weight"], shared + 0.25)
+            assert torch.equal(each["private.weight"], shared + 0.25)
+        assert again.encrypt(again.state, 1.0).header.layout == model.layout
+
+
+class Plain(torch.Tensor):
+    """Of a class of its own."""
+
+
+SECRET = torch.tensor([0.5, 0.25, 0.75])
+STAYING = {
+    "a subclass": lambda: {"secret": SECRET.as_subclass(Plain), "alias": SECRET},
+    "a subclass after": lambda: {"alias": SECRET, "secret": SECRET.as_subclass(Plain)},
+    "a tensor": lambda: {"secret": SECRET, "alias": SECRET},
+}
+COMPLEX, ARRAY = torch.ones(3, dtype=torch.cfloat), np.ones(3, np.float32)
+OVERLAPPING = {
+    "complex": lambda: {"secret": COMPLEX, "alias": torch.view_as_real(COMPLEX)},
+    "bits": lambda: {"secret": SECRET.view(torch.int32), "alias": SECRET},
+    "a masked array": lambda: {"secret": np.ma.masked_array(ARRAY), "alias": ARRAY[:2]},
+}
+
+
+@pytest.mark.parametrize("make", STAYING.values(), ids=STAYING)
+def test_what_stays_by_a_name_that_no_update_could_have(make: Any) -> None:
+    config = configured(stay=["secret"], encrypt={"include": ["x"]})
+    state = make() | {"x": torch.ones(2)}
+    model, _ = federation(state, config)
+    assert [spec.names for spec in model.layout.tensors] == [("x",)]
+    assert model.encrypt(state, 1.0).header.layout == model.layout
+
+
+@pytest.mark.parametrize("make", OVERLAPPING.values(), ids=OVERLAPPING)
+def test_what_stays_and_is_a_part_of_something_else(make: Any) -> None:
+    site = secagg.Client(configured(stay=["secret"]), KEYS.client, "site-1")
+    with pytest.raises(LayoutError, match="have a part of their memory in common"):
+        site.layout(make() | {"x": torch.ones(2)})
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("make", [np.array, torch.tensor], ids=["numpy", "torch"])
+def test_scalars_that_are_floored(make: Any, tied: bool) -> None:
+    config = configured(nonnegative=["*scale"])
+    scale = make(np.float32(1.6e-5))
+    state = {"a.scale": scale, "b.scale": scale if tied else make(np.float32(0.5)), "w": make(np.ones(2, np.float32))}
+    models = federation(state, config)
+    one_round(models, [{**state, "a.scale": make(np.float32(0.0)), "b.scale": make(np.float32(0.0))}] * 2, config)
+    for model in models:
+        again = GlobalModel.from_bytes(model.site, model.to_bytes())
+        assert again.layout == model.layout
+        assert (len(again.layout.tensors) == 2) == tied
+        assert all(type(value) is type(scale) and value.shape == () for value in list(again.state.values())[:2])
+        assert float(again.state["a.scale"]) == 0
+        again.encrypt(again.state, 1.0)
+
+
+@pytest.mark.parametrize(("dtype", "before", "after"), [("bfloat16", 0.50294, 0.001), ("float16", 3.1e-8, 0.0)])
+def test_a_variance_of_16_bits_that_is_not_negative(dtype: str, before: float, after: float) -> None:
+    """Its difference is from the global one as the network had it, which is rounded."""
+    model, _ = federation({"bn.running_var": torch.tensor([before])})
+    update = model.encrypt({"bn.running_var": torch.tensor([after], dtype=getattr(torch, dtype))}, 1.0)
+    assert update.site == "site-0"
+
+
+def test_whether_a_tensor_is_floored_is_settled_by_the_first_model() -> None:
+    models = federation(
+        {"log.running_var": np.array([-0.5], np.float32), "bn.running_var": np.array([0.5], np.float32)}
+    )
+    one_round(models, [{"log.running_var": np.array([0.5]), "bn.running_var": np.array([0.5])}] * 2)
+    one_round(models, [{"log.running_var": np.array([-0.25]), "bn.running_var": np.array([0.0])}] * 2)
+    assert models[0].state["log.running_var"] < -0.2
+    again = GlobalModel.from_bytes(models[0].site, models[0].to_bytes())
+    again.encrypt({"log.running_var": np.array([-0.75]), "bn.running_var": np.array([0.0])}, 1.0)
+
+
+def test_a_sum_with_its_tensors_in_another_order() -> None:
+    """Without tags and signatures nothing else would tell: the header is the server's."""
+    he = {"lib": "seal", "config": {"scheme": "CKKS", "poly_modulus_degree": 1024, "coeff_mod_bit_sizes": [23]}}
+    he["config"]["scale_bits"] = 18
+    config = secagg.Config.from_dict({"he": he, "aggregation": {"min_clients": 2, "max_clients": 2, "max_abs": 4.0}})
+    keys = secagg.generate_keys(config)
+    state = {"a": np.ones(3, np.float32), "b": np.full(3, 2, np.float32)}
+    models = [GlobalModel(secagg.Client(config, keys.client, name), state) for name in "xy"]
+    aggregator = secagg.Aggregator(config, keys.server)
+    for model in models:
+        aggregator.add(model.encrypt({name: value + 1 for name, value in state.items()}, 1.0))
+    container = Container.read(aggregator.finish().to_bytes())
+    container.header["layout"].reverse()
+    with pytest.raises(LayoutError, match="the aggregate of round 0 is of another model .*only the order differs"):
+        models[0].apply(secagg.Update.from_bytes(container.to_bytes()))
+
+
+def test_what_stays_and_cannot_be_copied() -> None:
+    lock = threading.Lock()
+    state = {"own.meta": torch.empty(2, device="meta"), "own._extra_state": lock, "w": torch.ones(2)}
+    model, _ = federation(state, configured(stay=["own.*"]))
+    assert model.state["own._extra_state"] is lock
+    assert model.state["own.meta"].is_meta
+
+
+def test_a_model_of_arrays_in_a_network_of_torch() -> None:
+    net = network()
+    model, _ = federation({name: value.numpy() for name, value in net.state_dict().items()})
+    with pytest.raises(LayoutError, match="one tensor with"):  # arrays that share memory are one tensor, copies are not
+        GlobalModel(model.site, {name: value.numpy().copy() for name, value in net.state_dict().items()}).load(net)
+    fresh = network(3)
+    model.load(fresh)
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in fresh.state_dict().items())
+
+
+def test_a_run_id_that_is_no_text_of_any_language() -> None:
+    assert federation(STATE, context="\ud800")[0].base != federation(STATE)[0].base
