@@ -278,7 +278,12 @@ def _other_base(site: str, round: int, base: bytes | None, expected: bytes | Non
             f"the update from {site} {names} global model that it began from, and the sum of round {round} {other}: "
             "let all sites give encrypt() a `base`, or none"
         )
+    remedy = "load the current global model and train again"
+    if round == 0:
+        remedy = (
+            "the first models differ, or their `context`: give all sites one seed or file, one dtype and one run id"
+        )
     return (
         f"the update from {site} began from the global model {base.hex()[:16]}…, those of round {round} begin from "
-        f"{expected.hex()[:16]}…: load the current global model and train again"
+        f"{expected.hex()[:16]}…: {remedy}"
     )

@@ -30,7 +30,7 @@ from .trust.sealed_model import read_model, write_model
 from .wire.carry import StoredCarry, units_of
 from .wire.header import NONCE_NBYTES, Contribution, Header, check_base, check_round, check_site
 from .wire.layout import Layout
-from .wire.state_dict import arrange, check_finite, check_like, check_state, refuse_clear_copies
+from .wire.state_dict import arrange, check_finite, check_like, check_state, refuse_copies
 from .wire.update import Update, check_update
 
 _Stream = TypeVar("_Stream", bound=Writable)
@@ -206,7 +206,11 @@ class Client:
             raise RangeError(f"weight is {show(weight)}; give a number above 0")
         number = weight if isinstance(weight, int) else float(weight)
         if not 0 < number < math.inf:
-            idle = ": a site with nothing to give to a round calls session.skip(round)" if number == 0 else ""
+            idle = (
+                ": a site with nothing to give to a round sends nothing (session.skip(round)), and applies the sum"
+                if number == 0
+                else ""
+            )
             raise RangeError(f"weight is {show(number)}; it must be above 0 and finite{idle}")
         if weight > largest:
             raise RangeError(
@@ -220,7 +224,10 @@ class Client:
         return fraction
 
     def base(self, state: Mapping[str, Any], context: str = "") -> bytes:
-        """Return the digest of a global model, which says what training began from; see `Layout.base`."""
+        """Return the digest of a global model, which says what training began from; see `Layout.base`.
+
+        `GlobalModel` holds 16-bit floats as float32: its base is that of ``layout.widened()``.
+        """
         return self._layout(state, None).base(state, context)
 
     def encrypt(
@@ -466,6 +473,16 @@ class Client:
             return b""
         return StoredCarry(self._name, units_of(self._config), feedback.carry).to_bytes()
 
+    def withdraw(self, round: int) -> None:
+        """Say that this site's update of a round is in no sum, so that error feedback does not count it as sent.
+
+        What the update was to pay back is due again; without ``error_feedback``, or an update of that round, nothing
+        happens. `GlobalModel` does so by itself.
+        """
+        with self._encryption.turn():
+            if self._encryption.feedback is not None:
+                self._encryption.feedback.withdraw(round)
+
     def restore_carry(self, blob: bytes) -> None:
         """Go on as the client whose `carry` this is would have, bit for bit; what this one carries is dropped.
 
@@ -549,7 +566,7 @@ class Client:
         fraction = self.check_weight(weight)
         layout = self._layout(state, layout)
         header = self._header("update", layout, round, base)
-        refuse_clear_copies(layout, state)
+        refuse_copies(layout, state)
         feedback = self._encryption.feedback
         if feedback is not None and not feedback.begun and round > 0:
             feedback.begun = True

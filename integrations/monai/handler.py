@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ignite.engine import Events
 
 import secagg
-from secagg.errors import LayoutError
+from secagg.errors import ConfigError, LayoutError
 from secagg.site import GlobalModel
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class SecAggHandler:
 
     Raises
     ------
+    ConfigError
+        If something else than a `GlobalModel` is given.
     RangeError
         If the weight is not one that the configuration allows.
 
@@ -57,6 +59,11 @@ class SecAggHandler:
     """
 
     def __init__(self, model: GlobalModel, *, weight: float, upload_path: str | os.PathLike[str] | None = None) -> None:
+        if not isinstance(model, GlobalModel):
+            raise ConfigError(
+                f"a SecAggHandler is given a {type(model).__name__}; give it the global model: "
+                "SecAggHandler(GlobalModel(site, network), weight=…)"
+            )
         model.site.check_weight(weight)
         self.model = model
         self.weight = weight

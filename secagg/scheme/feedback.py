@@ -86,6 +86,13 @@ class Feedback:
             before = carry.before if round == carry.round else carry.after
         self.carry, self.begun, self._restored = Carry(model, round, before, residuals), True, False
 
+    def withdraw(self, round: int) -> None:
+        """Go back to what the round began with: its update is in no sum, so that what it paid back is due again."""
+        carry = self.carry
+        if carry is not None and carry.round == round:
+            before = carry.before or [np.zeros_like(residual) for residual in carry.after]
+            self.carry = Carry(carry.model, round, carry.before, before)
+
     def restore(self, carry: Carry | None) -> None:
         """Go on as the one that had this carry."""
         self.carry, self.begun, self._restored = carry, True, True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from ..config import CONFIG_KEYS, Config
 from ..errors import ConfigError, SecAggError, show
 from ..protocol.address import check_host
 from ..scheme.params import is_int
-from ..scheme.tensors import held, held_dtype
+from ..scheme.tensors import held
 from ..storage.yaml_file import read_yaml
 from ..trust.kit_files import SERVER
 from ..wire.header import check_site
@@ -165,7 +165,7 @@ def _initial(path: Path, layout: Layout) -> Mapping[str, Any]:
 
 def _layout(path: Path, config: Config) -> Layout:
     layout = read_layout(path)
-    layout = Layout(tuple(replace(spec, dtype=held_dtype(spec.dtype)) for spec in layout.tensors))
+    layout = layout.widened()
     try:
         layout = layout.under(config)
         layout.bounds(config.aggregation)

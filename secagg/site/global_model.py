@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from ..client import Client
 from ..errors import LayoutError, MismatchError, RangeError, StateError, VerificationError
-from ..scheme.tensors import held, held_dtype, is_torch, to_array
+from ..scheme.tensors import held, is_torch, to_array
 from ..storage.files import Target
 from ..trust.receipt import Receipt
 from ..wire.header import Header, check_base, check_round
-from ..wire.layout import Layout
+from ..wire.layout import Layout, refuse_wrapper
 from ..wire.update import Update, check_update
 from .difference import difference
 from .network import load_network, network_state
@@ -95,13 +95,12 @@ class GlobalModel:
                 "model that is stored on the server with load_model"
             )
         state = _state_of(state)
-        found = Layout.of(state, site.config)
-        # 16-bit floats are held and sent as float32.
-        specs = tuple(replace(spec, dtype=held_dtype(spec.dtype)) for spec in found.tensors)
+        layout = Layout.of(state, site.config).widened()
+        specs = layout.tensors
         arrays = {spec.name: held(spec.name, state[spec.name]) for spec in specs}
         names = {name for spec in specs for name in spec.names}
         self.site = site
-        self.layout = Layout(specs)
+        self.layout = layout
         self.round = round
         site.check(self.layout, _tie(self.layout, arrays))
         self.base = self.layout.base(arrays, context) if base is None else check_base(base)
@@ -237,7 +236,8 @@ class GlobalModel:
     def withdraw(self) -> None:
         """Say that this site's update of the round counts for nothing: it was refused, too late, or was never sent.
 
-        The aggregate of the round need not list it then, which `apply` demands otherwise.
+        The aggregate of the round need not list it then, which `apply` demands otherwise. If it does not, what error
+        feedback was to pay back with the update is due again.
         """
         self._own = ()
 
@@ -275,6 +275,9 @@ class GlobalModel:
         self._check_layout(aggregate.header)
         own, like = self._listed(aggregate.header), _tie(self.layout, self._held)
         mean = self.site.decrypt(aggregate, like=like, round=self.round, base=self.base, own=own, receipt=receipt)
+        listed = self.site.name in aggregate.header.sites
+        if not listed:
+            self.site.withdraw(self.round)
         base = aggregate.next_base
         assert base is not None  # `decrypt` has compared it
         after = {}
@@ -285,7 +288,7 @@ class GlobalModel:
         self.base = base
         self.round += 1
         self._own = ()
-        self._absent = self._absent and self.site.name not in aggregate.header.sites
+        self._absent = self._absent and not listed
         if self._absent and not self.site.carries:  # it has dropped nothing yet
             self.site.restore_carry(b"")
         return True
@@ -384,6 +387,7 @@ class GlobalModel:
                 stacklevel=2,
             )
         return Snapshot(
+            site=self.site.name,
             round=self.round,
             base=self.base,
             layout=self.layout,
@@ -412,6 +416,8 @@ class GlobalModel:
         FormatError
             If it is something else, or was written by another release that stores more (`DigestError` if it is
             damaged).
+        MismatchError
+            If another site has stored it.
         LayoutError, ConfigError
             If the configuration of `site` does not fit the model.
 
@@ -421,6 +427,11 @@ class GlobalModel:
             If what was carried does not fit the configuration, or the site: then it is lost.
         """
         snapshot = Snapshot.from_bytes(blob)
+        if snapshot.site != site.name:
+            raise MismatchError(
+                f"the stored global model is that of site {snapshot.site!r}, this is {site.name!r}: each site has its "
+                "own tensors and its own carry"
+            )
         layout = snapshot.layout.under(site.config)
         if [spec.names for spec in layout.tensors] != [spec.names for spec in snapshot.layout.tensors]:
             raise LayoutError(
@@ -444,10 +455,10 @@ class GlobalModel:
         every = {name for spec in self.layout.tensors for name in spec.names}
         missing, extra = every - local.keys(), local.keys() - set(self._names)
         if missing or extra:
-            fault, names = ("lacks", missing) if missing else ("also has", extra)
-            raise LayoutError(
-                f"what was trained {fault} {', '.join(sorted(map(repr, names)))}: give the tensors of the global model"
-            )
+            refuse_wrapper(local)
+            fault, names = ("lacks", sorted(missing)) if missing else ("also has", sorted(extra))
+            shown = ", ".join(map(repr, names[:3])) + ("" if len(names) <= 3 else f" … ({len(names)} tensors)")
+            raise LayoutError(f"what was trained {fault} {shown}: give the tensors of the global model")
         changed = {}
         for spec in self.layout.tensors:
             start = self._held[spec.name]

@@ -38,6 +38,15 @@ def write_update(folder: Path, model: GlobalModel, local: Mapping[str, Any], wei
         synchronise(folder)
 
 
+def keep_carry(folder: Path, model: GlobalModel) -> None:
+    """Write what is to be carried, if it has changed: an update that is in no sum leaves what it found."""
+    path, blob = folder / CARRY_FILE, model.site.carry()
+    with os_errors(StorageError, f"cannot write {os.fspath(path)!r}"):
+        if blob and path.exists() and path.read_bytes() != blob:
+            with replace_file(path, 0o600) as file:
+                file.write(blob)
+
+
 def restore_own(folder: Path, model: GlobalModel) -> None:
     """Let a model go on with the site's own tensors as an earlier process has left them, if it did.
 

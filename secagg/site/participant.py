@@ -38,7 +38,7 @@ from .folder import (
     read_receipt,
 )
 from .global_model import GlobalModel
-from .own_update import restore_carry, restore_own, write_update
+from .own_update import keep_carry, restore_carry, restore_own, write_update
 from .reporter import Reporter
 from .session import MAX_MISSES, Session
 
@@ -202,6 +202,8 @@ class Participant:
             if not self.model.apply(aggregate, receipt if held else None):  # a server that plays back the last one
                 raise RoundMismatchError(f"the aggregate is of round {header.round}, not of round {self.model.round}")
         self.decrypt_seconds = time.perf_counter() - start
+        if self._kit.name not in header.sites:  # what was sent for the round, if anything was, counts for nothing
+            keep_carry(self._kit.folder, self.model)
         self.model.save_model(self._kit.folder / MODEL_FILE)
         if meant:
             (self._kit.folder / RECEIPT_FILE).unlink(missing_ok=True)  # the server has kept its word

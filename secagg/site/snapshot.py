@@ -1,9 +1,9 @@
 """A site's global model as bytes, from which a fresh process goes on; see `secagg.wire.arrays`.
 
-The header has round, base, the layout of what is sent or local, all names in order, dtypes and shapes of what stays by
-the configuration, which tensors are torch's or floored, and the nonces of the site's updates of the round. The arrays
-are the tensors of the layout, those that stay (bfloat16 as its bits), and the client's carry, which is bytes in a
-format of its own.
+The header has site, round, base, the layout of what is sent or local, all names in order, dtypes and shapes of what
+stays by the configuration, which tensors are torch's or floored, and the nonces of the site's updates of the round. The
+arrays are the tensors of the layout, those that stay (bfloat16 as its bits), and the client's carry, which is bytes of
+a format of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..errors import FormatError
 from ..wire.arrays import ArrayFormat
 from ..wire.container import DIGEST_NBYTES, read_hex
-from ..wire.header import NONCE_NBYTES, check_round
+from ..wire.header import NONCE_NBYTES, check_round, check_site
 from ..wire.layout import Layout
 from .own_tensors import pack_own, unpack_own
 
@@ -26,7 +26,7 @@ _FORMAT = ArrayFormat(
     "global model",
     b"secagg global model v1",
     2,
-    frozenset(["round", "base", "layout", "names", "stays", "torch", "floored", "own"]),
+    frozenset(["site", "round", "base", "layout", "names", "stays", "torch", "floored", "own"]),
 )
 
 #: Of what is held: 16-bit floats are held as float32, and bfloat16 is none of NumPy's.
@@ -39,6 +39,8 @@ class Snapshot:
 
     Parameters
     ----------
+    site : str
+        Name of the site.
     round : int
         The round that begins from the model.
     base : bytes
@@ -61,6 +63,7 @@ class Snapshot:
         What `secagg.Client.carry` returned.
     """
 
+    site: str
     round: int
     base: bytes
     layout: Layout
@@ -76,6 +79,7 @@ class Snapshot:
         """Return the whole of it."""
         stays, own = pack_own(self.stays)
         header = {
+            "site": self.site,
             "round": self.round,
             "base": self.base.hex(),
             "layout": self.layout.to_json(),
@@ -126,4 +130,5 @@ class Snapshot:
         base = read_hex(header["base"], DIGEST_NBYTES, "the base")
         nonces = tuple(read_hex(nonce, NONCE_NBYTES, "a nonce") for nonce in header["own"])
         round = check_round(header["round"])
-        return cls(round, base, layout, names, state, stays, torch, floored, nonces, carry.tobytes())
+        site = check_site(header["site"])
+        return cls(site, round, base, layout, names, state, stays, torch, floored, nonces, carry.tobytes())

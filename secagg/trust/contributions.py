@@ -27,7 +27,10 @@ def check_contributions(
     if len(header.contributions) < min_clients:
         raise QuorumError(f"the aggregate has {len(header.contributions)} contributions, min_clients is {min_clients}")
     if round is not None and header.round != check_round(round):
-        raise RoundMismatchError(f"the aggregate is of round {header.round}, not of round {round}")
+        raise RoundMismatchError(
+            f"the aggregate is of round {header.round}, not of round {round}: apply those between first, or load a "
+            "model that was stored since"
+        )
     if base is not None and header.base != base:
         raise VerificationError(
             f"the aggregate of round {header.round} began from another global model than this site: the server shows "
@@ -47,8 +50,9 @@ def check_contributions(
             f"{header.round}: keep both as evidence"
         )
     if own is not None and own not in header.contributions:
-        listed = own.site in header.sites
+        which = "another" if own.site in header.sites else "no"
         raise VerificationError(
-            f"the aggregate of round {header.round} lists {'another' if listed else 'no'} update of site {own.site!r}: "
-            "it is of another run, the server has left this site's out, or another process works under its name"
+            f"the aggregate of round {header.round} lists {which} update of site {own.site!r}: it is of another run, "
+            "the server has left this site's out, or another process works under its name. If this site's was refused "
+            "or too late, or the site was started again in this round, call GlobalModel.withdraw(), and apply it again"
         )

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..config import Config
 from ..errors import FormatError, LayoutError
 from ..scheme.aggregation import Aggregation
 from ..scheme.patterns import matches
 from ..scheme.sharing import shared
-from ..scheme.tensors import FLOAT_DTYPES, LOCAL_DTYPES, describe, to_vector
+from ..scheme.tensors import FLOAT_DTYPES, LOCAL_DTYPES, describe, held, held_dtype, to_vector
 from .cached import cached_property
 from .choice import Described, choose
 from .container import digest, fields_alone
@@ -114,7 +115,7 @@ class Layout:
         for name in tensors:
             if not _is_name(name):
                 raise LayoutError(f"tensor name {name!r}: use printable text of 1 to {MAX_NAME_LENGTH} characters")
-        _refuse_wrapper(tensors)
+        refuse_wrapper(tensors)
         stays = () if config is None else config.stay
         at_home = {
             name
@@ -159,6 +160,10 @@ class Layout:
             )
         )
 
+    def widened(self) -> Layout:
+        """Return the layout in which `secagg.site.GlobalModel` holds and sends the model: 16-bit floats as float32."""
+        return Layout(tuple(replace(spec, dtype=held_dtype(spec.dtype)) for spec in self.tensors))
+
     def role(self, role: str) -> tuple[TensorSpec, ...]:
         """Return the tensors of one role, in order."""
         return tuple(spec for spec in self.tensors if spec.role == role)
@@ -186,17 +191,24 @@ class Layout:
         Parameters
         ----------
         state : mapping of str to torch.Tensor or numpy.ndarray
-            The tensors of this layout.
+            The tensors of this layout; 16-bit floats are cast where it is `widened`.
         context : str
             What tells this run from others that begin with the same model under the same key: the run's id, say.
         """
         if not isinstance(context, str):
             raise LayoutError(f"the context of a base is {context!r}; give text, such as the id of the run")
         run = context.encode("utf-8", "surrogatepass")
-        vectors = (to_vector(state[spec.name]) for spec in self.sent)
+        vectors = (self._vector(spec, state[spec.name]) for spec in self.sent)
         parts = (memoryview(vector.view(np.uint8)) for vector in vectors)  # type: ignore[arg-type]
         where = len(run).to_bytes(8, "little") + run
         return digest(b"secagg model v2", bytes.fromhex(self.fingerprint), where, parts)
+
+    @staticmethod
+    def _vector(spec: TensorSpec, value: Any) -> NDArray[Any]:
+        """Return the values of a tensor in the dtype of the layout."""
+        dtype, _ = describe(spec.name, value)
+        widens = dtype != spec.dtype and held_dtype(dtype) == spec.dtype
+        return to_vector(held(spec.name, value) if widens else value)
 
     def difference(self, other: Layout) -> str | None:
         """Return in one line which tensor of `other` differs, and how; None if none does."""
@@ -247,7 +259,7 @@ class Layout:
         return cls(tensors)
 
 
-def _refuse_wrapper(names: Mapping[str, Any]) -> None:
+def refuse_wrapper(names: Mapping[str, Any]) -> None:
     """Raise `LayoutError` if names are those of a wrapped network: other sites do not wrap it, or otherwise."""
     inner = [name for name in names if name != "n_averaged"]  # a counter of torch's AveragedModel
     prefix = next((prefix for prefix in _WRAPPERS if inner and all(name.startswith(prefix) for name in inner)), None)

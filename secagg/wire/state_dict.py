@@ -15,7 +15,7 @@ from ..errors import LayoutError, RangeError
 from ..scheme.flat_vector import FlatVector
 from ..scheme.patterns import matches
 from ..scheme.sharing import shared
-from ..scheme.tensors import FLOAT_DTYPES, describe, from_vector, is_torch, place, to_vector
+from ..scheme.tensors import FLOAT_DTYPES, describe, from_vector, is_torch, place, to_array, to_vector
 from .container import digest
 from .layout import Layout, TensorSpec
 
@@ -69,24 +69,30 @@ def check_finite(layout: Layout, state: Mapping[str, Any]) -> None:
         )
 
 
-def refuse_clear_copies(layout: Layout, state: Mapping[str, Any]) -> None:
-    """Raise `LayoutError` if what is encrypted under one name has the very values of what is clear under another.
+def refuse_copies(layout: Layout, state: Mapping[str, Any]) -> None:
+    """Raise `LayoutError` if what is secret under one name has the very values of what is not under another.
 
-    Values are compared as float32. Constant tensors, zeros say, are alike without being copies. Memory that tensors
-    share is told by `Layout.of`; a part of a tensor, or a multiple, is not found here.
+    That is, of what is encrypted if the other is clear, and of what stays at the site if the other is sent. Values are
+    compared as float32. Constant tensors, zeros say, are alike without being copies. Memory that tensors share is told
+    by `Layout.of`; a part of a tensor, or a multiple, is not found here.
     """
-    encrypted, clear = layout.role("encrypted"), layout.role("clear")
-    sizes = {spec.size for spec in encrypted} & {spec.size for spec in clear}
+    known = {name for spec in layout.tensors for name in spec.names}
+    stays = {name: value for name, value in state.items() if name not in known and _is_float(name, value)}
+    at_home = {found: name for name, value in stays.items() if (found := _values_digest(name, value)) is not None}
+    mixed = bool(layout.role("encrypted")) and bool(layout.role("clear"))
+    sizes = {math.prod(describe(name, value)[1]) for name, value in stays.items()}
+    if mixed:
+        sizes |= {spec.size for spec in layout.role("encrypted")} & {spec.size for spec in layout.role("clear")}
     secrets: dict[bytes, str] = {}
-    for spec in (*encrypted, *clear):
-        if spec.size not in sizes or spec.size < 2:
+    for spec in (*layout.role("encrypted"), *layout.role("clear")):
+        found = _values_digest(spec.name, state[spec.name]) if spec.size in sizes else None
+        if found is None:
             continue
-        values = from_vector(to_vector(state[spec.name]), spec.dtype, (spec.size,))
-        if bool((values == values[0]).all()):
-            continue
-        with np.errstate(over="ignore"):  # what is beyond float32 is beyond it in both
-            vector = np.ascontiguousarray(values, dtype=np.float32)
-        found = digest(memoryview(vector.view(np.uint8)))  # type: ignore[arg-type]  # an ndarray is a buffer
+        if found in at_home:
+            raise LayoutError(
+                f"tensor {spec.name!r} is sent and has the very values of {at_home[found]!r}, which stays at the site: "
+                "let both stay, or give the layout of the model, where they may be one"
+            )
         if spec.role == "encrypted":
             secrets[found] = spec.name
         elif found in secrets:
@@ -94,6 +100,16 @@ def refuse_clear_copies(layout: Layout, state: Mapping[str, Any]) -> None:
                 f"tensor {spec.name!r} is clear and has the very values of {secrets[found]!r}, which is encrypted: "
                 "encrypt both or none"
             )
+
+
+def _values_digest(name: str, value: Any) -> bytes | None:
+    """Return the digest of a float tensor's values as float32; None if they are constant."""
+    values = to_array(name, value)[1].reshape(-1)
+    if values.size < 2 or bool((values == values[0]).all()):
+        return None
+    with np.errstate(over="ignore"):  # what is beyond float32 is beyond it in both
+        vector = np.ascontiguousarray(values, dtype=np.float32)
+    return digest(memoryview(vector.view(np.uint8)))  # type: ignore[arg-type]  # an ndarray is a buffer
 
 
 def check_like(layout: Layout, like: Mapping[str, Any], stay: tuple[str, ...]) -> None:

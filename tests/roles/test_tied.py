@@ -151,3 +151,18 @@ def test_a_clear_copy_in_another_precision():
     site = federate("flashe", encrypt={"include": ["a"]}).site()
     with pytest.raises(LayoutError, match="has the very values of 'a'"):
         site.encrypt({"a": VALUES, "b": VALUES.astype(np.float64)})
+
+
+def test_a_copy_of_what_stays():
+    """Memory does not tell; it may be sent under no other name, not even encrypted."""
+    for encrypt in ({"include": ["x"]}, "all"):
+        site = federate("flashe", encrypt=encrypt).but(stay=["own.*"]).site()
+        state = {"own.weight": VALUES, "out.weight": VALUES.copy(), "x": VALUES * 0.5}
+        with pytest.raises(
+            LayoutError, match="'out.weight' is sent and has the very values of 'own.weight', which stays"
+        ):
+            site.encrypt(state)
+        site.encrypt(state | {"out.weight": VALUES * 0.25})
+        constant = np.ones_like(VALUES)
+        site.encrypt(state | {"own.weight": constant, "out.weight": constant.copy()})
+        site.encrypt(state | {"own.weight": "anything"})

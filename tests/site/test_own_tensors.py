@@ -13,7 +13,7 @@ import torch
 from container import Container
 
 import secagg
-from secagg.errors import DigestError, FormatError, LayoutError, RangeError, VerificationError
+from secagg.errors import DigestError, FormatError, LayoutError, MismatchError, RangeError, VerificationError
 from secagg.site import GlobalModel
 
 
@@ -56,6 +56,9 @@ class Tied(torch.nn.Module):
         self.norm = torch.nn.LayerNorm(4)
         self.decoder = torch.nn.Linear(4, 4)
         self.decoder.weight = self.encoder.weight
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return self.decoder(self.norm(self.encoder(values)))
 
 
 def network(seed: int = 0) -> Tied:
@@ -470,13 +473,13 @@ def test_a_sum_with_its_tensors_in_another_order() -> None:
     """Without tags and signatures nothing else would tell: the header is the server's."""
     he = {"lib": "seal", "config": {"scheme": "CKKS", "poly_modulus_degree": 1024, "coeff_mod_bit_sizes": [23]}}
     he["config"]["scale_bits"] = 18
-    config = secagg.Config.from_dict({"he": he, "aggregation": {"min_clients": 2, "max_clients": 2, "max_abs": 4.0}})
+    config = secagg.Config.from_dict({"he": he, "aggregation": {"min_clients": 2, "max_clients": 2, "max_abs": 1.0}})
     keys = secagg.generate_keys(config)
     state = {"a": np.ones(3, np.float32), "b": np.full(3, 2, np.float32)}
     models = [GlobalModel(secagg.Client(config, keys.client, name), state) for name in "xy"]
     aggregator = secagg.Aggregator(config, keys.server)
     for model in models:
-        aggregator.add(model.encrypt({name: value + 1 for name, value in state.items()}, 1.0))
+        aggregator.add(model.encrypt({name: value + 0.5 for name, value in state.items()}, 1.0))
     container = Container.read(aggregator.finish().to_bytes())
     container.header["layout"].reverse()
     with pytest.raises(LayoutError, match="the aggregate of round 0 is of another model .*only the order differs"):
@@ -503,3 +506,52 @@ def test_a_model_of_arrays_in_a_network_of_torch() -> None:
 
 def test_a_run_id_that_is_no_text_of_any_language() -> None:
     assert federation(STATE, context="\ud800")[0].base != federation(STATE)[0].base
+
+
+def test_the_state_of_another_site() -> None:
+    one, other = federation(STATE)
+    with pytest.raises(MismatchError, match="is that of site 'site-0', this is 'site-1'"):
+        GlobalModel.from_bytes(other.site, one.to_bytes())
+
+
+def test_the_names_of_a_wrapper_after_training() -> None:
+    model, _ = federation(network())
+    with pytest.raises(LayoutError, match="all names begin with 'module.'"):
+        model.encrypt(torch.nn.DataParallel(network()).state_dict(), 1.0)
+    with pytest.raises(LayoutError, match=r"lacks '.*', '.*', '.*' … \(6 tensors\): give"):
+        model.encrypt({}, 1.0)
+
+
+def test_the_base_of_a_model_of_16_bits_without_a_key() -> None:
+    state = {"w": torch.linspace(-1, 1, 6).bfloat16(), "v": np.linspace(0, 1, 4).astype(np.float16), "n": np.int64(3)}
+    model, other = federation(state, context="r")
+    layout = secagg.Layout.of(state, PLAIN).widened()
+    assert layout == model.layout
+    assert layout.base(state, "r") == model.base
+    aggregator = secagg.Aggregator(PLAIN, KEYS.server, layout=layout, base=model.base)
+    for each in (model, other):
+        aggregator.add(each.encrypt(each.state, 1.0))
+
+
+def test_an_update_that_counts_for_nothing_is_no_payment() -> None:
+    """A site whose every second update is late: what those paid back is due again, or it would drift away."""
+    he = {"lib": "flashe", "config": {"value_bits": 4, "error_feedback": True, "rounding": "nearest"}}
+    aggregation = {"min_clients": 2, "max_clients": 2, "max_abs": 1.0}
+    config = secagg.Config.from_dict({"he": he, "aggregation": aggregation})
+    one, two, late = federation({"w": np.zeros(50, np.float32)}, config, count=3)
+    step, given = 1 / 7, np.zeros(50)
+    draw = np.random.default_rng(1)
+    for round in range(60):
+        change = draw.uniform(-0.3, 0.3, 50).astype(np.float32) * step
+        updates = [model.encrypt({"w": model.state["w"] + share}, 1.0) for model, share in ((one, 0), (late, change))]
+        two_update = two.encrypt(two.state, 1.0)
+        if round % 2:  # too late: two others are the sum
+            late.withdraw()
+            aggregate = add(updates[0], two_update, config=config)
+        else:
+            two.withdraw()
+            aggregate = add(*updates, config=config)
+            given += change / 2
+        for model in (one, two, late):
+            model.apply(aggregate)
+    assert np.abs(one.state["w"] - given).max() < step  # a step is what is still to be carried, at most
