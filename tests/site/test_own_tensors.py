@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 import threading
@@ -29,7 +30,7 @@ KEYS = secagg.generate_keys(PLAIN)
 
 def federation(state: Any, config: secagg.Config = PLAIN, count: int = 2, **more: Any) -> list[GlobalModel]:
     sites = [secagg.Client(config, KEYS.client, f"site-{index}") for index in range(count)]
-    return [GlobalModel(site, state() if callable(state) else state, **more) for site in sites]
+    return [GlobalModel(site, state() if inspect.isfunction(state) else state, **more) for site in sites]
 
 
 def add(*updates: secagg.Update, config: secagg.Config = PLAIN) -> secagg.Update:
