@@ -241,7 +241,8 @@ class Session:
 
         If the server has lost the update in between, it is uploaded again. If another update of this site is in the
         sum already, also of a round that has ended since, because the site was restarted and encrypted anew when the
-        first one had just been added, then that one counts, a warning is logged, and its aggregate is returned.
+        first one had just been added, then that one counts, a warning is logged, and its aggregate is returned; a
+        `GlobalModel` applies it after `withdraw`. `catch_up` finds such an update before anything is trained.
         Parameters, result and other errors are those of `upload` and `download`.
         """
         if not isinstance(update, secagg.Update):
@@ -370,7 +371,9 @@ class Session:
     def catch_up(self, model: GlobalModel, path: str | os.PathLike[str], progress: Progress | None = None) -> None:
         """Bring a global model to the open round: by a model that a site has stored there, and the aggregates since.
 
-        To be called after `join`; a model that is at the open round stays as it is.
+        To be called after `join`; a model that is at the open round stays as it is. If an update of this site is in the
+        sum of the open round already, because an earlier process has sent it, that one counts: this waits for the end
+        of the round, and applies its aggregate.
 
         Parameters
         ----------
@@ -391,12 +394,20 @@ class Session:
             Whatever the model or an aggregate is refused for.
         """
         misses, status = 0, self.status()
-        while model.round != status.round:
+        while True:
             if model.round > status.round:
                 raise StateError(
                     f"the server is at round {status.round}, this site at round {model.round}: the server was restored "
                     "from a backup, or plays back what has been"
                 )
+            if model.round == status.round:
+                if status.base not in (None, model.base):
+                    raise MismatchError(
+                        f"round {status.round} begins from another global model than this site has: give all sites the "
+                        "same initial model"
+                    )
+                if self.site_name not in status.added:
+                    return
             models = [number for number in status.models if number <= status.round]
             stored = model_to_load(model.round, status.round, models, status.aggregates, begun=model.round > 0)
             try:
@@ -411,11 +422,6 @@ class Session:
                 if misses == MAX_MISSES:
                     raise
             status = self.status()
-        if status.base not in (None, model.base):
-            raise MismatchError(
-                f"round {status.round} begins from another global model than this site has: give all sites the same "
-                "initial model"
-            )
 
     def close(self) -> None:
         """Close the connection."""

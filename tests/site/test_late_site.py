@@ -98,8 +98,8 @@ def test_what_cannot_be_caught_up_with(kits: Kits, tmp_path: Path) -> None:
             with pytest.raises(StateError, match="the server is at round 0, this site at round 3"):
                 session.catch_up(ahead, tmp_path / "x")
             model = GlobalModel(client, STATE)
-            session.upload(model.encrypt(STATE, 1.0))
             session.catch_up(model, tmp_path / "x")
+            session.upload(model.encrypt(STATE, 1.0))
             other = GlobalModel(client, {"w": STATE["w"] + 1})
             with pytest.raises(MismatchError, match="round 0 begins from another global model"):
                 session.catch_up(other, tmp_path / "x")
@@ -112,6 +112,30 @@ def test_what_cannot_be_caught_up_with(kits: Kits, tmp_path: Path) -> None:
                 model.apply(aggregate)
                 assert not session.store_model(model, aggregate, tmp_path / "model")  # it is the turn of site-2
                 assert not (tmp_path / "model").exists()
+
+
+def test_a_loop_that_is_started_again_in_the_middle_of_a_round(kits: Kits, tmp_path: Path) -> None:
+    """Its update is in the sum already: it waits for that, trains nothing again, and goes on."""
+    with Served(kits["server"], tmp_path / "server") as served, ThreadPoolExecutor(1) as pool:
+        run = Run(kits, served.address, tmp_path, stored=False)
+        models = {name: GlobalModel(make_client(kits, name), STATE) for name in EARLY}
+        with run.session("site-1") as session:
+            session.join()
+            session.upload(models["site-1"].encrypt({"w": STATE["w"] + 0.5}, 1.0))
+        with run.session("site-1") as session:  # another process, which has kept nothing
+            session.join()
+            again = GlobalModel(make_client(kits, "site-1"), STATE)
+            waiting = pool.submit(session.catch_up, again, tmp_path / "aggregate")
+            for name in EARLY[1:]:
+                assert not waiting.done()
+                with run.session(name) as other:
+                    other.upload(models[name].encrypt({"w": STATE["w"] + 0.5}, 1.0))
+            waiting.result(60)
+            assert again.round == 1
+            with session.download(0, tmp_path / "aggregate") as aggregate:
+                assert all(model.apply(aggregate) for model in models.values())  # which knows its own
+            assert again.base == models["site-2"].base
+            np.testing.assert_array_equal(again.state["w"], models["site-2"].state["w"])
 
 
 @pytest.mark.parametrize(
