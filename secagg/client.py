@@ -207,7 +207,7 @@ class Client:
         number = weight if isinstance(weight, int) else float(weight)
         if not 0 < number < math.inf:
             idle = (
-                ": a site with nothing to give to a round sends nothing (session.skip(round)), and applies the sum"
+                ": a site with nothing to give to a round calls session.skip(round), or sends nothing, and applies the sum"
                 if number == 0
                 else ""
             )

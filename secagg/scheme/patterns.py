@@ -45,19 +45,19 @@ def matches(patterns: tuple[str, ...], tensors: tuple[tuple[str, ...], ...]) -> 
             (pattern, re.compile(translate(pattern)).match if magic else start.__eq__)
         )
     lengths = sorted({len(start) for start in by_start})
-    return tuple(
-        tuple(
-            dict.fromkeys(
-                pattern
-                for name in names
-                for length in lengths
-                if length <= len(name)
-                for pattern, match in by_start.get(name[:length], ())
-                if match(name)
-            )
-        )
-        for names in tensors
-    )
+    order = {pattern: index for index, pattern in enumerate(patterns)}
+    result = []
+    for names in tensors:
+        found = {
+            pattern
+            for name in names
+            for length in lengths
+            if length <= len(name)
+            for pattern, match in by_start.get(name[:length], ())
+            if match(name)
+        }
+        result.append(tuple(sorted(found, key=order.__getitem__)))
+    return tuple(result)
 
 
 def unmatched(patterns: Sequence[str], found: Iterable[tuple[str, ...]]) -> str | None:

@@ -322,7 +322,7 @@ class GlobalModel:
         SecAggError
             Whatever makes it unfit: see `secagg.Client.decrypt_model`.
         """
-        self._check_layout(model.header)
+        self._check_layout(check_update(model).header)
         found = self.site.decrypt_model(model, like=_tie(self.layout, self._held))
         if model.header.base is None:
             raise VerificationError(

@@ -288,7 +288,7 @@ def test_a_failed_encryption_keeps_what_is_due(fault, monkeypatch, tmp_path):
                     site.encrypt({"w": values * 2}, round=round)
             else:
                 with pytest.raises(OSError, match="no space"):
-                    site._write(lambda header: FullDisk(), {"w": values * 2}, 1.0, round, None)
+                    site._write(lambda header: FullDisk(), {"w": values * 2}, 1.0, round, None, None)
         assert (sent(federation, site, values, round) == sent(federation, other, values, round)).all()
 
 
