@@ -206,11 +206,8 @@ class Client:
             raise RangeError(f"weight is {show(weight)}; give a number above 0")
         number = weight if isinstance(weight, int) else float(weight)
         if not 0 < number < math.inf:
-            idle = (
-                ": a site with nothing to give to a round calls session.skip(round), or sends nothing, and applies the sum"
-                if number == 0
-                else ""
-            )
+            rest = "a site with nothing to give to a round calls session.skip(round) or sends nothing, then applies it"
+            idle = f": {rest}" if number == 0 else ""
             raise RangeError(f"weight is {show(number)}; it must be above 0 and finite{idle}")
         if weight > largest:
             raise RangeError(

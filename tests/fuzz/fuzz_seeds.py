@@ -44,14 +44,15 @@ def parsers(folder: Path) -> None:
             world.key.server.save(folder / f"seed-{scheme}-server-key")
     world = WORLDS["seeded"]
     world.site().encrypt_model(folder / "seed-model", world.state, round=ROUND, base=BASE)
-    world.site().encrypt_model(folder / "seed-empty-model", {"n": np.zeros(2, int)}, round=ROUND)
+    world.site().encrypt_model(folder / "seed-empty-model", {"e": np.zeros(0), "n": np.zeros(2, int)}, round=ROUND)
     update = world.site().encrypt(world.state, round=ROUND, base=BASE)
     (folder / "seed-receipt").write_bytes(secagg.Receipt.of(update, SERVER).to_bytes())
     # BGV has more params than the others, and no small blocks: its words are zeros here, under no key.
     he = {"lib": "seal", "config": {"scheme": "BGV", "value_bits": 8}}
     numbers = {"min_clients": 2, "max_clients": 4, "max_abs": {"default": 1.0, "w": 0.5}}
     bgv = secagg.Config.from_dict({"he": he, "encrypt": "conv", "aggregation": numbers})
-    state = {"a.w": np.zeros((1, 1, 2), np.float16), "w": np.zeros(3), "n": np.zeros(2, int)}
+    tied = np.zeros((1, 1, 2), np.float16)
+    state = {"a.weight": tied, "b.weight": tied, "w": np.zeros(3), "running_var": np.ones(1), "n": np.zeros(2, int)}
     layout = secagg.Layout.of(state, bgv)
     project = replace(world.project, config=bgv, layout=layout, base=BASE)
     (folder / "seed-bgv-project").write_bytes(project.sign(AUTHORITY))
