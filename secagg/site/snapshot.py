@@ -9,7 +9,7 @@ own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -60,11 +60,11 @@ class Snapshot:
     round: int
     base: bytes
     names: tuple[str, ...]
-    arrays: Mapping[str, NDArray[Any]]
-    stays: Mapping[str, Any]
+    arrays: Mapping[str, NDArray[Any]] = field(repr=False)
+    stays: Mapping[str, Any] = field(repr=False)
     torch: frozenset[str]
     own: tuple[bytes, ...]
-    carry: bytes
+    carry: bytes = field(repr=False)
 
     def to_bytes(self) -> bytes:
         """Return the whole of it."""
