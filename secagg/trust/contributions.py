@@ -30,7 +30,9 @@ def check_contributions(
     if own is not None:
         check_nonce(own.nonce)
     if receipt is not None and not isinstance(receipt, Receipt):
-        raise ConfigError(f"receipt is {show(receipt)}; give a Receipt, as SiteSession.receipt or Receipt.from_bytes does")
+        raise ConfigError(
+            f"receipt is {show(receipt)}; give a Receipt, as SiteSession.receipt or Receipt.from_bytes does"
+        )
     if len(header.contributions) < min_clients:
         raise QuorumError(f"the aggregate has {len(header.contributions)} contributions, min_clients is {min_clients}")
     if round is not None and header.round != check_round(round):

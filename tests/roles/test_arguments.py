@@ -13,7 +13,15 @@ import torch
 from federation import VARIANTS, federate
 
 import secagg
-from secagg.errors import ConfigError, FormatError, LayoutError, MismatchError, RangeError, RoundMismatchError, StateError
+from secagg.errors import (
+    ConfigError,
+    FormatError,
+    LayoutError,
+    MismatchError,
+    RangeError,
+    RoundMismatchError,
+    StateError,
+)
 from secagg.protocol.messages import Chunk, DownloadRequest
 from secagg.site import GlobalModel, Session
 from secagg.trust.key import ClientKey

@@ -230,7 +230,9 @@ def test_seeded_and_whole_updates_do_not_mix(variant):
     state = random_states(1, SHAPES)[0]
     for one, other in ((half, whole), (whole, half)):
         given, expected = one.config.params.seeded, other.config.params.seeded
-        with pytest.raises(MismatchError, match=f"other params: seeded {given}, expected {expected}; .*`seeded: false`"):
+        with pytest.raises(
+            MismatchError, match=f"other params: seeded {given}, expected {expected}; .*`seeded: false`"
+        ):
             other.aggregator().add(one.site().encrypt(state))
 
 
