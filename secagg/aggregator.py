@@ -18,7 +18,7 @@ from .trust.kit import ServerKit, server_kit
 from .trust.project import Project
 from .wire.body import MemoryBody
 from .wire.container import DIGEST_NBYTES, frame_digest
-from .wire.header import Contribution, Header, check_round, refuse_duplicates
+from .wire.header import Contribution, Header, check_base, check_round, refuse_duplicates
 from .wire.layout import Layout
 from .wire.tail import Proof, Tail, add_tags, tail_nbytes
 from .wire.update import Update, check_update
@@ -52,7 +52,9 @@ class Aggregator:
     MismatchError
         If the key was made for other params, or the project has another configuration.
     ConfigError
-        If `round` is not a whole number from 0.
+        If `round` is not a whole number from 0, or `base` is not 32 bytes.
+    LayoutError
+        If `layout` is something else, a state dict say.
     """
 
     def __init__(
@@ -73,9 +75,9 @@ class Aggregator:
         self._config = config
         self._key = key
         self._round = check_round(round)
-        self._layout = layout
+        self._layout = _check_layout(layout)
         self._rings = {"encrypted": Ring.of_update(config.params, key.primes), "clear": CLEAR_RING}
-        self._base = base
+        self._base = None if base is None else check_base(base)
         self._project = project
         self._contributions: list[Contribution] = []
         self._proofs: list[Proof] = []
@@ -104,7 +106,10 @@ class Aggregator:
         Raises
         ------
         ConfigError
-            If the kit's configuration is missing or invalid, or `round` is not a whole number from 0.
+            If the kit's configuration is missing or invalid, `round` is not a whole number from 0, or `base` is not 32
+            bytes.
+        LayoutError
+            If `layout` is something else.
         KeyFileError
             If another file of the kit is missing or damaged, or `kit` is not one of the server.
         """
@@ -261,6 +266,12 @@ class Aggregator:
     def _refuse_closed(self) -> None:
         if self._closed:
             raise StateError(self._closed)
+
+
+def _check_layout(layout: object) -> Layout | None:
+    if layout is not None and not isinstance(layout, Layout):
+        raise LayoutError(f"layout is a {type(layout).__name__}; give what Client.layout(state) or Layout.of returns")
+    return layout
 
 
 def _refuse_transparent(blocks: list[NDArray[np.uint8]]) -> None:

@@ -371,6 +371,8 @@ class Client:
             If the sum is not plausible or, in an exact scheme, not that of the updates listed.
         EpochError
             If that happened too often under this key.
+        ConfigError
+            If `round`, `base`, `own` or `receipt` is none.
         """
         header = check_update(aggregate).header
         check_header(header, "aggregate", self._config, self._key)

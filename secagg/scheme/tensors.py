@@ -123,7 +123,14 @@ def _fault_of_torch(torch: Any, value: Any) -> str | None:
         return "is quantised: give dequantize() of it"
     if value.layout is not torch.strided:
         return f"has the layout {value.layout}: give to_dense() of it"
-    if value.numel() and not value.untyped_storage().nbytes():
+    inside = "has no memory of its own, as inside torch.func (vmap, grad): give what such a transformation returns"
+    try:
+        address, nbytes = value.data_ptr(), value.untyped_storage().nbytes()
+    except RuntimeError:
+        return inside
+    if value.numel() and nbytes and not address:  # what would be read there are no values
+        return inside
+    if value.numel() and not nbytes:
         return "has no values, for its storage was freed, as FSDP does with shards: gather the whole tensor first"
     return None
 

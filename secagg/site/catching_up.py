@@ -2,9 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
-from ..errors import StateError
+from ..errors import MismatchError, RoundMismatchError, StateError
+from ..protocol.messages import ServerStatus
+from .global_model import GlobalModel
+
+#: How often a server may say that it has a model or an aggregate, and then that it has not.
+MAX_MISSES = 5
+
+_BEHIND = "was restored from a backup, or plays back what has been"
+
+
+def catch_up(
+    model: GlobalModel, ask: Callable[[], ServerStatus], step: Callable[[ServerStatus], None], advice: str = ""
+) -> None:
+    """Bring a global model to the open round, step by step.
+
+    Parameters
+    ----------
+    model : GlobalModel
+        The site's.
+    ask : callable
+        Asks the server how it stands.
+    step : callable
+        Brings the model nearer to the open round: by a stored model or an aggregate, as `model_to_load` says.
+    advice : str
+        What to do about a server that is behind this site.
+
+    Raises
+    ------
+    StateError
+        If the server is behind this site.
+    MismatchError
+        If the others train from another global model.
+    RoundMismatchError
+        If the server has, again and again, not what it said to have.
+    """
+    misses, status = 0, ask()
+    while model.round != status.round:
+        if model.round > status.round:
+            raise StateError(
+                f"the server is at round {status.round}, this site at round {model.round}: it {_BEHIND}{advice}"
+            )
+        try:
+            step(status)
+        except RoundMismatchError:  # it has been replaced by a newer one since
+            misses += 1
+            if misses == MAX_MISSES:
+                raise
+        status = ask()
+    if status.base not in (None, model.base):
+        raise MismatchError(
+            f"round {status.round} begins from another global model than this site has: give all sites the same "
+            f"initial model; or the server {_BEHIND}{advice}"
+        )
 
 
 def model_to_load(

@@ -11,7 +11,6 @@ from ..client import Client
 from ..errors import (
     DuplicateError,
     LayoutError,
-    MismatchError,
     RoundMismatchError,
     SecAggError,
     StateError,
@@ -25,7 +24,7 @@ from ..storage.files import replace_file
 from ..trust.kit import SiteKit
 from ..wire.header import Header
 from ..wire.update import Update
-from .catching_up import model_to_load
+from .catching_up import MAX_MISSES, catch_up, model_to_load
 from .folder import (
     CARRY_FILE,
     DOWNLOAD_FILE,
@@ -40,13 +39,7 @@ from .folder import (
 from .global_model import GlobalModel
 from .own_update import keep_carry, restore_carry, restore_own, write_update
 from .reporter import Reporter
-from .session import MAX_MISSES, Session
-
-#: What a server is that knows less than its sites; the name of the own model's file is filled in.
-_BEHIND = (
-    "was restored from a backup, or plays back what has been. If its operators say the former, move {} away and start "
-    "again: this site goes on from the server's model then"
-)
+from .session import Session
 
 
 class Participant:
@@ -121,27 +114,19 @@ class Participant:
         fresh = not self._begun or kit.project != self._kit.project
         if kit.project != self._kit.project:
             self._kit, self.model.site = kit, Client.load(kit)
-        status = self._session.status()
         if not self._begun:
             self._load_own()
             self._restore_own()
-        misses = 0
-        while self.model.round != status.round:
-            try:
-                self._step(status)
-            except RoundMismatchError:  # it has been replaced by a newer one since
-                misses += 1
-                if misses == MAX_MISSES:
-                    raise
-            status = self._session.status()
+        catch_up(
+            self.model,
+            self._session.status,
+            self._step,
+            f". If its operators say the former, move {self._kit.folder / MODEL_FILE} away and start again: this site "
+            "goes on from the server's model then",
+        )
         self._begun = True
         if fresh:
             self._restore_carry()
-        if status.base not in (None, self.model.base):
-            raise MismatchError(
-                f"round {status.round} begins from another global model than this site has: give all sites the same "
-                f"initial model; or the server {_BEHIND.format(self._kit.folder / MODEL_FILE)}"
-            )
 
     def has_update(self) -> bool:
         """Return whether the update of the round that the model is at lies in the folder, whole."""
@@ -225,11 +210,6 @@ class Participant:
     def _step(self, status: ServerStatus) -> None:
         """Bring the model nearer to the open round."""
         here = self.model.round
-        if here > status.round:
-            raise StateError(
-                f"the server is at round {status.round}, this site at round {here}: it "
-                + _BEHIND.format(self._kit.folder / MODEL_FILE)
-            )
         aggregates = set(status.aggregates)
         models = {number for number in status.models if number <= status.round} - self._unusable.keys()
         promised = self._promised(status)

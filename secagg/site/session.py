@@ -24,7 +24,7 @@ from ..protocol.chunks import Progress
 from ..protocol.expected import Expected
 from ..protocol.messages import MAX_TIMEOUT_SECONDS, DownloadRequest, ServerStatus, SkipRequest
 from ..wire.header import check_round, check_site
-from .catching_up import model_to_load, stores_model
+from .catching_up import catch_up, model_to_load, stores_model
 from .global_model import GlobalModel
 from .link import Link
 from .replies import Joined, Uploaded, read_joined, read_receipt, read_status
@@ -34,9 +34,6 @@ from .transfer import Check, Sender, fetch
 T = TypeVar("T")
 
 _MAX_EXCHANGES = 5
-
-#: How often a server may say that it has a model or an aggregate, and then that it has not.
-MAX_MISSES = 5
 
 log = logging.getLogger(__name__)
 
@@ -393,35 +390,25 @@ class Session:
         SecAggError
             Whatever the model or an aggregate is refused for.
         """
-        misses, status = 0, self.status()
-        while True:
-            if model.round > status.round:
-                raise StateError(
-                    f"the server is at round {status.round}, this site at round {model.round}: the server was restored "
-                    "from a backup, or plays back what has been"
-                )
-            if model.round == status.round:
-                if status.base not in (None, model.base):
-                    raise MismatchError(
-                        f"round {status.round} begins from another global model than this site has: give all sites the "
-                        "same initial model"
-                    )
-                if self.site_name not in status.added:
-                    return
+
+        def step(status: ServerStatus) -> None:
             models = [number for number in status.models if number <= status.round]
             stored = model_to_load(model.round, status.round, models, status.aggregates, begun=model.round > 0)
-            try:
-                if stored is None:
-                    with self.download(model.round, path, progress) as aggregate:
-                        model.apply(aggregate)
-                else:
-                    with self.load_model(path, stored, progress) as update:
-                        model.load_model(update)
-            except RoundMismatchError:  # it has been replaced by a newer one since
-                misses += 1
-                if misses == MAX_MISSES:
-                    raise
+            if stored is None:
+                with self.download(model.round, path, progress) as aggregate:
+                    model.apply(aggregate)
+            else:
+                with self.load_model(path, stored, progress) as update:
+                    model.load_model(update)
+
+        while True:
+            catch_up(model, self.status, step)
             status = self.status()
+            if status.round == model.round and self.site_name not in status.added:
+                return
+            if status.round == model.round:  # an update of an earlier process counts
+                with self.download(model.round, path, progress) as aggregate:
+                    model.apply(aggregate)
 
     def close(self) -> None:
         """Close the connection."""

@@ -9,7 +9,7 @@ a format of its own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -68,12 +68,12 @@ class Snapshot:
     base: bytes
     layout: Layout
     names: tuple[str, ...]
-    arrays: Mapping[str, NDArray[Any]]
-    stays: Mapping[str, Any]
+    arrays: Mapping[str, NDArray[Any]] = field(repr=False)
+    stays: Mapping[str, Any] = field(repr=False)
     torch: frozenset[str]
     floored: frozenset[str]
     own: tuple[bytes, ...]
-    carry: bytes
+    carry: bytes = field(repr=False)
 
     def to_bytes(self) -> bytes:
         """Return the whole of it."""

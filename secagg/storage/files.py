@@ -68,13 +68,8 @@ def os_errors(kind: type[SecAggError], what: str, remedy: str = "") -> Iterator[
 
 def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """Open a regular file for reading; anything else, a pipe or a device, raises `OSError`."""
-    if "\0" in os.fspath(path):
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-    try:
-        # O_NONBLOCK: opening a pipe must not wait
-        handle = os.open(absolute(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except UnicodeEncodeError:  # a name out of a file, where the locale has no such character
-        raise OSError(errno.EILSEQ, os.strerror(errno.EILSEQ)) from None
+    # O_NONBLOCK: opening a pipe must not wait
+    handle = os.open(absolute(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise OSError(errno.EINVAL, "not a regular file")
@@ -91,6 +86,10 @@ def absolute(path: str | os.PathLike[str]) -> Path:
     name = os.fsdecode(path)
     if "\0" in name:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:  # a name out of a file, where the locale has no such character
+        raise OSError(errno.EILSEQ, os.strerror(errno.EILSEQ)) from None
     return Path(name).absolute()
 
 
@@ -213,6 +212,8 @@ class _Whole:
                 raise BlockingIOError(errno.EAGAIN, "it does not block, and takes nothing now")
             if not isinstance(taken, int):
                 return
+            if not 0 < taken <= len(view):  # it would never end, or leave something out
+                raise StorageError(f"the stream says that it took {taken} of {len(view)} bytes; pass one that works")
             view = view[taken:]
 
 
@@ -230,8 +231,10 @@ def replace_file(path: str | os.PathLike[str], mode: int = 0o644) -> Iterator[Bi
     Raises
     ------
     StorageError
-        If the file cannot be written.
+        If the file cannot be written, or `path` is none.
     """
+    if not is_path(path):
+        raise StorageError(f"cannot write to {type(path).__name__}; pass a path")
     with os_errors(StorageError, f"cannot write {name_of(path)}"):
         target = absolute(path)
         handle, temporary = mkstemp(prefix=f".{target.name}.", dir=target.parent)  # made with 0o600

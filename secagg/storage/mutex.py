@@ -17,7 +17,8 @@ from weakref import WeakSet
 PATIENCE_SECONDS = 10.0
 
 _every: WeakSet[Mutex] = WeakSet()
-_waited_for: list[threading.Lock] = []  # what the fork at work holds
+_waited_for: list[threading.Lock] = []  # what the forks at work hold: one, or one in a signal handler in another
+_begun: list[int] = []  # how much that was when each of them began
 _forking = threading.RLock()  # one fork at a time; reentrant, as a signal handler may fork anywhere
 
 
@@ -47,23 +48,30 @@ class Mutex:
 def _before() -> None:
     """Wait for what must be whole in the child."""
     _forking.acquire()
-    for mutex in _every:
-        if mutex._whole and mutex._lock.acquire(timeout=PATIENCE_SECONDS):
-            _waited_for.append(mutex._lock)
+    _begun.append(len(_waited_for))
+    for mutex in tuple(_every):  # a signal handler may make one
+        lock = mutex._lock
+        if mutex._whole and lock not in _waited_for and lock.acquire(timeout=PATIENCE_SECONDS):
+            _waited_for.append(lock)
 
 
 def _after_in_parent() -> None:
-    while _waited_for:
+    """Give back what this fork has taken: a fork around it needs the rest."""
+    first = _begun.pop()
+    while len(_waited_for) > first:
         _waited_for.pop().release()
     _forking.release()
 
 
 def _after_in_child() -> None:
-    """Begin with locks that nobody holds."""
+    """Begin with locks that nobody holds; a fork around this one goes on in this process, too."""
     global _forking
     _forking = threading.RLock()
     _waited_for.clear()
-    for mutex in _every:
+    _begun[:] = [0] * (len(_begun) - 1)
+    for _ in _begun:
+        _forking.acquire()
+    for mutex in tuple(_every):
         mutex._lock = threading.Lock()
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..errors import QuorumError, RoundMismatchError, VerificationError
-from ..wire.header import Contribution, check_round
+from ..errors import ConfigError, QuorumError, RoundMismatchError, VerificationError, show
+from ..wire.header import Contribution, check_base, check_nonce, check_round
 from ..wire.update import Update
 from .project import Project
 from .receipt import Receipt
@@ -24,6 +24,15 @@ def check_contributions(
     A header lists no site and no nonce twice: so many contributions are so many sites.
     """
     header = aggregate.header
+    # What the caller got wrong is no fault of the server.
+    if base is not None:
+        check_base(base)
+    if own is not None:
+        check_nonce(own.nonce)
+    if receipt is not None and not isinstance(receipt, Receipt):
+        raise ConfigError(
+            f"receipt is {show(receipt)}; give a Receipt, as SiteSession.receipt or Receipt.from_bytes does"
+        )
     if len(header.contributions) < min_clients:
         raise QuorumError(f"the aggregate has {len(header.contributions)} contributions, min_clients is {min_clients}")
     if round is not None and header.round != check_round(round):

@@ -64,7 +64,7 @@ OLD_FILES = (CLIENT_KEY_FILE, PROJECT_FILE, IDENTITY_FILE)
 
 #: Before the names of files that had none in earlier releases.
 _PREFIX = "he-"
-_OLD_KEY = re.compile(rf"(?:{_PREFIX})?client-(\d{{1,10}})\.key")
+_OLD_KEY = re.compile(r"he-client-(\d{1,10})\.key")
 
 
 def is_server_kit(folder: Path) -> bool:
@@ -159,7 +159,8 @@ def is_secret(name: str) -> bool:
 def old_epochs(folder: Path) -> tuple[int, ...]:
     """Return the earlier epochs whose HE keys a site's folder still has."""
     with _readable(folder):
-        found = [_OLD_KEY.fullmatch(path.name) for path in folder.iterdir()]
+        names = {path.name for path in folder.iterdir()} | older_files(folder, CLIENT_KEY_FILE).keys()
+    found = map(_OLD_KEY.fullmatch, names)
     return tuple(sorted({int(match[1]) for match in found if match}))
 
 

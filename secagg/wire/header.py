@@ -295,6 +295,13 @@ def check_base(base: object) -> bytes:
     return base
 
 
+def check_nonce(nonce: object) -> bytes:
+    """Return a valid nonce of an update; anything but 32 bytes raises `ConfigError`."""
+    if not isinstance(nonce, bytes) or len(nonce) != NONCE_NBYTES:
+        raise ConfigError(f"the nonce of an update is {show(nonce)}; give 32 bytes, from Update.nonce")
+    return nonce
+
+
 def check_site(name: object, what: str = "site") -> str:
     """Return a valid site name: 1 to 64 letters, digits, dots, hyphens or underscores, not dots alone.
 

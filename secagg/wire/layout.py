@@ -194,7 +194,15 @@ class Layout:
             The tensors of this layout; 16-bit floats are cast where it is `widened`.
         context : str
             What tells this run from others that begin with the same model under the same key: the run's id, say.
+
+        Raises
+        ------
+        LayoutError
+            If a tensor is missing, or `context` is no text.
         """
+        missing = next((spec for spec in self.sent if spec.name not in state), None)
+        if missing is not None:
+            raise LayoutError(f"tensor {missing.name!r} ({missing}) is missing: give the state that the layout is of")
         if not isinstance(context, str):
             raise LayoutError(f"the context of a base is {context!r}; give text, such as the id of the run")
         run = context.encode("utf-8", "surrogatepass")

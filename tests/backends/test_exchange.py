@@ -131,7 +131,7 @@ def test_sites_must_agree_on_seeds(scheme):
     assert seeded.keys.server.params.of_key == whole.keys.server.params.of_key
     update = secagg.Client(whole.config, seeded.keys.client, "site-1").encrypt({"w": np.ones(3)})
     assert update.nbytes > 1.8 * seeded.site().encrypt({"w": np.ones(3)}).nbytes
-    with pytest.raises(MismatchError, match="'seeded': False.*expected .*'seeded': True"):
+    with pytest.raises(MismatchError, match="seeded False, expected True; .*set `seeded: false`"):
         seeded.aggregator().add(update)
 
 

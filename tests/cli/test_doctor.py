@@ -251,11 +251,11 @@ def test_the_disk(made: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(shutil, "disk_usage", disk_usage)  # the disk of this machine has more, or less
     assert f"17.2 GB free at {tmp_path}" in check_disk(tmp_path / "not" / "yet", project, server=True)
-    large = Layout.from_json([["w", "float32", [1 << 20, 1 << 12], "encrypted"]])
+    large = Layout.from_json([[["w"], "float32", [1 << 20, 1 << 12], "encrypted", False]])
     for server in (False, True):
         with pytest.raises(StorageError, match="make room"):
             check_disk(tmp_path, replace(project, layout=large), server=server)
-    small, free = Layout.from_json([["w", "float32", [3], "encrypted"]]), 1 << 29
+    small, free = Layout.from_json([[["w"], "float32", [3], "encrypted", False]]), 1 << 29
     with pytest.raises(Doubt, match="537 MB free at .*, rounds take about"):
         check_disk(tmp_path, replace(project, layout=small), server=True)
     free = 1 << 20

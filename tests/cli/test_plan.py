@@ -156,7 +156,7 @@ def write_files(folder: Path) -> None:
 
 
 FAULTS = [
-    (("missing.yaml",), 7, "cannot read 'missing.yaml': No such file"),
+    (("missing.yaml",), 7, "cannot read the YAML file 'missing.yaml': No such file"),
     (("missing.pt",), 7, "cannot read 'missing.pt': No such file"),
     (("folder.npz",), 7, "cannot read 'folder.npz'"),
     (("model.bin",), 7, "must end in .yaml, .yml, .json, .npz, .safetensors, .pt, .pth"),
@@ -186,7 +186,7 @@ FAULTS = [
     (("tensor.pt",), 1, "tensor.pt holds a Tensor; a state dict is needed"),
     (("string.pt",), 1, "string.pt: 'w' is a str"),
     (("string.pt",), 1, "must hold a state dict alone"),
-    (("integers.pt",), 1, "has no float tensor"),
+    (("integers.pt",), 1, "integers.pt: there is no float tensor to average"),
     (("two.pt",), 1, "two.pt holds 'net' and 'model', each of which may be the model"),
     (("broken.safetensors",), 7, "broken.safetensors is no safetensors file, or damaged"),
     (("none.safetensors",), 7, "none.safetensors is no safetensors file, or damaged"),

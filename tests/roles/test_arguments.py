@@ -13,7 +13,15 @@ import torch
 from federation import VARIANTS, federate
 
 import secagg
-from secagg.errors import ConfigError, FormatError, MismatchError, RangeError, RoundMismatchError, StateError
+from secagg.errors import (
+    ConfigError,
+    FormatError,
+    LayoutError,
+    MismatchError,
+    RangeError,
+    RoundMismatchError,
+    StateError,
+)
 from secagg.protocol.messages import Chunk, DownloadRequest
 from secagg.site import GlobalModel, Session
 from secagg.trust.key import ClientKey
@@ -136,6 +144,49 @@ def test_weights_of_numpy(weight: object) -> None:
     federation.assert_mean(federation.site().decrypt(federation.sum(states, [weight, weight])), states)
     with pytest.raises(RangeError):
         federation.site().encrypt(STATE, np.float64("nan"))
+
+
+# What an aggregate is held against, and an aggregator fixed to.
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"own": "x"}, "the nonce of an update is 'x'; give 32 bytes"),
+        ({"own": bytes(31)}, "the nonce of an update is "),
+        ({"own": STATE}, "the nonce of an update is "),
+        ({"base": "x"}, "base is 'x'; give 32 bytes"),
+        ({"base": b""}, "base is b''"),
+        ({"base": bytearray(BASE)}, "base is bytearray"),
+        ({"receipt": "abc"}, "receipt is 'abc'; give a Receipt"),
+        ({"receipt": bytes(128)}, r"receipt is .*Receipt\.from_bytes"),
+    ],
+    ids=repr,
+)
+def test_what_is_wrong_is_no_fault_of_the_server(given: dict[str, object], message: str) -> None:
+    federation = federate("flashe")
+    with pytest.raises(ConfigError, match=message):
+        federation.site().decrypt(federation.sum([STATE, STATE]), **given)
+
+
+@pytest.mark.parametrize("layout", [STATE, [], "w", b""], ids=lambda layout: type(layout).__name__)
+def test_an_aggregator_of_no_layout(layout: object) -> None:
+    federation = federate("flashe")
+    with pytest.raises(LayoutError, match=rf"layout is a {type(layout).__name__}; give what Client\.layout\(state\)"):
+        secagg.Aggregator(federation.config, federation.keys.server, layout=layout)
+
+
+@pytest.mark.parametrize("base", ["zz", b"", bytes(31), 0], ids=repr)
+def test_an_aggregator_of_no_base(base: object) -> None:
+    federation = federate("flashe")
+    with pytest.raises(ConfigError, match="base is .*; give 32 bytes"):
+        secagg.Aggregator(federation.config, federation.keys.server, base=base)
+
+
+def test_the_base_of_a_state_that_lacks_a_tensor() -> None:
+    layout = secagg.Layout.of({**STATE, "b": np.ones(3)})
+    with pytest.raises(LayoutError, match=r"tensor 'b' \(float64\[3\] encrypted\) is missing"):
+        layout.base(STATE)
 
 
 # An update says whose it is.

@@ -82,17 +82,28 @@ def _matched(patterns):
     return {pattern.replace("[[]", "[").replace("[*]", "*").replace("[?]", "?") for pattern in patterns}
 
 
-specs = st.builds(
-    TensorSpec,
-    names,
+sent = st.tuples(
     st.sampled_from(sorted(ROUNDING)),
     st.lists(st.integers(0, 2**8), max_size=4).map(tuple),
     st.sampled_from(["encrypted", "clear"]),
-) | st.builds(TensorSpec, names, st.sampled_from(sorted(LOCAL_DTYPES)), small_shapes, st.just("local"))
-layouts = st.lists(specs, max_size=8, unique_by=lambda spec: spec.name).map(lambda tensors: Layout(tuple(tensors)))
+    st.booleans(),
+)
+local = st.tuples(st.sampled_from(sorted(LOCAL_DTYPES)), small_shapes, st.just("local"))
 
 
-@given(layouts, layouts)
+@st.composite
+def layouts(draw):
+    """Tensors of one name or several; what is local has one."""
+    left, specs = draw(st.lists(names, max_size=10, unique=True)), []
+    while left:
+        count = draw(st.integers(1, min(3, len(left))))
+        rest = sent if count > 1 else sent | local
+        specs.append(TensorSpec(tuple(left[:count]), *draw(rest)))
+        del left[:count]
+    return Layout(tuple(specs))
+
+
+@given(layouts(), layouts())
 def test_layouts_survive_json(layout, other):
     read = Layout.from_json(json.loads(json.dumps(layout.to_json())))
     assert read == layout
@@ -204,7 +215,7 @@ def headers(draw):
         key=draw(nonces).hex(),
         params=params,
         aggregation=aggregation,
-        layout=draw(layouts),
+        layout=draw(layouts()),
         contributions=tuple(contributions),
         base=draw(st.none() | nonces),
     )

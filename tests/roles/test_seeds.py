@@ -229,7 +229,10 @@ def test_seeded_and_whole_updates_do_not_mix(variant):
     half, whole = federation_of(variant, seeded=True), federation_of(variant, seeded=False)
     state = random_states(1, SHAPES)[0]
     for one, other in ((half, whole), (whole, half)):
-        with pytest.raises(MismatchError, match=f"'seeded': {one.config.params.seeded}.* expected .*'seeded'"):
+        given, expected = one.config.params.seeded, other.config.params.seeded
+        with pytest.raises(
+            MismatchError, match=f"other params: seeded {given}, expected {expected}; .*`seeded: false`"
+        ):
             other.aggregator().add(one.site().encrypt(state))
 
 

@@ -73,6 +73,26 @@ def fake(copy: bool) -> Any:
         return torch.nn.Linear(3, 2).weight if not copy else mode.from_tensor(torch.ones(2))
 
 
+@pytest.mark.parametrize(
+    "transform",
+    [
+        torch.func.vmap,
+        torch.func.grad,
+        torch.func.functionalize,
+        lambda call: lambda value: torch.func.jvp(call, (value,), (value,)),
+    ],
+    ids=["vmap", "grad", "functionalize", "jvp"],
+)
+def test_tensors_inside_a_transformation_of_torch(transform: Any) -> None:
+    """They have no memory of their own; what is there is of all calls at once, or of none."""
+
+    def call(value: Any) -> Any:
+        refused(value, r"has no memory of its own, as inside torch\.func \(vmap, grad\)")
+        return value.sum()
+
+    transform(call)(torch.ones(3, 2)[0] if transform is torch.func.grad else torch.ones(3, 2))
+
+
 def freed() -> Any:
     tensor = torch.ones(3)
     tensor.untyped_storage().resize_(0)

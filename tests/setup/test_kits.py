@@ -145,6 +145,17 @@ def test_an_older_kit_is_read_and_says_so(federation: Federation) -> None:
     assert not is_secret("server.key")
 
 
+def test_a_key_of_somebody_else_is_no_earlier_epoch(federation: Federation) -> None:
+    """NVFlare's kits have TLS keys of such names."""
+    for name in ("client-3.key", "client.key"):
+        (federation["a"] / name).write_text("-----BEGIN PRIVATE KEY-----\n")
+    assert load_site_kit(federation["a"]).old_epochs == ()
+    shutil.copy(federation["a"] / "he-client.key", federation["a"] / "client-5.key")
+    shutil.copy(federation["a"] / "he-client.key", federation["a"] / "he-client-4.key")
+    with one_warning(r"rename client-5\.key to he-client-5\.key$"):
+        assert load_site_kit(federation["a"]).old_epochs == (4, 5)
+
+
 def test_doctor_reads_an_older_kit(federation: Federation) -> None:
     for name in ("a", "server"):
         make_older(federation[name])

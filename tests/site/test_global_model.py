@@ -754,3 +754,11 @@ def test_what_is_compressed_is_not_unpacked(compression: int) -> None:
 
 def test_the_changes_of_these_tests_reach_the_reader() -> None:
     assert Snapshot.from_bytes(sealed(lambda files: None)).to_bytes() == BLOB
+
+
+def test_what_is_stored_is_not_printed() -> None:
+    """A traceback with locals, or a debugger's log, shows no value of a model and nothing of the carry."""
+    secrets = {"w": np.full(3, 0.123456, np.float32)}
+    shown = repr(Snapshot(3, bytes(32), ("w", "x"), secrets, {"x": np.full(2, 0.654321)}, frozenset(), (), b"residual"))
+    assert "round=3" in shown
+    assert not any(text in shown for text in ("0.123456", "0.654321", "residual"))

@@ -8,16 +8,19 @@ import random
 import stat
 import subprocess
 import sys
+import textwrap
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from federation import federate
 from power import Recorder, fail
 from served import Kits, federation
 
-from secagg import Receipt
-from secagg.errors import ConfigError, KeyFileError, QuotaError, SecAggError, StorageError
+from secagg import Receipt, Update
+from secagg.errors import ConfigError, FormatError, KeyFileError, QuotaError, SecAggError, StorageError
 from secagg.storage import files
 from secagg.storage.files import open_regular, os_errors, replace_file, synchronise
 from secagg.storage.locks import locked_folder, open_locked
@@ -153,6 +156,49 @@ def test_a_file_system_that_does_not_synchronise_folders(
     (tmp_path / "other").touch()
     with nullcontext() if of_folders else pytest.raises(OSError, match=os.strerror(number)):
         synchronise(tmp_path / "other")
+
+
+@pytest.mark.parametrize("path", [3, None, ["file"], b"file"], ids=repr)
+def test_what_is_no_path(path: Any) -> None:
+    """Nothing is written to the file of a number, which is a handle to the system."""
+    update = federate("flashe").site().encrypt({"w": np.ones(3, np.float32)})
+    for save in (update.save, federate("flashe").keys.server.save):
+        with pytest.raises(StorageError, match=rf"cannot write to {type(path).__name__}; pass a path"):
+            save(path)
+
+
+def test_names_that_the_system_cannot_have(tmp_path: Path) -> None:
+    """No locale has a lone surrogate; that of C has no umlaut either."""
+    update = federate("flashe").site().encrypt({"w": np.ones(3, np.float32)})
+    with pytest.raises(StorageError, match=r"cannot write .*\\ud800"):
+        update.save(tmp_path / "\ud800")
+    with pytest.raises(StorageError, match=r"cannot write .*\\ud800"):
+        federate("flashe").site().encrypt_to(tmp_path / "\ud800", {"w": np.ones(3, np.float32)})
+    with pytest.raises(FormatError, match=r"cannot read .*\\ud800"):
+        Update.open(tmp_path / "\ud800")
+    code = """
+        import sys
+        from secagg.errors import StorageError
+        from secagg.storage.files import replace_file
+        assert sys.getfilesystemencoding() == "ascii", sys.getfilesystemencoding()
+        try:
+            with replace_file("m\\u00fcde"):
+                pass
+        except StorageError as error:
+            print(ascii(str(error)))
+        """
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, **locale},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        cwd=tmp_path,
+    )
+    assert "cannot write" in result.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_error_in_the_block_leaves_nothing(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -126,6 +128,55 @@ def test_a_fork_in_the_block_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.read(reader, 10) == take(lock)
     os.close(reader)
     os.close(writer)
+
+
+#: A fork waits for `busy` and has `free` when a signal handler forks: four processes go on, and each takes both.
+NESTED = """
+import os, signal, threading, time
+from secagg.storage import mutex
+
+free, busy = mutex.Mutex(whole=True), mutex.Mutex(whole=True)
+mutex._every = [free, busy]  # in this order
+mutex.PATIENCE_SECONDS = 2.0  # so long does the child of the handler wait for `busy`
+parent, held, inner = os.getpid(), threading.Event(), []
+
+def hold():
+    with busy.held():
+        held.set()
+        time.sleep(0.5)
+
+def fork(*_):
+    before, start = free._lock.locked(), time.monotonic()
+    inner.append(os.fork())
+    if inner[0]:
+        print(before, free._lock.locked(), time.monotonic() - start < 1.5, flush=True)
+
+signal.signal(signal.SIGALRM, fork)
+threading.Thread(target=hold).start()
+held.wait()
+signal.setitimer(signal.ITIMER_REAL, 0.1)
+outer = os.fork()
+for lock in (free, busy):
+    with lock.held():
+        os.write(1, b"taken\\n")
+for child in (inner[0], outer):  # none of a child that forks no more
+    if child and (os.getpid() == parent or child == outer):
+        os.waitpid(child, 0)
+os._exit(0)
+"""
+
+
+def test_a_fork_in_a_signal_handler_during_a_fork() -> None:
+    """The inner one waits for nothing that the outer one holds, and gives none of it back.
+
+    In a process of its own: `concurrent.futures`, if it is imported after us, takes a lock before each fork that it
+    cannot take twice.
+    """
+    result = subprocess.run([sys.executable, "-c", NESTED], capture_output=True, text=True, timeout=60, check=True)
+    assert result.stderr == ""
+    lines = result.stdout.splitlines()
+    assert lines.count("taken") == 8
+    assert [line for line in lines if line != "taken"] == ["True True True"]
 
 
 def test_a_child_does_not_keep_the_lock_of_a_file(tmp_path: Path) -> None:

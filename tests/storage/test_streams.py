@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import os
@@ -396,6 +397,45 @@ def test_what_is_no_target(write: Any, read: Any, tmp_path: Path) -> None:
 def test_a_stream_that_fails(write: Any, read: Any) -> None:
     with open("/dev/full", "wb", buffering=0) as full, pytest.raises(StorageError, match="No space left"):
         write(full)
+
+
+class Taking(io.RawIOBase):
+    """A raw stream that always says the same of how much it takes."""
+
+    def __init__(self, taken: int | None) -> None:
+        self.taken, self.calls = taken, 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int | None:
+        self.calls += 1
+        assert self.calls < 100, "it would go on for ever"
+        return self.taken
+
+
+@pytest.mark.parametrize(
+    ("taken", "message"),
+    [(0, "took 0 of"), (-1, "took -1 of"), (1 << 40, "took 1099511627776 of"), (None, "takes nothing now")],
+)
+@pytest.mark.parametrize(("write", "read"), WRITERS.values(), ids=WRITERS)
+def test_a_stream_that_takes_nothing(write: Any, read: Any, taken: int | None, message: str) -> None:
+    stream = Taking(taken)
+    with pytest.raises(StorageError, match=message):
+        write(stream)
+    assert stream.calls == 1
+
+
+def test_a_pipe_that_is_full() -> None:
+    """It does not block, so that its writer would have to wait; nobody does that here."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with open(reader, "rb"), open(writer, "wb", buffering=0) as stream:
+        with contextlib.suppress(BlockingIOError):
+            while stream.write(bytes(1 << 16)):
+                pass
+        with pytest.raises(StorageError, match="it does not block, and takes nothing now"):
+            write_update(stream)
 
 
 def test_nothing_is_written_before_all_values_are_checked() -> None:

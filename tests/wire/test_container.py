@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from container import AGGREGATE, MODEL, UPDATE, Container, block_nbytes, block_values, canonical, weight_values
 from federation import SMALL, TINY, TINY_AGGREGATION, federate
 
-from secagg import Header, Update
-from secagg.errors import DuplicateError, FormatError
+from secagg import Header, Layout, Update
+from secagg.errors import DuplicateError, FormatError, LayoutError
 
 STATE = {"w": np.zeros((2, 3), np.float32), "c": np.ones(5), "n": np.arange(3)}
 
@@ -454,14 +455,17 @@ def test_a_preamble_that_says_something_wrong(container, change, match):
 
 
 def test_a_header_at_the_cap():
-    """A model of many tensors with long names fits until 4 MiB, and is refused at the site beyond."""
+    """A model of many tensors with long names fits until 4 MiB, and beyond is refused at the site."""
     site = federate("tenseal").site()
-    state = {f"{index:0500}": np.float32(0) for index in range(7900)}
+    state = {f"{index:0500}": np.float32(0) for index in range(7700)}
     update = site.encrypt(state)
     assert 4_100_000 < len(update.header.head) < (4 << 20)
     assert Update.from_bytes(update.to_bytes()).header == update.header
+    more = state | {f"more{index:0496}": np.float32(0) for index in range(300)}
+    with pytest.raises(LayoutError, match="do not fit the header of a sum, 4194304 bytes"):
+        site.encrypt(more)
     with pytest.raises(FormatError, match="the format allows 4194304"):
-        site.encrypt(state | {f"more{index:0496}": np.float32(0) for index in range(300)})
+        _ = replace(update.header, layout=Layout.of(more)).head
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ def test_the_real_server_sends_what_is_missing(signed: Signed, tmp_path: Path) -
 
 def huge(signed: Signed, kind: str) -> secagg.Header:
     """The head of gigabytes."""
-    layout = secagg.Layout.from_json([["w", "float32", [1 << 33], "encrypted"]])
+    layout = secagg.Layout.from_json([[["w"], "float32", [1 << 33], "encrypted", False]])
     with_key = signed.site().encrypt({"w": np.zeros(3, np.float32)}, round=0).header
     return replace(with_key, kind=kind, layout=layout)
 
