@@ -167,7 +167,7 @@ class Rounds:
             self._deadline = now + self._timeout
 
     def join(self, site: str, now: float) -> None:
-        """Take `site` into the roster, if it is not in it, and wait for it; the first to be waited for starts the clock.
+        """Take `site` into the roster, if it is not in it, and wait for it; the first one starts the clock.
 
         Raises
         ------
