@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file",
         type=Path,
         nargs="+",
-        help="an update, an aggregate, a model, a client key, a server key, a project manifest, a kit or its folder, or "
-        "what a site keeps",
+        help="an update, an aggregate, a model, a client key, a server key, a project manifest, a kit or its folder, "
+        "or what a site keeps",
     )
 
 
