@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import secrets
-import warnings
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Any, NoReturn, TypeVar
@@ -14,7 +13,7 @@ import numpy as np
 
 from .config import Config
 from .encryption import Encryption
-from .errors import KeyFileError, LayoutError, PrivacyWarning, RangeError, show
+from .errors import KeyFileError, LayoutError, PrivacyWarning, RangeError, show, warn
 from .scheme.tensors import FLOAT_DTYPES, to_vector
 from .storage.files import Target, Writable, open_target
 from .trust.agreement import check_header, check_key, check_project
@@ -521,12 +520,11 @@ class Client:
         if clear and not self._told:
             self._told = True
             values = sum(spec.size for spec in layout.sent)
-            warnings.warn(
+            warn(
                 f"{len(clear)} of {len(layout.sent)} float tensors, {layout.size('clear'):,} of {values:,} values, are "
                 f"sent in the clear by encrypt: {self._config.encrypt.to_value()}, {clear[0].name!r} first: the server "
                 "reads them",
                 PrivacyWarning,
-                stacklevel=3,
             )
         return layout
 
@@ -569,11 +567,10 @@ class Client:
         feedback = self._encryption.feedback
         if feedback is not None and not feedback.begun and round > 0:
             feedback.begun = True
-            warnings.warn(
+            warn(
                 f"site {self._name!r} has error_feedback, and the first update of this client is of round {round}: "
                 "what rounding dropped from the site's earlier updates, if there are any, is lost. Keep Client.carry() "
                 "with each update, and give it to restore_carry of the client that makes the next, or keep "
-                "GlobalModel.to_bytes(); restore_carry(b'') says that there was nothing",
-                stacklevel=3,
+                "GlobalModel.to_bytes(); restore_carry(b'') says that there was nothing"
             )
         return header, self._encryption.encrypt(header, state, fraction, self._identity, open_stream)

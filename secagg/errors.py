@@ -6,7 +6,11 @@ exceptions of HE libraries are translated where they arise and never reach a cal
 
 from __future__ import annotations
 
+import sys
 import time
+import warnings
+
+_PACKAGE = __name__.partition(".")[0]
 
 
 def show(value: object) -> str:
@@ -26,6 +30,14 @@ def one_line(text: str) -> str:
 def show_time(seconds: float) -> str:
     """Return a time in seconds since 1970 for a message."""
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Issue a warning at the line outside this package that has led to it, however deep inside it arises."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == _PACKAGE:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
 
 
 class PrivacyWarning(UserWarning):

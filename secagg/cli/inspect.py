@@ -3,41 +3,108 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import FormatError, show_time
-from ..storage.files import os_errors
+from ..errors import FormatError, KeyFileError, StateError, show_time
+from ..setup.packing import MAGIC as KIT_MAGIC
+from ..site.own_tensors import own_from_bytes
+from ..site.snapshot import Snapshot
+from ..storage.files import open_regular, os_errors
 from ..trust.key import ClientKey, ServerKey, load_key
+from ..trust.kit_files import CLIENT_KEY_FILE, PROJECT_FILE, SERVER_KEY_FILE, find_file, is_server_kit
 from ..trust.project import Project
 from ..ui.units import show_count
 from ..ui.words import lanes_rows, params_rows
-from ..wire.container import PREAMBLE_NBYTES, container_kind
+from ..wire.carry import StoredCarry
+from ..wire.container import DIGEST_NBYTES, PREAMBLE_NBYTES, container_kind
 from ..wire.update import Update
 
 EXAMPLE = """secagg inspect update.secagg
-secagg inspect server/he-server.key
-secagg inspect site-1/project.secagg"""
+secagg inspect server/he-server.key server/project.secagg
+secagg inspect site-1"""
+
+#: What a site keeps that is no container, and what reads it, all of it, so that what is damaged is not said to be well.
+_KEPT: dict[str, Callable[[bytes], object]] = {
+    "a site's global model, as of GlobalModel.to_bytes(): in the clear, it stays at the site": Snapshot.from_bytes,
+    "what error feedback carries, as of Client.carry(): in the clear, it stays at the site": StoredCarry.from_bytes,
+    "a site's own tensors: in the clear, they stay at the site": own_from_bytes,
+}
+_ZIP_MAGIC = b"PK\x03\x04"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Show header, sizes, fingerprints and clear tensors of an update, aggregate, key or manifest; never a secret."""
     parser.add_argument(
-        "file", type=Path, help="an update, an aggregate, a model, a client key, a server key or a project manifest"
+        "file",
+        type=Path,
+        nargs="+",
+        help="an update, an aggregate, a model, a client key, a server key, a project manifest, a kit or its folder, "
+        "or what a site keeps",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Verify the file as far as that goes without a key, and describe it."""
-    with os_errors(FormatError, f"cannot read {str(options.file)!r}"), options.file.open("rb") as file:
-        preamble = file.read(PREAMBLE_NBYTES)
-    kind = container_kind(preamble)
+    """Verify the files as far as that goes without a key, and describe them."""
+    for number, path in enumerate(options.file):
+        if len(options.file) > 1:
+            print(*([""] if number else []), f"{path}:", sep="\n", flush=True)
+        _inspect(path)
+
+
+def _inspect(path: Path) -> None:
+    if path.is_dir():
+        _show_folder(path)
+        return
+    with os_errors(FormatError, f"cannot read {str(path)!r}"), open_regular(path) as file:
+        beginning = file.read(DIGEST_NBYTES + len(_ZIP_MAGIC))
+    if beginning.startswith(KIT_MAGIC):
+        _row("kind", f"an encrypted kit: open it with `secagg unpack {path}`")
+        return
+    if beginning.endswith(_ZIP_MAGIC) and len(beginning) == DIGEST_NBYTES + len(_ZIP_MAGIC):
+        _show_kept(path)
+        return
+    kind = container_kind(beginning[:PREAMBLE_NBYTES])
     if kind in ("client-key", "server-key"):
-        _show_key(load_key(options.file))
+        _show_key(load_key(path))
     elif kind == "project":
-        _show_project(Project.load(options.file))
+        _show_project(Project.load(path))
     else:
-        with Update.open(options.file) as update:
+        with Update.open(path) as update:
             _show_update(update)
+
+
+def _show_folder(folder: Path) -> None:
+    try:
+        server = is_server_kit(folder)
+    except KeyFileError as error:
+        raise FormatError(f"{folder} is a folder, and no kit's: name a file in it") from error
+    key = find_file(folder, SERVER_KEY_FILE if server else CLIENT_KEY_FILE)
+    _row("kind", f"the folder of {'the server' if server else 'a site'}'s kit: inspect what is in it")
+    for path in (folder / PROJECT_FILE, key, *sorted(set(folder.glob("*.secagg")) - {folder / PROJECT_FILE})):
+        print(f"  secagg inspect {path}")
+
+
+def _show_kept(path: Path) -> None:
+    with os_errors(FormatError, f"cannot read {str(path)!r}"):
+        blob = path.read_bytes()
+    for kind, read in _KEPT.items():
+        try:
+            kept = read(blob)
+        except FormatError:
+            continue
+        except StateError:  # some of its tensors are those of a library that this command does not load
+            kept = None
+        _row("kind", kind)
+        if isinstance(kept, StoredCarry):
+            _row("site", kept.site)
+            _row("round", kept.carry.round)
+        elif isinstance(kept, Snapshot):
+            _row("round", kept.round)
+            _row("layout", kept.layout.fingerprint)
+        _row("size", f"{len(blob):,} bytes")
+        return
+    raise FormatError(f"{path} looks like what a site keeps, and is damaged, or of another release")
 
 
 def _show_key(key: ClientKey | ServerKey) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..backends.base import SHARED_KEY_TRUST
 from ..config import Config
 from ..errors import ConfigError, StorageError
 from ..scheme.params import CKKSParams, QuantisedParams
@@ -33,13 +33,11 @@ def print_table(rows: Sequence[Row], best: Row) -> None:
     unit, name = next(
         ((unit, name) for unit, name in _UNITS if max(cost.update_nbytes for cost in costs) >= unit), _UNITS[-1]
     )
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=_caption(rows), caption_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # of 80 columns at most
     for title in ("", "he.lib", "scheme"):
         table.add_column(title, no_wrap=True)
     for title in (f"up {name}", f"down {name}", "× raw", "bits", "encrypt", "decrypt"):
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("security", no_wrap=True)
-    table.add_column("trust", no_wrap=True)
     problems: dict[str, int] = {}
     for row in rows:
         cells = ["–"] * 6
@@ -50,35 +48,34 @@ def print_table(rows: Sequence[Row], best: Row) -> None:
             cells[4:] = map(_time, row.seconds)
         if row.problem is not None:
             cells[5] = f"[{problems.setdefault(row.problem, len(problems) + 1)}]"
-        level = "–" if row.cost is None else security(row.cost.config.params)
         chosen = row is best
         name_cells = ("▸" if chosen else "", row.choice.lib, row.choice.name)
         # Text in brackets would be read as markup.
-        texts = [text.replace("[", r"\[") for text in (*name_cells, *cells, level, _trust(row.trust))]
+        texts = [text.replace("[", r"\[") for text in (*name_cells, *cells)]
         table.add_row(*texts, style="bold" if chosen else "" if row.usable else "dim")
     console = Console()
     wide = Console(width=max(console.width, 160), highlight=False)  # rather wrapped by the terminal than cut
     with wide.capture() as capture:  # rich would end the program when the reader of a pipe is gone
         wide.print(table)
-    print(capture.get(), end="")
+    print(*(line.rstrip() for line in capture.get().rstrip().splitlines()), "", *_caption(rows), sep="\n")
     for problem, number in problems.items():
         print(f"[{number}] {problem}")
 
 
-def _caption(rows: Sequence[Row]) -> str:
-    lines = [
-        "up, down: an update, and the aggregate of all sites; × raw: update by float32 values",
-        "bits: of max_abs, that the error of the mean leaves; seconds: estimated from a few blocks on this machine",
-        "128-bit: classical security of the lattice (ePrint 2024/463)",
+def _caption(rows: Sequence[Row]) -> list[str]:
+    """Return what the table means, in lines of at most 80 characters."""
+    levels = {f"{row.cost.config.params.scheme} {security(row.cost.config.params)}": None for row in rows if row.cost}
+    trusts: dict[str, dict[str, None]] = {}
+    for row in rows:
+        trusts.setdefault(row.trust, {})[row.choice.lib] = None
+    texts = [
+        "up, down: an update, the aggregate of all sites; × raw: update by float32 values",
+        "bits: of max_abs, that the error of the mean leaves",
+        "encrypt, decrypt: estimated from a few blocks on this machine",
+        f"security: {', '.join(levels)} (classical, ePrint 2024/463)",
+        *(f"{', '.join(libs) if len(trusts) > 1 else 'trust'}: {trust}" for trust, libs in trusts.items()),
     ]
-    lines += [f"{_trust(trust)}: {trust}" for trust in dict.fromkeys(row.trust for row in rows)]
-    return "\n".join(lines)
-
-
-def _trust(trust: str) -> str:
-    """Return a trust model in two words; the asterisk says that there is more to it."""
-    words = "shared key" if trust.startswith(SHARED_KEY_TRUST) else "another"
-    return words if trust == SHARED_KEY_TRUST else f"{words}*"
+    return [line for text in texts for line in textwrap.wrap(text, 80, subsequent_indent="  ")]
 
 
 def publish_words(config: Config) -> list[str]:

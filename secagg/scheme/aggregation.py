@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ConfigError, PrivacyWarning, show
+from ..errors import ConfigError, PrivacyWarning, show, warn
 from .patterns import matches, read_pattern, unmatched
 
 #: The most contributions that one aggregate can list.
@@ -72,7 +71,7 @@ class Aggregation:
     def warn(self) -> None:
         """Issue a `PrivacyWarning` if these numbers leave something open."""
         if self.weakness:
-            warnings.warn(self.weakness, PrivacyWarning, stacklevel=3)
+            warn(self.weakness, PrivacyWarning)
 
     def bounds_of(self, tensors: tuple[tuple[str, ...], ...]) -> list[float]:
         """Return ``max_abs`` of each tensor of a model.

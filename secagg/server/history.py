@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -59,11 +60,19 @@ class History:
         self._record("completed", state, finish_seconds, nbytes, "")
         self._uploads = {}
 
-    def failed(self, state: Snapshot, reason: str) -> None:
-        """Record the end of an attempt, whose `state` is given; what was added stays."""
-        self._record("failed", state, 0.0, 0, reason)
+    def failed(self, state: Snapshot, reason: str, missing: Iterable[str] = ()) -> None:
+        """Record the end of an attempt, whose `state` is given, with whom it lacked; what was added stays."""
+        self._record("failed", state, 0.0, 0, reason, missing)
 
-    def _record(self, outcome: str, state: Snapshot, finish_seconds: float, nbytes: int, reason: str) -> None:
+    def _record(
+        self,
+        outcome: str,
+        state: Snapshot,
+        finish_seconds: float,
+        nbytes: int,
+        reason: str,
+        missing: Iterable[str] = (),
+    ) -> None:
         now = time.monotonic()
         record = RoundRecord(
             time=datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -71,7 +80,7 @@ class History:
             attempt=state.attempt.number,
             outcome=outcome,
             uploads=tuple(self._uploads.values()),
-            missing=state.waiting_for,
+            missing=tuple(sorted({*state.waiting_for, *missing})),
             seconds=now - self._began,
             finish_seconds=finish_seconds,
             nbytes=nbytes,

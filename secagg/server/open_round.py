@@ -254,8 +254,8 @@ class OpenRound:
             If the round has not begun, or its aggregate is not kept any more.
         """
         with self._changed:
-            attempt = self._rounds.wait(round, nonce)
-            while not self._rounds.ready(attempt):
+            waiting = self._rounds.wait(round, nonce)
+            while not self._rounds.ready(waiting):
                 if self._released or not alive():
                     return None
                 self._changed.wait(_POLL_SECONDS)
@@ -263,7 +263,7 @@ class OpenRound:
             return secagg.Update.open(self._folder.path_of("aggregate", round))
         except SecAggError:
             with self._changed:
-                self._rounds.ready(attempt)  # deleted in this moment: says so
+                self._rounds.ready(waiting)  # deleted in this moment: says so
             raise
 
     # What the server does
@@ -352,9 +352,15 @@ class OpenRound:
             if due is Due.COMPLETE:
                 self._rounds.seal(now)
             elif due is Due.FAIL:
-                self._history.failed(self._rounds.snapshot(), "fewer than min_clients at the round timeout")
+                state = self._rounds.snapshot()
+                self._history.failed(state, "fewer than min_clients at the round timeout", self._missing(state))
                 self._rounds.fail(now)
                 self._changed.notify_all()
+            elif due is Due.LAPSE:
+                round = self._rounds.round
+                self._rounds.lapse(now)
+                self._changed.notify_all()
+                log.info("nobody gives anything to round %d", round, extra={"event": "round_lapsed", "round": round})
         if due is Due.COMPLETE:
             self._complete()
         if due is not Due.NOTHING:
@@ -419,6 +425,12 @@ class OpenRound:
         if len(stored) < len(acknowledged):
             self._saved_roster.save()
         self._history.opened(self._rounds.snapshot())
+
+    def _missing(self, state: Snapshot) -> set[str]:
+        """Return all sites whose update a round lacks, also those that it does not wait for."""
+        project = () if self._project is None else self._project.sites
+        known = {*state.skipped, *state.waiting_for, *(site.name for site in project if not site.revoked)}
+        return known.difference(state.added)
 
     def _takes_part(self, site: str) -> bool:
         with suppress(SecAggError):

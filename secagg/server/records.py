@@ -44,7 +44,8 @@ class RoundRecord:
     uploads : tuple of UploadRecord
         What was added, in the order of addition.
     missing : tuple of str
-        Sites of the roster that were not added.
+        Sites that the round waited for to its end. Of an attempt that had too few: all whose update it lacked, those
+        that skipped it and those of the project that never joined it, too.
     seconds : float
         From the opening of the attempt to its end.
     finish_seconds : float

@@ -6,6 +6,7 @@ admits, and asks after each step and at `wake` what is due:
 ===============================================================================  ==============
 all of the roster was added or has skipped, at least `min_clients` were added    ``COMPLETE``
 the deadline has passed, at least `min_clients` were added                       ``COMPLETE``
+the deadline has passed, none was added, all of the roster has skipped           ``LAPSE``
 the deadline has passed, fewer were added                                        ``FAIL``
 anything else                                                                    ``NOTHING``
 ===============================================================================  ==============
@@ -14,6 +15,9 @@ An attempt that fails ends for those who wait, and for the clock, but not for th
 number, as its next attempt, with all that was added. Whoever was told that an update is in the sum will find it
 in the aggregate. The roster is the sites that a round waits for: a site enters it by joining or uploading, and leaves
 it when an attempt ends without its update. While the roster is empty, the clock stands still.
+
+An attempt lapses to which nobody gives anything, as after the last round of a training: it goes on for whoever joins
+next, with a clock of its own, and only those are told who have waited for it in vain.
 
 A site with nothing to give says that it skips the round, and is not waited for then. It may join or upload all the same
 while the round is open. The next round waits for it, unless the attempt fails: then it must join again.
@@ -48,16 +52,25 @@ class Due(Enum):
 
     NOTHING = "nothing"
     COMPLETE = "complete"
+    LAPSE = "lapse"
     FAIL = "fail"
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One opening of a round; `number` counts from 1. With a `nonce`: as somebody sees it who has added an update."""
+    """One opening of a round; `number` counts from 1."""
 
     round: int
     number: int
-    nonce: bytes = b""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """What somebody waits for who came after so many `ends`; with a `nonce`, who has added an update."""
+
+    round: int
+    ends: int
+    nonce: bytes
 
 
 @dataclass(frozen=True)
@@ -111,6 +124,7 @@ class Rounds:
         self._skipped: set[str] = set()
         self._deadline: float | None = None
         self._failure: SecAggError | None = None
+        self._ends = 0  # of attempts that those who waited were told of
         self._sealed = False
         self._retry: float | None = None
         self._pause = _FIRST_PAUSE_SECONDS
@@ -160,6 +174,7 @@ class Rounds:
         CapacityError
             If the roster has `max_clients` sites.
         """
+        unwanted = not self._added and self._roster == self._skipped
         if site not in self._roster:
             if len(self._roster) >= self._max_clients:
                 raise CapacityError(
@@ -167,7 +182,7 @@ class Rounds:
                 )
             self._roster.add(site)
         self._skipped.discard(site)
-        if self._deadline is None:
+        if unwanted:
             self._deadline = now + self._timeout
 
     def skip(self, site: str, round: int, now: float) -> bool:
@@ -250,7 +265,9 @@ class Rounds:
         late = self._deadline is not None and now >= self._deadline
         if len(self._added) >= self._min_clients and (late or self._roster <= self._added.keys() | self._skipped):
             return Due.COMPLETE
-        return Due.FAIL if late else Due.NOTHING
+        if not late:
+            return Due.NOTHING
+        return Due.FAIL if self._added or self._roster != self._skipped else Due.LAPSE
 
     def seal(self, now: float) -> None:
         """Close the round, to make its aggregate.
@@ -318,7 +335,22 @@ class Rounds:
         )
         self._next_attempt(now, error)
 
-    def wait(self, round: int, nonce: bytes = b"") -> Attempt:
+    def lapse(self, now: float) -> None:
+        """Let the attempt, to which nobody gives anything, go on for whoever joins next.
+
+        Raises
+        ------
+        StateError
+            If ``LAPSE`` is not due.
+        """
+        if self.due(now) is not Due.LAPSE:
+            raise StateError(f"round {self.round} has not lapsed: {self.due(now).value} is due")
+        error = QuorumError(
+            f"round {self.round} has no update after {self._timeout:g} s: all who joined it skip it; it stays open"
+        )
+        self._end(now, error)
+
+    def wait(self, round: int, nonce: bytes = b"") -> Waiting:
         """Return what somebody who wants the aggregate of `round` waits for.
 
         Parameters
@@ -335,36 +367,40 @@ class Rounds:
         StateError
             If the update is not in the sum: it must be uploaded again.
         """
-        attempt = Attempt(round, self._attempt.number, nonce)
-        self.ready(attempt)
-        return attempt
+        waiting = Waiting(round, self._ends, nonce)
+        self.ready(waiting)
+        return waiting
 
-    def ready(self, attempt: Attempt) -> bool:
-        """Return whether the round of `attempt` is completed; False while the attempt is open.
+    def ready(self, waiting: Waiting) -> bool:
+        """Return whether the round that somebody waits for is completed; False while the attempt is open.
 
         Raises
         ------
         RoundMismatchError, StateError
             As `wait`.
         SecAggError
-            If the attempt has failed: `QuorumError`, or the error given to `unseal`.
+            If the attempt has failed or lapsed: `QuorumError`, or the error given to `unseal`.
         """
-        if attempt.round in self._completed:
+        if waiting.round in self._completed:
             return True
-        if attempt.round > self.round:
-            raise RoundMismatchError(f"round {attempt.round} has not begun; round {self.round} is open")
-        if attempt.round < self.round:
+        if waiting.round > self.round:
+            raise RoundMismatchError(f"round {waiting.round} has not begun; round {self.round} is open")
+        if waiting.round < self.round:
             kept = ", ".join(map(str, sorted(self._completed)))
-            raise RoundMismatchError(f"the aggregate of round {attempt.round} is not kept any more; kept are: {kept}")
-        if attempt.nonce and attempt.nonce not in self._added.values():
-            raise StateError(f"the update is not in the sum of round {attempt.round}; upload it again")
-        if attempt.number < self._attempt.number and self._failure is not None:
+            raise RoundMismatchError(f"the aggregate of round {waiting.round} is not kept any more; kept are: {kept}")
+        if waiting.nonce and waiting.nonce not in self._added.values():
+            raise StateError(f"the update is not in the sum of round {waiting.round}; upload it again")
+        if waiting.ends < self._ends and self._failure is not None:
             raise type(self._failure)(*self._failure.args)  # a copy: each of the waiting threads raises its own
         return False
 
     def _next_attempt(self, now: float, error: SecAggError) -> None:
-        self._failure = error
         self._attempt = Attempt(self.round, self._attempt.number + 1)
+        self._end(now, error)
+
+    def _end(self, now: float, error: SecAggError) -> None:
+        self._failure = error
+        self._ends += 1
         self._restart(self._added, now)
 
     def _restart(self, roster: Iterable[str], now: float) -> None:

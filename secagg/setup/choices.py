@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from ..config import Config
 from ..errors import ConfigError
 from ..scheme.aggregation import Aggregation
 from ..scheme.codec import codec_for
-from ..scheme.params import MAX_COEFF_MOD_BITS, MAX_PRIME_BITS, CKKSParams, Params
+from ..scheme.params import MAX_COEFF_MOD_BITS, MAX_PRIME_BITS, MAX_VALUE_BITS, CKKSParams, Params
 from ..scheme.presets import PRESETS, min_planned_bits, split_bits
 from ..scheme.real_codec import RealCodec
 from ..wire.header import NONCE_NBYTES, Contribution, Header
@@ -19,6 +19,9 @@ from ..wire.layout import Layout
 
 #: Bits of precision that CKKS for sums only has at least: about those of quantised values of 16 bits.
 _SUMS_BITS = 16.0
+
+#: Bits of an exact scheme's values, if more are not needed.
+_EXACT_BITS = 16
 
 
 @dataclass(frozen=True)
@@ -54,19 +57,20 @@ class Cost:
 
 
 def choices(aggregation: Aggregation, needed: float) -> Iterator[Choice]:
-    """Yield the choices that make sense; CKKS for sums only is planned for `needed` bits, or more."""
+    """Yield the choices that make sense; CKKS for sums only and exact values are planned for `needed` bits or more."""
     clara = PRESETS["clara"]["config"]
     for lib in ("tenseal", "seal"):
-        yield Choice(lib, "CKKS, Clara's params", clara)
+        yield Choice(lib, "CKKS, Clara's", clara)
     bits = max(needed, _SUMS_BITS)
     for lib in ("tenseal", "seal", "pyfhel"):
         found = _ckks_for_sums(aggregation, bits, symmetric=lib != "pyfhel")
         if found:
-            yield Choice(lib, "CKKS for sums only", found)
-    yield Choice("seal", "BGV, 16 bits", {"scheme": "BGV", "value_bits": 16})
+            yield Choice(lib, "CKKS, sums only", found)
+    exact = min(max(_EXACT_BITS, math.floor(needed) + 2), MAX_VALUE_BITS)  # a sign, and less than a bit for the error
+    yield Choice("seal", f"BGV, {exact} bits", {"scheme": "BGV", "value_bits": exact})
     yield Choice("seal", "BGV, 10 bits", {"scheme": "BGV", "value_bits": 10, "error_feedback": True})
-    yield Choice("pyfhel", "BGV, 16 bits", {"scheme": "BGV", "value_bits": 16})
-    yield Choice("flashe", "FLASHE, 16 bits", {"scheme": "FLASHE", "value_bits": 16})
+    yield Choice("pyfhel", f"BGV, {exact} bits", {"scheme": "BGV", "value_bits": exact})
+    yield Choice("flashe", f"FLASHE, {exact} bits", {"scheme": "FLASHE", "value_bits": exact})
     yield Choice("flashe", "FLASHE, 11 bits", PRESETS["smallest"]["config"])
 
 
@@ -117,18 +121,6 @@ def header(kind: str, sites: int, config: Config, layout: Layout) -> Header:
         layout=layout,
         contributions=tuple(contributions),
     )
-
-
-def recommend(costs: Sequence[Cost], needed: float) -> tuple[Cost, str]:
-    """Return one of the costs, and why in one sentence: the smallest with the bits that are needed."""
-    fitting = [item for item in costs if item.precision >= needed]
-    if fitting:
-        best = min(fitting, key=lambda item: item.update_nbytes + item.aggregate_nbytes)
-        why = f"the smallest whose error fits: {best.precision:.1f} bits of precision, {needed:.1f} are needed"
-    else:
-        best = max(costs, key=lambda item: item.precision)
-        why = f"the most precise, as none has the {needed:.1f} bits that are needed: it has {best.precision:.1f}"
-    return best, why
 
 
 def _ckks_for_sums(aggregation: Aggregation, bits: float, *, symmetric: bool) -> dict[str, Any] | None:

@@ -16,6 +16,9 @@ from ..trust.kit_files import CLIENT_KEY_FILE, SERVER_FILES, SERVER_KEY_FILE, SI
 
 SUFFIX = ".kit"
 
+#: What a kit begins with, in any version of age.
+MAGIC = b"age-encryption.org/"
+
 #: The names of files in a kit, also of one of an earlier release, to those under which they are unpacked.
 _NAMES = {named: name for name in SITE_FILES | SERVER_FILES for named in (name, older_name(name))}
 

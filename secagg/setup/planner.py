@@ -11,9 +11,10 @@ from ..backends.registry import available_backends
 from ..config import Config
 from ..errors import BackendUnavailableError, PrivacyWarning, SecAggError
 from ..scheme.aggregation import Aggregation
+from ..scheme.params import QuantisedParams
 from ..wire.layout import Layout
 from .bounds import Sample, needed_bits, read_sample, suggest_max_abs
-from .choices import Choice, Cost, choices, cost, header, recommend
+from .choices import Choice, Cost, choices, cost, header
 from .model_file import read_layout
 from .progress import Progress, silent
 from .speed import Seconds, measure
@@ -100,13 +101,8 @@ def make_plan(
         aggregation = replace(aggregation, max_abs=suggest_max_abs(sample.largest))
     needed = needed_bits(sample, layout, aggregation)
     rows = compare(layout, aggregation, needed, progress)
-    usable = [row.cost for row in rows if row.usable and row.cost is not None]
-    if not usable:
-        problems = dict.fromkeys(str(row.problem) for row in rows)
-        raise BackendUnavailableError(f"no choice is left: {'; '.join(problems)}")
-    chosen, why = recommend(usable, needed)
-    best = next(row for row in rows if row.cost is chosen)
-    return Plan(layout, sample, rows, best, chosen.config, why)
+    best, config, why = recommend(rows, needed)
+    return Plan(layout, sample, rows, best, config, why)
 
 
 def compare(layout: Layout, aggregation: Aggregation, needed: float, progress: Progress = silent) -> tuple[Row, ...]:
@@ -141,3 +137,33 @@ def compare(layout: Layout, aggregation: Aggregation, needed: float, progress: P
             rows.append(row)
         report(len(found), len(found))
     return tuple(rows)
+
+
+def recommend(rows: Sequence[Row], needed: float) -> tuple[Row, Config, str]:
+    """Return one of the rows, its configuration, and why in one sentence.
+
+    The smallest with the bits that are needed; of an exact scheme, if one has them: its sums are verified, and its
+    models may be published, whereas means of CKKS leak about the key where they leave the sites. Of two of one size, as
+    the same params of two libraries have it, the one that encrypts faster.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If no row can be used.
+    """
+    usable = [(row, row.cost, row.seconds) for row in rows if row.usable and row.cost and row.seconds]
+    if not usable:
+        problems = dict.fromkeys(str(row.problem) for row in rows)
+        raise BackendUnavailableError(f"no choice is left: {'; '.join(problems)}")
+    fitting = [item for item in usable if item[1].precision >= needed]
+    exact = [item for item in fitting if isinstance(item[1].config.params, QuantisedParams)]
+    if fitting:
+        best, chosen, _ = min(
+            exact or fitting, key=lambda item: (item[1].update_nbytes + item[1].aggregate_nbytes, item[2].encrypt)
+        )
+        which = "the smallest exact one whose error fits" if exact else "the smallest that fits, as no exact one does"
+        why = f"{which}: {chosen.precision:.1f} bits of precision, {needed:.1f} are needed"
+    else:
+        best, chosen, _ = max(usable, key=lambda item: (item[1].precision, -item[2].encrypt))
+        why = f"the most precise, as none has the {needed:.1f} bits that are needed: it has {chosen.precision:.1f}"
+    return best, chosen.config, why

@@ -60,6 +60,7 @@ def take_part(
                 raise
             news(f"{_name(missed, rounds)}: missed: {error}")
     participant.clear()
+    participant.leave()
     return _measure(participant, task)
 
 

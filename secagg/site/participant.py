@@ -207,6 +207,11 @@ class Participant:
         for name in (UPDATE_FILE, NEW_UPDATE_FILE, RECEIPT_FILE, DOWNLOAD_FILE):
             (self._kit.folder / name).unlink(missing_ok=True)
 
+    def leave(self) -> None:
+        """Say, after the last round, that this site gives nothing to the open one: nobody waits for it then."""
+        if not self.has_update():  # else it has something to give
+            self._session.leave(self.model.round)
+
     def _step(self, status: ServerStatus) -> None:
         """Bring the model nearer to the open round."""
         here = self.model.round

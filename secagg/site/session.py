@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -22,7 +23,7 @@ from ..errors import (
 )
 from ..protocol.chunks import Progress
 from ..protocol.expected import Expected
-from ..protocol.messages import MAX_TIMEOUT_SECONDS, DownloadRequest, ServerStatus, SkipRequest
+from ..protocol.messages import MAX_TIMEOUT_SECONDS, BusyError, DownloadRequest, ServerStatus, SkipRequest
 from ..wire.header import check_round, check_site
 from .catching_up import catch_up, model_to_load, stores_model
 from .global_model import GlobalModel
@@ -34,6 +35,7 @@ from .transfer import Check, Sender, fetch
 T = TypeVar("T")
 
 _MAX_EXCHANGES = 5
+_LEAVE_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -186,6 +188,22 @@ class Session:
         """
         request = SkipRequest(self.site_name, check_round(round))
         self._call(f"skipping round {round}", lambda seconds: self._link.skip(request, seconds))
+
+    def leave(self, round: int) -> None:
+        """Say, after this site's last round, that it gives nothing to the one that is open now.
+
+        Without it the server waits for this site to the round timeout, and says then that the round has failed. One try
+        of a few seconds, and no error if it fails: whoever has all rounds needs the server no more, which may have been
+        stopped by now. What this site has given to the round counts, and it may join again later.
+
+        Parameters
+        ----------
+        round : int
+            The open round: that which the global model is at.
+        """
+        request = SkipRequest(self.site_name, check_round(round))
+        with suppress(SecAggError, BusyError):
+            self._link.skip(request, min(self._timeout, _LEAVE_SECONDS))
 
     def receipt(self, round: int) -> secagg.Receipt | None:
         """Return the server's receipt for the update that this session uploaded for a round; None if there is none.

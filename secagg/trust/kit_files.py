@@ -27,12 +27,11 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
-from ..errors import ConfigError, KeyFileError, KitWarning
+from ..errors import ConfigError, KeyFileError, KitWarning, warn
 from ..storage.files import open_regular, os_errors
 from ..storage.locks import open_locked
 from ..wire.container import MAGIC
@@ -118,7 +117,7 @@ def warn_of_older(folder: Path, name: str) -> None:
     """Issue a `KitWarning` if HE keys in a folder have names of earlier releases; see `older_files`."""
     older = older_files(folder, name)
     if older:
-        warnings.warn(f"in {folder}, {advice_of_older(older)}", KitWarning, stacklevel=3)
+        warn(f"in {folder}, {advice_of_older(older)}", KitWarning)
 
 
 def advice_of_older(older: Mapping[str, Path]) -> str:

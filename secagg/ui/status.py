@@ -66,6 +66,9 @@ class Report:
         status, project = self.status, self.project
         if self._failed:
             yield self._quorum()
+        if self._out_of_reach:
+            skipped, least = status.skipped, project.config.aggregation.min_clients
+            yield f"{', '.join(skipped)} {'skips' if len(skipped) == 1 else 'skip'}, so {least} updates cannot come"
         if project.epoch < status.epoch:
             yield (
                 f"this kit is out of date, it has epoch {project.epoch} of the HE key, the server {status.epoch}: "
@@ -133,6 +136,15 @@ class Report:
     def _failed(self) -> bool:
         # While the clock stands still, nobody waits: the federation has ended, say.
         return self.status.attempt > 1 and self.status.state == "open"
+
+    @property
+    def _out_of_reach(self) -> bool:
+        # Where nothing was added, nobody waits for more: sites skip the round after their last one.
+        status = self.status
+        if not (status.added and status.skipped) or self.not_joined is None:
+            return False
+        most = len(status.added) + len(status.waiting_for) + len(self.not_joined)
+        return most < self.project.config.aggregation.min_clients
 
     @property
     def _has_older_list(self) -> bool:

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from provisioned import CLARA, COMMANDS, Federation, Secagg
 
 import secagg as library
+from secagg.site import GlobalModel
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -162,6 +164,54 @@ def test_inspect_says_what_is_wrong_with_a_file(secagg: Secagg, tmp_path: Path) 
     path.write_bytes(b"PK\x03\x04 something else")
     assert "not a secagg file" in secagg("inspect", path).stderr
     assert secagg("inspect", tmp_path / "missing").returncode == 7
+
+
+def test_inspect_says_what_a_kit_is(secagg: Secagg, federation: Federation, tmp_path: Path) -> None:
+    (tmp_path / "a.kit").write_bytes(b"age-encryption.org/v1\n-> scrypt ...")
+    sealed = secagg("inspect", "a.kit")
+    assert (sealed.returncode, sealed.stdout.split(maxsplit=1)[1]) == (
+        0,
+        "an encrypted kit: open it with `secagg unpack a.kit`\n",
+    )
+    for party, key in (("a", "he-client.key"), ("server", "he-server.key")):
+        folder = secagg("inspect", federation[party])
+        assert folder.returncode == 0, folder.stderr
+        commands = [line.split() for line in folder.stdout.splitlines() if line.startswith("  secagg inspect")]
+        assert [Path(path).name for _, _, path in commands] == ["project.secagg", key]
+        for _, *command in commands:
+            assert secagg(*command).returncode == 0
+    other = secagg("inspect", tmp_path)
+    assert other.returncode == 7
+    assert "is a folder, and no kit's: name a file in it" in other.stderr
+
+
+def test_inspect_says_what_a_site_keeps(secagg: Secagg, tmp_path: Path) -> None:
+    he = {"lib": "flashe", "config": {"scheme": "FLASHE", "value_bits": 11, "error_feedback": True}}
+    config = library.Config.from_dict({"he": he, "stay": ["head"], "aggregation": {"min_clients": 3}})
+    site = library.Client(config, library.generate_keys(config).client, "hospital")
+    state = {"w": np.zeros(3, np.float32), "head": torch.zeros(2)}
+    model = GlobalModel(site, state)
+    model.encrypt(state, weight=1.0)
+    (tmp_path / "model").write_bytes(model.to_bytes())  # the head is torch's, which the command does not load
+    (tmp_path / "carry").write_bytes(site.carry())
+    (tmp_path / "own").write_bytes(model.own_to_bytes())
+    kinds = {"model": "GlobalModel.to_bytes()", "carry": "Client.carry()", "own": "a site's own tensors"}
+    for name, kind in kinds.items():
+        shown = secagg("inspect", name)
+        assert shown.returncode == 0, shown.stderr
+        assert kind in shown.stdout.splitlines()[0]
+        path = tmp_path / name
+        path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+        assert "damaged, or of another release" in secagg("inspect", name).stderr
+    assert "hospital" not in shown.stdout
+
+
+def test_inspect_two_files(secagg: Secagg, federation: Federation) -> None:
+    files = [federation["a"] / name for name in ("project.secagg", "he-client.key")]
+    both = secagg("inspect", *files)
+    assert both.returncode == 0, both.stderr
+    one, other = (secagg("inspect", file).stdout for file in files)
+    assert both.stdout == f"{files[0]}:\n{one}\n{files[1]}:\n{other}"
 
 
 def test_serve_and_site_without_a_usable_kit(secagg: Secagg, federation: Federation) -> None:

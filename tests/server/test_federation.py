@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -292,3 +293,52 @@ def test_who_skips_is_not_waited_for_after_a_restart(
         federation.start()
         assert uploaded(federation, updates[1])
         assert_half(provision, federation, updates[0])
+
+
+def wait_until_idle(federation: Federation) -> None:
+    while federation.status().state != "idle":
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_round_that_all_skip_is_no_failed_round(
+    provision: Any,
+    updates: list[secagg.Update],
+    tmp_path: Path,
+    restarted: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As after the last round of a training, with a server that goes on."""
+    with opened(provision, tmp_path, round_timeout=0.3) as federation, caplog.at_level("INFO"):
+        skip(federation, "site-1")
+        skip(federation, "site-2")
+        if not restarted:
+            federation.start()
+            wait_until_idle(federation)
+    if restarted:
+        with opened(provision, tmp_path, round_timeout=0.3) as federation, caplog.at_level("INFO"):
+            assert federation.status().skipped == ("site-1", "site-2")
+            federation.start()
+            wait_until_idle(federation)
+    assert "nobody gives anything to round 0" in caplog.messages
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    assert not (tmp_path / "rounds.jsonl").exists()
+    with opened(provision, tmp_path) as federation:
+        assert (federation.status().state, federation.status().attempt) == ("idle", 1)
+        federation.start()
+        for update in updates[:2]:
+            assert uploaded(federation, update)
+        assert_half(provision, federation, updates[0])
+
+
+def test_a_round_that_lacks_updates_names_whom_it_lacks(
+    provision: Any, updates: list[secagg.Update], tmp_path: Path
+) -> None:
+    with opened(provision, tmp_path, round_timeout=0.3) as federation:
+        assert uploaded(federation, updates[0])
+        skip(federation, "site-2")
+        federation.start()
+        while federation.status().attempt == 1:
+            time.sleep(0.02)
+    record = json.loads((tmp_path / "rounds.jsonl").read_text())
+    assert (record["outcome"], record["skipped"], record["missing"]) == ("failed", ["site-2"], ["site-2"])

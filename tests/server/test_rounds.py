@@ -18,7 +18,7 @@ from secagg.errors import (
     TransportError,
 )
 from secagg.protocol.messages import KEPT_ROUNDS
-from secagg.server.rounds import Attempt, Due, Rounds
+from secagg.server.rounds import Attempt, Due, Rounds, Waiting
 
 TIMEOUT = 10.0
 
@@ -141,6 +141,54 @@ def test_too_few_updates_are_no_sum_however_many_skip() -> None:
     assert (snapshot.added, snapshot.skipped, snapshot.waiting_for) == (("a",), (), ())
     add(rounds, "b", now=TIMEOUT)
     assert rounds.due(TIMEOUT) is Due.COMPLETE
+
+
+def test_a_round_that_all_skip_lapses_and_has_not_failed() -> None:
+    """As after the last round of a training: whoever comes later has the whole timeout."""
+    rounds = make()
+    run_round(rounds, "a", "b")
+    rounds.skip("a", 1, 1.0)
+    rounds.skip("b", 1, 1.0)
+    waiting = rounds.wait(1)
+    with pytest.raises(StateError, match="round 1 has not lapsed: nothing is due"):
+        rounds.lapse(TIMEOUT - 0.001)
+    assert rounds.due(TIMEOUT) is Due.LAPSE
+    with pytest.raises(StateError, match="lapse is due"):
+        rounds.fail(TIMEOUT)
+    rounds.lapse(TIMEOUT)
+    with pytest.raises(QuorumError, match="round 1 has no update after 10 s: all who joined it skip it"):
+        rounds.ready(waiting)
+    snapshot = rounds.snapshot()
+    assert (snapshot.attempt, snapshot.waiting_for, snapshot.skipped) == (Attempt(1, 1), (), ())
+    assert rounds.wake is None
+    add(rounds, "a", "b", now=50.0)
+    assert rounds.due(50.0) is Due.COMPLETE
+
+
+def test_a_site_that_joins_a_round_that_all_skip_has_the_whole_timeout() -> None:
+    rounds = make()
+    rounds.skip("a", 0, 0.0)
+    rounds.skip("b", 0, 0.0)
+    rounds.join("late", TIMEOUT - 1.0)
+    assert rounds.due(TIMEOUT) is Due.NOTHING
+    assert rounds.due(2 * TIMEOUT - 1.0) is Due.FAIL
+    rounds.skip("late", 0, TIMEOUT)
+    assert rounds.due(2 * TIMEOUT - 1.0) is Due.LAPSE
+
+
+def test_a_round_that_is_waited_for_fails_however_many_skip() -> None:
+    rounds = make()
+    rounds.join("a", 0.0)
+    rounds.skip("b", 0, 0.0)
+    assert rounds.due(TIMEOUT) is Due.FAIL
+
+
+def test_an_update_that_was_lost_is_waited_for() -> None:
+    rounds = make()
+    add(rounds, "a")
+    rounds.skip("b", 0, 0.0)
+    rounds.lost("a")
+    assert rounds.due(TIMEOUT) is Due.FAIL
 
 
 def test_who_skips_may_upload_all_the_same() -> None:
@@ -429,7 +477,7 @@ class RoundHistories(RuleBasedStateMachine):
         self.completed: list[dict[str, bytes]] = []
         self.failures: list[type[SecAggError]] = []
         self.retry = 0.0
-        self.waiting: list[tuple[Attempt, int]] = []
+        self.waiting: list[tuple[Waiting, int]] = []
         self.nonces = 0
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 4.0, TIMEOUT]))
@@ -530,7 +578,16 @@ class RoundHistories(RuleBasedStateMachine):
         if due is Due.FAIL:
             assert late
             assert len(self.sum) < self.MIN_CLIENTS
+            assert self.sum or roster != self.skipped
             self.rounds.fail(self.now)
+            self.failures.append(QuorumError)
+        elif due is Due.LAPSE:
+            assert late
+            assert not self.sum
+            assert roster == self.skipped
+            attempt = self.rounds.snapshot().attempt
+            self.rounds.lapse(self.now)
+            assert self.rounds.snapshot().attempt == attempt
             self.failures.append(QuorumError)
         else:
             assert len(self.sum) >= self.MIN_CLIENTS

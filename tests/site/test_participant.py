@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -495,6 +496,29 @@ def test_a_task_without_examples_skips_its_round(world: World, capsys: pytest.Ca
     assert "round 0 (1 of 2): skipped, for lack of examples" in capsys.readouterr().out
 
 
+def test_the_end_of_a_training_is_no_failed_round(world: World) -> None:
+    """Nor is a site that comes when all rounds are done, for the model: with a server that would go on."""
+    world.kill()
+    world.options = ("--round-timeout", 20)
+    world.start()
+    with world.sites() as sites, ThreadPoolExecutor(3) as pool:
+
+        def run(site: Site) -> None:
+            take_part(site.participant, CheckedTask("adds", Adds(1)), 1, list[SiteRecord]().append)
+
+        list(pool.map(run, sites))
+        assert sites[0].session.status().skipped == SITES
+    with world.site("d") as late:
+        run(late)
+        status = late.session.status()
+        assert (status.skipped, status.waiting_for) == ((*SITES, "d"), ())
+    world.kill()
+    with world.site("d", join=False, timeout=60.0) as alone:  # nor does it wait for a server that is gone
+        start = time.monotonic()
+        alone.participant.leave()
+        assert time.monotonic() - start < 30
+
+
 def test_a_round_that_is_skipped_without_a_quorum(world: World) -> None:
     """The update of another site stays; who skips is told, and may go on."""
     world.kill()
@@ -507,6 +531,8 @@ def test_a_round_that_is_skipped_without_a_quorum(world: World) -> None:
         with pytest.raises(QuorumError, match="1 of at least 3"):
             idle.finish()
         assert idle.session.status().added == ("a",)
+    line = json.loads((world.folder / "run" / "rounds.jsonl").read_text().splitlines()[0])
+    assert (line["outcome"], line["skipped"], line["missing"]) == ("failed", ["d"], ["b", "c", "d"])
 
 
 def test_metrics_that_are_none_are_found_before_training(world: World) -> None:

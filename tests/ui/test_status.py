@@ -56,6 +56,29 @@ def test_who_skips_is_not_missing(kits: Kits) -> None:
     assert json.loads(report.json())["skipped"] == ["site-2", "site-3"]
 
 
+@pytest.mark.parametrize(
+    ("state", "problem"),
+    [
+        ({"skipped": ("site-2", "site-3")}, "site-2, site-3 skip, so 3 updates cannot come"),
+        ({"skipped": ("site-2",)}, None),  # two more may come
+        ({"skipped": ("site-2", "site-3"), "added": ("site-1", "site-4")}, "site-2, site-3 skip, so 3 .*"),
+        ({"skipped": ("site-2", "site-3", "site-4"), "added": ()}, None),  # nobody waits for more
+        ({"skipped": ("site-2", "site-3"), "project_serial": 2}, None),  # by a list that this kit has not
+    ],
+)
+def test_a_quorum_that_is_out_of_reach(kits: Kits, state: dict[str, Any], problem: str | None) -> None:
+    project = load_site_kit(kits["site-1"]).project
+    status = replace(STATUS, **({"state": "open", "added": ("site-1",)} | state))
+    report = Report("fl:1", status, project, 0.0, project.issued)
+    if problem is None:
+        report.check()
+        assert "ATTENTION" not in report.text()
+    else:
+        with pytest.raises(SecAggError, match=f"^{problem}$"):
+            report.check()
+        assert re.search(f"ATTENTION    {problem}$", report.text(), re.MULTILINE)
+
+
 @pytest.mark.parametrize(("waiting", "missing"), [(("site-2",), "site-2"), ((), "unknown to this kit, of manifest 1")])
 def test_who_is_missing_by_an_older_list(kits: Kits, waiting: tuple[str, ...], missing: str) -> None:
     project = replace(load_site_kit(kits["site-1"]).project, serial=1)
