@@ -159,8 +159,9 @@ def test_a_file_system_that_does_not_synchronise_folders(
 
 
 @pytest.mark.parametrize("path", [3, None, ["file"], b"file"], ids=repr)
-def test_what_is_no_path(path: Any) -> None:
-    """Nothing is written to the file of a number, which is a handle to the system."""
+def test_what_is_no_path(path: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes are contents wherever they are given."""
+    monkeypatch.chdir(tmp_path)
     update = federate("flashe").site().encrypt({"w": np.ones(3, np.float32)})
     for save in (update.save, federate("flashe").keys.server.save):
         with pytest.raises(StorageError, match=rf"cannot write to {type(path).__name__}; pass a path"):
