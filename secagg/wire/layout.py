@@ -247,15 +247,6 @@ class Layout:
         return cls(tensors)
 
 
-def _remedy(values: Mapping[str, Any], name: str) -> str:
-    """Return what to do about a value that is no tensor: leave it at home, unless all of it is a checkpoint."""
-    blocks = {key: value for key, value in values.items() if isinstance(value, Mapping)}
-    inner = [key for key, block in blocks.items() if any(hasattr(value, "shape") for value in block.values())]
-    if blocks:
-        return f"this looks like a checkpoint: give the state dict in it, checkpoint[{(inner or list(blocks))[0]!r}]"
-    return f"or keep it at the site: stay: [{name!r}] in the configuration"
-
-
 def _refuse_wrapper(names: Mapping[str, Any]) -> None:
     """Raise `LayoutError` if names are those of a wrapped network: other sites do not wrap it, or otherwise."""
     inner = [name for name in names if name != "n_averaged"]  # a counter of torch's AveragedModel
@@ -273,6 +264,15 @@ def _refuse_wrapper(names: Mapping[str, Any]) -> None:
 
 def _is_name(name: object) -> bool:
     return isinstance(name, str) and 0 < len(name) <= MAX_NAME_LENGTH and name.isprintable()
+
+
+def _remedy(values: Mapping[str, Any], name: str) -> str:
+    """Return what to do about a value that is no tensor: leave it at home, unless all of it is a checkpoint."""
+    blocks = {key: value for key, value in values.items() if isinstance(value, Mapping)}
+    inner = [key for key, block in blocks.items() if any(hasattr(value, "shape") for value in block.values())]
+    if blocks:
+        return f"this looks like a checkpoint: give the state dict in it, checkpoint[{(inner or list(blocks))[0]!r}]"
+    return f"or keep it at the site: stay: [{name!r}] in the configuration"
 
 
 def _read_spec(item: Any) -> TensorSpec:
