@@ -32,6 +32,16 @@ def show_time(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
 
 
+def show_size(nbytes: int) -> str:
+    """Return bytes for a message, in a unit that fits: 1.5 GB, in powers of 1000."""
+    size, unit = float(nbytes), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.1f} {unit}"
+
+
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Issue a warning at the line outside this package that has led to it, however deep inside it arises."""
     level, frame = 1, sys._getframe()

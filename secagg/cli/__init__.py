@@ -93,7 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"secagg: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
-        print("secagg: stopped", file=sys.stderr)
+        goes_on = "; the same command, started again, goes on" if options.run is site.run else ""
+        print(f"secagg: stopped{goes_on}", file=sys.stderr)
         return 128 + (error.args[0] if error.args else signal.SIGINT)
 
 

@@ -16,7 +16,15 @@ from ..aggregator import Aggregator
 from ..backends.registry import available_backends
 from ..client import Client
 from ..config import Config, Encrypt
-from ..errors import BackendError, BackendUnavailableError, KeyFileError, PrivacyWarning, StorageError, show_time
+from ..errors import (
+    BackendError,
+    BackendUnavailableError,
+    KeyFileError,
+    PrivacyWarning,
+    StorageError,
+    show_size,
+    show_time,
+)
 from ..scheme.codec import codec_for
 from ..scheme.ring import KERNELS
 from ..setup.disk import LEAST_FREE_NBYTES, round_nbytes
@@ -41,7 +49,7 @@ from ..trust.kit_files import (
 )
 from ..trust.project import EXPIRES_SOON_SECONDS, Party, Project
 from ..ui.findings import Doubt, Finding, examine
-from ..ui.units import show_count, show_size
+from ..ui.units import show_count
 
 #: Values of the update with which the backend is tried.
 _TRIAL_VALUES = 64

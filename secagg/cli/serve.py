@@ -8,20 +8,21 @@ import os
 import resource
 import select
 import signal
+import sys
 import time
 import warnings
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
 
-from ..errors import ConfigError, IdentityError, PrivacyWarning, TransportError
+from ..errors import ConfigError, IdentityError, PrivacyWarning, TransportError, show_size
 from ..protocol.address import parse_address
 from ..server.limits import Limits
 from ..setup.disk import round_nbytes
 from ..trust.kit import load_server_kit
 from ..trust.project import Project
 from ..ui.logs import FORMATS, start_log
-from ..ui.units import parse_size, show_size
+from ..ui.units import parse_size
 from .expiry import wait_and_tell
 
 EXAMPLE = """secagg serve server --address 0.0.0.0:8443 --run-dir /var/lib/secagg
@@ -161,7 +162,8 @@ def run(options: argparse.Namespace) -> None:
         if metrics is not None:
             metrics.watch(server.status)
         server.start()
-        if options.log_format == "text":  # whoever reads JSON reads it in the log
+        # Whoever reads JSON, or has both on a terminal, reads it in the log.
+        if options.log_format == "text" and not (sys.stdout.isatty() and sys.stderr.isatty()):
             print(f"serving on {server.address}", flush=True)
         name = wait_and_tell(stop.wait, ends, time.time)
         log.info("%s: stopping; a second signal stops at once", name, extra={"event": "stopping"})

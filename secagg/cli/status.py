@@ -77,9 +77,10 @@ def _ask(session: SiteSession, options: argparse.Namespace, project: Project) ->
     except TransportError as error:
         from ..integrations.grpc.proxies import proxy_of
 
-        asked = "" if proxy_of(options.server) else "is it up, and does the firewall let port and host through? "
+        asked = "is it up, and does the firewall let port and host through?"
+        why = str(error) if proxy_of(options.server) else f"{asked} ({error})"  # it says of a proxy what to do
         raise TransportError(
-            f"no answer from the server at {options.server} within {options.timeout:g} s: {asked}({error})"
+            f"no answer from the server at {options.server} within {options.timeout:g} s: {why}"
         ) from error
     return Report(options.server, status, project, ahead, time.time())
 

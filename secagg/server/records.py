@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..errors import show_size
+
 
 @dataclass(frozen=True)
 class UploadRecord:
@@ -77,11 +79,11 @@ class RoundRecord:
         if self.outcome != "completed":
             added = ", ".join(upload.site for upload in self.uploads) or "none"
             return f"round {self.round} {self.outcome}, {self.reason}; added: {added}{missing}"
-        megabytes = sum(upload.nbytes for upload in self.uploads) / 1e6
+        nbytes = show_size(sum(upload.nbytes for upload in self.uploads))
         receive = sum(upload.receive_seconds for upload in self.uploads)
         add = sum(upload.add_seconds for upload in self.uploads)
         sites = ", ".join(upload.site for upload in self.uploads)
-        text = f"round {self.round} {self.outcome} after {self.seconds:.1f} s: {sites}; {megabytes:.1f} MB"
+        text = f"round {self.round} {self.outcome} after {self.seconds:.1f} s: {sites}; {nbytes}"
         text += f" received in {receive:.2f} s, added in {add:.2f} s, finished in {self.finish_seconds:.2f} s"
         return text + missing
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from ..client import Client
-from ..errors import QuorumError, RoundMismatchError, SecAggError
+from ..errors import QuorumError, RoundMismatchError, SecAggError, show_size
 from ..scheme.params import QuantisedParams
 from .participant import Participant
 from .record import SiteRecord, show_metrics
@@ -143,7 +143,7 @@ def _give(participant: Participant, task: CheckedTask, here: str) -> _Given:
             clipped = model.site.clipped
             reporter.news(f"{here}: clipped {clipped:,} values beyond max_abs")
     start = time.perf_counter()
-    with reporter.step(f"{here}: upload {participant.update_nbytes / 1e6:.1f} MB") as report:
+    with reporter.step(f"{here}: upload {show_size(participant.update_nbytes)}") as report:
         participant.upload(report)
     upload_seconds = time.perf_counter() - start
     return _Given(participant.update_nbytes, train_seconds, encrypt_seconds, upload_seconds, clipped)

@@ -31,6 +31,9 @@ _WRAPPERS = {
 
 _SHOWN = 5
 
+#: Characters of what torch says.
+_MAX_REASON = 400
+
 
 def network_state(network: Any) -> dict[str, Any]:
     """Return the state dict of a network without its wrappers: the same at sites that wrap it and at those that do not.
@@ -83,7 +86,13 @@ def load_network(network: Any, state: Mapping[str, Any]) -> None:
     try:
         network.load_state_dict(into)
     except RuntimeError as error:
-        raise LayoutError(f"the network refuses its tensors: {' '.join(str(error).split())}") from error
+        if any(getattr(value, "is_inference", bool)() for value in _state_dict(network).values()):
+            raise LayoutError(
+                "the network was made or loaded under torch.inference_mode, and its tensors cannot be changed outside: "
+                "make it outside, and use torch.no_grad() where it is loaded"
+            ) from error
+        text = " ".join(str(error).split())  # one line a tensor
+        raise LayoutError(f"the network refuses its tensors: {text[:_MAX_REASON]}") from error
 
 
 def _state_dict(network: Any) -> Any:

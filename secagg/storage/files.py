@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import mkstemp
 from typing import Any, BinaryIO, Protocol, TypeGuard
 
-from ..errors import QuotaError, SecAggError, StorageError
+from ..errors import QuotaError, SecAggError, StorageError, show
 
 #: How a file system says that it does not synchronise folders; ENOTSUP is EOPNOTSUPP on Linux.
 _NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP)
@@ -117,6 +117,8 @@ def read_source(source: Source, limit: int, kind: type[SecAggError], what: str) 
     SecAggError
         Of type `kind`: if it cannot be read, holds too much, or is no source.
     """
+    if isinstance(source, str) and ("\n" in source or source.startswith("{")) and not os.path.lexists(source):
+        raise kind(f"this is the text of {what}, and no path: give it as bytes, text.encode(); it is {show(source)}")
     name = name_of(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
         length = memoryview(source).nbytes

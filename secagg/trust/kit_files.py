@@ -78,6 +78,8 @@ def is_server_kit(folder: Path) -> bool:
         foreign = [name for name in map(older_name, (SERVER_KEY_FILE, CLIENT_KEY_FILE)) if (folder / name).exists()]
         for name in foreign:
             open_regular(folder / name).close()  # or nobody can tell what it is
+    if folder.is_file() and (folder.parent / CONFIG_FILE).exists():
+        raise KeyFileError(f"{folder} is a file of a kit; give the kit's folder, {folder.parent}")
     if folder.is_file():
         raise KeyFileError(f"{folder} is a file; open it with `secagg unpack {folder}`, and give the folder")
     others = f" (its {foreign[0]} is no key of secagg: a TLS key, as NVFlare's kits have?)" if foreign else ""

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import QuorumError, SecAggError
+from ..errors import QuorumError, SecAggError, show_size
 from ..protocol.messages import ServerStatus
 from ..setup.disk import LEAST_FREE_NBYTES, round_nbytes
 from ..trust.project import CLOCK_SKEW_SECONDS, EXPIRES_SOON_SECONDS, Project
-from .units import show_seconds, show_size
+from .units import show_seconds
 
 if TYPE_CHECKING:
     from ..site import Session

@@ -23,16 +23,6 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * factor)
 
 
-def show_size(nbytes: int) -> str:
-    """Return bytes in a unit that fits: 1.5 GB, in powers of 1000."""
-    size, unit = float(nbytes), "bytes"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if size < 1000:
-            break
-        size, unit = size / 1000, larger
-    return f"{size:.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.1f} {unit}"
-
-
 def show_count(number: int, what: str) -> str:
     """Return so many things: 1 round, 2 rounds."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"

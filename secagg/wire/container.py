@@ -33,7 +33,8 @@ _KIND_NAMES = {code: name for name, code in KINDS.items()}
 def as_bytes(blob: object, what: str) -> bytes:
     """Return contents as bytes, copied only if they are not bytes yet; `FormatError` if they are something else."""
     if not isinstance(blob, (bytes, bytearray, memoryview)):
-        raise FormatError(f"{what} is bytes, not {type(blob).__name__}")
+        remedy = ": give its .tobytes()" if hasattr(blob, "tobytes") else ""
+        raise FormatError(f"{what} is bytes, not {type(blob).__name__}{remedy}")
     return bytes(blob)  # what can change must not: bytes themselves are not copied by this
 
 

@@ -129,7 +129,7 @@ class Layout:
             except LayoutError as error:
                 if name in at_home:  # it may be anything
                     continue
-                raise LayoutError(f"{error}; or keep it at the site: stay: [{name!r}] in the configuration") from error
+                raise LayoutError(f"{error}; {_remedy(tensors, name)}") from error
             shape = described[name][1]
             if len(shape) > MAX_DIMENSIONS or not all(extent <= MAX_VALUES for extent in shape):
                 raise LayoutError(
@@ -284,6 +284,15 @@ def refuse_wrapper(names: Mapping[str, Any]) -> None:
 
 def _is_name(name: object) -> bool:
     return isinstance(name, str) and 0 < len(name) <= MAX_NAME_LENGTH and name.isprintable()
+
+
+def _remedy(values: Mapping[str, Any], name: str) -> str:
+    """Return what to do about a value that is no tensor: leave it at home, unless all of it is a checkpoint."""
+    blocks = {key: value for key, value in values.items() if isinstance(value, Mapping)}
+    inner = [key for key, block in blocks.items() if any(hasattr(value, "shape") for value in block.values())]
+    if blocks:
+        return f"this looks like a checkpoint: give the state dict in it, checkpoint[{(inner or list(blocks))[0]!r}]"
+    return f"or keep it at the site: stay: [{name!r}] in the configuration"
 
 
 def _read_spec(item: Any) -> TensorSpec:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -44,6 +48,21 @@ def test_it_stops_in_order(served: Served, number: signal.Signals) -> None:
     assert served.process.stdout.read() == f"serving on {served.address}\n"
     assert "Traceback" not in served.log
     assert "min_clients" not in served.log
+
+
+def test_on_a_terminal_it_says_once_where_it_listens(kits: Kits, tmp_path: Path) -> None:
+    here, there = pty.openpty()
+    with os.fdopen(here, "rb", buffering=0) as screen, os.fdopen(there, "r+b", buffering=0) as terminal:
+        command = [sys.executable, "-m", "secagg.cli", "serve", str(kits["server"]), "--address", "127.0.0.1:0"]
+        server = subprocess.Popen([*command, "--run-dir", str(tmp_path / "run")], stdout=terminal, stderr=terminal)
+        shown = b""
+        with server:
+            while b"is open" not in shown or b"serving on" not in shown:
+                shown += os.read(screen.fileno(), 10_000)
+            server.terminate()
+            while b"stopped;" not in shown:
+                shown += os.read(screen.fileno(), 10_000)
+    assert shown.count(b"serving on") == 1
 
 
 def test_a_second_signal_stops_at_once(served: Served) -> None:

@@ -90,7 +90,7 @@ def test_sites_that_are_killed_and_stopped_go_on(federation: Federation, tmp_pat
         assert a.end(signal.SIGKILL) == -signal.SIGKILL
         b.wait_until((b.kit / RECEIPT_FILE).exists)
         assert b.end(signal.SIGINT) == 130
-        assert b.log.endswith("secagg: stopped\n")
+        assert b.log.endswith("secagg: stopped; the same command, started again, goes on\n")
         update = (b.kit / UPDATE_FILE).read_bytes()
         b.start()
         b.wait_for(r"round 0 \(1 of 2\): going on with the update that was encrypted before")

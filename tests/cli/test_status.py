@@ -15,6 +15,8 @@ import pytest
 from provisioned import Secagg
 from served import Kits, Served, federation
 
+from secagg.cli import main
+
 
 @pytest.fixture(scope="module")
 def kits(tmp_path_factory: pytest.TempPathFactory) -> Kits:
@@ -89,6 +91,15 @@ def test_a_server_that_is_away(secagg: Secagg, kits: Kits) -> None:
     assert result.stdout == ""
     data = json.loads(secagg(*arguments, "--json").stdout)
     assert (data["server"], data["error"]) == ("127.0.0.1:1", "TransportError")
+
+
+def test_a_proxy_on_the_way(kits: Kits, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert main(["status", str(kits["site-1"]), "--server", "0.0.0.0:1", "--timeout", "1"]) == 5
+    err = capsys.readouterr().err.rstrip()
+    assert err.startswith("secagg: no answer from the server at 0.0.0.0:1 within 1 s: asking for the status failed: ")
+    assert err.endswith("the proxy of https_proxy=http://127.0.0.1:1: set no_proxy=0.0.0.0 to connect without it")
 
 
 def test_a_stranger_is_told(secagg: Secagg, served: Served, tmp_path: Path) -> None:

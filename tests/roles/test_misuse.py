@@ -136,3 +136,43 @@ def test_yaml_without_an_end(tmp_path, text):
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ConfigError):
         secagg.Config.load(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"state_dict": {"w": np.zeros(3)}}, "give the state dict in it, checkpoint['state_dict']"),
+        (
+            {"epoch": [3], "optimizer": {"state": {}}, "net": {"w": torch.zeros(3)}},
+            "give the state dict in it, checkpoint['net']",
+        ),
+        ({"w": np.zeros(3), "optimizer": {"lr": 0.1}}, "give the state dict in it, checkpoint['optimizer']"),
+        ({"w": np.zeros(3), "epoch": [3]}, "or keep it at the site: stay: ['epoch'] in the configuration"),
+    ],
+)
+def test_a_checkpoint_is_no_state_dict(state, message):
+    with pytest.raises(LayoutError) as caught:
+        federate("flashe").site().layout(state)
+    assert str(caught.value).endswith(message)
+
+
+@pytest.mark.parametrize("text", ["he:\n  lib: seal\n" + 100 * "# more\n", '{"he": {"preset": "exact"}}'])
+def test_the_text_of_a_configuration_is_no_path(text):
+    with pytest.raises(
+        ConfigError, match=r"^this is the text of the YAML file, and no path: give it as bytes"
+    ) as caught:
+        secagg.Config.load(text)
+    assert len(str(caught.value)) < 250
+
+
+def test_a_path_with_a_line_break_is_one(tmp_path):
+    path = tmp_path / "a\nb.yaml"
+    path.write_text("he: {preset: exact}")
+    assert secagg.Config.load(str(path)).lib == "seal"
+
+
+def test_contents_in_an_array(lib):
+    blob = np.frombuffer(federate(lib).site().encrypt({"w": np.zeros(3)}).to_bytes(), np.uint8)
+    with pytest.raises(FormatError, match=r"an update is bytes, not ndarray: give its .tobytes\(\)$"):
+        secagg.Update.from_bytes(blob)
+    secagg.Update.from_bytes(blob.tobytes())

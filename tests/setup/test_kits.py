@@ -262,3 +262,13 @@ def test_a_new_name_goes_before_an_older_one(federation: Federation) -> None:
     (federation["a"] / "client.key").unlink()
     shutil.copy(federation["server"] / "he-server.key", federation["a"] / "server.key")
     assert library.Client.load(federation["a"]).name == "a"  # of another role, which is nobody's affair
+
+
+@pytest.mark.parametrize("party", ["a", "server"])
+def test_a_file_of_a_kit_is_no_kit(federation: Federation, party: str) -> None:
+    folder = federation[party]
+    load = library.Client.load if party == "a" else lambda path: library.Aggregator.load(path, round=0)
+    for path in folder.glob("*.key"):
+        with pytest.raises(KeyFileError) as caught:
+            load(path)
+        assert str(caught.value) == f"{path} is a file of a kit; give the kit's folder, {folder}"

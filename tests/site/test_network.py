@@ -241,3 +241,20 @@ def test_what_is_no_network(thing: Any) -> None:
     for call in (lambda: network_state(thing), lambda: load_network(thing, {})):
         with pytest.raises(LayoutError, match=f"a torch.nn.Module; got {type(thing).__name__}"):
             call()
+
+
+def test_a_network_that_was_made_under_inference_mode() -> None:
+    with torch.inference_mode():
+        network = Net()
+    with pytest.raises(LayoutError, match=r"^the network was made or loaded under torch.inference_mode, .*no_grad"):
+        load_network(network, network_state(Net()))
+
+
+def test_what_torch_says_of_each_tensor_is_cut() -> None:
+    class Refuses(Net):
+        def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+            raise RuntimeError("no\n" * 10_000)
+
+    with pytest.raises(LayoutError, match="^the network refuses its tensors: no no no") as caught:
+        load_network(Refuses(), network_state(Net()))
+    assert len(str(caught.value)) < 500

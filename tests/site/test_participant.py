@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -496,7 +497,7 @@ def test_a_task_without_examples_skips_its_round(world: World, capsys: pytest.Ca
     assert "round 0 (1 of 2): skipped, for lack of examples" in capsys.readouterr().out
 
 
-def test_the_end_of_a_training_is_no_failed_round(world: World) -> None:
+def test_the_end_of_a_training_is_no_failed_round(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     """Nor is a site that comes when all rounds are done, for the model: with a server that would go on."""
     world.kill()
     world.options = ("--round-timeout", 20)
@@ -508,6 +509,7 @@ def test_the_end_of_a_training_is_no_failed_round(world: World) -> None:
 
         list(pool.map(run, sites))
         assert sites[0].session.status().skipped == SITES
+    assert re.search(r"upload [\d.]+ (bytes|kB)$", capsys.readouterr().err, re.MULTILINE)  # not 0.0 MB
     with world.site("d") as late:
         run(late)
         status = late.session.status()

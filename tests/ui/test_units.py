@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from secagg.ui.units import parse_size, show_seconds, show_size
+from secagg.errors import show_size
+from secagg.ui.units import parse_size, show_seconds
 
 
 def test_sizes_and_times() -> None:

@@ -335,5 +335,5 @@ def test_rounds_are_logged_in_one_line(start_server: StartServer) -> None:
     server.run_round("site-1", "site-2", "site-3")
     [line] = [line for line in server.log.splitlines() if "round 0 completed" in line]
     assert line.startswith("INFO secagg.server.history round 0 completed after ")
-    assert all(name in line for name in ("site-1", "site-2", "site-3", "MB received in", "added in"))
+    assert all(name in line for name in ("site-1", "site-2", "site-3", "B received in", "added in"))
     json.dumps(server.rounds)
