@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NoReturn
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..client import Client
-from ..errors import LayoutError, MismatchError, RangeError, StateError, VerificationError
+from ..errors import LayoutError, MismatchError, RangeError, StateError, VerificationError, warn
 from ..scheme.tensors import held, is_torch, to_array
 from ..storage.files import Target
 from ..trust.receipt import Receipt
@@ -381,10 +380,9 @@ class GlobalModel:
             If something that stays at the site is no tensor, an ``_extra_state`` say: that is not stored.
         """
         if self.not_stored:
-            warnings.warn(
+            warn(
                 f"{', '.join(map(repr, self.not_stored))} cannot be stored with the global model, being no tensors: "
-                "after from_bytes they are what the network has then",
-                stacklevel=2,
+                "after from_bytes they are what the network has then"
             )
         return Snapshot(
             site=self.site.name,
@@ -447,7 +445,7 @@ class GlobalModel:
             site.restore_carry(snapshot.carry)
         except MismatchError as error:
             site.restore_carry(b"")
-            warnings.warn(f"what error feedback carried is lost: {error}", stacklevel=2)
+            warn(f"what error feedback carried is lost: {error}")
         return model
 
     def _difference(self, local: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
