@@ -48,7 +48,7 @@ def session_of(server: Server, site: str) -> SiteSession:
 
 
 @pytest.mark.parametrize(
-    ("base", "message"), [(bytes(32), "load the current global model"), (None, "names no global model")]
+    ("base", "message"), [(bytes(32), "the first models differ, or their `context`"), (None, "names no global model")]
 )
 def test_the_project_says_what_round_0_begins_from(
     server: Server, signed: Signed, base: bytes | None, message: str
