@@ -122,7 +122,12 @@ def test_values_that_no_difference_has(value, dtype):
     )  # whose values do not matter
 
 
-@pytest.mark.parametrize("value", [{"a": 1}, None, torch.nn.UninitializedParameter(), torch.eye(2).to_sparse()])
+def test_what_is_a_checkpoint_names_the_state_in_it():
+    with pytest.raises(LayoutError, match=r"looks like a checkpoint: give the state dict in it, checkpoint\['own'\]"):
+        federate("flashe").site().layout(STATE | {"own": {"a": 1}})
+
+
+@pytest.mark.parametrize("value", [None, torch.nn.UninitializedParameter(), torch.eye(2).to_sparse()])
 def test_what_is_no_tensor_names_the_way_out(value):
     with pytest.raises(LayoutError, match=r"stay: \['own'\] in the configuration"):
         federate("flashe").site().layout(STATE | {"own": value})
