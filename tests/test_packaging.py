@@ -110,7 +110,7 @@ def test_entry_points(distribution: Distribution) -> None:
         "seal": "secagg.backends.seal_backend:SEALBackend",
         "flashe": "secagg.backends.flashe_backend:FLASHEBackend",
     }
-    assert dict(parser["console_scripts"]) == {"secagg": "secagg.cli:main"}
+    assert dict(parser["console_scripts"]) == {"secagg": "secagg.cli.__main__:entry"}
 
 
 def test_sdist_is_complete(distribution: Distribution) -> None:
