@@ -56,6 +56,9 @@ _RETRIED = frozenset(
     )
 )
 
+#: How long closing waits for what is under way.
+_CLOSE_SECONDS = 5.0
+
 _OPTIONS = (
     # A connection of its own: else the sessions of one process share one, and what the server lets a site have on it.
     ("grpc.use_local_subchannel_pool", 1),
@@ -143,8 +146,10 @@ class GrpcLink:
         return unpack_status(self._typed(lambda: self._stub.Status(pb.StatusRequest(), timeout=seconds)))
 
     def close(self) -> None:
-        """Close the channel."""
-        self._channel.close()
+        """Close the channel; a call that Ctrl-C has interrupted as it began is waited for no longer than a moment."""
+        thread = threading.Thread(target=self._channel.close, daemon=True)  # gRPC would wait for that call for ever
+        thread.start()
+        thread.join(_CLOSE_SECONDS)
 
     def _typed(self, call: Callable[[], T]) -> T:
         """Return what a call returns; what ended it is a typed error, or says that it may come again.
