@@ -97,7 +97,6 @@ class GlobalModel:
         layout = Layout.of(state, site.config).widened()
         specs = layout.tensors
         arrays = {spec.name: held(spec.name, state[spec.name]) for spec in specs}
-        names = {name for spec in specs for name in spec.names}
         self.site = site
         self.layout = layout
         self.round = round
@@ -106,7 +105,7 @@ class GlobalModel:
         self._held = arrays  # by the first names of tensors
         self._names = tuple(state)
         self._torch = frozenset(name for name, value in state.items() if is_torch(value))
-        self._stays = {name: own_copy(value) for name, value in state.items() if name not in names}
+        self._stays = {name: own_copy(value) for name, value in state.items() if name not in layout.names}
         # Settled once: later values may differ in their last bits from site to site, where libraries of CKKS do.
         self._floored = frozenset(
             spec.name for spec in specs if spec.nonnegative and bool((arrays[spec.name] >= 0).all())
@@ -450,8 +449,7 @@ class GlobalModel:
 
     def _difference(self, local: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """Return what has changed in each tensor of the layout, by its first name."""
-        every = {name for spec in self.layout.tensors for name in spec.names}
-        missing, extra = every - local.keys(), local.keys() - set(self._names)
+        missing, extra = self.layout.names - local.keys(), local.keys() - set(self._names)
         if missing or extra:
             refuse_wrapper(local)
             fault, names = ("lacks", sorted(missing)) if missing else ("also has", sorted(extra))
@@ -478,10 +476,8 @@ class GlobalModel:
 
     def _own_of(self, local: Mapping[str, Any]) -> dict[str, Any]:
         """Return the tensors that stay at the site, as they are in `local` where that has them."""
-        every = {name for spec in self.layout.tensors for name in spec.names}
-        return self._stays | {
-            name: own_copy(local[name]) for name in self._names if name not in every and name in local
-        }
+        own = [name for name in self._names if name not in self.layout.names and name in local]
+        return self._stays | {name: own_copy(local[name]) for name in own}
 
     def _check_layout(self, header: Header) -> None:
         """Raise `LayoutError` if an aggregate or model is of another model, or has another order of tensors."""

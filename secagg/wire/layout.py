@@ -173,6 +173,11 @@ class Layout:
         """The tensors that are sent, in order: the float tensors."""
         return tuple(spec for spec in self.tensors if spec.role != "local")
 
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """All names of all tensors."""
+        return frozenset(name for spec in self.tensors for name in spec.names)
+
     def size(self, role: str) -> int:
         """Return the number of values of one role."""
         return sum(spec.size for spec in self.role(role))

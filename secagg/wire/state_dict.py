@@ -76,8 +76,7 @@ def refuse_copies(layout: Layout, state: Mapping[str, Any]) -> None:
     compared as float32. Constant tensors, zeros say, are alike without being copies. Memory that tensors share is told
     by `Layout.of`; a part of a tensor, or a multiple, is not found here.
     """
-    known = {name for spec in layout.tensors for name in spec.names}
-    stays = {name: value for name, value in state.items() if name not in known and _is_float(name, value)}
+    stays = {name: value for name, value in state.items() if name not in layout.names and _is_float(name, value)}
     at_home = {found: name for name, value in stays.items() if (found := _values_digest(name, value)) is not None}
     mixed = bool(layout.role("encrypted")) and bool(layout.role("clear"))
     sizes = {math.prod(describe(name, value)[1]) for name, value in stays.items()}
@@ -160,8 +159,7 @@ def _check_tensors(
             dtype, shape = describe(name, tensors[name])
             if shape != spec.shape or dtype not in (spec.dtype, widened.get(spec.dtype)):
                 raise LayoutError(f"{fault}: tensor {name!r} is {dtype}{list(shape)}, in the layout {spec}")
-    known = {name for spec in layout.tensors for name in spec.names}
-    more = tuple((name,) for name in tensors if name not in known)
+    more = tuple((name,) for name in tensors if name not in layout.names)
     stays = {name: bool(found) for (name,), found in zip(more, matches(stay, more), strict=True)}
     others = {name: tensors[name] for name in stays if stays[name] or _is_float(name, tensors[name])}
     for group in shared(others):  # what is one tensor with what stays does so, too
