@@ -9,18 +9,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .config import Config
-from .errors import CapacityError, FormatError, LayoutError, MismatchError, QuorumError, RoundMismatchError, StateError
+from .errors import (
+    CapacityError,
+    FormatError,
+    LayoutError,
+    ManifestMismatchError,
+    MismatchError,
+    QuorumError,
+    RoundMismatchError,
+    StateError,
+)
 from .scheme.params import LatticeParams
 from .scheme.ring import CLEAR_RING, Ring
 from .trust.agreement import check_header, check_key, check_project
 from .trust.key import ServerKey, check_role
 from .trust.kit import ServerKit, server_kit
 from .trust.project import Project
+from .trust.tags import tag_moduli
 from .wire.body import MemoryBody
 from .wire.container import DIGEST_NBYTES, frame_digest
 from .wire.header import Contribution, Header, check_base, check_round, refuse_duplicates
 from .wire.layout import Layout
-from .wire.tail import Proof, Tail, add_tags, tail_nbytes
+from .wire.tail import Proof, Tail, add_tags, check_tags, tail_nbytes
 from .wire.update import Update, check_update
 
 
@@ -79,9 +89,11 @@ class Aggregator:
         self._rings = {"encrypted": Ring.of_update(config.params, key.primes), "clear": CLEAR_RING}
         self._base = None if base is None else check_base(base)
         self._project = project
+        self._manifest = None if project is None else project.digest
+        self._moduli = tag_moduli(key)
         self._contributions: list[Contribution] = []
         self._proofs: list[Proof] = []
-        self._tag = 0
+        self._tags = (0,) * len(self._moduli)
         self._total = np.empty(0, dtype=np.uint8)
         self._closed: str | None = None
 
@@ -164,8 +176,8 @@ class Aggregator:
         ------
         StateError
             After `finish`, or after reading failed between verification and addition.
-        MismatchError, KeyMismatchError, RoundMismatchError
-            Made under another configuration or key, for another round, or from another global model.
+        MismatchError, KeyMismatchError, ManifestMismatchError, RoundMismatchError
+            Made under another configuration, key or manifest, for another round, or from another global model.
         LayoutError
             Another layout, or another set of encrypted tensors.
         IdentityError, SignatureError
@@ -175,12 +187,13 @@ class Aggregator:
         CapacityError
             ``max_clients`` updates are in the sum already.
         FormatError, DigestError
-            A damaged frame, a word that is not below its modulus, or a plaintext in the form of a ciphertext; tensors,
+            A damaged frame, a word or tag that is not below its modulus, or a plaintext in the form of a ciphertext; tensors,
             or anything else that is no `Update`. The sum stays as it was.
         """
         header = check_update(update).header
         self._check(header)
-        (proof,), tag = update.tail.proofs, update.tail.tag
+        (proof,), tags = update.tail.proofs, update.tail.tags
+        check_tags(tags, self._moduli)
         if self._project is not None:
             self._project.check_contribution(header, proof)
         whole = isinstance(header.params, LatticeParams) and not header.params.seeded  # both polynomials are there
@@ -193,16 +206,17 @@ class Aggregator:
             commit()
         if not self._contributions:
             # Room for the tail of the largest aggregate: memory that nobody touches is never there.
-            self._total = np.zeros(header.tail_offset + tail_nbytes(self._config.aggregation.max_clients), np.uint8)
+            most = self._config.aggregation.max_clients
+            self._total = np.zeros(header.tail_offset + tail_nbytes(len(self._moduli), most), np.uint8)
         self._closed = "adding a verified update failed half-way; the sum is lost, run the round again"
         for frame, payload in update.frames():
             total = self._total[frame.offset : frame.offset + frame.nbytes]
             self._rings[frame.section].add(total, np.frombuffer(payload, np.uint8))
         self._closed = None
-        self._layout, self._base = header.layout, header.base
+        self._layout, self._base, self._manifest = header.layout, header.base, header.manifest
         self._contributions += header.contributions
         self._proofs.append(proof)
-        self._tag = add_tags((self._tag, tag))
+        self._tags = add_tags(self._tags, tags, self._moduli)
 
     def finish(self) -> Update:
         """Return the aggregate of all updates added; nothing can be added afterwards.
@@ -232,8 +246,9 @@ class Aggregator:
             layout=self._layout,
             contributions=tuple(self._contributions),
             base=self._base,
+            manifest=self._manifest,
         )
-        tail = Tail(self._tag, tuple(self._proofs)).pack(header.head, header.frame_count)
+        tail = Tail(self._tags, tuple(self._proofs)).pack(header.head, header.frame_count)
         end = header.tail_offset + len(tail)
         self._total[header.tail_offset : end] = np.frombuffer(tail, np.uint8)
         view = memoryview(self._total[:end])  # type: ignore[arg-type]  # an ndarray is a buffer
@@ -257,11 +272,22 @@ class Aggregator:
                 raise LayoutError(f"the update from {header.site} has another layout: {fault}")
         if (self._base is not None or self._contributions) and header.base != self._base:
             raise MismatchError(_other_base(header.site, self._round, header.base, self._base))
+        if (self._project is not None or self._contributions) and header.manifest != self._manifest:
+            raise ManifestMismatchError(
+                f"the update from {header.site} was made under another project manifest than those of round "
+                f"{self._round}, which are under {self._serial()}: join again, and encrypt again"
+            )
         if self._project is not None:
             self._project.site(header.site)
         refuse_duplicates([*self._contributions, *header.contributions])
         if len(self._contributions) == self._config.aggregation.max_clients:
             raise CapacityError(f"max_clients {len(self._contributions)} updates are in the sum already")
+
+    def _serial(self) -> str:
+        """Return what names the manifest of the round to people."""
+        if self._manifest is None:
+            return "none"
+        return f"{self._manifest.hex()[:16]}…" + (f", of serial {self._project.serial}" if self._project else "")
 
     def _refuse_closed(self) -> None:
         if self._closed:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Any, NoReturn, TypeVar
@@ -23,11 +22,12 @@ from .trust.identity import Identity
 from .trust.key import ClientKey, check_role
 from .trust.kit import SiteKit, site_kit
 from .trust.kit_files import FAILURES_FILE
+from .trust.nonces import NO_NONCE
 from .trust.project import Project
 from .trust.receipt import Receipt
 from .trust.sealed_model import read_model, write_model
 from .wire.carry import StoredCarry, units_of
-from .wire.header import NONCE_NBYTES, Contribution, Header, check_base, check_round, check_site
+from .wire.header import Contribution, Header, check_base, check_round, check_site
 from .wire.layout import Layout
 from .wire.state_dict import arrange, check_finite, check_like, check_state, refuse_copies
 from .wire.update import Update, check_update
@@ -146,12 +146,11 @@ class Client:
 
     @property
     def verified(self) -> bool:
-        """Whether what `decrypt` returns is the mean of exactly the updates that the aggregate lists.
+        """Whether what `decrypt` returns is the mean of exactly the updates that the aggregate lists: always.
 
-        True of exact schemes, whose sums are held against the tags of the updates, word by word. False of CKKS, whose
-        decryptions are approximate: there a server can shift sums unnoticed.
+        Sums are held against the tags of the updates, word by word, in every scheme.
         """
-        return self._encryption.exact
+        return True
 
     def layout(self, state: Mapping[str, Any]) -> Layout:
         """Return how a state dict would be sent: what is encrypted, what is clear, what stays here.
@@ -350,7 +349,7 @@ class Client:
         Returns
         -------
         dict
-            Of the type of `like` if that is a dict; `verified` says how far it can be trusted.
+            Of the type of `like` if that is a dict.
 
         Raises
         ------
@@ -360,6 +359,8 @@ class Client:
             If it is of another round.
         QuorumError
             If it has fewer than ``min_clients`` contributions.
+        ManifestMismatchError
+            If it was made under a manifest that the project does not know: a later one, say.
         VerificationError
             If it began from another global model, or lacks the update that `own` or `receipt` is for.
         IdentityError, SignatureError
@@ -367,7 +368,7 @@ class Client:
         FormatError, DigestError
             If it is damaged, or no `Update` at all.
         DecryptionError
-            If the sum is not plausible or, in an exact scheme, not that of the updates listed.
+            If the sum is not that of the updates listed, or not plausible.
         EpochError
             If that happened too often under this key.
         ConfigError
@@ -416,10 +417,10 @@ class Client:
             If the target cannot be written, or is neither a path nor a binary stream.
         """
         layout = self._layout(state, layout)
-        header = self._header("model", layout, round, base)
+        draft = self._header("model", layout, round, base)
         vectors = [to_vector(state[spec.name]) for spec in layout.sent]
         with open_target(target) as stream:
-            write_model(stream, header, self._secret, vectors, self._identity)
+            write_model(stream, draft, self._secret, vectors, self._identity)
 
     def decrypt_model(self, model: Update, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Check and decrypt a global model that `encrypt_model` made at any site.
@@ -529,7 +530,7 @@ class Client:
         return layout
 
     def _header(self, kind: str, layout: Layout, round: int, base: bytes | None) -> Header:
-        """Return the header of a new container of this site, with a fresh nonce."""
+        """Return the header of a new container of this site, without its nonce."""
         if base is not None:
             check_base(base)
         if self._project is not None:
@@ -547,8 +548,9 @@ class Client:
             params=self._config.params,
             aggregation=self._config.aggregation,
             layout=layout,
-            contributions=(Contribution(self._name, secrets.token_bytes(NONCE_NBYTES)),),
+            contributions=(Contribution(self._name, NO_NONCE),),
             base=base,
+            manifest=None if kind == "model" or self._project is None else self._project.digest,
         )
 
     def _write(
@@ -562,7 +564,7 @@ class Client:
     ) -> tuple[Header, _Stream]:
         fraction = self.check_weight(weight)
         layout = self._layout(state, layout)
-        header = self._header("update", layout, round, base)
+        draft = self._header("update", layout, round, base)
         refuse_copies(layout, state)
         feedback = self._encryption.feedback
         if feedback is not None and not feedback.begun and round > 0:
@@ -573,4 +575,4 @@ class Client:
                 "with each update, and give it to restore_carry of the client that makes the next, or keep "
                 "GlobalModel.to_bytes(); restore_carry(b'') says that there was nothing"
             )
-        return header, self._encryption.encrypt(header, state, fraction, self._identity, open_stream)
+        return self._encryption.encrypt(draft, state, fraction, self._identity, open_stream)

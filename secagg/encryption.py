@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,13 +18,14 @@ from .scheme.clear_codec import FixedPointCodec
 from .scheme.codec import Encoder, codec_for
 from .scheme.feedback import Feedback
 from .scheme.flat_vector import FlatVector
-from .scheme.params import QuantisedParams
+from .scheme.params import LatticeParams, QuantisedParams
 from .scheme.ring import CLEAR_RING, Ring
 from .scheme.tensors import FLOAT_DTYPES
 from .storage.files import Writable
 from .storage.mutex import Mutex
 from .trust.identity import Identity
 from .trust.key import ClientKey
+from .trust.nonces import with_nonce
 from .trust.tags import Authenticator
 from .wire.header import Header
 from .wire.state_dict import checked_vectors
@@ -47,8 +50,6 @@ class Encryption:
     ----------
     clipped : int
         How many values of the last update were clipped.
-    exact : bool
-        Whether sums are exact, and held against the tags of their updates.
     feedback : Feedback or None
         What updates leave to the next, where the configuration has error feedback.
     turn : callable
@@ -63,8 +64,8 @@ class Encryption:
     def __init__(self, config: Config, key: ClientKey) -> None:
         params = config.params
         self.clipped = 0
-        self.exact = isinstance(params, QuantisedParams)
         self._key = key
+        self._lattice = isinstance(params, LatticeParams)
         self._aggregation = config.aggregation
         self._backend = load_backend(config.lib)(params, key)
         self._native = Mutex(whole=True)  # a backend's buffers serve one block at a time
@@ -82,18 +83,18 @@ class Encryption:
 
     def encrypt(
         self,
-        header: Header,
+        draft: Header,
         state: Mapping[str, Any],
         fraction: float,
         identity: Identity | None,
         open_stream: Callable[[Header], _Stream],
-    ) -> _Stream:
-        """Write the update of `header` to a stream, which is opened once all values have been checked.
+    ) -> tuple[Header, _Stream]:
+        """Write an update to a stream, which is opened once all values have been checked.
 
         Parameters
         ----------
-        header : Header
-            Of an update of this configuration, key and state.
+        draft : Header
+            Of an update of this configuration, key and state, without its nonce.
         state : mapping of str to torch.Tensor or numpy.ndarray
             The tensors of the header's layout.
         fraction : float
@@ -101,7 +102,14 @@ class Encryption:
         identity : Identity or None
             Whoever signs.
         open_stream : callable
-            Returns the stream, which is returned.
+            Returns the stream.
+
+        Returns
+        -------
+        Header
+            With its nonce.
+        object
+            The stream.
 
         Raises
         ------
@@ -111,7 +119,7 @@ class Encryption:
             If the carry that was restored is of another model.
         """
         with self.turn():
-            layout, round = header.layout, header.round
+            layout, round = draft.layout, draft.round
             bounds = layout.bounds(self._aggregation)
             encrypted, clear = layout.role("encrypted"), layout.role("clear")
             vectors = checked_vectors(encrypted, state, bounds, clips=self._clips)
@@ -127,10 +135,13 @@ class Encryption:
             if self._clear:
                 in_clear = checked_vectors(clear, state, bounds, clips=False)
                 encoders["clear"] = self._clear.encoder(in_clear, limits["clear"], fraction)
+                vectors = [*vectors, *in_clear]
+            decides = struct.pack("<dQ", fraction, encoders["encrypted"].seed)
+            header = with_nonce(self._key, draft, chain([decides], map(_bytes_of, [*vectors, *(residuals or ())])))
             cipher = self._backend.cipher(round, header.contributions)
             stream = open_stream(header)
             writer = UpdateWriter(stream, header)
-            authenticator = Authenticator(self._key, header) if self.exact else None
+            authenticator = Authenticator(self._key, header)
             for frame in header.frames:
                 encoder, secret = encoders[frame.section], frame.section == "encrypted"
                 plain = encoder.encode(frame.first_block, frame.blocks)
@@ -138,18 +149,21 @@ class Encryption:
                     raise RangeError(
                         "a tensor changed to a value out of range while it was encrypted; nothing was sent"
                     )
-                if authenticator:
-                    authenticator.add(plain, signed=not secret)
+                words = plain
+                if not (secret and self._lattice):
+                    authenticator.add_integers(plain, signed=not secret)
                 if secret:
                     with self._native.held():
-                        plain = cipher.encrypt(frame.first_block, plain)
-                packed = (self._ring if secret else CLEAR_RING).to_bytes(plain)
+                        words = cipher.encrypt(frame.first_block, plain)
+                if secret and self._lattice:
+                    authenticator.add_ciphertext(words)
+                packed = (self._ring if secret else CLEAR_RING).to_bytes(words)
                 writer.write(frame, memoryview(packed))  # type: ignore[arg-type]  # an ndarray is a buffer
-            writer.finish(authenticator.tag() if authenticator else 0, identity.sign if identity else None)
+            writer.finish(authenticator.tags(), identity.sign if identity else None)
             self.clipped = encoders["encrypted"].clipped
             if self.feedback and residuals is not None:
                 self.feedback.commit(layout.fingerprint, round, residuals)
-            return stream
+            return header, stream
 
     def decrypt(self, aggregate: Update) -> dict[str, NDArray[Any]]:
         """Return the mean of every float tensor of an aggregate, which has been held against the configuration.
@@ -159,9 +173,13 @@ class Encryption:
         FormatError, DigestError
             If it is damaged.
         DecryptionError
-            If the sum is not plausible or, in an exact scheme, not that of the updates listed.
+            If the sum is not that of the updates listed: then none of it has been decrypted in a lattice scheme. If it
+            is, and not plausible.
         """
         header, aggregation = aggregate.header, self._aggregation
+        authenticator = Authenticator(self._key, header)
+        if self._lattice:
+            self._verify(aggregate, authenticator)
         specs = {role: header.layout.role(role) for role in ("encrypted", "clear")}
         vectors = {spec.name: np.empty(spec.size, FLOAT_DTYPES[spec.dtype]) for role in specs for spec in specs[role]}
         targets = {role: [vectors[spec.name] for spec in specs[role]] for role in specs}
@@ -171,7 +189,6 @@ class Encryption:
         decoder = self._codec.decoder(targets["encrypted"], bounds, sites)
         clear = FlatVector(targets["clear"])
         cipher = self._backend.cipher(header.round, header.contributions)
-        authenticator = Authenticator(self._key, header) if self.exact else None
         plausible = True
         for frame, payload in aggregate.frames():
             # A fault must not show in the time: whoever learns where it is learns more than that there is one.
@@ -186,18 +203,35 @@ class Encryption:
                     self._clear.decode(frame.first_block, plain, clear, decoder.weight_sum)
             except DecryptionError:
                 plausible = False
-            if authenticator:
-                authenticator.add(plain, signed=frame.section == "clear")
-        if authenticator:
-            plausible &= authenticator.fits(aggregate.tail.tag)
+            if not self._lattice:  # to take a pad off shows nothing of a key, and what comes out is dropped
+                authenticator.add_integers(plain, signed=frame.section == "clear")
+        if not self._lattice:
+            plausible &= authenticator.fits(aggregate.tail.tags)
         for name, vector in vectors.items():
             plausible &= self._is_mean(vector, limits[name], sites, decoder.weight_sum)
         if not plausible:
             raise DecryptionError
         return vectors
 
+    def _verify(self, aggregate: Update, authenticator: Authenticator) -> None:
+        """Hold all words of an aggregate of a lattice scheme against its tags, before any of them is decrypted.
+
+        What `Update.frames` yields afterwards are the same words, or an error.
+        """
+        for frame, payload in aggregate.frames():
+            if frame.section == "encrypted":
+                authenticator.add_ciphertext(self._ring.from_bytes(payload))
+            else:
+                authenticator.add_integers(CLEAR_RING.from_bytes(payload), signed=True)
+        if not authenticator.fits(aggregate.tail.tags):
+            raise DecryptionError
+
     def _is_mean(self, vector: NDArray[Any], bound: float, sites: int, weight_sum: float) -> bool:
         """Return whether a mean is within what honest sites can have sent."""
         error = self._codec.mean_error(sites, weight_sum, bound)
         largest = bound * (1 + 2.0**-7) + error  # 2**-7: rounding to bfloat16
         return FlatVector([vector], [largest]).first_out_of_range() is None
+
+
+def _bytes_of(vector: NDArray[Any]) -> memoryview:
+    return memoryview(vector.view(np.uint8))  # type: ignore[arg-type]  # an ndarray is a buffer

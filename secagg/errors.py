@@ -114,6 +114,10 @@ class RoundMismatchError(MismatchError):
     """An update or aggregate of another round."""
 
 
+class ManifestMismatchError(MismatchError):
+    """An update or aggregate made under another project manifest: join again, and encrypt again."""
+
+
 class DuplicateError(SecAggError):
     """A site or a nonce that is already in the sum."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
+
 from .backends.registry import load_backend
 from .config import Config
 from .scheme.clear_codec import FixedPointCodec
 from .scheme.codec import codec_for
 from .scheme.ring import Ring
-from .trust.key import ClientKey, KeyPair
+from .trust.key import ROOT_NBYTES, ClientKey, KeyPair
 from .wire.header import check_epoch
 
 
@@ -43,5 +45,5 @@ def generate_keys(config: Config, epoch: int = 0) -> KeyPair:
     material = load_backend(config.lib).generate(config.params)
     codec.check_moduli(material.primes, material.plain_modulus)
     Ring.of_update(config.params, material.primes)
-    key = ClientKey(config.params, material, epoch)
+    key = ClientKey(config.params, material, secrets.token_bytes(ROOT_NBYTES), epoch)
     return KeyPair(key, key.server)

@@ -12,7 +12,6 @@ sites share one key.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..scheme.keystream import PIECE_NBYTES, Keystream
 from ..scheme.params import FLASHE_BLOCK_WORDS, Params
-from ..trust.key import SYMMETRIC_KEY_WORDS, ClientKey, KeyMaterial
+from ..trust.key import ClientKey, KeyMaterial
 from ..wire.header import Contribution
 from .base import SHARED_KEY_TRUST, Backend, Cipher
 
@@ -42,11 +41,10 @@ class FLASHEBackend(Backend):
 
     @classmethod
     def generate(cls, params: Params) -> KeyMaterial:
-        """Return 32 bytes of the operating system's randomness."""
+        """Return no words: pads derive from the root that every key has."""
         cls.check_scheme(params)
         cls.library()
-        secret = np.frombuffer(os.urandom(8 * SYMMETRIC_KEY_WORDS), dtype=np.uint64)
-        return KeyMaterial((), secret, np.empty(0, dtype=np.uint64))
+        return KeyMaterial((), np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.uint64))
 
     def cipher(self, round: int, contributions: Sequence[Contribution]) -> Cipher:
         """See `Backend.cipher`."""

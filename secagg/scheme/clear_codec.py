@@ -60,7 +60,7 @@ class ClearEncoder:
 
     def __init__(self, codec: FixedPointCodec, source: FlatVector, fraction: float) -> None:
         self._codec, self._source, self._fraction = codec, source, fraction
-        self.clipped = 0
+        self.clipped = self.seed = 0
 
     def encode(self, block: int, blocks: int) -> NDArray[np.uint64]:
         """Return words of whole blocks; see `secagg.scheme.codec.Encoder`."""

@@ -26,6 +26,8 @@ class Encoder(Protocol):
 
     clipped: int
     """Values so far that were beyond their ``max_abs``, or became so since they were checked."""
+    seed: int
+    """Of the randomness with which values are rounded, below 2**64; 0 where nothing is drawn."""
 
     def encode(self, block: int, blocks: int) -> Array:
         """Return `blocks` whole plaintext blocks from the one of index `block`."""

@@ -181,7 +181,8 @@ class IntegerEncoder:
         residuals: Sequence[NDArray[np.float32]] | None,
     ) -> None:
         self._codec, self._source, self._factors, self._caps = codec, source, factors, caps
-        self._seed, self._residuals = seed, residuals
+        self._drawn, self._residuals = seed, residuals
+        self.seed = seed or 0
         self.clipped = 0
 
     def encode(self, block: int, blocks: int) -> NDArray[np.uint64]:
@@ -189,7 +190,7 @@ class IntegerEncoder:
         codec = self._codec
         words = np.empty(blocks * codec.lanes.words, dtype=np.uint64)
         self.clipped += self._source.quantise(
-            block * codec.block_values, words, codec.lanes, self._factors, self._caps, self._seed, self._residuals
+            block * codec.block_values, words, codec.lanes, self._factors, self._caps, self._drawn, self._residuals
         )
         return words
 

@@ -126,7 +126,7 @@ class RealEncoder:
 
     def __init__(self, codec: RealCodec, source: FlatVector, fraction: float) -> None:
         self._codec, self._source, self._fraction = codec, source, fraction
-        self.clipped = 0
+        self.clipped = self.seed = 0
 
     def encode(self, block: int, blocks: int) -> NDArray[Any]:
         """Return slots of whole blocks; see `secagg.scheme.codec.Encoder`."""

@@ -220,7 +220,7 @@ class Provisioner:
         )
 
     def _reissue(self, changed: Path, kits: Path, **changes: object) -> Project:
-        project = replace(self.project, serial=self.project.serial + 1, **changes)  # type: ignore[arg-type]
+        project = self.project.successor_of(**changes)
         replace(self, project=project)._finish(changed, kits)
         return project
 

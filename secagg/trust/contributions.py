@@ -21,7 +21,8 @@ def check_contributions(
 ) -> None:
     """Check which updates an aggregate says that it is the sum of; see `secagg.Client.decrypt`.
 
-    A header lists no site and no nonce twice: so many contributions are so many sites.
+    A header lists no site and no nonce twice: so many contributions are so many sites. All have signed the manifest
+    that it names, this site too if its own update is listed; under an earlier one, none may have been revoked since.
     """
     header = aggregate.header
     # What the caller got wrong is no fault of the server.
@@ -47,6 +48,7 @@ def check_contributions(
         )
     if project is not None:
         project.check_time()
+        project.check_manifest(header.manifest, f"the aggregate of round {header.round}")
     covered = receipt is None
     for contribution, proof in zip(header.contributions, aggregate.tail.proofs, strict=True):
         update = header.of(contribution)  # one head at a time: each is as large as the layout makes it

@@ -1,7 +1,9 @@
 """Keys: a client key that holds the secret, a server key that holds none, and their files.
 
-Polynomials are kept as canonical SEAL words (number-theoretic-transform form, one row of N words a prime), whatever
-library made them; the key of FLASHE is 32 random bytes.
+A client key is two secrets that do not depend on each other. Polynomials of a lattice scheme serve encryption and
+decryption alone; they are kept as canonical SEAL words (number-theoretic-transform form, one row of N words a prime),
+whatever library made them. From 32 random bytes, the root, derives all else: tags, nonces, FLASHE's pads, and the keys
+of stored models.
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ from ..wire.container import (
 )
 from ..wire.header import check_epoch
 
-#: 64-bit words of a key of FLASHE: 32 bytes, the key of HKDF.
-SYMMETRIC_KEY_WORDS = 4
+#: Bytes of the root, the key of HKDF.
+ROOT_NBYTES = 32
 
 _FIELDS = frozenset(["epoch", "fingerprint", "params", "plain_modulus", "primes"])
 
@@ -43,7 +45,7 @@ class KeyMaterial(NamedTuple):
     """What a backend generates: the whole chain of primes, secret and public key as words, and BGV's plain modulus.
 
     Of a lattice scheme `secret` has shape (primes, N), `public` (2, primes, N), both uint64 in NTT form, and
-    `plain_modulus` is 0 in CKKS. Of FLASHE `secret` has shape (4,), and there are no primes and no public words.
+    `plain_modulus` is 0 in CKKS. Of FLASHE there are no primes and no words: its pads derive from the key's root.
     """
 
     primes: tuple[int, ...]
@@ -107,16 +109,20 @@ class ClientKey:
         Scheme parameters.
     material : KeyMaterial
         Primes and words.
+    root : bytes
+        32 bytes of the operating system's randomness, used for nothing else.
     epoch : int
         Counts the keys of a federation, from 0.
     """
 
-    __slots__ = ("_material", "_server")
+    __slots__ = ("_material", "_root", "_server")
 
-    def __init__(self, params: Params, material: KeyMaterial, epoch: int = 0) -> None:
+    def __init__(self, params: Params, material: KeyMaterial, root: bytes, epoch: int = 0) -> None:
         _check_material(params, material)
-        self._material, epoch = material, check_epoch(epoch)
-        fingerprint = _fingerprint(params, material, epoch)
+        if len(root) != ROOT_NBYTES:
+            raise FormatError(f"the root of a key has {ROOT_NBYTES} bytes, not {len(root)}")
+        self._material, self._root, epoch = material, root, check_epoch(epoch)
+        fingerprint = _fingerprint(params, material, root, epoch)
         self._server = ServerKey(params, material.primes, material.plain_modulus, epoch, fingerprint)
 
     @property
@@ -126,7 +132,7 @@ class ClientKey:
 
     @property
     def fingerprint(self) -> str:
-        """BLAKE3 over scheme, moduli, epoch and words, 64 hexadecimal digits."""
+        """BLAKE3 over scheme, moduli, epoch, root and words, 64 hexadecimal digits."""
         return self._server.fingerprint
 
     @property
@@ -139,7 +145,7 @@ class ClientKey:
         return self._material
 
     def subkey(self, purpose: bytes, *fields: bytes) -> bytes:
-        """Return 32 bytes that derive from the secret: HKDF-SHA256 (RFC 5869), one key for each purpose and fields.
+        """Return 32 bytes that derive from the root: HKDF-SHA256 (RFC 5869), one key for each purpose and fields.
 
         Fingerprint and epoch are among the fields. Each has its length before it: no two lists are alike.
         """
@@ -148,12 +154,11 @@ class ClientKey:
 
         all_fields = (purpose, bytes.fromhex(self.fingerprint), self._server.epoch.to_bytes(8, "little"), *fields)
         info = b"".join(len(field).to_bytes(4, "little") + field for field in all_fields)
-        secret = self._material.secret.astype("<u8").tobytes()
-        return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(secret)
+        return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(self._root)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the key file with permissions 0600."""
-        payload = self._material.secret.tobytes() + self._material.public.tobytes()
+        payload = self._root + self._material.secret.tobytes() + self._material.public.tobytes()
         _write(path, "client-key", self._server._header(), payload, 0o600)
 
     def __repr__(self) -> str:
@@ -239,12 +244,15 @@ def _parse(blob: bytes) -> ClientKey | ServerKey:
         return server
     secret, public = _shapes(params)
     count = math.prod(secret)
-    nbytes = 8 * (count + math.prod(public))
+    nbytes = ROOT_NBYTES + 8 * (count + math.prod(public))
     if len(payload) != nbytes:
-        raise FormatError(f"truncated or trailing bytes: {len(payload)} of {nbytes} bytes of words")
-    words = np.frombuffer(payload, dtype="<u8").astype(np.uint64)
+        raise FormatError(
+            f"truncated or trailing bytes: {len(payload)} of {nbytes} bytes of root and words; was it made by an "
+            "earlier release? Have new kits made"
+        )
+    words = np.frombuffer(payload, dtype="<u8", offset=ROOT_NBYTES).astype(np.uint64)
     material = KeyMaterial(server.primes, words[:count].reshape(secret), words[count:].reshape(public), plain_modulus)
-    key = ClientKey(params, material, server.epoch)
+    key = ClientKey(params, material, payload[:ROOT_NBYTES], server.epoch)
     if key.fingerprint != fingerprint:
         raise FormatError("its fingerprint does not fit its words")
     return key
@@ -265,7 +273,7 @@ def _payload(blob: bytes, head: bytes) -> bytes:
 def _shapes(params: Params) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the shapes of secret and public words."""
     if not isinstance(params, LatticeParams):
-        return (SYMMETRIC_KEY_WORDS,), (0,)
+        return (0,), (0,)
     rows, degree = len(params.coeff_mod_bit_sizes), params.poly_modulus_degree
     return (rows, degree), (2, rows, degree)
 
@@ -286,12 +294,12 @@ def _check_material(params: Params, material: KeyMaterial) -> None:
             raise FormatError("the key has a word that is not below its prime")
 
 
-def _fingerprint(params: Params, material: KeyMaterial, epoch: int) -> str:
+def _fingerprint(params: Params, material: KeyMaterial, root: bytes, epoch: int) -> str:
     degree = params.poly_modulus_degree if isinstance(params, LatticeParams) else 0
     numbers = [params.scheme, degree, list(material.primes), material.plain_modulus, epoch]
-    head = "".join(f"{item}\0" for item in ("secagg key v2", *numbers)).encode()
+    head = "".join(f"{item}\0" for item in ("secagg key v3", *numbers)).encode()
     words = (np.ascontiguousarray(part, dtype="<u8").tobytes() for part in (material.secret, material.public))
-    return digest(head, *words).hex()
+    return digest(head, root, *words).hex()
 
 
 def _bits(modulus: object) -> int:

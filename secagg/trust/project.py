@@ -14,6 +14,7 @@ from ..errors import (
     FormatError,
     IdentityError,
     KeyFileError,
+    ManifestMismatchError,
     SecAggError,
     SignatureError,
     VerificationError,
@@ -32,7 +33,21 @@ if TYPE_CHECKING:
     from ..wire.update import Update
 
 _FIELDS = frozenset(
-    ["authority", "base", "config", "epoch", "expires", "issued", "key", "layout", "name", "serial", "server", "sites"]
+    [
+        "authority",
+        "base",
+        "config",
+        "earlier",
+        "epoch",
+        "expires",
+        "issued",
+        "key",
+        "layout",
+        "name",
+        "serial",
+        "server",
+        "sites",
+    ]
 )
 _PARTY_FIELDS = frozenset(["certificate", "name", "public", "revoked"])
 
@@ -68,6 +83,22 @@ class Party:
     revoked: bool = False
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """A manifest of the federation before this one.
+
+    Parameters
+    ----------
+    digest : bytes
+        Its `Project.digest`.
+    revoked : int
+        How many of its sites were revoked.
+    """
+
+    digest: bytes
+    revoked: int
+
+
 @dataclass(frozen=True, repr=False)
 class Project:
     """A federation as its provisioner has signed it.
@@ -97,6 +128,8 @@ class Project:
     base : bytes, optional
         Digest of the global model that round 0 begins from, `secagg.Client.base`, where it is known beforehand. Without
         it the first update fixes it.
+    earlier : tuple of Earlier
+        The manifests before it, the first one first: what sites signed under them is of this federation.
     signed : bytes
         The container that it was read from; empty if it was not read.
     """
@@ -113,6 +146,7 @@ class Project:
     sites: tuple[Party, ...]
     layout: Layout | None = None
     base: bytes | None = None
+    earlier: tuple[Earlier, ...] = ()
     signed: bytes = field(default=b"", compare=False)
 
     def __repr__(self) -> str:
@@ -135,6 +169,46 @@ class Project:
             self.layout.bounds(self.config.aggregation)
         if not 0 <= self.issued < self.expires <= _MAX_NUMBER:
             raise ConfigError(f"the project is issued at {self.issued} and expires at {self.expires}; give it time")
+
+    @property
+    def digest(self) -> bytes:
+        """What updates name the manifest by: the digest of its head, 32 bytes."""
+        if self.signed:  # the digest ends the head, and the signature follows
+            return self.signed[-DIGEST_NBYTES - SIGNATURE_NBYTES : -SIGNATURE_NBYTES]
+        return self._head()[-DIGEST_NBYTES:]
+
+    @property
+    def revoked(self) -> int:
+        """How many sites are revoked; a later manifest revokes all of them, too."""
+        return sum(site.revoked for site in self.sites)
+
+    def successor_of(self, **changes: Any) -> Project:
+        """Return the next manifest of the federation, unsigned, with these fields changed."""
+        earlier = (*self.earlier, Earlier(self.digest, self.revoked))
+        return replace(self, serial=self.serial + 1, earlier=earlier, signed=b"", **changes)
+
+    def check_manifest(self, manifest: bytes | None, what: str) -> None:
+        """Raise `ManifestMismatchError` unless an update or aggregate was made under this manifest or an earlier one.
+
+        Parameters
+        ----------
+        manifest : bytes or None
+            Of its header.
+        what : str
+            What it is, for the message.
+        """
+        if manifest != self.digest and all(manifest != item.digest for item in self.earlier):
+            raise ManifestMismatchError(
+                f"{what} was made under {_named(manifest)}, which is neither that of project {self.name} that is known "
+                f"here, of serial {self.serial}, nor an earlier one: join again, to take the newest"
+            )
+
+    def voids(self, manifest: bytes | None) -> bool:
+        """Return whether a site has been revoked since an earlier manifest: then a round that was open is void.
+
+        False of a manifest that this one does not know.
+        """
+        return any(item.digest == manifest and item.revoked < self.revoked for item in self.earlier)
 
     def sign(self, authority: Identity) -> bytes:
         """Return the signed manifest, a container of kind ``"project"`` (docs/wire-format.md).
@@ -278,6 +352,7 @@ class Project:
                 "authority": self.authority.hex(),
                 "base": None if self.base is None else self.base.hex(),
                 "config": self.config.to_dict(),
+                "earlier": [[item.digest.hex(), item.revoked] for item in self.earlier],
                 "epoch": self.epoch,
                 "expires": self.expires,
                 "issued": self.issued,
@@ -309,7 +384,21 @@ def _parse(data: Mapping[str, Any]) -> Project:
         sites=tuple(map(_party, data["sites"])),
         layout=None if data["layout"] is None else Layout.from_json(data["layout"]),
         base=None if data["base"] is None else read_hex(data["base"], DIGEST_NBYTES, "base"),
+        earlier=_earlier(data["earlier"]),
     )
+
+
+def _earlier(data: Any) -> tuple[Earlier, ...]:
+    if not isinstance(data, list) or not all(isinstance(item, list) and len(item) == 2 for item in data):
+        raise FormatError("its earlier manifests are no list of [digest, revoked sites]")
+    return tuple(
+        Earlier(read_hex(digest, DIGEST_NBYTES, "an earlier manifest"), _number(revoked, "revoked"))
+        for digest, revoked in data
+    )
+
+
+def _named(manifest: bytes | None) -> str:
+    return "no manifest" if manifest is None else f"manifest {manifest.hex()[:16]}…"
 
 
 def _party(data: Any) -> Party:

@@ -22,12 +22,14 @@ from ..wire.header import MODEL_BLOCK_NBYTES, MODEL_BLOCK_PLAIN_NBYTES, Header
 from ..wire.update import Update, UpdateWriter
 from .identity import Identity
 from .key import ClientKey
+from .nonces import with_nonce
 
 
 def write_model(
-    stream: Writable, header: Header, key: ClientKey, vectors: Sequence[NDArray[Any]], identity: Identity | None
+    stream: Writable, draft: Header, key: ClientKey, vectors: Sequence[NDArray[Any]], identity: Identity | None
 ) -> None:
-    """Encrypt the tensors of a model, in the order of its layout, to a stream."""
+    """Encrypt the tensors of a model, in the order of its layout, to a stream; `draft` is its header without nonce."""
+    header = with_nonce(key, draft, (memoryview(vector.view(np.uint8)) for vector in vectors))  # type: ignore[arg-type]
     cipher = _Cipher(key, header)
     source = _Bytes(vectors)
     writer = UpdateWriter(stream, header)
@@ -38,7 +40,7 @@ def write_model(
             source.copy(block * MODEL_BLOCK_PLAIN_NBYTES, memoryview(plain), into=True)
             payload += cipher.encrypt(block, bytes(plain))
         writer.write(frame, memoryview(payload))
-    writer.finish(0, identity.sign if identity else None)
+    writer.finish((), identity.sign if identity else None)
 
 
 def read_model(model: Update, key: ClientKey, vectors: Sequence[NDArray[Any]]) -> None:

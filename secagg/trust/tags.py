@@ -1,15 +1,18 @@
-"""A linear authenticator of plaintext words: tags of updates add up to the tag of their sum.
+"""What shows a site, before it decrypts, that a sum is the sum of the updates listed: linear tags of two kinds.
 
-After Wegman and Carter, "New hash functions and their use in authentication and set equality" (1981), with polynomial
-evaluation for the hash, as Bernstein, "The Poly1305-AES message-authentication code" (2005), section 3. Of the packed
-plaintext words M of an update, encrypted section first, j counted from the last word, which has 1:
+After Wegman and Carter, "New hash functions and their use in authentication and set equality" (1981): a linear hash
+under a secret key that is one for all updates of a round, so that tags add up, and one-time pads, one for each update,
+so that tags tell nothing of hash key or words. docs/threat-model.md has the bounds.
+
+*Integers*: the plaintext words of FLASHE and the words of clear tensors, M, encrypted section first, j counted from the
+last, which has 1. Polynomial evaluation, as in Bernstein, "The Poly1305-AES message-authentication code" (2005),
+section 3:
 
     tag = Σ αʲ·Mⱼ + r  modulo p = 2**127 − 1
 
-α is one for all updates of a round, so that tags add up; r, one for each update, is a one-time pad, so that tags tell
-nothing of α or M. Sums of an exact scheme do not wrap, so that sums of words are words of the sum as integers. Who
-changes the sum by Δ ≠ 0 and the tag by δ must guess a root of Σ αʲ·Δⱼ − δ, one of at most as many as there are words.
-docs/threat-model.md has the bound.
+Sums of these words do not wrap, so that sums of words are words of the sum as integers.
+
+*Ciphertext words* of a lattice scheme, which are sums modulo the data primes: `secagg.scheme.word_tags`.
 """
 
 from __future__ import annotations
@@ -21,51 +24,87 @@ from numpy.typing import NDArray
 
 import secagg_ext
 
+from ..scheme.params import LatticeParams
+from ..scheme.word_tags import WordTags, element_count
 from ..wire.header import Contribution, Header
-from ..wire.tail import TAG_MODULUS, TAG_NBYTES
-from .key import ClientKey
+from ..wire.tail import TAG_MODULUS, pack_tags
+from .key import ClientKey, ServerKey
 
 
 class Authenticator:
-    """Computes the tag of one update or of one aggregate, from its plaintext words in order.
+    """Computes the tags of one update or of one aggregate, from its words in order.
 
     Parameters
     ----------
     key : ClientKey
-        α and r derive from it, and from its epoch.
+        Hash keys and pads derive from it, and from its epoch.
     header : Header
-        Round and layout give α; site and nonce of a contribution, besides, its r.
+        Round and layout give the hash keys; site and nonce of a contribution, besides, its pads.
     """
 
     def __init__(self, key: ClientKey, header: Header) -> None:
         self._key = key
         self._place = (header.round.to_bytes(8, "little"), bytes.fromhex(header.layout.fingerprint))
         self._contributions = header.contributions
-        self._alpha = self._number(b"secagg mac point v1")
+        self._moduli = tag_moduli(key.server)
+        self._alpha = int.from_bytes(self._subkey(b"secagg mac point v1"), "little") % TAG_MODULUS
         self._state = np.zeros(2, dtype=np.uint64)
         self._signs = np.zeros(2, dtype=np.uint64)
+        self._words: WordTags | None = None
+        self._rows: tuple[bytes, ...] = ()
+        params = key.params
+        if isinstance(params, LatticeParams):
+            primes = params.data_primes(key.server.primes)
+            self._rows = tuple(
+                row.to_bytes(4, "little") + element.to_bytes(4, "little")
+                for row, prime in enumerate(primes)
+                for element in range(element_count(prime.bit_length()))
+            )
+            keys = [self._subkey(b"secagg word tag v1", place) for place in self._rows]
+            self._words = WordTags(primes, params.poly_modulus_degree, keys)
 
-    def add(self, words: NDArray[np.uint64], *, signed: bool = False) -> None:
-        """Take the next words: unsigned integers, or `signed` ones in two's complement."""
+    def add_integers(self, words: NDArray[np.uint64], *, signed: bool) -> None:
+        """Take the next words of FLASHE's plaintext, unsigned, or of clear tensors, `signed` in two's complement."""
         secagg_ext.poly_mac(words, self._alpha, self._state)
         if signed:  # a word from 2**63 on means 2**64 less; the words before all signed ones have no sign
             secagg_ext.poly_mac(words >> np.uint64(63), self._alpha, self._signs)
 
-    def tag(self) -> int:
-        """Return the tag of all words taken, under the pads of all contributions."""
-        pads = sum(map(self._pad, self._contributions))
-        return (_value(self._state) - (_value(self._signs) << 64) + pads) % TAG_MODULUS
+    def add_ciphertext(self, words: NDArray[np.uint64]) -> None:
+        """Take the next words of whole blocks of a lattice scheme, each below its prime."""
+        assert self._words is not None
+        self._words.add(words)
 
-    def fits(self, tag: int) -> bool:
-        """Return whether `tag` is that of all words taken."""
-        return hmac.compare_digest(*(number.to_bytes(TAG_NBYTES, "little") for number in (self.tag(), tag)))
+    def tags(self) -> tuple[int, ...]:
+        """Return the tags of all words taken, under the pads of all contributions."""
+        integers = _value(self._state) - (_value(self._signs) << 64)
+        hashes = (integers, *(self._words.elements() if self._words else ()))
+        sums = list(hashes)
+        for contribution in self._contributions:
+            for index, pad in enumerate(self._pads(contribution)):
+                sums[index] += pad
+        return tuple(total % modulus for total, modulus in zip(sums, self._moduli, strict=True))
 
-    def _pad(self, contribution: Contribution) -> int:
-        return self._number(b"secagg mac pad v1", contribution.site.encode(), contribution.nonce)
+    def fits(self, tags: tuple[int, ...]) -> bool:
+        """Return whether `tags` are those of all words taken; the time does not depend on where they differ."""
+        return hmac.compare_digest(pack_tags(self.tags()), pack_tags(tags))
 
-    def _number(self, purpose: bytes, *fields: bytes) -> int:
-        """Return a number below p; 256 bits modulo p are uniform but for 2**-129."""
-        return int.from_bytes(self._key.subkey(purpose, *self._place, *fields), "little") % TAG_MODULUS
+    def _pads(self, contribution: Contribution) -> list[int]:
+        who = (contribution.site.encode(), contribution.nonce)
+        pads = [self._subkey(b"secagg mac pad v1", *who)]
+        pads += [self._subkey(b"secagg word tag pad v1", *who, place) for place in self._rows]
+        # 256 bits modulo a number below 2**127 are uniform but for 2**-129.
+        return [int.from_bytes(pad, "little") for pad in pads]
+
+    def _subkey(self, purpose: bytes, *fields: bytes) -> bytes:
+        return self._key.subkey(purpose, *self._place, *fields)
+
+
+def tag_moduli(key: ServerKey) -> tuple[int, ...]:
+    """Return modulo what each tag of an update or aggregate is a number, in the order of the tail."""
+    if not isinstance(key.params, LatticeParams):
+        return (TAG_MODULUS,)
+    primes = key.params.data_primes(key.primes)
+    return (TAG_MODULUS, *(prime for prime in primes for _ in range(element_count(prime.bit_length()))))
 
 
 def _value(state: NDArray[np.uint64]) -> int:

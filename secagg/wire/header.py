@@ -11,9 +11,10 @@ import numpy as np
 from ..errors import ConfigError, DuplicateError, FormatError, LayoutError, SecAggError, show
 from ..scheme.aggregation import MAX_CLIENTS, Aggregation
 from ..scheme.codec import codec_for
-from ..scheme.params import Params, as_int
+from ..scheme.params import LatticeParams, Params, as_int
 from ..scheme.ring import CLEAR_BLOCK_SIZE
 from ..scheme.tensors import FLOAT_DTYPES
+from ..scheme.word_tags import element_count
 from .cached import cached_property
 from .container import (
     DIGEST_NBYTES,
@@ -37,7 +38,7 @@ MAX_EPOCH = 1 << 32
 MODEL_BLOCK_NBYTES = 1 << 16
 MODEL_BLOCK_PLAIN_NBYTES = MODEL_BLOCK_NBYTES - 16
 
-_FIELDS = frozenset(["aggregation", "base", "contributions", "epoch", "key", "layout", "params", "round"])
+_FIELDS = frozenset(["aggregation", "base", "contributions", "epoch", "key", "layout", "manifest", "params", "round"])
 _AGREED = ("max_abs", "max_clients", "max_weight")
 
 
@@ -91,6 +92,9 @@ class Header:
     base : bytes, optional
         Digest of the global model that training began from, or of the model itself; 32 bytes, None where none was
         given.
+    manifest : bytes, optional
+        Digest of the project manifest under which it was made, 32 bytes, None where there is no project. A model has
+        none: it outlives manifests.
     """
 
     kind: str
@@ -102,6 +106,7 @@ class Header:
     layout: Layout
     contributions: tuple[Contribution, ...]
     base: bytes | None = None
+    manifest: bytes | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "aggregation", replace(self.aggregation, min_clients=2))
@@ -129,6 +134,7 @@ class Header:
             "epoch": self.epoch,
             "key": self.key,
             "layout": self.layout.to_json(),
+            "manifest": None if self.manifest is None else self.manifest.hex(),
             "params": self.params.to_dict(),
             "round": self.round,
         }
@@ -169,8 +175,11 @@ class Header:
             aggregation=aggregation,
             layout=Layout.from_json(data["layout"]),
             contributions=_contributions(data["contributions"], kind),
-            base=None if data["base"] is None else read_hex(data["base"], DIGEST_NBYTES, "the header's base"),
+            base=_digest(data["base"], "base"),
+            manifest=_digest(data["manifest"], "manifest"),
         )
+        if kind == "model" and header.manifest is not None:
+            raise FormatError("the header of a model names a manifest, which a model outlives")
         if header.head != head:
             raise FormatError("the header is not in canonical form")
         return header
@@ -180,7 +189,12 @@ class Header:
         longest = Contribution("x" * MAX_SITE_LENGTH, bytes(NONCE_NBYTES))
         clients = self.aggregation.max_clients
         most = replace(
-            self, round=MAX_ROUND - 1, epoch=MAX_EPOCH - 1, contributions=(longest,), base=bytes(DIGEST_NBYTES)
+            self,
+            round=MAX_ROUND - 1,
+            epoch=MAX_EPOCH - 1,
+            contributions=(longest,),
+            base=bytes(DIGEST_NBYTES),
+            manifest=bytes(DIGEST_NBYTES),
         )
         others = (clients - 1) * len(f',["{longest.site}","{longest.nonce.hex()}"]')
         try:
@@ -252,9 +266,17 @@ class Header:
         return sum(section.blocks * section.block_nbytes + section.frames * DIGEST_NBYTES for section in self._sections)
 
     @property
+    def tag_count(self) -> int:
+        """Number of tags in the tail: that of integers, and those of ciphertext words, a few for each data prime."""
+        if self.kind == "model":
+            return 0
+        bits = self.params.data_bit_sizes if isinstance(self.params, LatticeParams) else ()
+        return 1 + sum(map(element_count, bits))
+
+    @property
     def tail_nbytes(self) -> int:
         """Size of the tail."""
-        return tail_nbytes(len(self.contributions))
+        return tail_nbytes(self.tag_count, len(self.contributions))
 
 
 @dataclass(frozen=True)
@@ -346,6 +368,10 @@ def refuse_duplicates(contributions: list[Contribution]) -> None:
         if len(set(values)) != len(values):
             twice = next(value for value in values if values.count(value) > 1)
             raise DuplicateError(f"{name} {twice} contributes twice to the round; each contributes once")
+
+
+def _digest(value: Any, name: str) -> bytes | None:
+    return None if value is None else read_hex(value, DIGEST_NBYTES, f"the header's {name}")
 
 
 def _mapping(value: Any, name: str) -> dict[str, Any]:

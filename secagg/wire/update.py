@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Any, SupportsIndex
 
 from ..errors import FormatError, StateError
-from ..scheme.params import QuantisedParams
 from ..storage.files import (
     Contents,
     Readable,
@@ -48,6 +47,7 @@ class Update:
         self._body = body
         self._tail: Tail | None = None
         self._verified: object = None  # the stamp under which every digest was checked
+        self._digests: list[bytes] = []  # those of the frames, as they were read first
 
     @classmethod
     def from_bytes(cls, blob: Contents) -> Update:
@@ -154,10 +154,7 @@ class Update:
         if self._tail is None:
             header = self._header
             data = bytes(self._body.read(header.tail_offset, header.tail_nbytes))
-            tail = Tail.unpack(data, header.head, header.frame_count)
-            if tail.tag and not (isinstance(header.params, QuantisedParams) and header.kind != "model"):
-                raise FormatError("the tail has a tag, but only sums of exact schemes have one")
-            self._tail = tail
+            self._tail = Tail.unpack(data, header.head, header.frame_count, header.tag_count)
         return self._tail
 
     def digest(self) -> bytes:
@@ -187,23 +184,28 @@ class Update:
             If a byte of the frame changed; after the last frame, if the tail has the digest of another body.
         FormatError
             If the file became shorter, or the tail is none of this scheme; after the last frame, if the file changed
-            since its digests were checked, which is not done again as long as it does not.
+            since its digests were checked, which is not done again as long as it does not; before it, if a frame is
+            another than at the first reading.
         """
         stamp = self._body.stamp()
         verified = stamp is not None and stamp == self._verified
-        digests = []
+        first, digests = self._digests, []
         for frame in self._header.frames:
             data = self._body.read(frame.offset, frame.nbytes + DIGEST_NBYTES)
             payload, expected = data[: frame.nbytes], bytes(data[frame.nbytes :])
             if not verified:
                 check_digest(expected, frame_digest(self._header.head, frame.index, payload), f"frame {frame.index}")
                 digests.append(expected)
+                if first and first[frame.index] != expected:
+                    raise FormatError("the file changed while it was read")
             yield frame, payload
         if not verified and self._header.kind != "aggregate":  # what is signed is what was read
-            body = body_digest(self._header.head, digests, self.tail.tag)
+            body = body_digest(self._header.head, digests, self.tail.tags)
             check_digest(self.tail.proofs[0].body, body, "the body")
         if verified and self._body.stamp() != stamp:
             raise FormatError("the file changed while it was read")
+        if not verified:
+            self._digests = digests
         self._verified = stamp
 
     def chunks(self) -> Iterator[bytes | memoryview]:
@@ -273,11 +275,11 @@ class UpdateWriter:
         self._stream.write(payload)
         self._stream.write(self._digests[-1])
 
-    def finish(self, tag: int, sign: Callable[[bytes], bytes] | None) -> None:
-        """Write the tail: the tag, and what `sign` makes of the message that a site signs; zeros without it."""
-        body = body_digest(self._head, self._digests, tag)
+    def finish(self, tags: tuple[int, ...], sign: Callable[[bytes], bytes] | None) -> None:
+        """Write the tail: the tags, and what `sign` makes of the message that a site signs; zeros without it."""
+        body = body_digest(self._head, self._digests, tags)
         signature = sign(signed_message(self._head, body)) if sign else UNSIGNED
-        self._stream.write(Tail(tag, (Proof(body, signature),)).pack(self._head, len(self._digests)))
+        self._stream.write(Tail(tags, (Proof(body, signature),)).pack(self._head, len(self._digests)))
 
 
 def check_update(value: object) -> Update:
