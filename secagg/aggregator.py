@@ -206,8 +206,8 @@ class Aggregator:
             commit()
         if not self._contributions:
             # Room for the tail of the largest aggregate: memory that nobody touches is never there.
-            most = self._config.aggregation.max_clients
-            self._total = np.zeros(header.tail_offset + tail_nbytes(len(self._moduli), most), np.uint8)
+            room = tail_nbytes(len(self._moduli), self._config.aggregation.max_clients)
+            self._total = np.zeros(header.tail_offset + room, np.uint8)
         self._closed = "adding a verified update failed half-way; the sum is lost, run the round again"
         for frame, payload in update.frames():
             total = self._total[frame.offset : frame.offset + frame.nbytes]

@@ -1,7 +1,8 @@
 """Linear tags of ciphertext words: bilinear forms modulo the data primes, which add up as ciphertexts do.
 
 For each data prime q, κ elements T = Σ_B Σ_i α_B·β_i·c_{B,i} mod q over the words c of all polynomials B that travel:
-the rows of a polynomial are one vector of N words, met by the same β, and each polynomial has a multiplier α of its own.
+the N words that a polynomial has modulo q meet the same β, and each polynomial has a multiplier α of its own.
+
 Who changes the sum of words by Δ ≠ 0 modulo q, and an element by δ, must guess that αᵀΔβ = δ: of all α and β, at most a
 part of 2/q makes it so. Universal hashing after Carter and Wegman, "Universal classes of hash functions" (1979), and
 Wegman and Carter (1981); docs/threat-model.md has the bound.
