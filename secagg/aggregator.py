@@ -187,8 +187,8 @@ class Aggregator:
         CapacityError
             ``max_clients`` updates are in the sum already.
         FormatError, DigestError
-            A damaged frame, a word or tag that is not below its modulus, or a plaintext in the form of a ciphertext; tensors,
-            or anything else that is no `Update`. The sum stays as it was.
+            A damaged frame, a word or tag that is not below its modulus, or a plaintext in the form of a ciphertext;
+            tensors, or anything else that is no `Update`. The sum stays as it was.
         """
         header = check_update(update).header
         self._check(header)
