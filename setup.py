@@ -20,8 +20,9 @@ extensions = [
         ("tensors", "floats.h"),
         ("words", "bits.h"),
         ("lanes", "lanes.h", "floats.h", "clones.h"),
-        ("macs", "macs.h"),
-        ("seeds", "seeds.h", "clones.h"),
+        ("macs", "macs.h", "wide.h"),
+        ("seeds", "seeds.h", "clones.h", "wide.h"),
+        ("word_macs", "word_macs.h", "wide.h"),
     )
 ]
 

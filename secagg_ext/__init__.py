@@ -1,4 +1,4 @@
-"""Kernels of secagg: tensors to float vectors or lanes of integers, and back; words bit-packed, added and sampled.
+"""Kernels of secagg: tensors to float vectors or lanes of integers, and back; words packed, added, sampled and tagged.
 
 Each kernel exists twice with one signature and one result, to the bit: compiled (`secagg_ext._cython`) and in
 plain NumPy (`secagg_ext._numpy`), which is also where each is documented. `IMPLEMENTATION` says which one runs:
@@ -26,6 +26,7 @@ __all__ = [
     "replace_mask",
     "scatter",
     "unpack_words",
+    "word_macs",
 ]
 
 
@@ -71,6 +72,7 @@ if IMPLEMENTATION == "cython":
         replace_mask,
         scatter,
         unpack_words,
+        word_macs,
     )
 else:
     from secagg_ext._numpy import (
@@ -87,4 +89,5 @@ else:
         replace_mask,
         scatter,
         unpack_words,
+        word_macs,
     )

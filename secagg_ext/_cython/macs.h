@@ -5,13 +5,8 @@
 #define SECAGG_EXT_MACS_H
 
 #include <stddef.h>
-#include <stdint.h>
 
-#ifndef __SIZEOF_INT128__
-#error "secagg_ext evaluates polynomials with 128-bit integers, which this compiler or target lacks"
-#endif
-
-__extension__ typedef unsigned __int128 secagg_wide;
+#include "wide.h"
 
 enum { BATCH = 128 }; /* words to a reduction: their powers take 2 KiB, which stay in the first cache */
 

@@ -8,12 +8,7 @@
 #include <stdint.h>
 
 #include "clones.h"
-
-#ifndef __SIZEOF_INT128__
-#error "secagg_ext multiplies words of ciphertexts with 128-bit integers, which this compiler or target lacks"
-#endif
-
-__extension__ typedef unsigned __int128 secagg_wide;
+#include "wide.h"
 
 enum { BATCH = 128 }; /* candidates that are checked, then added: 1 KiB, which stay in the first cache */
 
@@ -58,17 +53,6 @@ static ptrdiff_t add_region(uint64_t *row, ptrdiff_t n, const uint64_t *candidat
         at += size;
     }
     return found;
-}
-
-/* All ones if the top bit of `x` is set, else 0. The empty statement hides from the compiler that there are only two
- * cases, so that it cannot make a jump of them. */
-static inline uint64_t top_mask(uint64_t x)
-{
-    uint64_t mask = 0 - (x >> 63);
-#if defined(__GNUC__)
-    __asm__("" : "+r"(mask));
-#endif
-    return mask;
 }
 
 /* c0 + (c1 - mask) * secret modulo q over a row, into c0, for words below q and q from 2 to 2^61, in constant time.

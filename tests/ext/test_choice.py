@@ -16,7 +16,7 @@ import pytest
 import secagg_ext
 
 PACKAGE = Path(secagg_ext.__file__).parent
-COMPILED = ["lanes", "macs", "seeds", "tensors", "words"]
+COMPILED = ["lanes", "macs", "seeds", "tensors", "word_macs", "words"]
 REPORT = "import secagg_ext; print(secagg_ext.IMPLEMENTATION, secagg_ext.add_words.__module__)"
 
 
