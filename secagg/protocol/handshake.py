@@ -6,12 +6,13 @@ the other is worth waiting for.
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import ssl
 import time
 
 from ..errors import IdentityError, KeyFileError, one_line
-from ..trust import Tls
+from ..trust import Project, Tls
 from .address import parse_address
 
 _TIMEOUT_SECONDS = 5.0
@@ -33,22 +34,34 @@ _REMEDIES = {
 _OTHER_NAME = (62, 64)
 
 
-def check_handshake(address: str, tls: Tls) -> None:
+def check_handshake(address: str, tls: Tls, project: Project | None = None) -> None:
     """Shake hands with the server at `address`, and say so if a certificate is refused.
 
     Returns also when the server cannot be reached: only the certificates are in question here.
 
+    Parameters
+    ----------
+    address : str
+        The server's ``host:port``.
+    tls : Tls
+        Certificate and authority of the site.
+    project : Project, optional
+        The manifest, whose certificate of the server must be the one that is shown.
+
     Raises
     ------
     IdentityError
-        If the server's certificate does not fit the authority or the host, or the server refuses the site's.
+        If the server's certificate does not fit the authority or the host, or is not the one in the manifest; if that
+        has none; or the server refuses the site's.
     KeyFileError
         If the files of `tls` do not make a certificate and its key.
     """
+    if project is not None:
+        project.pinned()
     # A server that goes down in this moment hangs up too, and so does a bad connection; one that refuses does it again.
     for seconds in _PAUSES_SECONDS:
         time.sleep(seconds)
-        if not _hangs_up(address, tls):
+        if not _hangs_up(address, tls, project):
             return
     raise IdentityError(
         f"the server at {address} refuses the certificate {tls.cert}: it has expired, or the server is of another "
@@ -56,7 +69,7 @@ def check_handshake(address: str, tls: Tls) -> None:
     )
 
 
-def _hangs_up(address: str, tls: Tls) -> bool:
+def _hangs_up(address: str, tls: Tls, project: Project | None) -> bool:
     """Return whether the server closes the connection right after the handshake.
 
     In TLS 1.3 a server judges the client's certificate when the client has finished; gRPC's closes without an alert.
@@ -91,12 +104,25 @@ def _hangs_up(address: str, tls: Tls) -> bool:
         except OSError:
             return False
         with secure:
+            _check_shown(secure.getpeercert(binary_form=True), address, project)
             try:
                 return not secure.recv(1)
             except TimeoutError:
                 return False
             except OSError:
                 return True
+
+
+def _check_shown(certificate: bytes | None, address: str, project: Project | None) -> None:
+    """Raise `IdentityError` unless the server has shown the certificate in the manifest: the authority has others."""
+    if project is None or certificate == project.server_certificate:
+        return
+    shown = hashlib.sha256(certificate or b"").hexdigest()
+    raise IdentityError(
+        f"the server at {address} shows the certificate {shown[:16]}…, project {project.name} names "
+        f"{project.server.certificate[:16]}… (serial {project.serial}): one of the two kits is from before a "
+        "rotation, or it is not this federation's server; unpack the newest kit at the server, or here"
+    )
 
 
 def _names_in(context: ssl.SSLContext, host: str, port: int) -> str:
