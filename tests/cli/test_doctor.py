@@ -423,7 +423,7 @@ def changed(kits: Kits, tmp_path: Path) -> Callable[..., Federation]:
 
 
 def test_one_side_has_rotated(kits: Kits, served: Served, changed: Callable[..., Federation], tmp_path: Path) -> None:
-    """The certificates tell, before anything is sent: it may as well be an impostor that has got hold of the old one."""
+    """The certificates tell, before anything is sent: an impostor may have got hold of the old one."""
     new = changed("rotate", None)
     old, own = (load_site_kit(side["site-1"]).project for side in (kits, new))
     words = "shows the certificate {}…, project brain names {}… (serial {}): one of the two kits is from before"
