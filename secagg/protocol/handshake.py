@@ -56,8 +56,6 @@ def check_handshake(address: str, tls: Tls, project: Project | None = None) -> N
     KeyFileError
         If the files of `tls` do not make a certificate and its key.
     """
-    if project is not None:
-        project.pinned()
     # A server that goes down in this moment hangs up too, and so does a bad connection; one that refuses does it again.
     for seconds in _PAUSES_SECONDS:
         time.sleep(seconds)
@@ -77,7 +75,10 @@ def _hangs_up(address: str, tls: Tls, project: Project | None) -> bool:
     no server: a proxy with none behind it, say.
     """
     try:
-        context = ssl.create_default_context(cafile=tls.ca)
+        context = authority = ssl.create_default_context(cafile=tls.ca)
+        if project is not None:
+            context = ssl.create_default_context(cadata=project.pinned())
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the root is the server's certificate itself
         context.load_cert_chain(tls.cert, tls.key)
     except OSError as error:  # ssl.SSLError is one
         raise KeyFileError(
@@ -93,18 +94,12 @@ def _hangs_up(address: str, tls: Tls, project: Project | None) -> bool:
         try:
             secure = context.wrap_socket(connection, server_hostname=host)
         except ssl.SSLCertVerificationError as error:
-            reason = error.verify_message.rstrip(".")
-            if error.verify_code in _OTHER_NAME:
-                remedy = _names_in(context, host, port)
-            else:
-                remedy = _REMEDIES.get(error.verify_code, "unpack the newest kit, at the site or at the server")
-            raise IdentityError(f"the certificate of the server at {address} is refused: {reason}; {remedy}") from error
+            raise _refusal(address, authority, project, error) from error
         except ssl.SSLError as error:
             return "ALERT" in (error.reason or "")
         except OSError:
             return False
         with secure:
-            _check_shown(secure.getpeercert(binary_form=True), address, project)
             try:
                 return not secure.recv(1)
             except TimeoutError:
@@ -113,29 +108,49 @@ def _hangs_up(address: str, tls: Tls, project: Project | None) -> bool:
                 return True
 
 
-def _check_shown(certificate: bytes | None, address: str, project: Project | None) -> None:
-    """Raise `IdentityError` unless the server has shown the certificate in the manifest: the authority has others."""
-    if project is None or certificate == project.server_certificate:
-        return
-    shown = hashlib.sha256(certificate or b"").hexdigest()
-    raise IdentityError(
-        f"the server at {address} shows the certificate {shown[:16]}…, project {project.name} names "
-        f"{project.server.certificate[:16]}… (serial {project.serial}): one of the two kits is from before a "
-        "rotation, or it is not this federation's server; unpack the newest kit at the server, or here"
-    )
+def _refusal(
+    address: str, authority: ssl.SSLContext, project: Project | None, error: ssl.SSLCertVerificationError
+) -> IdentityError:
+    """Return what to say of a server's certificate that was refused.
+
+    With a manifest all but one are refused alike: the authority's word, which takes a handshake without the site's own
+    certificate, tells another one of this project from that of a stranger.
+    """
+    try:
+        names, certificate = _look_at(address, authority)
+    except ssl.SSLCertVerificationError as other:
+        names, certificate, error = "", None, other
+    if project is not None and certificate not in (None, project.server_certificate):
+        shown, own = hashlib.sha256(certificate).hexdigest(), project.server.certificate
+        return IdentityError(
+            f"the server at {address} shows the certificate {shown[:16]}…, project {project.name} names {own[:16]}… "
+            f"(serial {project.serial}): one of the two kits is from before a rotation, or it is not this federation's "
+            "server; unpack the newest kit at the server, or here"
+        )
+    remedy = _REMEDIES.get(error.verify_code, "unpack the newest kit, at the site or at the server")
+    if error.verify_code in _OTHER_NAME:
+        known = f" ({one_line(names):.500})" if names else ""
+        remedy = f"use one of the names that the certificate has{known}, or have `hosts` of project.yaml name this one"
+    reason = error.verify_message.rstrip(".")
+    return IdentityError(f"the certificate of the server at {address} is refused: {reason}; {remedy}")
 
 
-def _names_in(context: ssl.SSLContext, host: str, port: int) -> str:
-    """Return which names to use: those of a certificate that the authority issued, for another host."""
-    context.check_hostname = False
+def _look_at(address: str, authority: ssl.SSLContext) -> tuple[str, bytes | None]:
+    """Return names and DER of a server's certificate that the authority has issued, for any host.
+
+    Nothing, and None, if the server cannot be reached; `ssl.SSLCertVerificationError` if the authority has not issued
+    it, or its time is over.
+    """
+    authority.check_hostname = False
     try:
         with (
-            socket.create_connection((host, port), timeout=_TIMEOUT_SECONDS) as connection,
-            context.wrap_socket(connection) as secure,
+            socket.create_connection(parse_address(address), timeout=_TIMEOUT_SECONDS) as connection,
+            authority.wrap_socket(connection) as secure,
         ):
             certificate = secure.getpeercert() or {}
+            names = ", ".join(str(name[1]) for name in certificate.get("subjectAltName", ()))
+            return names, secure.getpeercert(binary_form=True)
+    except ssl.SSLCertVerificationError:
+        raise
     except OSError:
-        certificate = {}
-    names = ", ".join(str(name[1]) for name in certificate.get("subjectAltName", ()))
-    known = f" ({one_line(names):.500})" if names else ""
-    return f"use one of the names that the certificate has{known}, or have `hosts` of project.yaml name this one"
+        return "", None

@@ -23,18 +23,21 @@ from secagg.trust import tls as tls_module
 
 
 @contextmanager
-def shaking_hands(tls: Tls, host: str = "127.0.0.1") -> Iterator[str]:
-    """The address of a server that does nothing else."""
+def shaking_hands(tls: Tls, host: str = "127.0.0.1", clients: list[bytes | None] | None = None) -> Iterator[str]:
+    """The address of a server that does nothing else; the certificates that its clients send go to `clients`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tls.cert, tls.key)
+    context.load_verify_locations(tls.ca)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    seen = [] if clients is None else clients
     listener = socket.create_server((host, 0))
 
     def serve() -> None:
         with suppress(OSError):  # of `accept`: the end
             while True:
                 connection, _ = listener.accept()
-                with connection, suppress(OSError):
-                    context.wrap_socket(connection, server_side=True).close()
+                with connection, suppress(OSError), context.wrap_socket(connection, server_side=True) as secure:
+                    seen.append(secure.getpeercert(binary_form=True))
 
     thread = threading.Thread(target=serve)
     thread.start()
@@ -99,10 +102,15 @@ def test_another_certificate_than_the_one_in_the_manifest(tmp_path: Path) -> Non
     site, server = authority.issue_site("site-1"), authority.issue_server()
     project = naming(authority.issue_server(folder=tmp_path / "other"))
     shown, named = (Certificate.load(server).fingerprint, project.server.certificate)
-    with shaking_hands(server) as address, pytest.raises(IdentityError) as caught:
+    clients: list[bytes | None] = []
+    with shaking_hands(server, clients=clients) as address, pytest.raises(IdentityError) as caught:
         check_handshake(address, site, project)
+    assert clients == [None]  # not even the site's certificate has been sent
     assert str(caught.value) == (
         f"the server at {address} shows the certificate {shown[:16]}…, project project names {named[:16]}… (serial 1): "
         "one of the two kits is from before a rotation, or it is not this federation's server; unpack the newest kit "
         "at the server, or here"
     )
+    with shaking_hands(server, clients=clients) as address, pytest.raises(IdentityError, match="refuses the certif"):
+        check_handshake(address, site, naming(server))  # it hangs up, as does one that refuses the site's
+    assert clients == [None] + 3 * [Certificate.load(site).der]
