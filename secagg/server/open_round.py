@@ -128,7 +128,9 @@ class OpenRound:
         """Refuse a model whose params, key and layout are not those that an update of this round must have."""
         with self._changed:
             round, judge = self._rounds.round, self._sum
-        judge.check(replace(header, kind="update", round=round, base=judge.base))
+        project = judge.manifests.project  # models are under none: they last as long as their signer takes part
+        manifest = None if project is None else project.digest
+        judge.check(replace(header, kind="update", round=round, base=judge.base, manifest=manifest))
 
     def bases(self) -> tuple[int, Mapping[int, bytes | None]]:
         """Return the number of the open round, and what it and the one before it began from, where it is known."""
