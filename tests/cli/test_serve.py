@@ -310,9 +310,10 @@ def test_it_goes_on_under_another_manifest(tmp_path: Path) -> None:
     assert added(kits, "site-1", "site-2") == (0, ("site-1", "site-2"))
     kits = kits.change(tmp_path / "1", lambda made, changed, folder: made.add(("site-5",), changed, folder))
     assert added(kits) == (0, ("site-1", "site-2"))
+    assert "manifest 2 serves from round 1 on" in (tmp_path / "server" / "log").read_text()
     kits = kits.change(tmp_path / "2", lambda made, changed, folder: made.remove(("site-2",), changed, folder))
-    assert added(kits) == (0, ("site-1",))
-    assert "site-2" in (tmp_path / "server" / "log").read_text()
+    assert added(kits) == (0, ())  # what the others sent is void with it
+    assert "round 0 voided, site-2 has been revoked; added: site-1, site-2" in (tmp_path / "server" / "log").read_text()
     with pytest.raises(IdentityError, match="has been revoked"):
         added(kits, "site-2")
     kits = kits.change(tmp_path / "3", lambda made, changed, folder: made.rotate(None, changed, folder))

@@ -403,8 +403,8 @@ def test_another_manifest_in_the_head_of_a_sum(world: World) -> None:
     world.change(added("e"))
     kit = load_site_kit(a.folder).store_manifest(world.project.signed)
     client = secagg.Client.load(kit)
-    for client in (a.model.site, client):
-        assert client.decrypt(sum_before)["w"].shape == (3000,)
+    for reader in (a.model.site, client):
+        assert reader.decrypt(sum_before)["w"].shape == (3000,)
     forged = relabelled(sum_before, world.project.digest)
     with pytest.raises(SignatureError):
         client.decrypt(forged)

@@ -383,7 +383,9 @@ class WillingServer(HostileServer):
             "b", "c", round=round, base=update.header.base, given=(update,)
         )
         if self.manifests:
-            (self.folder / PROJECT_FILE).write_bytes(self.manifests.pop())
+            manifest = self.manifests.pop()
+            for folder in (self.folder, self.world.federation["b"], self.world.federation["c"]):
+                (folder / PROJECT_FILE).write_bytes(manifest)
         self.say(round + 1, base=aggregate.next_base)
         return pb.UploadReply(receipt=secagg.Receipt.of(update, self.kit.identity).to_bytes())
 
