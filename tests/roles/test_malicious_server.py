@@ -568,7 +568,7 @@ def test_an_aggregate_of_the_last_epoch(scene):
     """A real one, under a real key that has been rotated."""
     federation = scene.signed.federation
     keys = make_keys(federation.config.lib, federation.config.params, number=1)
-    client = secagg.ClientKey(keys.client.params, keys.client.secret_material(), epoch=1)
+    client = secagg.ClientKey(keys.client.params, keys.client.secret_material(), keys.client._root, epoch=1)
     rotated = sign_federation(replace(federation, keys=secagg.keygen.KeyPair(client, client.server)))
     with pytest.raises(KeyMismatchError, match="epoch 0 of the key, expected epoch 1"):
         scene.decrypt(scene.aggregate, site=rotated.site())

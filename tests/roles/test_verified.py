@@ -138,7 +138,7 @@ def test_libraries_tag_alike(lib, monkeypatch):
 def test_a_tag_hangs_on_the_epoch(signed, states):
     """The same secret in another epoch has another α and other pads: no tag of one is one of the other."""
     keys = signed.federation.keys
-    later = ClientKey(keys.client.params, keys.client.secret_material(), keys.server.epoch + 1)
+    later = ClientKey(keys.client.params, keys.client.secret_material(), keys.client._root, keys.server.epoch + 1)
     header = signed.site().encrypt(states[0]).header
     words = np.arange(9, dtype=np.uint64)
     tags = set()

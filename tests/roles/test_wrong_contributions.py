@@ -268,7 +268,8 @@ def test_fewer_contributions_than_demanded(federation, aggregate):
 
 def in_epoch(federation, epoch):
     """The same words as a key of another epoch."""
-    client = ClientKey(federation.config.params, federation.keys.client.secret_material(), epoch)
+    key = federation.keys.client
+    client = ClientKey(federation.config.params, key.secret_material(), key._root, epoch)
     return replace(federation, keys=KeyPair(client, client.server))
 
 

@@ -203,7 +203,7 @@ def test_an_epoch_that_cannot_be(epoch):
 def test_the_epoch_is_in_the_fingerprint(lib):
     """The same words under another epoch are another key."""
     key = federate(lib).keys.client
-    later = [ClientKey(key.params, key.secret_material(), epoch) for epoch in (0, 1, 2**32 - 1)]
+    later = [ClientKey(key.params, key.secret_material(), key._root, epoch) for epoch in (0, 1, 2**32 - 1)]
     assert later[0].fingerprint == key.fingerprint
     assert len({key.fingerprint for key in later}) == 3
 

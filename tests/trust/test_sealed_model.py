@@ -235,7 +235,7 @@ OTHERS = {
 
 
 def rotated(key):
-    client = secagg.ClientKey(key.params, key.secret_material(), epoch=1)
+    client = secagg.ClientKey(key.params, key.secret_material(), key._root, epoch=1)
     return secagg.keygen.KeyPair(client, client.server)
 
 
