@@ -65,10 +65,12 @@ def resigned(update: Update, identity: Identity | None, body: bytes | None = Non
 
 
 def body_by_hand(update: Update) -> bytes:
-    """BLAKE3 of the digests of head and frames, and the tag."""
+    """BLAKE3 of the digests of head and frames, and the tags."""
     head = update.header.head
     digests = [frame_digest(head, frame.index, payload) for frame, payload in update.frames()]
-    return digest(head[-32:] + b"".join(digests) + update.tail.tag.to_bytes(16, "little"))
+    of_integers, *of_words = update.tail.tags
+    tags = of_integers.to_bytes(16, "little") + b"".join(tag.to_bytes(8, "little") for tag in of_words)
+    return digest(head[-32:] + b"".join(digests) + tags)
 
 
 def test_an_update_is_signed_over_head_and_body(signed, updates):
@@ -305,23 +307,23 @@ def test_the_list_has_the_proofs_in_order(signed, updates):
 def test_tails_round_trip(one):
     head = one.encrypt(random_states(1, {"w": (3,)}))[0].header.head
     for count in (1, 2, 100):
-        for tag in (0, 1, TAG_MODULUS - 1):
-            tail = Tail(tag, tuple(Proof(bytes([n]) * 32, bytes([n]) * 64) for n in range(count)))
+        for tags in ((), (0,), (1,), (TAG_MODULUS - 1,), (0, 1, 2**64 - 1), (TAG_MODULUS - 1, *range(100))):
+            tail = Tail(tags, tuple(Proof(bytes([n]) * 32, bytes([n]) * 64) for n in range(count)))
             packed = tail.pack(head, 3)
-            assert len(packed) == tail_nbytes(count)
-            assert Tail.unpack(packed, head, 3) == tail
+            assert len(packed) == tail_nbytes(len(tags), count)
+            assert Tail.unpack(packed, head, 3, len(tags)) == tail
             for other in (packed[:-1] + bytes([packed[-1] ^ 1]), bytes([packed[0] ^ 2]) + packed[1:]):
                 with pytest.raises(DigestError, match="the tail is damaged"):
-                    Tail.unpack(other, head, 3)
+                    Tail.unpack(other, head, 3, len(tags))
             with pytest.raises(DigestError):
-                Tail.unpack(packed, head, 4)  # the digest binds its place
+                Tail.unpack(packed, head, 4, len(tags))  # the digest binds its place
 
 
 @pytest.mark.parametrize("tag", [TAG_MODULUS, TAG_MODULUS + 1, 2**128 - 1])
 def test_a_tag_that_is_none(one, tag):
     """A number has one form: p is not another 0."""
     update = one.encrypt(random_states(1, {"w": (3,)}))[0]
-    bad = replace(Parts.of(update), tag=tag).build()
+    bad = replace(Parts.of(update), tags=(tag,)).build()
     with pytest.raises(FormatError, match=r"not below 2\*\*127 - 1"):
         _ = bad.tail
     with pytest.raises(FormatError):

@@ -77,10 +77,11 @@ def test_the_client_key_file_is_as_the_format_says(keys, path):
     material = keys.client.secret_material()
     payload = b"".join(container.payloads)
     assert container.kind == CLIENT_KEY
-    assert payload == material.secret.astype("<u8").tobytes() + material.public.astype("<u8").tobytes()
+    words = material.secret.astype("<u8").tobytes() + material.public.astype("<u8").tobytes()
+    assert payload == keys.client._root + words
     assert fingerprint(container.header, payload) == container.header["fingerprint"] == keys.client.fingerprint
     degree, rows = container.header["params"].get("poly_modulus_degree"), len(container.header["primes"])
-    assert len(payload) == (8 * 3 * rows * degree if degree else 32)
+    assert len(payload) == 32 + (8 * 3 * rows * degree if degree else 0)
 
 
 def test_a_large_key_takes_several_frames(path):
@@ -88,7 +89,7 @@ def test_a_large_key_takes_several_frames(path):
         "tenseal", CLARA | {"poly_modulus_degree": 16384, "coeff_mod_bit_sizes": [60, 40, 40, 40]}
     ).keys.client
     container = Container.read(blob_of(key, path))
-    assert [len(payload) for payload in container.payloads] == [1 << 20, 3 * 4 * 16384 * 8 - (1 << 20)]
+    assert [len(payload) for payload in container.payloads] == [1 << 20, 32 + 3 * 4 * 16384 * 8 - (1 << 20)]
     assert load_key(path).fingerprint == key.fingerprint
 
 
