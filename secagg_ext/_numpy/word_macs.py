@@ -55,7 +55,8 @@ def word_macs(
     rows = np.split(beta.reshape(-1, n), np.cumsum(counts)[:-1])
     divisors = np.repeat(np.array(moduli, object), counts)
     for piece, factors in zip(words.reshape(-1, len(moduli), n), alpha.reshape(-1, len(state)), strict=True):
-        dots = [dot for row, own in zip(piece, rows, strict=True) for dot in _dots(row, own)]
+        # As objects: NumPy takes a list of numbers below and above 2**63 for one of floats.
+        dots = np.array([dot for row, own in zip(piece, rows, strict=True) for dot in _dots(row, own)], object)
         state[:] = (state.astype(object) + factors.astype(object) * dots) % divisors
 
 

@@ -71,6 +71,19 @@ def check(ext, moduli, n, counts, words, beta, alpha, state):
     assert total.tolist() == expected
 
 
+def test_sums_of_products_about_two_to_the_63(ext):
+    """Some of a piece's sums fit a signed word, and some an unsigned one only."""
+    q, n = 2**27 - 1, 2048
+    seen = set()
+    for seed in range(20):
+        words, beta, alpha, state = random_arrays((q,), n, (5,), 2, seed)
+        for row in words.reshape(-1, n).tolist():
+            for own in beta.reshape(-1, n).tolist():
+                seen.add(sum(x * y for x, y in zip(row, own, strict=True)).bit_length())
+        check(ext, (q,), n, (5,), words, beta, alpha, state)
+    assert {63, 64} <= seen
+
+
 @pytest.mark.parametrize("n", [8, 120, 128, 136, 1024, 8192, 32768])
 @pytest.mark.parametrize("q", PRIMES.values())
 def test_every_prime_and_length(ext, q, n):
