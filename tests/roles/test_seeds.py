@@ -84,7 +84,8 @@ def test_an_update_is_half_a_ciphertext(variant):
     assert one.header.blocks("encrypted") == two.header.blocks("encrypted") == 3
     assert sum(frame.nbytes for frame in one.header.frames) == 3 * polynomial
     assert two.nbytes - one.nbytes == 3 * polynomial + len(two.header.head) - len(one.header.head)
-    assert one.nbytes == len(one.to_bytes()) == len(one.header.head) + 3 * polynomial + 32 + 144  # the tail
+    tail = 16 + 8 * (one.header.tag_count - 1) + 96 + 32
+    assert one.nbytes == len(one.to_bytes()) == len(one.header.head) + 3 * polynomial + 32 + tail
 
 
 @seeded

@@ -17,6 +17,7 @@ from secagg.errors import (
     DigestError,
     FormatError,
     IdentityError,
+    ManifestMismatchError,
     MismatchError,
     PrivacyWarning,
     QuorumError,
@@ -141,18 +142,27 @@ def test_a_foreign_update(signed, updates, make, error, match):
 
 def test_what_needs_no_frame_is_refused_by_the_head(signed, updates):
     """Before anything is received: a site that takes no part, and one that has been revoked."""
-    stranger = replace(updates[0].header, contributions=(Contribution("site-9", bytes(32)),))
-    aggregator = signed.aggregator(project=signed.without("site-2"))
-    for header, match in ((stranger, "'site-9' is not in"), (updates[1].header, "'site-2' has been revoked")):
+    later = signed.without("site-2")
+    stranger, revoked, fine = (
+        replace(updates[0].header, contributions=(Contribution(site, bytes(32)),), manifest=later.digest)
+        for site in ("site-9", "site-2", "site-1")
+    )
+    aggregator = signed.aggregator(project=later)
+    for header, match in ((stranger, "'site-9' is not in"), (revoked, "'site-2' has been revoked")):
         with pytest.raises(IdentityError, match=match):
             aggregator.admit(header)
-    aggregator.admit(updates[0].header)
+    aggregator.admit(fine)
 
 
-def test_a_revoked_site(signed, updates):
-    aggregator = signed.aggregator(project=signed.without("site-2"))
-    aggregator.add(updates[0])
+def test_a_revoked_site(signed, states, updates):
+    """Under the manifest that revokes it, and under the one before: that is not of this round any more."""
+    later = signed.without("site-2")
+    aggregator = signed.aggregator(project=later)
+    aggregator.add(signed.site(project=later).encrypt(states[0], round=ROUND))
+    renamed = Parts.of(updates[1]).but(manifest=later.digest)
     with pytest.raises(IdentityError, match="'site-2' has been revoked"):
+        aggregator.add(renamed.sealed())
+    with pytest.raises(ManifestMismatchError):
         aggregator.add(updates[1])
     assert aggregator.sites == ("site-1",)
 
@@ -239,7 +249,7 @@ def test_the_chain_of_bases(one):
         one.add(one.encrypt(states, base=BASE)),
         one.add(one.encrypt(states, base=bytes(32))),
         one.add(one.encrypt(states, round=ROUND + 1, base=BASE)),
-        replace(Parts.of(aggregate), tag=0).build(),
+        replace(Parts.of(aggregate), tags=(0,)).build(),
         replace(Parts.of(aggregate), proofs=tuple(Proof(proof.body) for proof in aggregate.tail.proofs)).build(),
     ]
     assert len({aggregate.next_base, *(other.next_base for other in others)}) == 9
@@ -468,8 +478,10 @@ def test_a_rotated_signing_key(one):
     sites = (replace(one.project.sites[0], public=fresh.public), *one.project.sites[1:])
     project = one.reissue(sites=sites)
     updates = one.encrypt(random_states(3, {"w": (3,)}))
-    with pytest.raises(SignatureError):
+    with pytest.raises(ManifestMismatchError):
         one.aggregator(project=project).add(updates[0])
+    with pytest.raises(SignatureError):
+        one.aggregator(project=project).add(resigned(updates[0], one.identities["site-1"], manifest=project.digest))
     with pytest.raises(SignatureError):
         one.site("site-2", project=project).decrypt(one.add(updates))
     renewed = Client(one.config, one.federation.keys.client, "site-1", identity=fresh, project=project)
