@@ -25,6 +25,7 @@ from maker import KEYS, Good, Maker, Vector, prefix_of  # noqa: E402
 from project_by_hand import EARLIER, PARTIES, digest_of, earlier, project, receipt  # noqa: E402
 from project_faults import project_faults  # noqa: E402
 from scheme_faults import scheme_faults  # noqa: E402
+from sum_faults import sum_faults  # noqa: E402
 from tail_by_hand import identity_seed  # noqa: E402
 from tail_faults import tail_faults  # noqa: E402
 
@@ -279,6 +280,7 @@ def write(folder: Path) -> None:
     container_faults(maker)
     scheme_faults(maker)
     tail_faults(maker)
+    sum_faults(maker)
     project_faults(maker)
     for vector in maker.vectors:
         (folder / vector.file).write_bytes(vector.blob)

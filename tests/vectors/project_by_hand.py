@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
+from functools import cache
 from typing import Any
 
 from container import DIGEST_NBYTES, PROJECT, Container
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 from tail_by_hand import identity, public, receipt_message
 
 #: Who has a signing key: all but the stranger are in the project.
@@ -17,8 +22,18 @@ EARLIER = (0, 0, 1)
 
 
 def member(name: str) -> dict[str, Any]:
-    certificate = hashlib.sha256(f"secagg vectors certificate {name}".encode()).hexdigest()
-    return {"certificate": certificate, "name": name, "public": public(name), "revoked": name == REVOKED}
+    certificate = server_certificate() if name == "server" else f"secagg vectors certificate {name}".encode()
+    digest = hashlib.sha256(certificate).hexdigest()
+    return {"certificate": digest, "name": name, "public": public(name), "revoked": name == REVOKED}
+
+
+@cache
+def server_certificate() -> bytes:
+    """The server's certificate in DER, which it has signed itself: Ed25519 makes the same bytes each time."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "server")])
+    start, end = (datetime.datetime.fromtimestamp(seconds, datetime.UTC) for seconds in (ISSUED, EXPIRES))
+    builder = x509.CertificateBuilder(name, name, identity("server").public_key(), 1, start, end)
+    return builder.sign(identity("server"), None).public_bytes(Encoding.DER)
 
 
 def earlier(serial: int) -> str:
@@ -41,6 +56,7 @@ def project(config: dict[str, Any], key: dict[str, Any], layout: list[Any]) -> C
         "name": "vectors",
         "serial": SERIAL,
         "server": member("server"),
+        "server_certificate": server_certificate().hex(),
         "sites": [member(name) for name in PARTIES if name.startswith("site")],
     }
     return seal(Container(PROJECT, header))

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import model_by_hand
 from container import DIGEST_NBYTES, MODEL, UPDATE, Container
 from maker import Change, Maker
-from project_by_hand import EARLIER, EXPIRES, ISSUED, REVOKED, SERIAL, digest_of, earlier, member, receipt, seal
+from project_by_hand import (
+    EARLIER,
+    EXPIRES,
+    ISSUED,
+    REVOKED,
+    SERIAL,
+    digest_of,
+    earlier,
+    member,
+    receipt,
+    seal,
+    server_certificate,
+)
 from scheme_faults import drop, put
 from tail_by_hand import identity, public, receipt_message, sign
 from tail_faults import in_header, resigned, signature, stale, tail_of
@@ -141,6 +154,22 @@ def _manifest_fields(maker: Maker) -> None:
     bad("layout-dtype", "a dtype that there is not", put("layout", 0, 1, to="float8"))
     bad("server-null", "no server", put("server", to=None))
     bad("server-less", "a server without a certificate", drop("server", "certificate"))
+    certificate = server_certificate()
+    bad("certificate-missing", "no key for the server's certificate", drop("server_certificate"))
+    bad("certificate-number", "a number as the server's certificate", put("server_certificate", to=0))
+    bad("certificate-empty", "an empty certificate of the server", put("server_certificate", to=""))
+    bad("certificate-odd", "half a byte of it too many", put("server_certificate", to=certificate.hex() + "0"))
+    fault = "the server's certificate in capitals"
+    bad("certificate-capitals", fault, put("server_certificate", to=certificate.hex().upper()))
+    fault = "another certificate than that of the server's digest"
+    bad("certificate-other", fault, put("server_certificate", to=certificate[::-1].hex()))
+    long = certificate + bytes(8193 - len(certificate))
+
+    def too_long(header: dict[str, Any]) -> None:
+        header["server_certificate"] = long.hex()
+        header["server"]["certificate"] = hashlib.sha256(long).hexdigest()
+
+    bad("certificate-long", "8 KiB and a byte of the server's certificate", too_long)
     bad("sites-object", "sites that are no list", put("sites", to={}))
     site("name", "a site's name with a slash", "name", "../site")
     site("public", "a public key of 31 bytes", "public", "ab" * 31)

@@ -228,6 +228,7 @@ def test_a_project(which):
     assert project.sign(identity_of("authority")) == (FOLDER / good["project"]).read_bytes()
     assert project.successor((FOLDER / good["project"]).read_bytes()) == project
     project.check_time()
+    assert project.server_certificate == project.pinned()
     assert [item.revoked for item in project.earlier] == [0, 0, 1]
     assert project.digest == (FOLDER / good["project"]).read_bytes()[-96:-64]
     before = read(good["earlier"])
