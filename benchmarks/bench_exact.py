@@ -14,8 +14,6 @@ import secagg_ext
 from secagg.backends.registry import load_backend
 from secagg.scheme.codec import codec_for
 from secagg.scheme.keystream import PIECE_NBYTES, Keystream, Masks
-from secagg.trust.tags import Authenticator
-from secagg.wire.tail import TAG_NBYTES
 
 SITES = 30
 
@@ -71,23 +69,6 @@ def test_overhead(compare, report, benchmark, configure, make_keys, model, flat)
     outcome = compare(lambda: site.encrypt(model).to_bytes(), parts, rounds=30)
     benchmark.extra_info["nbytes"] = len(outcome.result)
     report.measure("overhead-flashe", outcome.ratio, outcome.detail)
-
-
-def test_verification(compare, report, benchmark, configure, make_keys, model, monkeypatch):
-    """Of flashe's encryption with the tags that verify sums, against the same without them."""
-    site = secagg.Client(configure("flashe-16"), make_keys("flashe-16").client, "site-1")
-
-    def without() -> bytes:
-        with monkeypatch.context() as patch:
-            patch.setattr(Authenticator, "add", lambda self, words, signed=False: None)
-            patch.setattr(Authenticator, "tag", lambda self: 0)
-            return site.encrypt(model).to_bytes()
-
-    outcome = compare(lambda: site.encrypt(model).to_bytes(), without, rounds=30)
-    assert secagg.Update.from_bytes(outcome.result).tail.tag
-    assert len(outcome.result) == len(without())
-    benchmark.extra_info["tag_nbytes"] = TAG_NBYTES
-    report.measure("verification-flashe", outcome.ratio, outcome.detail)
 
 
 def test_add(benchmark, report, times, configure, make_keys, model):

@@ -3,7 +3,6 @@ sites that are threads of one process, beside sites that have a process each."""
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -20,15 +19,13 @@ import grpc
 import numpy as np
 import psutil
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 
 import secagg
 from secagg.integrations.grpc import SiteSession
 from secagg.integrations.grpc import secagg_pb2 as pb
 from secagg.integrations.grpc import secagg_pb2_grpc as pb_grpc
 from secagg.integrations.grpc.credentials import channel_credentials
-from secagg.trust import Authority, Tls
+from secagg.trust import Authority, Certificate, Tls
 from secagg.trust.project import Party
 
 SERVERS = Path(__file__).parent / "support" / "upload_servers.py"
@@ -71,13 +68,13 @@ def make_federation(folder: Path, config: secagg.Config, states: Any, count: int
         tls = authority.issue_server() if name == "server" else authority.issue_site(name)
         identity = secagg.Identity.generate()
         identity.save(folder / name / "signing.key")
-        certificate = x509.load_pem_x509_certificate(tls.cert.read_bytes())
-        digest = hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
-        members.append(Party(name, identity.public, digest))
+        members.append(Party(name, identity.public, Certificate.load(tls).fingerprint))
     now = int(time.time())
     key = keys.client.fingerprint
+    certificate = Certificate.load(Tls.load(folder / "server")).der
+    parties = members[0], tuple(members[1:])
     project = secagg.Project(
-        "bench", 0, now, now + 86_400, config, 0, key, signer.public, members[0], tuple(members[1:])
+        "bench", 0, now, now + 86_400, config, 0, key, signer.public, *parties, server_certificate=certificate
     )
     project.save(folder / "project.secagg", signer)
     keys.server.save(folder / "server.key")

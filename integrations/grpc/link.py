@@ -22,7 +22,7 @@ from secagg.protocol import (
     is_loopback,
     parse_address,
 )
-from secagg.trust import Tls
+from secagg.trust import Project, Tls
 
 from . import secagg_pb2 as pb
 from . import secagg_pb2_grpc as pb_grpc
@@ -83,27 +83,32 @@ class GrpcLink:
         The server's ``host:port``.
     tls : Tls or None
         The site's certificate; None only towards a loopback address.
+    project : Project, optional
+        The manifest: with `tls`, nothing is sent to a server with another certificate than the one in it.
 
     Raises
     ------
     ConfigError
         For an address that is none, or no certificate towards another machine.
+    IdentityError
+        If the manifest has no certificate of the server.
     KeyFileError
         If a file of `tls` cannot be read.
     """
 
-    def __init__(self, address: str, tls: Tls | None) -> None:
+    def __init__(self, address: str, tls: Tls | None, project: Project | None = None) -> None:
         host, _ = parse_address(address)
         if tls is None and not is_loopback(host):
             raise ConfigError(f"without certificates a site connects to a loopback address only, not to {host!r}")
         self._address = address
         self._tls = tls
+        self._project = project
         self._proxy = proxy_of(address)  # as gRPC does: what the environment says later does not count
         options = (*_OPTIONS, ("grpc.enable_http_proxy", 0 if is_loopback(host) else 1))
         if tls is None:
             self._channel = grpc.insecure_channel(address, options)
         else:
-            self._channel = grpc.secure_channel(address, channel_credentials(tls), options)
+            self._channel = grpc.secure_channel(address, channel_credentials(tls, project), options)
         self._stub = pb_grpc.SecureAggregationStub(self._channel)  # type: ignore[no-untyped-call]
 
     def join(self, site: str, seconds: float) -> JoinReply:
@@ -169,7 +174,7 @@ class GrpcLink:
         if refusal is not None:
             raise refusal
         if self._tls is not None and code is grpc.StatusCode.UNAVAILABLE:
-            check_handshake(self._address, self._tls)
+            check_handshake(self._address, self._tls, self._project)
         if self._proxy is not None and code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
             text = f"{text}; the way goes through {self._proxy}: {self._proxy.remedy}"
         if code not in _RETRIED:

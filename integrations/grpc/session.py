@@ -20,13 +20,17 @@ class SiteSession(Session):
         Common name of the site's certificate, and the site's name in its updates.
     tls : Tls or None
         The site's certificate; None only towards a loopback address.
-    timeout, project, layout
+    project : secagg.Project, optional
+        As of `secagg.site.Session`. With `tls`, no server but the one whose certificate is in it is sent anything.
+    timeout, layout
         As of `secagg.site.Session`, which has all calls.
 
     Raises
     ------
     ConfigError
         For an address that is none, no certificate towards another machine, or an unusable name or timeout.
+    IdentityError
+        If the manifest has no certificate of the server.
     KeyFileError
         If a file of `tls` cannot be read.
     """
@@ -41,4 +45,5 @@ class SiteSession(Session):
         project: secagg.Project | None = None,
         layout: secagg.Layout | None = None,
     ) -> None:
-        super().__init__(GrpcLink(address, tls), site_name, timeout=timeout, project=project, layout=layout)
+        link = GrpcLink(address, tls, project)
+        super().__init__(link, site_name, timeout=timeout, project=project, layout=layout)

@@ -52,7 +52,8 @@ def check_port(kit: ServerKit, address: str) -> str:
 def _is_own_server(kit: ServerKit, host: str, port: int) -> bool:
     here = "127.0.0.1" if host == "0.0.0.0" else "[::1]" if host == "::" else f"[{host}]" if ":" in host else host  # noqa: S104
     try:
-        with SiteSession(f"{here}:{port}", kit.name, tls=Tls.load(kit.folder), timeout=_TIMEOUT_SECONDS) as session:
+        tls, own = Tls.load(kit.folder), kit.project
+        with SiteSession(f"{here}:{port}", kit.name, tls=tls, timeout=_TIMEOUT_SECONDS, project=own) as session:
             session.status()
     except SecAggError:
         return False
@@ -64,7 +65,7 @@ def check_server(kit: SiteKit, address: str) -> Iterator[Finding]:
     tls, proxy = Tls.load(kit.folder), proxy_of(address)
 
     def shake_hands() -> str:
-        check_handshake(address, tls)
+        check_handshake(address, tls, kit.project)
         return f"{kit.name} and the server accept each other's certificates"
 
     # Through a proxy, what is found on the straight way says nothing.
@@ -78,7 +79,7 @@ def check_server(kit: SiteKit, address: str) -> Iterator[Finding]:
     answers: list[tuple[ServerStatus, float]] = []
 
     def answer() -> str:
-        with SiteSession(address, kit.name, tls=tls, timeout=_TIMEOUT_SECONDS) as session:
+        with SiteSession(address, kit.name, tls=tls, timeout=_TIMEOUT_SECONDS, project=kit.project) as session:
             try:
                 status, ahead = ask(session)
             except IdentityError as error:

@@ -93,6 +93,7 @@ class Provisioner:
         key.save(folder / of_epoch(CLIENT_KEY_FILE, 0))
         authority = Authority.create(folder, days=file.days + _AUTHORITY_DAYS)
         now = int(time.time())
+        server, certificate = _make_server(authority, file.hosts, file.days, folder / SERVER, kits)
         project = Project(
             name=file.name,
             serial=1,
@@ -102,10 +103,11 @@ class Provisioner:
             epoch=0,
             key=key.fingerprint,
             authority=identity.public,
-            server=_make_server(authority, file.hosts, file.days, folder / SERVER, kits),
+            server=server,
             sites=tuple(_make_site(authority, name, file.days, kits) for name in file.sites),
             layout=file.layout,
             base=file.base,
+            server_certificate=certificate,
         )
         provisioner = cls(project, identity, key, folder)
         provisioner._finish(folder, kits)
@@ -194,9 +196,9 @@ class Provisioner:
         """
         project, authority = self.project, Authority.load(self.folder)
         now = int(time.time())
-        certificate = Certificate.load(Tls.load(self.folder / SERVER))
+        old = Certificate.load(Tls.load(self.folder / SERVER))
         if days is None:  # not those of the manifest, which is issued anew when sites come or go
-            days = max(1, round((certificate.expires - certificate.begins) / _DAY_SECONDS))
+            days = max(1, round((old.expires - old.begins) / _DAY_SECONDS))
         else:
             check_days(days)
         if now + days * _DAY_SECONDS > authority.expires:
@@ -206,7 +208,7 @@ class Provisioner:
             )
         key = generate_keys(project.config, project.epoch + 1).client
         key.save(changed / of_epoch(CLIENT_KEY_FILE, key.server.epoch))
-        server = _make_server(authority, certificate.hosts, days, changed / SERVER, kits)
+        server, certificate = _make_server(authority, old.hosts, days, changed / SERVER, kits)
         sites = tuple(site if site.revoked else _make_site(authority, site.name, days, kits) for site in project.sites)
         return replace(self, key=key)._reissue(
             changed,
@@ -214,6 +216,7 @@ class Provisioner:
             epoch=key.server.epoch,
             key=key.fingerprint,
             server=server,
+            server_certificate=certificate,
             sites=sites,
             issued=now,
             expires=now + days * _DAY_SECONDS,
@@ -237,13 +240,21 @@ class Provisioner:
                 self.key.save(kit / CLIENT_KEY_FILE)
 
 
-def _make_server(authority: Authority, hosts: tuple[str, ...], days: int, folder: Path, kits: Path) -> Party:
-    """Make the server's certificate and signing key, in the provisioner's folder and in the server's kit."""
+def _make_server(
+    authority: Authority, hosts: tuple[str, ...], days: int, folder: Path, kits: Path
+) -> tuple[Party, bytes]:
+    """Make the server's certificate and signing key, in the provisioner's folder and in the server's kit.
+
+    Returns
+    -------
+    Party, bytes
+        The server, and its certificate in DER.
+    """
     folder.mkdir(0o700)
     tls = authority.issue_server(hosts, name=SERVER, days=days, folder=folder)
     party = _make_identity(SERVER, tls, folder)
     _copy_server(folder, kits)
-    return party
+    return party, Certificate.load(tls).der
 
 
 def _make_site(authority: Authority, name: str, days: int, kits: Path) -> Party:

@@ -137,6 +137,11 @@ def _successor(reply: JoinReply, own: secagg.Project, site: str) -> secagg.Proje
     if not reply.project:
         raise IdentityError(f"the server shows no manifest of project {own.name}; start it with the server's kit")
     project = own.successor(reply.project)
+    if project.server.certificate != own.server.certificate:  # the connection is held to the one that is replaced
+        raise IdentityError(
+            f"there has been a rotation: manifest {project.serial} names another certificate of the server than this "
+            f"kit's, {own.serial}: unpack the newest kit of {site}"
+        )
     project.check_time()
     project.site(site)
     if (reply.epoch, reply.key) != (project.epoch, project.key):

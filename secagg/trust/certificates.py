@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -29,6 +29,8 @@ class Certificate:
         Host names and IP addresses that it vouches for.
     for_server, for_client : bool
         Whether it is good for the server's end of a connection, and for the other.
+    der : bytes
+        The certificate itself, in DER.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Certificate:
     hosts: tuple[str, ...]
     for_server: bool
     for_client: bool
+    der: bytes = field(repr=False)
 
     @classmethod
     def from_pem(cls, pem: bytes, where: str = "the certificate") -> Certificate:
@@ -66,6 +69,7 @@ class Certificate:
             hosts=(*hosts, *map(str, addresses)),
             for_server=ExtendedKeyUsageOID.SERVER_AUTH in purposes,
             for_client=ExtendedKeyUsageOID.CLIENT_AUTH in purposes,
+            der=certificate.public_bytes(serialization.Encoding.DER),
         )
 
     @classmethod

@@ -31,12 +31,13 @@ def with_nonce(key: ClientKey, draft: Header, content: Iterable[bytes | memoryvi
     draft : Header
         The header with `NO_NONCE`: it is part of what the nonce depends on, with site, round, scales and layout.
     content : iterable of bytes or memoryview
-        All that is encrypted, and what decides how: values, residuals, weight, seed of the rounding. It is read once.
+        All that is encrypted, and what decides how: weight and seed of the rounding, values, residuals, a tensor each.
+        It is read once.
     """
     site = draft.site
     fields = (
         secrets.token_bytes(NONCE_NBYTES),
-        digest(draft.head[-DIGEST_NBYTES:], content),
+        digest(draft.head[-DIGEST_NBYTES:], map(digest, content)),  # each by itself: faster than through all tensors
         site.encode(),
         draft.round.to_bytes(8, "little"),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Mapping
@@ -46,6 +47,7 @@ _FIELDS = frozenset(
         "name",
         "serial",
         "server",
+        "server_certificate",
         "sites",
     ]
 )
@@ -53,6 +55,9 @@ _PARTY_FIELDS = frozenset(["certificate", "name", "public", "revoked"])
 
 #: Largest number in a manifest: seconds and serials.
 _MAX_NUMBER = 1 << 53
+
+#: Largest server's certificate in a manifest, in DER: some 200 host names.
+MAX_CERTIFICATE_NBYTES = 8 << 10
 
 #: Manifests of two machines whose clocks differ by less are not refused.
 CLOCK_SKEW_SECONDS = 300
@@ -130,6 +135,9 @@ class Project:
         it the first update fixes it.
     earlier : tuple of Earlier
         The manifests before it, the first one first: what sites signed under them is of this federation.
+    server_certificate : bytes, optional
+        The server's TLS certificate in DER, of whose SHA-256 `server` speaks: the only one that sites take. Without it
+        they connect to no server by TLS.
     signed : bytes
         The container that it was read from; empty if it was not read.
     """
@@ -147,6 +155,7 @@ class Project:
     layout: Layout | None = None
     base: bytes | None = None
     earlier: tuple[Earlier, ...] = ()
+    server_certificate: bytes | None = None
     signed: bytes = field(default=b"", compare=False)
 
     def __repr__(self) -> str:
@@ -167,6 +176,8 @@ class Project:
             if fault:
                 raise ConfigError(f"the project's layout is not what its configuration encrypts: {fault}")
             self.layout.bounds(self.config.aggregation)
+        if self.server_certificate is not None:
+            _check_certificate(self.server_certificate, self.server.certificate)
         if not 0 <= self.issued < self.expires <= _MAX_NUMBER:
             raise ConfigError(f"the project is issued at {self.issued} and expires at {self.expires}; give it time")
 
@@ -331,6 +342,15 @@ class Project:
                 f"project {self.name} expired on {show_time(self.expires)}; have it renewed by `secagg rotate`"
             )
 
+    def pinned(self) -> bytes:
+        """Return the server's certificate in DER; `IdentityError` if the manifest has none to hold a server against."""
+        if self.server_certificate is None:
+            raise IdentityError(
+                f"the manifest of project {self.name} (serial {self.serial}) has no certificate of the server, so that "
+                "no server is known by it; have kits made anew by `secagg rotate`"
+            )
+        return self.server_certificate
+
     def check_key(self, epoch: int, fingerprint: str) -> None:
         """Raise `KeyFileError` unless epoch and fingerprint are those of the project's HE key."""
         if (epoch, fingerprint) != (self.epoch, self.key):
@@ -361,6 +381,7 @@ class Project:
                 "name": self.name,
                 "serial": self.serial,
                 "server": _party_dict(self.server),
+                "server_certificate": None if self.server_certificate is None else self.server_certificate.hex(),
                 "sites": [_party_dict(party) for party in self.sites],
             },
         )
@@ -385,6 +406,7 @@ def _parse(data: Mapping[str, Any]) -> Project:
         layout=None if data["layout"] is None else Layout.from_json(data["layout"]),
         base=None if data["base"] is None else read_hex(data["base"], DIGEST_NBYTES, "base"),
         earlier=_earlier(data["earlier"]),
+        server_certificate=None if data["server_certificate"] is None else _certificate(data["server_certificate"]),
     )
 
 
@@ -399,6 +421,24 @@ def _earlier(data: Any) -> tuple[Earlier, ...]:
 
 def _named(manifest: bytes | None) -> str:
     return "no manifest" if manifest is None else f"manifest {manifest.hex()[:16]}…"
+
+
+def _certificate(value: object) -> bytes:
+    if not isinstance(value, str):
+        raise FormatError(f"server_certificate is {show(value)}, neither hexadecimal nor null")
+    return read_hex(value, len(value) // 2, "server_certificate")
+
+
+def _check_certificate(certificate: bytes, fingerprint: str) -> None:
+    """Raise `ConfigError` unless it is the server's certificate in DER, by its SHA-256."""
+    if len(certificate) > MAX_CERTIFICATE_NBYTES:
+        raise ConfigError(
+            f"the server's certificate has {len(certificate)} bytes, a manifest takes {MAX_CERTIFICATE_NBYTES}: name "
+            "fewer hosts"
+        )
+    found = hashlib.sha256(certificate).hexdigest()
+    if found != fingerprint:
+        raise ConfigError(f"the server's certificate is {found[:16]}…, the server is listed with {fingerprint[:16]}…")
 
 
 def _party(data: Any) -> Party:

@@ -24,8 +24,8 @@ static inline uint64_t reduce_wide(secagg_wide x, uint64_t q, uint64_t low, uint
     return rest + (q & top_mask(rest));
 }
 
-/* state + alpha * (the sum of words[i] * beta[i]) modulo q, for the n words of a row, a multiple of 4. Two sums in turn,
- * for one alone waits for its carry: it took 1.4 times as long. */
+/* state + alpha * (the sum of words[i] * beta[i]) modulo q, for the n words of a row, a multiple of 4. Two sums take
+ * turns: one alone waits for its carry, and took 1.4 times as long. */
 static uint64_t add_row(uint64_t state, uint64_t alpha, const uint64_t *words, const uint64_t *beta, ptrdiff_t n,
                         uint64_t q, uint64_t low, uint64_t high)
 {

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from secagg_ext import word_mac_checks
 from secagg_ext._numpy.macs import _limbs
@@ -52,20 +53,19 @@ def word_macs(
     not promise that.
     """
     word_mac_checks.word_macs(words, moduli, n, counts, beta, alpha, state)
-    rows = np.split(beta.reshape(-1, n), np.cumsum(counts)[:-1])
+    limbs = _limbs(beta, 4).reshape(-1, n, 4).swapaxes(1, 2)
+    tables = [table.reshape(-1, n) for table in np.split(limbs, np.cumsum(counts)[:-1])]
     divisors = np.repeat(np.array(moduli, object), counts)
     for piece, factors in zip(words.reshape(-1, len(moduli), n), alpha.reshape(-1, len(state)), strict=True):
-        # As objects: NumPy takes a list of numbers below and above 2**63 for one of floats.
-        dots = np.array([dot for row, own in zip(piece, rows, strict=True) for dot in _dots(row, own)], object)
+        dots = np.array([dot for row, table in zip(piece, tables, strict=True) for dot in _dots(row, table)], object)
         state[:] = (state.astype(object) + factors.astype(object) * dots) % divisors
 
 
-def _dots(row: Words, own: Words) -> Iterator[int]:
-    """Yield the sum of products of the row's words and those of each row of `own`."""
-    columns = np.zeros((len(own), 7), object)
+def _dots(row: Words, table: NDArray[np.float64]) -> Iterator[int]:
+    """Yield the sum of products of the row's words and each element's, whose limbs are four rows of `table`."""
+    columns = np.zeros((len(table) // 4, 7), object)
     for first in range(0, row.size, BATCH):
-        batch = _limbs(row[first : first + BATCH], 4)
-        table = np.concatenate([_limbs(words[first : first + BATCH], 4).T for words in own])
-        for limb, sums in enumerate((table @ batch).reshape(-1, 4, 4).swapaxes(0, 1)):
+        products = table[:, first : first + BATCH] @ _limbs(row[first : first + BATCH], 4)
+        for limb, sums in enumerate(products.reshape(-1, 4, 4).swapaxes(0, 1)):
             columns[:, limb : limb + 4] += sums.astype(np.int64)
-    yield from (sum(int(column) << 16 * limb for limb, column in enumerate(own_columns)) for own_columns in columns)
+    yield from (sum(int(column) << 16 * limb for limb, column in enumerate(own)) for own in columns)

@@ -423,17 +423,19 @@ def changed(kits: Kits, tmp_path: Path) -> Callable[..., Federation]:
 
 
 def test_one_side_has_rotated(kits: Kits, served: Served, changed: Callable[..., Federation], tmp_path: Path) -> None:
+    """The certificates tell, before anything is sent: an impostor may have got hold of the old one."""
     new = changed("rotate", None)
-    level, text = checked(new, "site-1", served.address)["service"]
-    assert level == "FAIL"
-    assert text.endswith(
-        "the server has manifest 1, this kit 2: unpack the newest kit of the server, and start it again"
-    )
+    old, own = (load_site_kit(side["site-1"]).project for side in (kits, new))
+    words = "shows the certificate {}…, project brain names {}… (serial {}): one of the two kits is from before"
+    found = checked(new, "site-1", served.address)
     with Served(new["server"], tmp_path / "server") as server:
-        level, text = checked(kits, "site-1", server.address)["service"]
+        other = checked(kits, "site-1", server.address)
         server.stop()
-    assert level == "FAIL"
-    assert text.endswith("the server has manifest 2, this kit 1: unpack the newest kit of site-1")
+    for result, shown, kit in ((found, old, own), (other, own, old)):
+        assert (result["TLS"][0], "service" in result) == ("FAIL", False)
+        fingerprints = (project.server.certificate[:16] for project in (shown, kit))
+        assert words.format(*fingerprints, kit.serial) in result["TLS"][1]
+        assert result["TLS"][1].endswith("unpack the newest kit at the server, or here")
 
 
 def test_a_site_that_the_server_does_not_know_yet(

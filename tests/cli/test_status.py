@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from provisioned import Secagg
 from served import Kits, Served, federation
 
 from secagg.cli import main
+from secagg.setup.provisioner import Provisioner
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +152,19 @@ def test_a_server_whose_kit_is_out_of_date(secagg: Secagg, kits: Kits, tmp_path:
         result = secagg("status", later["server"], "--server", server.address, "--check")
     assert result.returncode == 1
     assert "the server's kit is out of date, it has manifest " in result.stderr
+
+
+@pytest.mark.parametrize("party", ["site-1", "server"])
+def test_an_older_server(secagg: Secagg, kits: Kits, served: Served, tmp_path: Path, party: str) -> None:
+    """Its certificate, from before a rotation, is still good, and of the same authority."""
+    copy = replace(kits, provisioner=Provisioner.load(shutil.copytree(kits.provisioner.folder, tmp_path / "copy")))
+    later = copy.change(tmp_path / "later", lambda made, changed, folder: made.rotate(None, changed, folder))
+    result = secagg("status", later[party], "--server", served.address, "--json")
+    assert result.returncode == 3
+    assert "project brain names" in result.stderr
+    assert "from before a rotation" in result.stderr
+    assert json.loads(result.stdout)["error"] == "IdentityError"
+    assert "refused" not in served.log  # it has not been asked
 
 
 def test_a_full_disk_needs_attention(secagg: Secagg, kits: Kits, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_a_kit_is_of_one_piece(made: Federation) -> None:
         assert (certificate.for_server, certificate.for_client) == (False, True)
         assert certificate.expires >= project.expires
     certificate = Certificate.load(Tls.load(server.tls))
-    assert certificate.fingerprint == project.server.certificate
+    assert (certificate.fingerprint, certificate.der) == (project.server.certificate, project.server_certificate)
     assert (certificate.for_server, certificate.for_client) == (True, True)
     assert certificate.hosts == ("localhost", "fl.example.org", "127.0.0.1", "::1", "10.0.0.7")
 
@@ -138,13 +138,19 @@ def test_a_model_of_16_bit_floats_fits_its_project(tmp_path: Path) -> None:
     assert model.base == made.provisioner.project.base
 
 
+def test_more_hosts_than_a_manifest_takes(tmp_path: Path) -> None:
+    hosts = [f"host-{number:03}.fl.hospital.example.org" for number in range(300)]
+    with pytest.raises(ConfigError, match=r"the server's certificate has \d+ bytes, .*: name fewer hosts"):
+        Federation.make(tmp_path, hosts=hosts)
+
+
 def test_adding_a_site(made: Federation, tmp_path: Path) -> None:
     old = made.provisioner.project
     more = made.change(tmp_path, lambda provisioner, *folders: provisioner.add(("d", "e"), *folders))
     project = more.provisioner.project
     assert (project.serial, project.epoch, project.expires, project.key) == (2, 0, old.expires, old.key)
     assert project.sites[:3] == old.sites
-    assert project.server == old.server
+    assert (project.server, project.server_certificate) == (old.server, old.server_certificate)
     assert [site.name for site in project.sites] == ["a", "b", "c", "d", "e"]
     assert {kit.name for kit in more.kits.iterdir()} == {"server", "d", "e"}
     assert load_site_kit(more["e"]).project == load_server_kit(more["server"]).project == project
@@ -218,6 +224,7 @@ def test_rotating(made: Federation, tmp_path: Path) -> None:
         assert (mine.public != theirs.public, mine.certificate != theirs.certificate) == (renewed, renewed)
     before, after = (Certificate.load(Tls.load(federation["server"])) for federation in (made, new))
     assert set(before.hosts) == set(after.hosts)
+    assert (before.der, after.der) == (old.server_certificate, project.server_certificate)
     assert {path.name for path in new.provisioner.folder.glob("he-client-*")} == {"he-client-0.key", "he-client-1.key"}
 
     # The old epoch is refused by the new server, and the new one by the old.

@@ -117,6 +117,11 @@ class Container:
             proofs = [(self.body, self.proofs[0][1] if self.proofs else bytes(SIGNATURE_NBYTES))]
         return pack_tags(self.tags) + b"".join(body + signature for body, signature in proofs)
 
+    @property
+    def tail_nbytes(self) -> int:
+        """Bytes of the tail and its digest."""
+        return len(self.make_tail()) + DIGEST_NBYTES
+
     def to_bytes(self) -> bytes:
         """Put it together, every digest made anew."""
         head, parts = self.head, []

@@ -50,7 +50,11 @@ def certify(signed: Signed, authority: Authority) -> tuple[Signed, dict[str, Tls
     def named(member: Any) -> Any:
         return replace(member, certificate=Certificate.load(tls[member.name]).fingerprint)
 
-    project = signed.reissue(server=named(signed.project.server), sites=tuple(map(named, signed.project.sites)))
+    project = signed.reissue(
+        server=named(signed.project.server),
+        server_certificate=Certificate.load(tls["server"]).der,
+        sites=tuple(map(named, signed.project.sites)),
+    )
     return replace(signed, project=project), tls
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -296,6 +297,57 @@ def test_a_revoked_site_keeps_its_name():
 def test_times_that_are_none(times):
     with pytest.raises(ConfigError, match="give it time"):
         replace(PROJECT, issued=times[0], expires=times[1])
+
+
+# The server's certificate.
+
+
+DER = bytes(range(256)) * 32
+PINNED = replace(
+    PROJECT,
+    server=replace(PROJECT.server, certificate=hashlib.sha256(DER).hexdigest()),
+    server_certificate=DER,
+)
+
+
+def test_the_servers_certificate():
+    assert Project.from_bytes(PINNED.sign(AUTHORITY)) == PINNED
+    assert PINNED.pinned() == DER
+    with pytest.raises(IdentityError, match=r"no certificate of the server.*have kits made anew by `secagg rotate`"):
+        PROJECT.pinned()
+
+
+CERTIFICATES = {
+    "another": (DER[1:], r"the server's certificate is [0-9a-f]{16}…, the server is listed with [0-9a-f]{16}…"),
+    "none": (b"", "the server's certificate is e3b0c44298fc1c14…"),
+    "too long": (DER + b"\0", "has 8193 bytes, a manifest takes 8192: name fewer hosts"),
+}
+
+
+@pytest.mark.parametrize(("certificate", "match"), CERTIFICATES.values(), ids=CERTIFICATES)
+def test_a_certificate_that_is_not_the_servers(certificate, match):
+    with pytest.raises(ConfigError, match=match):
+        replace(PINNED, server_certificate=certificate)
+    header = {**HEADER, "server": {**HEADER["server"], "certificate": PINNED.server.certificate}}
+    with pytest.raises(FormatError, match=match):
+        Project.from_bytes(sign({**header, "server_certificate": certificate.hex()}))
+    if len(certificate) > len(DER):  # listed as it is
+        listed = {**HEADER["server"], "certificate": hashlib.sha256(certificate).hexdigest()}
+        with pytest.raises(FormatError, match=match):
+            Project.from_bytes(sign({**header, "server": listed, "server_certificate": certificate.hex()}))
+
+
+@pytest.mark.parametrize("value", [DER.hex()[:-1], DER.hex().upper(), "zz" * 100, " " + DER.hex(), 7, [], {}, True])
+def test_a_certificate_that_is_no_hexadecimal(value):
+    header = {**HEADER, "server": {**HEADER["server"], "certificate": PINNED.server.certificate}}
+    assert Project.from_bytes(sign({**header, "server_certificate": DER.hex()})) == PINNED
+    with pytest.raises(FormatError, match="server_certificate is "):
+        Project.from_bytes(sign({**header, "server_certificate": value}))
+
+
+def test_a_manifest_without_the_key_of_the_certificate():
+    with pytest.raises(FormatError, match="it has the keys"):
+        Project.from_bytes(sign({key: value for key, value in HEADER.items() if key != "server_certificate"}))
 
 
 # Files.

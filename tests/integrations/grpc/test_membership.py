@@ -144,7 +144,8 @@ def test_the_signature_of_another(running: Running, place: Place) -> None:
 def test_an_update_of_an_old_epoch(place: Place, tmp_path: Path) -> None:
     """The key was rotated, and the site has not unpacked its new kit."""
     new, tls = make_signed(epoch=1), place.tls
-    project = replace(new.project, server=place.signed.project.server, sites=place.signed.project.sites)
+    parties = {name: getattr(place.signed.project, name) for name in ("server", "server_certificate", "sites")}
+    project = replace(new.project, **parties)
     rotated = replace(new, project=secagg.Project.from_bytes(project.sign(new.authority)))
     update = place.signed.site().encrypt(SMALL)
     with serving(rotated, tmp_path / "run", tls) as running:

@@ -585,6 +585,10 @@ def _of_another_epoch(signed: Signed) -> bytes:
     return signed.reissue(epoch=1).sign(signed.authority)
 
 
+def _of_another_server(signed: Signed) -> bytes:
+    return signed.reissue(server=replace(signed.project.server, certificate="ab" * 32)).sign(signed.authority)
+
+
 def _another_of_the_same_serial(signed: Signed) -> bytes:
     return replace(signed.project, expires=signed.project.expires + 1).sign(signed.authority)
 
@@ -602,6 +606,7 @@ def _another_of_the_same_serial(signed: Signed) -> bytes:
         (_of_tomorrow, IdentityError, "is not valid before"),
         (_of_another_key, KeyMismatchError, "unpack the server's newest kit"),
         (_of_another_epoch, KeyMismatchError, "of epoch 0, its manifest says .* of epoch 1"),
+        (_of_another_server, IdentityError, "there has been a rotation: manifest 1 .* unpack the newest kit of site-1"),
         (_another_of_the_same_serial, VerificationError, "serial"),
     ],
 )
