@@ -23,6 +23,7 @@ from secagg.errors import (
     IdentityError,
     KeyMismatchError,
     LayoutError,
+    ManifestMismatchError,
     MismatchError,
     QuorumError,
     RoundMismatchError,
@@ -550,8 +551,11 @@ def test_an_aggregate_of_the_last_epoch(scene):
     with pytest.raises(KeyMismatchError, match="epoch 0 of the key, expected epoch 1"):
         scene.decrypt(scene.aggregate, site=rotated.site())
     relabelled = scene.parts.but(epoch=1, key=client.fingerprint).build()
-    with pytest.raises(SignatureError):
+    with pytest.raises(ManifestMismatchError):
         scene.decrypt(relabelled, site=rotated.site(), receipt=None)
+    manifest = rotated.project.digest
+    with pytest.raises(SignatureError):
+        scene.decrypt(Parts.of(relabelled).but(manifest=manifest).build(), site=rotated.site(), receipt=None)
 
 
 # Sites that are shown different sums.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from container import UPDATE, Container, block_nbytes, put_word, row_offsets
+from container import UPDATE, Container, block_nbytes, put_word, row_offsets, tag_moduli, tag_sizes
 from federation import LARGE, LATTICE, VARIANTS, Federation, federate, is_symmetric, other_keys, random_states
 
 import secagg

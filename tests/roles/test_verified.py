@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from container import AGGREGATE, Container, tag_moduli
-from federation import SMALL, federate, libs_of, random_states
+from federation import TINY, TINY_AGGREGATION, federate, libs_of, random_states
 from signed import ROUND, sign_federation
 
 from secagg import Receipt, Update
-from secagg.errors import DecryptionError, SignatureError, VerificationError
+from secagg.errors import DecryptionError, ManifestMismatchError, SignatureError, VerificationError
 from secagg.trust.key import ClientKey
 from secagg.trust.tags import Authenticator
 
@@ -115,8 +113,17 @@ def test_who_is_listed_and_from_where(signed, states):
     container.proofs.reverse()
     with pytest.raises(SignatureError, match="site-1"):
         signed.site().decrypt(Update.from_bytes(container.to_bytes()))
+    strange = Container.read(aggregate.to_bytes())
+    strange.header["manifest"] = "ab" * 32
+    with pytest.raises(ManifestMismatchError, match="abababababababab…, which is neither"):
+        signed.site().decrypt(Update.from_bytes(strange.to_bytes()))
     unsigned = signed.federation.site("site-3").encrypt(states[2], round=ROUND, base=base)
     aggregator = signed.aggregator()
+    with pytest.raises(ManifestMismatchError, match="under another project manifest"):
+        aggregator.add(unsigned)
+    container = Container.read(unsigned.to_bytes())
+    container.header["manifest"] = signed.project.digest.hex()
+    unsigned = Update.from_bytes(container.to_bytes())
     with pytest.raises(SignatureError, match="is missing"):
         aggregator.add(unsigned)
     assert aggregator.sites == ()
@@ -125,18 +132,13 @@ def test_who_is_listed_and_from_where(signed, states):
 @pytest.mark.parametrize("lib", libs_of("CKKS") + [f"{lib}-BGV" for lib in libs_of("BGV")])
 def test_libraries_verify_alike(lib, states):
     """Tags are of words: whoever encrypts, any library of the scheme verifies."""
-    federation = federate(lib, SMALL | {"BGV": {"value_bits": 8, "seeded": False}}, encrypt=ENCRYPT)
-    federation = replace(federation, config=replace(federation.config, params=whole(federation.config.params)))
+    params = {"CKKS": TINY | {"seeded": False}, "BGV": {"value_bits": 8, "seeded": False}}  # pyfhel knows no seeds
+    federation = federate(lib, params, encrypt=ENCRYPT, **TINY_AGGREGATION)
     libs = libs_of(federation.config.params.scheme)
     sites = [federation.using(other).site(f"site-{number}") for number, other in enumerate(libs)]
     aggregate = federation.add(site.encrypt(state) for site, state in zip(sites, states, strict=False))
     for site in sites:
         federation.assert_mean(site.decrypt(aggregate), states[: len(sites)])
-
-
-def whole(params):
-    """Params of pyfhel too: without seeds."""
-    return replace(params, seeded=False)
 
 
 def test_tags_hang_on_the_epoch(signed, states):

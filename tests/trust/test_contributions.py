@@ -158,7 +158,7 @@ def test_a_revoked_site(signed, states, updates):
     """Under the manifest that revokes it, and under the one before: that is not of this round any more."""
     later = signed.without("site-2")
     aggregator = signed.aggregator(project=later)
-    aggregator.add(signed.site(project=later).encrypt(states[0], round=ROUND))
+    aggregator.add(signed.site(project=later).encrypt(states[0], round=ROUND, base=BASE))
     renamed = Parts.of(updates[1]).but(manifest=later.digest)
     with pytest.raises(IdentityError, match="'site-2' has been revoked"):
         aggregator.add(renamed.sealed())
