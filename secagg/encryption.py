@@ -190,7 +190,7 @@ class Encryption:
         clear = FlatVector(targets["clear"])
         cipher = self._backend.cipher(header.round, header.contributions)
         plausible = True
-        for frame, payload in aggregate.frames():
+        for frame, payload in aggregate.frames(recheck=self._lattice):  # the words that were verified, and no others
             # A fault must not show in the time: whoever learns where it is learns more than that there is one.
             try:
                 if frame.section == "encrypted":  # these frames come first, and the weight first in them
@@ -214,10 +214,7 @@ class Encryption:
         return vectors
 
     def _verify(self, aggregate: Update, authenticator: Authenticator) -> None:
-        """Hold all words of an aggregate of a lattice scheme against its tags, before any of them is decrypted.
-
-        What `Update.frames` yields afterwards are the same words, or an error.
-        """
+        """Hold all words of an aggregate of a lattice scheme against its tags, before any of them is decrypted."""
         for frame, payload in aggregate.frames():
             if frame.section == "encrypted":
                 authenticator.add_ciphertext(self._ring.from_bytes(payload))

@@ -22,7 +22,7 @@ from ..storage.files import (
     read_stream,
     replace_file,
 )
-from .body import Body, FileBody, MemoryBody, StreamBody
+from .body import FIXED, Body, FileBody, MemoryBody, StreamBody
 from .container import DIGEST_NBYTES, PREAMBLE_NBYTES, as_bytes, check_digest, digest, frame_digest, head_nbytes
 from .header import Contribution, Frame, Header
 from .tail import UNSIGNED, Proof, Tail, body_digest, signed_message
@@ -175,8 +175,14 @@ class Update:
         base = self._header.base
         return None if base is None else digest(_NEXT_BASE, base, self.digest())
 
-    def frames(self) -> Iterator[tuple[Frame, memoryview]]:
+    def frames(self, *, recheck: bool = False) -> Iterator[tuple[Frame, memoryview]]:
         """Yield each frame and its payload, valid until the next, after checking its digest.
+
+        Parameters
+        ----------
+        recheck : bool
+            Whether digests are checked again of a file that was read whole and whose size and time are as they were:
+            who has verified its words must meet no others, and time can be set.
 
         Raises
         ------
@@ -188,7 +194,7 @@ class Update:
             another than at the first reading.
         """
         stamp = self._body.stamp()
-        verified = stamp is not None and stamp == self._verified
+        verified = stamp is not None and stamp == self._verified and (stamp == FIXED or not recheck)
         first, digests = self._digests, []
         for frame in self._header.frames:
             data = self._body.read(frame.offset, frame.nbytes + DIGEST_NBYTES)

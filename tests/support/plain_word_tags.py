@@ -26,7 +26,9 @@ def counts_of(moduli: Sequence[int]) -> list[int]:
 def elements(words: Sequence[int], moduli: Sequence[int], degree: int, keys: Sequence[bytes]) -> list[int]:
     """Σ_B Σ_j α_B·β_j·c_{B,j} of each element, keys in order of prime and element; no pads."""
     polynomials = np.array(words, dtype=object).reshape(-1, len(moduli), degree)
-    places = [(row, q) for row, (q, count) in enumerate(zip(moduli, counts_of(moduli), strict=True)) for _ in range(count)]
+    places = [
+        (row, q) for row, (q, count) in enumerate(zip(moduli, counts_of(moduli), strict=True)) for _ in range(count)
+    ]
     found = []
     for (row, modulus), key in zip(places, keys, strict=True):
         stream = samples(key, modulus)
