@@ -215,7 +215,7 @@ class Encryption:
 
     def _verify(self, aggregate: Update, authenticator: Authenticator) -> None:
         """Hold all words of an aggregate of a lattice scheme against its tags, before any of them is decrypted."""
-        for frame, payload in aggregate.frames():
+        for frame, payload in aggregate.frames(recheck=True):
             if frame.section == "encrypted":
                 authenticator.add_ciphertext(self._ring.from_bytes(payload))
             else:
