@@ -1,4 +1,4 @@
-"""Tags of ciphertext words, against Python's integers: what they are, that they add up, and how hard they are to hit."""
+"""Tags of ciphertext words, against Python's integers: what they are, that they add up, how hard they are to hit."""
 
 from __future__ import annotations
 
