@@ -63,7 +63,7 @@ def test_they_are_fresh(federation):
 
 @pytest.mark.usefixtures("snapshot")
 def test_the_very_same_update_has_the_same(federation):
-    """From another client, process or copy of the tensors: then the ciphertext may be the same, and tells nothing new."""
+    """From another client, or a copy of the tensors."""
     copied = {name: array.copy() for name, array in STATE.items()}
     assert nonce_of(federation.site()) == nonce_of(federation.site(), copied) == nonce_of(federation.site())
 
