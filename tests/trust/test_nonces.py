@@ -11,15 +11,14 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from blake3 import blake3
-from federation import federate, make_keys, random_states
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from federation import federate, random_states
 from signed import sign_federation
 
 import secagg
 from secagg import Update
-from secagg.trust import nonces
 from secagg.trust.key import ClientKey
-from secagg.trust.nonces import NO_NONCE, with_nonce
+from secagg.trust.nonces import NO_NONCE
 
 STATE = {"w": np.linspace(-1, 1, 9), "v": np.float32([[0.25, -0.5]]), "c": np.array([0.5, 0.75])}
 ENCRYPT = {"exclude": ["c"]}
@@ -218,32 +217,27 @@ def test_a_nonce_is_as_documented():
     federation = federate("flashe", encrypt=ENCRYPT)
     key, update = federation.keys.client, federation.site().encrypt(STATE, 0.5, 3)
     draft = replace(update.header, contributions=(replace(update.header.contributions[0], nonce=bytes(32)),))
-    parts = [struct.pack("<dQ", 0.5, 7), *(STATE[name].tobytes() for name in ("w", "v", "c"))]
-    content = blake3(draft.head[-32:] + b"".join(blake3(part).digest() for part in parts)).digest()
-    fields = [
-        b"secagg nonce v1",
-        bytes.fromhex(key.fingerprint),
-        bytes(8),
-        RANDOM,
-        content,
-        b"site-1",
-        (3).to_bytes(8, "little"),
-    ]
-    info = b"".join(len(field).to_bytes(4, "little") + field for field in fields)
-    extracted = hmac.digest(bytes(32), key._root, hashlib.sha256)
-    assert update.nonce == hmac.digest(extracted, info + b"\1", hashlib.sha256)
+    parts = [draft.head[-32:], struct.pack("<dQ", 0.5, 7), *(STATE[name].tobytes() for name in ("w", "v", "c"))]
+
+    def derived(purpose, *fields):
+        fields = [purpose, bytes.fromhex(key.fingerprint), bytes(8), *fields]
+        info = b"".join(len(field).to_bytes(4, "little") + field for field in fields)
+        extracted = hmac.digest(bytes(32), key._root, hashlib.sha256)
+        return hmac.digest(extracted, info + b"\1", hashlib.sha256)
+
+    content = AESGCM(derived(b"secagg nonce content v1")).encrypt(bytes(12), b"", b"".join(parts))
+    assert len(content) == 16
+    assert update.nonce == derived(b"secagg nonce v1", RANDOM, content, b"site-1", (3).to_bytes(8, "little"))
 
 
-def test_content_is_read_piece_by_piece():
-    """A piece ends where it ends: of two ways to cut the same bytes, each is its own content."""
+@pytest.mark.usefixtures("snapshot")
+def test_large_tensors_are_read_to_their_end():
+    """More than a piece of content at a time, and no number of pieces."""
     federation = federate("flashe")
-    header = federation.site().encrypt({"w": np.zeros(3)}).header
-    draft = replace(header, contributions=(replace(header.contributions[0], nonce=NO_NONCE),))
-    key = make_keys("flashe", federation.config.params).client
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nonces.secrets, "token_bytes", lambda count: bytes(count))
-        found = {
-            with_nonce(key, draft, iter(pieces)).contributions[0].nonce
-            for pieces in ([b"ab", b"c"], [b"a", b"bc"], [b"abc"], [b"abc", b""])
-        }
-    assert len(found) == 4
+    state = {"w": np.zeros((1 << 18) + 3)}
+    found = {nonce_of(federation.site(), state)}
+    for place in (0, (1 << 17) - 1, 1 << 17, (1 << 18) + 2):
+        state["w"][place] = 2.0**-30
+        found.add(nonce_of(federation.site(), state))
+        state["w"][place] = 0
+    assert len(found) == 5
