@@ -109,10 +109,9 @@ def test_a_second_certificate_under_the_servers_name(running: Running, place: Pl
 def test_a_certificate_of_another_authority(running: Running, place: Place, tmp_path: Path) -> None:
     foreign = Authority.create(tmp_path / "foreign").issue_site("site-1")
     half = Tls(place.tls["site-1"].ca, foreign.cert, foreign.key)
-    with running.session("site-1", tls=half) as session, pytest.raises(IdentityError, match="refuses the certificate"):
-        session.join()
-    with running.session("site-1", tls=foreign) as session, pytest.raises(IdentityError, match="is refused"):
-        session.join()
+    for tls in (half, foreign):
+        with running.session("site-1", tls=tls) as session, pytest.raises(IdentityError, match="refuses the certif"):
+            session.join()
     assert running.server.status().waiting_for == ()
 
 
