@@ -159,7 +159,7 @@ class Encryption:
                     authenticator.add_ciphertext(words)
                 packed = (self._ring if secret else CLEAR_RING).to_bytes(words)
                 writer.write(frame, memoryview(packed))  # type: ignore[arg-type]  # an ndarray is a buffer
-            writer.finish(authenticator.tags(), identity.sign if identity else None)
+            writer.finish(lambda body: authenticator.tags([body]), identity.sign if identity else None)
             self.clipped = encoders["encrypted"].clipped
             if self.feedback and residuals is not None:
                 self.feedback.commit(layout.fingerprint, round, residuals)
@@ -206,7 +206,7 @@ class Encryption:
             if not self._lattice:  # to take a pad off shows nothing of a key, and what comes out is dropped
                 authenticator.add_integers(plain, signed=frame.section == "clear")
         if not self._lattice:
-            plausible &= authenticator.fits(aggregate.tail.tags)
+            plausible &= authenticator.fits(aggregate.tail)
         for name, vector in vectors.items():
             plausible &= self._is_mean(vector, limits[name], sites, decoder.weight_sum)
         if not plausible:
@@ -220,7 +220,7 @@ class Encryption:
                 authenticator.add_ciphertext(self._ring.from_bytes(payload))
             else:
                 authenticator.add_integers(CLEAR_RING.from_bytes(payload), signed=True)
-        if not authenticator.fits(aggregate.tail.tags):
+        if not authenticator.fits(aggregate.tail):
             raise DecryptionError
 
     def _is_mean(self, vector: NDArray[Any], bound: float, sites: int, weight_sum: float) -> bool:

@@ -206,7 +206,7 @@ class Update:
                     raise FormatError("the file changed while it was read")
             yield frame, payload
         if not verified and self._header.kind != "aggregate":  # what is signed is what was read
-            body = body_digest(self._header.head, digests, self.tail.tags)
+            body = body_digest(self._header.head, digests)
             check_digest(self.tail.proofs[0].body, body, "the body")
         if verified and self._body.stamp() != stamp:
             raise FormatError("the file changed while it was read")
@@ -281,9 +281,20 @@ class UpdateWriter:
         self._stream.write(payload)
         self._stream.write(self._digests[-1])
 
-    def finish(self, tags: tuple[int, ...], sign: Callable[[bytes], bytes] | None) -> None:
-        """Write the tail: the tags, and what `sign` makes of the message that a site signs; zeros without it."""
-        body = body_digest(self._head, self._digests, tags)
+    def finish(
+        self, authenticate: Callable[[bytes], tuple[int, ...]] | None, sign: Callable[[bytes], bytes] | None
+    ) -> None:
+        """Write the tail.
+
+        Parameters
+        ----------
+        authenticate : callable or None
+            Returns the tags, given the digest of the body; None: there are none.
+        sign : callable or None
+            Returns the signature of a message; None: zeros stand in its place.
+        """
+        body = body_digest(self._head, self._digests)
+        tags = authenticate(body) if authenticate else ()
         signature = sign(signed_message(self._head, body)) if sign else UNSIGNED
         self._stream.write(Tail(tags, (Proof(body, signature),)).pack(self._head, len(self._digests)))
 
