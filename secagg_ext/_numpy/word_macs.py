@@ -57,7 +57,7 @@ def word_macs(
     tables = [table.reshape(-1, n) for table in np.split(limbs, np.cumsum(counts)[:-1])]
     divisors = np.repeat(np.array(moduli, object), counts)
     for piece, factors in zip(words.reshape(-1, len(moduli), n), alpha.reshape(-1, len(state)), strict=True):
-        dots = [dot for row, table in zip(piece, tables, strict=True) for dot in _dots(row, table)]
+        dots = np.array([dot for row, table in zip(piece, tables, strict=True) for dot in _dots(row, table)], object)
         state[:] = (state.astype(object) + factors.astype(object) * dots) % divisors
 
 

@@ -78,6 +78,14 @@ def test_every_prime_and_length(ext, q, n):
         check(ext, (q,), n, (count,), *random_arrays((q,), n, (count,), pieces, n))
 
 
+def test_sums_on_both_sides_of_half_a_word(ext):
+    """NumPy takes a list of integers below 2**63 and from there on for floats."""
+    words, beta = np.zeros(8, np.uint64), np.zeros(16, np.uint64)
+    words[:2], beta[:2], beta[8] = (16, 1), (2**59, 1), 1  # sums of 2**63 + 1 and of 16
+    alpha, state = np.ones(2, np.uint64), np.zeros(2, np.uint64)
+    check(ext, (2**60 - 1,), 8, (2,), words, beta, alpha, state)
+
+
 @pytest.mark.parametrize("n", [8, 128, 8192, 32768])
 @pytest.mark.parametrize("q", [*PRIMES.values(), *ENDS])
 def test_words_that_are_all_the_largest(ext, q, n):

@@ -7,6 +7,7 @@ a reply or a typed error. What was acknowledged stays, also when the server star
 from __future__ import annotations
 
 import datetime
+import hashlib
 import logging
 import shutil
 import struct
@@ -18,8 +19,8 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from fuzz_worlds import AUTHORITY, BASE, NAMES, SERVER, World, scratch
 from google.protobuf.message import DecodeError, Message
@@ -77,8 +78,12 @@ def read_script(data: bytes) -> list[Record]:
 
 
 def certificate(name: str, days: int = 10_000) -> bytes:
-    """A certificate such as `secagg provision` makes, but signed by itself: who issued it, TLS has checked."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    """A certificate in DER that says what those of `secagg provision` do; who issued it, TLS has checked.
+
+    It is signed by itself, by Ed25519, which makes the same bytes each time: the manifest has its digest, and updates
+    that were kept have that of the manifest.
+    """
+    key = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(f"certificate of {name}".encode()).digest())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     begin = datetime.datetime(2020, 1, 1)
     purposes = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
@@ -87,32 +92,31 @@ def certificate(name: str, days: int = 10_000) -> bytes:
         .subject_name(subject)
         .issuer_name(subject)
         .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
+        .serial_number(1)
         .not_valid_before(begin)
         .not_valid_after(begin + datetime.timedelta(days=days))
         .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
     )
-    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    return builder.sign(key, None).public_bytes(serialization.Encoding.DER)
 
 
-_PEMS = {name: certificate(name) for name in (*NAMES, "server")}
+def pem(certificate: bytes) -> bytes:
+    return x509.load_der_x509_certificate(certificate).public_bytes(serialization.Encoding.PEM)
 
-WORLD = World.of(
-    "seeded",
-    clear=True,
-    certificates={
-        name: x509.load_pem_x509_certificate(pem).fingerprint(hashes.SHA256()).hex() for name, pem in _PEMS.items()
-    },
-)
+
+_CERTIFICATES = {name: certificate(name) for name in (*NAMES, "server")}
+_PEMS = {name: pem(der) for name, der in _CERTIFICATES.items()}
+
+WORLD = World.of("seeded", clear=True, certificates=_CERTIFICATES)
 
 #: Who may call, by number: the parties; one who is no party; a site's other certificate, and an expired one; nobody,
 #: two at once, and rubbish.
 CALLERS: tuple[dict[str, list[bytes]], ...] = (
     *({"x509_pem_cert": [pem]} for pem in _PEMS.values()),
-    {"x509_pem_cert": [certificate("site-9")]},
-    {"x509_pem_cert": [certificate("site-1")]},
-    {"x509_pem_cert": [certificate("site-1", days=1)]},
+    {"x509_pem_cert": [pem(certificate("site-9"))]},
+    {"x509_pem_cert": [pem(certificate("site-1", days=9_999))]},
+    {"x509_pem_cert": [pem(certificate("site-1", days=1))]},
     {},
     {"x509_pem_cert": list(_PEMS.values())[:2]},
     {"x509_pem_cert": [b"-----BEGIN CERTIFICATE-----\n"]},

@@ -18,7 +18,7 @@ from container import (
     canonical,
     fingerprint,
 )
-from fuzz_worlds import AUTHORITY, NAMES, identity
+from fuzz_worlds import AUTHORITY, NAMES, PRIME, identity
 
 from secagg import Header, Update
 from secagg.errors import SecAggError
@@ -67,7 +67,7 @@ class Mutator:
         if container.payloads:
             changes += [self._payload, self._payload, self._frames]
         if container.kind in (UPDATE, AGGREGATE, MODEL):
-            changes += [self._tag, self._proofs, self._contributions]
+            changes += [self._tags, self._proofs, self._contributions]
         for _ in range(rng.choice([1, 1, 1, 2, 3])):
             rng.choice(changes)(container, rng)
         self._sign(container, rng)
@@ -178,7 +178,7 @@ class Mutator:
             container.payloads[index] = self._mutate(container.payloads[index], len(container.payloads[index]) + 8)
 
     def _refit(self, container: Container) -> None:
-        """Payloads of the sizes that the header asks for, and a proof for each contribution."""
+        """Payloads of the sizes that the header asks for, and as many tags; `Container` has a proof for each site."""
         try:
             header = Header.from_head(container.head)
             if header.nbytes > MAX_NBYTES:
@@ -188,12 +188,24 @@ class Mutator:
         whole = b"".join(container.payloads) or b"\0"
         whole *= -(-header.tail_offset // len(whole))
         container.payloads = [whole[frame.offset : frame.offset + frame.nbytes] for frame in header.frames]
+        container.tags = (container.tags + [0] * header.tag_count)[: header.tag_count]
 
-    def _tag(self, container: Container, rng: random.Random) -> None:
-        top = 2**128
-        container.tag = rng.choice(
-            [0, 1, 2**127 - 2, 2**127 - 1, 2**127, top - 1, (container.tag + 1) % top, rng.randrange(top)]
-        )
+    def _tags(self, container: Container, rng: random.Random) -> None:
+        """Another tag, another order, or another number of them."""
+        tags, change = container.tags, rng.randrange(6)
+        if not tags:
+            tags.append(rng.randrange(2**127))
+        elif change == 0:
+            del tags[rng.randrange(len(tags))]
+        elif change == 1:
+            tags.append(rng.choice(tags) % 2**64)
+        elif change == 2 and len(tags) > 2:
+            tags[1:] = rng.sample(tags[1:], len(tags) - 1)
+        else:
+            at = rng.randrange(len(tags))
+            top, modulus = (2**64, PRIME) if at else (2**128, 2**127 - 1)
+            known = [0, 1, modulus - 1, modulus, modulus + 1, top - 1, (tags[at] + 1) % top]
+            tags[at] = rng.choice([*known, rng.randrange(modulus), rng.randrange(top)])
 
     def _proofs(self, container: Container, rng: random.Random) -> None:
         proofs, change = container.proofs, rng.randrange(5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,11 +23,12 @@ from fuzz_handlers import (
     Record,
     chunks_of,
 )
-from fuzz_worlds import AUTHORITY, BASE, CORPUS, NAMES, ROUND, SERVER, WORLDS
+from fuzz_worlds import AUTHORITY, BASE, CORPUS, EARLIER, NAMES, ROUND, SERVER, WORLDS, identity
 from signed import Parts
 
 import secagg
 from secagg.integrations.grpc import secagg_pb2 as pb
+from secagg.wire.tail import Proof, signed_message
 
 
 def parsers(folder: Path) -> None:
@@ -37,7 +38,15 @@ def parsers(folder: Path) -> None:
         for update in updates:
             aggregator.add(update)
         (folder / f"seed-{scheme}-update").write_bytes(updates[0].to_bytes())
-        (folder / f"seed-{scheme}-aggregate").write_bytes(aggregator.finish().to_bytes())
+        aggregate = aggregator.finish()
+        (folder / f"seed-{scheme}-aggregate").write_bytes(aggregate.to_bytes())
+        if scheme == "words":  # one that lay there when the manifest came
+            parts = Parts.of(aggregate).but(manifest=EARLIER)
+            proofs = []
+            for item, proof in zip(parts.header.contributions, parts.proofs, strict=True):
+                message = signed_message(parts.header.of(item).head, proof.body)
+                proofs.append(Proof(proof.body, identity(item.site).sign(message)))
+            (folder / f"seed-{scheme}-earlier").write_bytes(replace(parts, proofs=tuple(proofs)).to_bytes())
         (folder / f"seed-{scheme}-project").write_bytes(world.project.sign(AUTHORITY))
         if scheme != "whole":
             world.key.save(folder / f"seed-{scheme}-client-key")
@@ -57,8 +66,8 @@ def parsers(folder: Path) -> None:
     project = replace(world.project, config=bgv, layout=layout, base=BASE)
     (folder / "seed-bgv-project").write_bytes(project.sign(AUTHORITY))
     header = replace(update.header, params=bgv.params, aggregation=bgv.aggregation, layout=layout)
-    empty = [bytes(frame.nbytes) for frame in header.frames]
-    (folder / "seed-bgv-update").write_bytes(Parts(header, empty, 0, update.tail.proofs).sealed().to_bytes())
+    empty, tags = [bytes(frame.nbytes) for frame in header.frames], (0,) * header.tag_count
+    (folder / "seed-bgv-update").write_bytes(Parts(header, empty, tags, update.tail.proofs).sealed().to_bytes())
 
 
 def handlers(folder: Path) -> None:
@@ -84,7 +93,9 @@ def handlers(folder: Path) -> None:
 
 
 def main() -> None:
-    root = Path(sys.argv[1]) if len(sys.argv) > 1 else CORPUS
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path, nargs="?", default=CORPUS)
+    root = parser.parse_args().folder
     for make in (parsers, handlers):
         folder = root / make.__name__
         folder.mkdir(parents=True, exist_ok=True)

@@ -19,11 +19,13 @@ import secagg
 from secagg import Identity, Project
 from secagg.errors import PrivacyWarning, SecAggError
 from secagg.trust.key import KeyMaterial
-from secagg.trust.project import Party
+from secagg.trust.project import Earlier, Party
 
 warnings.simplefilter("ignore", PrivacyWarning)
 
 ROUND, BASE = 4, bytes(range(32))
+#: Digest of the manifest before that of each federation.
+EARLIER = bytes(range(32, 64))
 NAMES = ("site-1", "site-2", "site-3")
 CORPUS = Path(__file__).parent / "corpus"
 
@@ -57,8 +59,8 @@ class World:
     state: dict[str, Any]
 
     @classmethod
-    def of(cls, scheme: str, *, clear: bool, certificates: Mapping[str, str] | None = None) -> World:
-        """One of a scheme, with a tensor in the clear or without; `certificates` are fingerprints by names."""
+    def of(cls, scheme: str, *, clear: bool, certificates: Mapping[str, bytes] | None = None) -> World:
+        """One of a scheme, with a tensor in the clear or without; `certificates` are in DER, by names."""
         params, certificates = SCHEMES[scheme], certificates or {}
         lattice = params["scheme"] != "FLASHE"
         config = secagg.Config.from_dict(
@@ -70,17 +72,28 @@ class World:
         )
         # Any words below the prime make a key whose symmetric ciphertexts decrypt; no sum is right by chance.
         rng = np.random.default_rng(0)
-        words, moduli = ((1, 1024), (PRIME,)) if lattice else ((4,), ())
+        words = (1, 1024) if lattice else (0,)
         secret = rng.integers(0, PRIME, words, np.uint64)
-        public = rng.integers(0, PRIME, (2, *words), np.uint64) if lattice else np.empty(0, np.uint64)
-        key = secagg.ClientKey(config.params, KeyMaterial(moduli, secret, public))
-        members = [
-            Party(name, public, certificates.get(name, public.hex()))
-            for name, public in ((name, identity(name).public) for name in ("server", *NAMES))
-        ]
-        authority = identity("authority")
+        public = rng.integers(0, PRIME, (2, *words) if lattice else words, np.uint64)
+        material = KeyMaterial((PRIME,) if lattice else (), secret, public)
+        key = secagg.ClientKey(config.params, material, bytes(range(32)))
+        parties = []
+        for name in ("server", *NAMES):
+            own = certificates.get(name, name.encode())
+            parties.append(Party(name, identity(name).public, hashlib.sha256(own).hexdigest()))
         project = Project(
-            "fuzz", 1, 0, 2**53, config, 0, key.fingerprint, authority.public, members[0], tuple(members[1:])
+            name="fuzz",
+            serial=1,
+            issued=0,
+            expires=2**53,
+            config=config,
+            epoch=0,
+            key=key.fingerprint,
+            authority=identity("authority").public,
+            server=parties[0],
+            sites=tuple(parties[1:]),
+            earlier=(Earlier(EARLIER, 0),),
+            server_certificate=certificates.get("server"),
         )
         state = {"w": np.zeros(5, np.float32)} | ({"c": np.zeros(3, np.float32)} if clear else {})
         return cls(config, key, project, state)

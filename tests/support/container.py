@@ -19,13 +19,15 @@ MAGIC = b"SECAGG\r\n"
 UPDATE, AGGREGATE, CLIENT_KEY, SERVER_KEY, MODEL, PROJECT = 1, 2, 3, 4, 5, 6
 #: Kinds with a tail.
 WITH_TAIL = (UPDATE, AGGREGATE, MODEL)
-PREAMBLE_NBYTES, DIGEST_NBYTES, SIGNATURE_NBYTES, TAG_NBYTES = 16, 32, 64, 16
+PREAMBLE_NBYTES, DIGEST_NBYTES, SIGNATURE_NBYTES = 16, 32, 64
+#: Of the tag of integers, and of each tag of ciphertext words.
+TAG_NBYTES, WORD_TAG_NBYTES = 16, 8
 PROOF_NBYTES = DIGEST_NBYTES + SIGNATURE_NBYTES
 FRAME_NBYTES = 1 << 20
 CLEAR_WORDS = FLASHE_WORDS = 4096
 #: Bytes of a block of a model, as they are and encrypted.
 MODEL_PLAIN, MODEL_BLOCK = (1 << 16) - 16, 1 << 16
-#: Modulus of tags.
+#: Modulus of the tag of integers.
 PRIME = 2**127 - 1
 #: Bytes of a value of a float tensor.
 FLOATS = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
@@ -35,14 +37,14 @@ FLOATS = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 class Container:
     """A container taken apart. `header` is the object, or the bytes themselves where a test wants other bytes.
 
-    Updates, aggregates and models have a tag and `proofs`, each a body digest and a signature; `tail` stands in place
-    of both where a test wants other bytes. A project manifest has a signature.
+    Updates and aggregates have `tags`, and with models `proofs`, each a body digest and a signature; `tail` stands in
+    place of both where a test wants other bytes. A project manifest has a signature.
     """
 
     kind: int
     header: Any
     payloads: list[bytes] = field(default_factory=list)
-    tag: int = 0
+    tags: list[int] = field(default_factory=list)
     proofs: list[tuple[bytes, bytes]] = field(default_factory=list)
     tail: bytes | None = None
     signature: bytes = bytes(SIGNATURE_NBYTES)
@@ -72,15 +74,16 @@ class Container:
             digests.append(blob[place - DIGEST_NBYTES : place])
             assert digests[-1] == frame_digest(head_digest, index, container.payloads[-1])
         if kind in WITH_TAIL:
-            tail = blob[place : place + TAG_NBYTES + PROOF_NBYTES * len(header["contributions"])]
+            sizes = tag_sizes(kind, header["params"])
+            tail = blob[place : place + sum(sizes) + PROOF_NBYTES * len(header["contributions"])]
             place += len(tail) + DIGEST_NBYTES
             assert blob[place - DIGEST_NBYTES : place] == frame_digest(head_digest, len(digests), tail)
-            container.tag = int.from_bytes(tail[:TAG_NBYTES], "little")
-            for start in range(TAG_NBYTES, len(tail), PROOF_NBYTES):
+            container.tags = unpack_tags(tail[: sum(sizes)], sizes)
+            for start in range(sum(sizes), len(tail), PROOF_NBYTES):
                 proof = tail[start : start + PROOF_NBYTES]
                 container.proofs.append((proof[:DIGEST_NBYTES], proof[DIGEST_NBYTES:]))
             if kind != AGGREGATE:
-                assert container.proofs[0][0] == body_digest(head_digest, digests, container.tag)
+                assert container.proofs[0][0] == body_digest(head_digest, digests, container.tags)
         assert place == len(blob)
         return container
 
@@ -102,7 +105,7 @@ class Container:
     @property
     def body(self) -> bytes:
         """The body digest of an update or model."""
-        return body_digest(self.head[-DIGEST_NBYTES:], self.frame_digests, self.tag)
+        return body_digest(self.head[-DIGEST_NBYTES:], self.frame_digests, self.tags)
 
     def make_tail(self) -> bytes:
         """The tail without its digest: that of an update names its body, that of an aggregate has a proof a site."""
@@ -112,7 +115,12 @@ class Container:
             proofs = [*self.proofs, *[(bytes(DIGEST_NBYTES), bytes(SIGNATURE_NBYTES))] * count][:count]
         else:
             proofs = [(self.body, self.proofs[0][1] if self.proofs else bytes(SIGNATURE_NBYTES))]
-        return self.tag.to_bytes(TAG_NBYTES, "little") + b"".join(body + signature for body, signature in proofs)
+        return pack_tags(self.tags) + b"".join(body + signature for body, signature in proofs)
+
+    @property
+    def tail_nbytes(self) -> int:
+        """Bytes of the tail and its digest."""
+        return len(self.make_tail()) + DIGEST_NBYTES
 
     def to_bytes(self) -> bytes:
         """Put it together, every digest made anew."""
@@ -206,6 +214,36 @@ def data_bits(params: dict[str, Any]) -> list[int]:
     return params["coeff_mod_bit_sizes"][:-1] or params["coeff_mod_bit_sizes"]
 
 
+def element_count(bits: int) -> int:
+    """Tags of the ciphertext words of a data prime of so many bits."""
+    return ceil(112 / (bits - 1))
+
+
+def tag_sizes(kind: int, params: dict[str, Any]) -> list[int]:
+    """Bytes of each tag of a tail."""
+    if kind == MODEL:
+        return []
+    bits = [] if params["scheme"] == "FLASHE" else data_bits(params)
+    return [TAG_NBYTES] + [WORD_TAG_NBYTES] * sum(map(element_count, bits))
+
+
+def tag_moduli(key: dict[str, Any]) -> list[int]:
+    """Modulo what each tag of an update or aggregate is a number, from the header of a key."""
+    primes = key["primes"][:-1] or key["primes"]
+    return [PRIME] + [prime for prime in primes for _ in range(element_count(prime.bit_length()))]
+
+
+def pack_tags(tags: list[int]) -> bytes:
+    """Tags as a tail has them."""
+    return b"".join(tag.to_bytes(WORD_TAG_NBYTES if index else TAG_NBYTES, "little") for index, tag in enumerate(tags))
+
+
+def unpack_tags(data: bytes, sizes: list[int]) -> list[int]:
+    """What `pack_tags` puts together."""
+    starts = [sum(sizes[:index]) for index in range(len(sizes))]
+    return [int.from_bytes(data[at : at + size], "little") for at, size in zip(starts, sizes, strict=True)]
+
+
 def row_offsets(params: dict[str, Any]) -> list[tuple[int, int]]:
     """Where each row of a packed block begins, and the bits of its words."""
     if params["scheme"] == "FLASHE":
@@ -266,16 +304,16 @@ def fraction_bits(aggregation: dict[str, Any]) -> int:
 
 
 def fingerprint(header: dict[str, Any], payload: bytes) -> str:
-    """The fingerprint of a client key of this header and these words."""
+    """The fingerprint of a client key of this header and this payload."""
     params = header["params"]
     degree, primes = params.get("poly_modulus_degree", 0), ", ".join(map(str, header["primes"]))
     numbers = f"{params['scheme']}\0{degree}\0[{primes}]\0{header['plain_modulus']}\0{header['epoch']}\0"
-    return blake3(f"secagg key v2\0{numbers}".encode() + payload).hexdigest()
+    return blake3(f"secagg key v3\0{numbers}".encode() + payload).hexdigest()
 
 
 def frame_digest(head_digest: bytes, index: int, payload: bytes) -> bytes:
     return blake3(head_digest + index.to_bytes(8, "little") + payload).digest()
 
 
-def body_digest(head_digest: bytes, frame_digests: list[bytes], tag: int) -> bytes:
-    return blake3(head_digest + b"".join(frame_digests) + tag.to_bytes(TAG_NBYTES, "little")).digest()
+def body_digest(head_digest: bytes, frame_digests: list[bytes], tags: list[int]) -> bytes:
+    return blake3(head_digest + b"".join(frame_digests) + pack_tags(tags)).digest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 
 import numpy as np
@@ -36,7 +37,7 @@ ALL = {f"CKKS {name}": params for name, params in CKKS.items()} | {
 
 @cache
 def key_of(backend, params):
-    return ClientKey(params, backend.generate(params))
+    return ClientKey(params, backend.generate(params), os.urandom(32))
 
 
 def data_primes(params, key):

@@ -76,15 +76,15 @@ def renamed(site: secagg.Client, name: str) -> secagg.Client:
 
 
 def rebuilt(update: secagg.Update, **changes: Any) -> secagg.Update:
-    """An update or aggregate with the same frames and tag behind a changed header, every digest made anew, unsigned."""
-    header, tag = replace(update.header, **changes), update.tail.tag
+    """An update or aggregate, same frames and tags, behind a changed header, every digest made anew, unsigned."""
+    header, tags = replace(update.header, **changes), update.tail.tags
     stream = BytesIO()
     writer = UpdateWriter(stream, header)
     for frame, payload in update.frames():
         writer.write(frame, payload)
     if header.kind == "update" and len(header.contributions) == 1:
-        writer.finish(tag, None)
+        writer.finish(tags, None)
     else:
         proofs = tuple(Proof(bytes(32)) for _ in header.contributions)
-        stream.write(Tail(tag, proofs).pack(header.head, header.frame_count))
+        stream.write(Tail(tags, proofs).pack(header.head, header.frame_count))
     return secagg.Update.from_bytes(stream.getvalue())

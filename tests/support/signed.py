@@ -20,6 +20,7 @@ from federation import Federation, State
 import secagg
 from secagg.scheme.ring import CLEAR_RING, Ring
 from secagg.trust.project import Party
+from secagg.trust.tags import tag_moduli
 from secagg.wire.container import frame_digest
 from secagg.wire.header import Header
 from secagg.wire.tail import Proof, Tail, add_tags, body_digest
@@ -79,8 +80,7 @@ class Signed:
 
     def reissue(self, **changes: Any) -> secagg.Project:
         """The next manifest of the project, read from its signed form."""
-        project = replace(self.project, **{"serial": self.project.serial + 1, **changes})
-        return secagg.Project.from_bytes(project.sign(self.authority))
+        return secagg.Project.from_bytes(replace(self.project.successor_of(), **changes).sign(self.authority))
 
     def without(self, *names: str) -> secagg.Project:
         """The next manifest, with sites revoked."""
@@ -129,13 +129,13 @@ class Parts:
 
     header: Header
     payloads: list[bytes]
-    tag: int
+    tags: tuple[int, ...]
     proofs: tuple[Proof, ...] = field(default_factory=tuple)
 
     @classmethod
     def of(cls, update: secagg.Update) -> Parts:
         payloads = [bytes(payload) for _, payload in update.frames()]
-        return cls(update.header, payloads, update.tail.tag, update.tail.proofs)
+        return cls(update.header, payloads, update.tail.tags, update.tail.proofs)
 
     def under(self, *updates: secagg.Update) -> Parts:
         """The same sum under the list of other updates."""
@@ -152,7 +152,7 @@ class Parts:
         writer = UpdateWriter(stream, self.header)
         for frame, payload in zip(self.header.frames, self.payloads, strict=True):
             writer.write(frame, memoryview(payload))
-        stream.write(Tail(self.tag, self.proofs).pack(self.header.head, len(self.payloads)))
+        stream.write(Tail(self.tags, self.proofs).pack(self.header.head, len(self.payloads)))
         return stream.getvalue()
 
     def build(self) -> secagg.Update:
@@ -162,7 +162,7 @@ class Parts:
         """The digest of the body, as an update or model must have it."""
         head = self.header.head
         digests = [frame_digest(head, index, payload) for index, payload in enumerate(self.payloads)]
-        return body_digest(head, digests, self.tag)
+        return body_digest(head, digests, self.tags)
 
     def sealed(self, signature: bytes | None = None) -> secagg.Update:
         """An update or model whose body digest is right, too; with the signature that it had, or another."""
@@ -175,12 +175,14 @@ def combine(federation: Federation, terms: Sequence[tuple[int, secagg.Update]]) 
     listed = [update for _, update in terms]
     parts = Parts.of(listed[0]).under(*listed)
     totals = [np.zeros(len(payload), np.uint8) for payload in parts.payloads]
+    moduli = tag_moduli(federation.keys.server)
+    tags = (0,) * len(moduli)
     for factor, update in terms:
-        for frame, payload in update.frames():
-            for _ in range(factor):
+        for _ in range(factor):
+            for frame, payload in update.frames():
                 ring_of(federation, frame.section).add(totals[frame.index], np.frombuffer(payload, np.uint8))
-    tag = add_tags(factor * update.tail.tag for factor, update in terms)
-    return replace(parts, payloads=[total.tobytes() for total in totals], tag=tag)
+            tags = add_tags(tags, update.tail.tags, moduli)
+    return replace(parts, payloads=[total.tobytes() for total in totals], tags=tags)
 
 
 def ring_of(federation: Federation, section: str) -> Ring:

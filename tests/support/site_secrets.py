@@ -15,21 +15,29 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from needles import Needles
 
+import secagg_ext
+from secagg.scheme.integer_codec import IntegerDecoder, IntegerEncoder
 from secagg.setup.provisioner import CA_KEY_FILE
 from secagg.trust.identity import Identity
 from secagg.trust.key import ClientKey, load_key
 from secagg.trust.kit_files import CLIENT_KEY_FILE, IDENTITY_FILE, TLS_KEY_FILE
 from secagg.trust.tags import Authenticator
+from secagg.wire.header import Contribution
 from secagg.wire.tail import TAG_MODULUS
+
+#: What derives from the client key and is public.
+NONCE = b"secagg nonce v1"
 
 
 def add_client_key(needles: Needles, path: Path) -> None:
-    """The words of the HE key, in both orders of their bytes."""
+    """The root of the HE key, and where it has words, these in both orders of their bytes."""
     key = load_key(path)
     assert isinstance(key, ClientKey)
+    needles.add("root of the client key", key._root)
     words = key.secret_material().secret
-    needles.add("client key", words.astype("<u8").tobytes())
-    needles.add("client key, its words turned", words.astype(">u8").tobytes())
+    if words.size:
+        needles.add("client key", words.astype("<u8").tobytes())
+        needles.add("client key, its words turned", words.astype(">u8").tobytes())
 
 
 def add_identity(needles: Needles, path: Path, name: str) -> None:
@@ -57,10 +65,11 @@ def add_kits(needles: Needles, kits: Mapping[str, Path], authority: Path) -> Non
 
 
 class Computed:
-    """What sites compute while `watched`: keys that derive from the client key, words before they are encrypted."""
+    """What sites compute while `watched`: what derives from the client key, words before they are encrypted."""
 
     def __init__(self) -> None:
         self.subkeys: set[tuple[bytes, bytes]] = set()
+        self.hashes: list[tuple[str, bytes]] = []
         self.words: list[bytes] = []
         self.models: list[bytes] = []
         self._lock = threading.Lock()
@@ -68,7 +77,12 @@ class Computed:
     @contextmanager
     def watched(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Computed]:
         """Note what is computed in this process during the block."""
-        derive, authenticate = ClientKey.subkey, Authenticator.add
+        derive, macs, pads = ClientKey.subkey, secagg_ext.word_macs, Authenticator._pads
+        encode, decode = IntegerEncoder.encode, IntegerDecoder.decode
+
+        def note(notes: list[Any], item: Any) -> None:
+            with self._lock:
+                notes.append(item)
 
         def subkey(key: ClientKey, purpose: bytes, *fields: bytes) -> bytes:
             derived = derive(key, purpose, *fields)
@@ -76,14 +90,33 @@ class Computed:
                 self.subkeys.add((purpose, derived))
             return derived
 
-        def add(own: Authenticator, words: Any, *, signed: bool = False) -> None:
-            with self._lock:
-                self.words.append(words.tobytes())
-            authenticate(own, words, signed=signed)
+        def word_macs(words: Any, moduli: Any, n: int, counts: Any, beta: Any, alpha: Any, state: Any) -> None:
+            macs(words, moduli, n, counts, beta, alpha, state)
+            for name, secret in (("β of words", beta), ("α of words", alpha), ("elements without pads", state)):
+                note(self.hashes, (name, secret.tobytes()))
+
+        def pads_of(own: Authenticator, contribution: Contribution) -> list[int]:
+            made = pads(own, contribution)
+            below = [pad % modulus for pad, modulus in zip(made, own._moduli, strict=True)][1:]
+            if below:
+                note(self.hashes, ("pads of words", np.array(below, dtype="<u8").tobytes()))
+            return made
+
+        def encoded(own: IntegerEncoder, block: int, blocks: int) -> Any:
+            words = encode(own, block, blocks)
+            note(self.words, words.tobytes())
+            return words
+
+        def decoded(own: IntegerDecoder, block: int, words: Any) -> None:
+            note(self.words, words.tobytes())
+            decode(own, block, words)
 
         with monkeypatch.context() as patch:
             patch.setattr(ClientKey, "subkey", subkey)
-            patch.setattr(Authenticator, "add", add)
+            patch.setattr(secagg_ext, "word_macs", word_macs)
+            patch.setattr(Authenticator, "_pads", pads_of)
+            patch.setattr(IntegerEncoder, "encode", encoded)
+            patch.setattr(IntegerDecoder, "decode", decoded)
             yield self
 
     def model(self, state: Mapping[str, Any]) -> None:
@@ -96,10 +129,14 @@ class Computed:
         assert self.words
         assert self.models
         for purpose, derived in self.subkeys:
+            if purpose == NONCE:
+                continue
             name = purpose.decode()
             needles.add(name, derived)
-            if "mac" in name:  # α and r
+            if "mac" in name:  # α and r of integers
                 needles.add_number(f"{name}, modulo p", int.from_bytes(derived, "little") % TAG_MODULUS)
+        for name, secret in self.hashes:
+            needles.add(name, secret)
         for words in self.words:
             needles.add("packed words", words)
         for model in self.models:

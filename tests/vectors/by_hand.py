@@ -9,6 +9,7 @@ import cmath
 import hashlib
 import hmac
 import itertools
+from collections.abc import Iterator
 from fractions import Fraction
 from math import ceil
 from typing import Any
@@ -17,6 +18,9 @@ import numpy as np
 from container import Container, block_nbytes, block_values, lanes, rows, unpack, weight_digits
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from phases import phase
+
+#: What a client key's payload begins with.
+ROOT_NBYTES = 32
 
 # Nonces in place of c1.
 
@@ -55,6 +59,14 @@ def mask(nonce: bytes, primes: list[int], degree: int, block: int) -> list[list[
 # Keys that derive from that of the federation.
 
 
+def samples(key: bytes, prime: int) -> Iterator[int]:
+    """Words below a prime: the lowest bits of the keystream's u64, where they are below it."""
+    for offset in itertools.count(0, 4096):
+        for word in unpack(keystream(key, offset, 4096), 64):
+            if (candidate := word % 2 ** prime.bit_length()) < prime:
+                yield candidate
+
+
 def info_of(purpose: str, fingerprint: str, epoch: int, round: int, *fields: bytes) -> bytes:
     """HKDF's info: fields, each behind its length."""
     first = (
@@ -71,17 +83,26 @@ def pad_info(fingerprint: str, epoch: int, round: int, site: str, nonce: bytes) 
     return info_of("secagg flashe pad v1", fingerprint, epoch, round, site.encode("ascii"), nonce)
 
 
-def secret_of(key: Container) -> bytes:
-    """The secret words of a client key, which come first."""
-    params, payload = key.header["params"], b"".join(key.payloads)
-    if params["scheme"] == "FLASHE":
-        return payload
-    return payload[: 8 * params["poly_modulus_degree"] * len(key.header["primes"])]
+def root_of(key: Container) -> bytes:
+    """What all keys derive from: it comes first."""
+    return key.payloads[0][:ROOT_NBYTES]
 
 
-def derive(secret: bytes, info: bytes) -> bytes:
+def secret_of(key: Container) -> list[list[int]]:
+    """The secret words of a client key of a lattice scheme, a row a data prime; they come behind the root."""
+    degree, payload = key.header["params"]["poly_modulus_degree"], b"".join(key.payloads)
+    words = unpack(payload[ROOT_NBYTES:][: 8 * degree * len(data_primes(key))], 64)
+    return [words[start : start + degree] for start in range(0, len(words), degree)]
+
+
+def data_primes(key: Container) -> list[int]:
+    """The primes that a ciphertext has."""
+    return key.header["primes"][:-1] or key.header["primes"]
+
+
+def derive(root: bytes, info: bytes) -> bytes:
     """HKDF-SHA256 without salt, 32 bytes (RFC 5869): extract, then the first block of expand."""
-    extracted = hmac.new(bytes(32), secret, hashlib.sha256).digest()
+    extracted = hmac.new(bytes(32), root, hashlib.sha256).digest()
     return hmac.new(extracted, info + b"\x01", hashlib.sha256).digest()
 
 
@@ -120,25 +141,29 @@ def plain_words(aggregate: Container, key: Container, block: int) -> list[int]:
     words = np.array(rows(packed_block(aggregate, block), header["params"])[0], dtype=np.uint64)
     for site, nonce in header["contributions"]:
         info = pad_info(header["key"], header["epoch"], header["round"], site, bytes.fromhex(nonce))
-        stream = keystream(derive(secret_of(key), info), 8 * block * words.size, 8 * words.size)
+        stream = keystream(derive(root_of(key), info), 8 * block * words.size, 8 * words.size)
         words -= np.frombuffer(stream, "<u8")
     return words.tolist()
 
 
 def phases(aggregate: Container, key: Container, block: int) -> list[int]:
     """Message plus noise of a block of CKKS or BGV, coefficient by coefficient."""
-    params = aggregate.header["params"]
-    degree, chain = params["poly_modulus_degree"], key.header["primes"]
-    primes = chain[:-1] or chain
+    secret = np.array(secret_of(key), dtype=np.uint64)
+    return phase(np.array(polynomials(aggregate, key, block), dtype=np.uint64), secret, data_primes(key)).tolist()
+
+
+def polynomials(aggregate: Container, key: Container, block: int) -> list[list[int]]:
+    """The rows of c0 and c1 of a block; in place of a c1 that is not sent, what nonces stand for."""
+    params, primes = aggregate.header["params"], data_primes(key)
     words = rows(packed_block(aggregate, block), params)
     if params["seeded"]:
-        masks = [mask(bytes.fromhex(nonce), primes, degree, block) for _, nonce in aggregate.header["contributions"]]
+        nonces = [bytes.fromhex(nonce) for _, nonce in aggregate.header["contributions"]]
+        masks = [mask(nonce, primes, params["poly_modulus_degree"], block) for nonce in nonces]
         words += [
             [sum(column) % prime for column in zip(*parts, strict=True)]
             for prime, *parts in zip(primes, *masks, strict=True)
         ]
-    secret = np.frombuffer(secret_of(key), "<u8").reshape(len(chain), degree)[: len(primes)]
-    return phase(np.array(words, dtype=np.uint64), secret, primes).tolist()
+    return words
 
 
 def bgv_slots(message: list[int], plain: int) -> list[int]:
@@ -169,13 +194,17 @@ def ckks_slots(message: list[int], scale_bits: int) -> list[complex]:
 def reals(aggregate: Container, key: Container) -> list[float]:
     """All values of the encrypted section of CKKS, Σ x·w / max_weight, the weight's own first."""
     params = aggregate.header["params"]
-    blocks = sum(map(len, aggregate.payloads)) // block_nbytes(params)
     slots = itertools.chain.from_iterable(
-        ckks_slots(phases(aggregate, key, block), params["scale_bits"]) for block in range(blocks)
+        ckks_slots(phases(aggregate, key, block), params["scale_bits"]) for block in range(block_count(aggregate))
     )
     if params["complex_slots"]:
         return [part for slot in slots for part in (slot.real, slot.imag)]
     return [slot.real for slot in slots]
+
+
+def block_count(container: Container) -> int:
+    """Blocks of the encrypted section."""
+    return len(container.payloads[0]) // block_nbytes(container.header["params"])
 
 
 def packed_block(container: Container, block: int) -> bytes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import tail_by_hand
+from by_hand import ROOT_NBYTES
 from container import (
     CLIENT_KEY,
     SERVER_KEY,
@@ -15,7 +17,7 @@ from container import (
     put_word,
     row_offsets,
 )
-from maker import TAIL_NBYTES, Maker
+from maker import Change, Maker, prefix_of
 
 
 def local_nonnegative(header: dict[str, Any]) -> None:
@@ -26,7 +28,8 @@ def container_faults(maker: Maker) -> None:
     """Add them all."""
     good, add, edit, header, text, flip = maker.good, maker.add, maker.edit, maker.header, maker.text, maker.flip
     blob, update = good.blob("update"), good["update"]
-    head, tail = len(update.head), len(blob) - TAIL_NBYTES
+    head, tail_nbytes = len(update.head), update.tail_nbytes
+    tail = len(blob) - tail_nbytes
 
     # Preamble.
     edit("magic", "FormatError", "the first byte is not S", lambda c: setattr(c, "magic", b"TECAGG\r\n"))
@@ -83,7 +86,7 @@ def container_faults(maker: Maker) -> None:
         "foreign-frame",
         "DigestError",
         "the frame of another good update",
-        blob[:head] + other[len(good["update-2"].head) : -TAIL_NBYTES] + blob[tail:],
+        blob[:head] + other[len(good["update-2"].head) : -tail_nbytes] + blob[tail:],
     )
 
     # Header: its form.
@@ -262,7 +265,7 @@ def container_faults(maker: Maker) -> None:
         "partly-update",
         config="partly",
     )
-    flip("partly-flip", "one bit of the clear frame", -100 - TAIL_NBYTES, "partly-update", config="partly")
+    flip("partly-flip", "one bit of the clear frame", -100 - tail_nbytes, "partly-update", config="partly")
 
     # Another kind of container.
     add("aggregate", "MismatchError", "an aggregate where an update belongs", good.blob("aggregate"))
@@ -306,25 +309,21 @@ def container_faults(maker: Maker) -> None:
         reads="decrypt",
     )
     flip("aggregate-flip", "one bit of the payload", 3000, "aggregate", reads="decrypt")
-    for config, prefix in (("all", ""), ("whole", "whole-")):
-        edit(
-            f"{prefix}aggregate-zeros",
-            "DecryptionError",
-            "all words zero",
-            lambda c: c.payloads.__setitem__(0, bytes(len(c.payloads[0]))),
-            f"{prefix}aggregate",
-            reads="decrypt",
-            config=config,
-        )
-    edit(
-        "aggregate-noise",
-        "DecryptionError",
-        "the two polynomials in each other's place",
-        lambda c: c.payloads.__setitem__(0, c.payloads[0][half:] + c.payloads[0][:half]),
-        "whole-aggregate",
-        reads="decrypt",
-        config="whole",
-    )
+
+    def garbage(name: str, fault: str, change: Change, config: str = "all") -> None:
+        """A sum that no sites can have sent, with tags that fit it."""
+
+        def fitted(container: Container) -> None:
+            container.payloads = [change(container.payloads[0])]
+            tail_by_hand.fit(container, good.key(config))
+
+        source = f"{prefix_of(config)}aggregate"
+        edit(name, "DecryptionError", fault, fitted, source, reads="decrypt", config=config)
+
+    garbage("aggregate-zeros", "all words zero", lambda payload: bytes(len(payload)))
+    garbage("whole-aggregate-zeros", "all words zero", lambda payload: bytes(len(payload)), "whole")
+    fault = "the two polynomials in each other's place"
+    garbage("aggregate-noise", fault, lambda payload: payload[half:] + payload[:half], "whole")
 
     # Key files.
     key = good.blob("client-key")
@@ -390,6 +389,7 @@ def container_faults(maker: Maker) -> None:
 
 def large_key_word(container: Container) -> None:
     (payload,) = container.payloads
-    payload = container.header["primes"][0].to_bytes(8, "little") + payload[8:]
+    prime = container.header["primes"][0].to_bytes(8, "little")
+    payload = payload[:ROOT_NBYTES] + prime + payload[ROOT_NBYTES + 8 :]
     container.payloads = [payload]
     container.header["fingerprint"] = fingerprint(container.header, payload)

@@ -21,10 +21,11 @@ import pinned  # noqa: E402
 import tail_by_hand  # noqa: E402
 from container import Container, weight_values  # noqa: E402
 from container_faults import container_faults  # noqa: E402
-from maker import Good, Maker, Vector  # noqa: E402
-from project_by_hand import PARTIES, project, receipt  # noqa: E402
+from maker import KEYS, Good, Maker, Vector, prefix_of  # noqa: E402
+from project_by_hand import EARLIER, PARTIES, digest_of, earlier, project, receipt  # noqa: E402
 from project_faults import project_faults  # noqa: E402
 from scheme_faults import scheme_faults  # noqa: E402
+from sum_faults import sum_faults  # noqa: E402
 from tail_by_hand import identity_seed  # noqa: E402
 from tail_faults import tail_faults  # noqa: E402
 
@@ -96,8 +97,6 @@ LIBS = {
     "signed": ["seal"],
     "flashe": ["flashe"],
 }
-#: Whose keys a configuration has, where they are not its own.
-KEYS = {"partly": "all", "seeded": "whole", "complex": "whole", "bgv-whole": "bgv", "bgv-partly": "signed"}
 #: Those with a base, and the one with a project, a receipt and models besides.
 BASED, PROJECT = ("bgv-partly", "signed"), "signed"
 #: Values of a tensor that reaches the second block or the second lane.
@@ -129,10 +128,6 @@ def arrays_of(config: str, site: str) -> dict[str, Any]:
 
     arrays = {tensor: np.array(value, DTYPES[tensor]) for tensor, value in state_of(config, site).items()}
     return arrays | {name: arrays[first] for name, first in TIED.get(config, {}).items()}
-
-
-def prefix_of(config: str) -> str:
-    return "" if config == "all" else f"{config}-"
 
 
 def keys_of(config: str) -> list[str]:
@@ -195,10 +190,11 @@ def tail_entry(good: Good, config: str, key: Container) -> dict[str, Any]:
     """What the tails of a configuration's files say, held against what is computed by hand."""
     prefix, entry = prefix_of(config), {}
     *updates, aggregate = (good[f"{prefix}{name}"] for name in ("update", "update-2", "aggregate"))
-    if aggregate.header["params"]["scheme"] != "CKKS":
-        entry["tags"] = [f"{tail_by_hand.tag_of(container, key):032x}" for container in (*updates, aggregate)]
-    for container, tag in zip((*updates, aggregate), entry.get("tags", ["0"] * 3), strict=True):
-        assert container.tag == int(tag, 16)
+    tags = [tail_by_hand.tags_of(container, key) for container in (*updates, aggregate)]
+    assert [container.tags for container in (*updates, aggregate)] == tags
+    entry["tags"] = [[f"{tag:x}" for tag in its] for its in tags]
+    manifest = digest_of(good[f"{prefix}project"]) if config == PROJECT else None
+    assert all(container.header["manifest"] == manifest for container in (*updates, aggregate))
     proofs = {json.dumps(update.header["contributions"]): update.proofs for update in updates}
     assert aggregate.proofs == [
         pair for item in aggregate.header["contributions"] for pair in proofs[json.dumps([item])]
@@ -209,8 +205,11 @@ def tail_entry(good: Good, config: str, key: Container) -> dict[str, Any]:
         entry |= {"base": base.hex(), "next_base": tail_by_hand.next_base(aggregate).hex()}
         entry["first_model"] = state_of(config, "site-1")
     if config == PROJECT:
-        for container in (*updates, aggregate):
+        before = good[f"{prefix}aggregate-earlier"]
+        assert before.tags == tail_by_hand.tags_of(before, key)
+        for container in (*updates, aggregate, before):
             tail_by_hand.verify(container)
+        entry["earlier"] = f"good-{prefix}aggregate-earlier.secagg"
         entry |= {name: f"good-{prefix}{name}.secagg" for name in ("project", "receipt")}
         entry["models"] = [f"good-{prefix}{name}.secagg" for name in ("model", "model-empty")]
         for name in ("model", "model-empty"):
@@ -245,12 +244,17 @@ def make_good() -> None:
             keys[client].client.save(HERE / client)
             keys[client].server.save(HERE / server)
             (HERE / client).chmod(0o644)  # it keeps no secret, and a checkout would widen it anyway
-        aggregator = secagg.Aggregator(config, keys[client].server, round=ROUND)
-        model = arrays_of(name, "site-1")
+        model, known = arrays_of(name, "site-1"), None
+        if name == PROJECT:
+            layout = secagg.Client(config, keys[client].client, "site-1").layout(model).to_json()
+            blob = project(block, Container.read((HERE / server).read_bytes()).header, layout).to_bytes()
+            (HERE / f"good-{name}-project.secagg").write_bytes(blob)
+            known = secagg.Project.from_bytes(blob)
+        aggregator = secagg.Aggregator(config, keys[client].server, round=ROUND, project=known)
         for site, suffix in (("site-2", "-2"), ("site-1", "")):
             state = arrays_of(name, site)
             identity = secagg.Identity(tail_by_hand.identity(site)) if name == PROJECT else None
-            party = secagg.Client(config, keys[client].client, site, identity=identity)
+            party = secagg.Client(config, keys[client].client, site, identity=identity, project=known)
             base = party.base(model) if name in BASED else None
             update = party.encrypt(state, WEIGHTS[site], ROUND, base=base)
             update.save(HERE / f"good-{prefix_of(name)}update{suffix}.secagg")
@@ -261,9 +265,12 @@ def make_good() -> None:
             for part, tensors in (("model", model), ("model-empty", {"empty": model["empty"]})):
                 path = HERE / f"good-{name}-{part}.secagg"
                 party.encrypt_model(path, tensors, round=ROUND + 1, base=aggregate.next_base)
-            made = Container.read(update.to_bytes())
-            (HERE / f"good-{name}-project.secagg").write_bytes(project(block, made.header).to_bytes())
-            (HERE / f"good-{name}-receipt.secagg").write_bytes(receipt(made))
+            answer = receipt(Container.read(update.to_bytes()))
+            (HERE / f"good-{name}-receipt.secagg").write_bytes(answer)
+            before = Container.read(aggregate.to_bytes())
+            before.header["manifest"] = earlier(len(EARLIER) - 1)
+            tail_by_hand.sign(before)
+            (HERE / f"good-{name}-aggregate-earlier.secagg").write_bytes(before.to_bytes())
 
 
 def write(folder: Path) -> None:
@@ -273,6 +280,7 @@ def write(folder: Path) -> None:
     container_faults(maker)
     scheme_faults(maker)
     tail_faults(maker)
+    sum_faults(maker)
     project_faults(maker)
     for vector in maker.vectors:
         (folder / vector.file).write_bytes(vector.blob)

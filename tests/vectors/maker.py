@@ -11,8 +11,13 @@ from container import Container, canonical
 
 Change = Callable[[Any], Any]
 
-#: Size of the tail of an update: tag, one proof, digest.
-TAIL_NBYTES = 16 + 96 + 32
+#: Whose keys a configuration has, where they are not its own.
+KEYS = {"partly": "all", "seeded": "whole", "complex": "whole", "bgv-whole": "bgv", "bgv-partly": "signed"}
+
+
+def prefix_of(config: str) -> str:
+    """What the names of a configuration's files begin with."""
+    return "" if config == "all" else f"{config}-"
 
 
 @dataclass
@@ -39,6 +44,10 @@ class Good:
 
     def __getitem__(self, name: str) -> Container:
         return Container.read(self.blob(name))
+
+    def key(self, config: str, role: str = "client") -> Container:
+        """A key of a configuration."""
+        return self[f"{prefix_of(KEYS.get(config, config))}{role}-key"]
 
     def blob(self, name: str) -> bytes:
         return self.blobs[f"good-{name}.secagg"]

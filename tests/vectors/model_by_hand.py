@@ -18,7 +18,7 @@ def model_key(header: dict[str, Any], key: Container) -> bytes:
     ((site, nonce),) = header["contributions"]
     fields = (site.encode("ascii"), bytes.fromhex(nonce))
     info = by_hand.info_of("secagg model v1", header["key"], header["epoch"], header["round"], *fields)
-    return by_hand.derive(by_hand.secret_of(key), info)
+    return by_hand.derive(by_hand.root_of(key), info)
 
 
 def decrypt(model: Container, key: Container) -> bytes:

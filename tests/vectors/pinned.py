@@ -1,4 +1,4 @@
-"""What nonces stand for: the words of c1, and FLASHE's pads, for given nonces; all computed by hand."""
+"""What nonces stand for, the words of c1 and FLASHE's pads, and tags of given words; all computed by hand."""
 
 from __future__ import annotations
 
@@ -78,17 +78,17 @@ def pads() -> dict[str, Any]:
 
 
 def _pad(epoch: int, round: int, site: str, key: int, nonce: int) -> dict[str, Any]:
-    secret, nonce_bytes = _bytes32("key", key), _bytes32("pad nonce", nonce)
-    name = fingerprint({"params": {"scheme": "FLASHE"}, "primes": [], "plain_modulus": 0, "epoch": epoch}, secret)
+    root, nonce_bytes = _bytes32("key", key), _bytes32("pad nonce", nonce)
+    name = fingerprint({"params": {"scheme": "FLASHE"}, "primes": [], "plain_modulus": 0, "epoch": epoch}, root)
     info = by_hand.pad_info(name, epoch, round, site, nonce_bytes)
-    pad_key = by_hand.derive(secret, info)
+    pad_key = by_hand.derive(root, info)
     blocks = []
     for block in PAD_BLOCKS:
         stream = by_hand.keystream(pad_key, 8 * PAD_WORDS * block, 8 * PAD_WORDS)
         words = [f"{word:x}" for word in struct.unpack("<4Q", stream[:16] + stream[-16:])]
         blocks.append({"block": block, "first": words[:2], "last": words[2:], "blake3": blake3(stream).hexdigest()})
     return {
-        "key": secret.hex(),
+        "key": root.hex(),
         "fingerprint": name,
         "epoch": epoch,
         "round": round,
@@ -125,10 +125,35 @@ TAGS: list[tuple[int, int, int, list[Any], list[tuple[str, int]], list[int], lis
 ]
 
 
+#: What makes the words of `WORD_TAGS`, and the prime behind the data primes.
+WORD_STEP, SPECIAL = 0x9E3779B97F4A7C15, SMALL[60]
+#: Of tags of ciphertext words: data primes, degree, epoch, round, number of the key, layout, sites, polynomials.
+WORD_TAGS: list[tuple[list[int], int, int, int, int, list[Any], list[tuple[str, int]], int]] = [
+    ([SMALL[26]], 1024, 0, 0, 0, ONE, [("site-1", 0)], 0),
+    ([SMALL[26]], 1024, 0, 0, 0, ONE, [("site-1", 0)], 1),
+    ([SMALL[26]], 1024, 0, 0, 0, ONE, [("site-1", 1)], 1),
+    ([SMALL[26]], 1024, 0, 0, 1, ONE, [("site-1", 0)], 1),
+    ([SMALL[26]], 1024, 0, 1, 0, ONE, [("site-1", 0)], 1),
+    ([SMALL[26]], 1024, 1, 0, 0, ONE, [("site-1", 0)], 1),
+    ([SMALL[26]], 1024, 0, 0, 0, TWO, [("site-1", 0)], 1),
+    ([LARGE[53]], 2048, 0, 0, 0, ONE, [("site-2", 0)], 2),
+    ([LARGE[60], SMALL[36], LARGE[40]], 8192, 0, 0, 0, ONE, [("site-1", 0), ("site-2", 1), ("site-3", 2)], 4),
+    ([SMALL[60]], 4096, 2**32 - 1, 2**32 - 1, 2, TWO, [("a.B-9_" + "z" * 58, 2)], 40),
+]
+
+
 def tags() -> dict[str, Any]:
     """The content of tags.json."""
-    about = "tags of words: α and r in hexadecimal; encrypted words are unsigned, clear ones signed"
-    return {"about": about, "cases": [_tag(*case) for case in TAGS]}
+    about = (
+        "tags, α, β and r in hexadecimal, key is the root; of integers the encrypted words are unsigned, the clear "
+        "ones signed; of ciphertext words, word j modulo the prime of index i of polynomial B is (step·(j + 1) + B + "
+        "i)² modulo that prime, BLAKE3 is that of β and of α as little-endian u64, and the words of the key are zero"
+    )
+    return {
+        "about": about,
+        "cases": [_tag(*case) for case in TAGS],
+        "word_cases": [_word_tags(*case) for case in WORD_TAGS],
+    }
 
 
 def _tag(
@@ -140,13 +165,13 @@ def _tag(
     encrypted: list[int],
     clear: list[int],
 ) -> dict[str, Any]:
-    secret, fields = _bytes32("key", key), {"params": {"scheme": "FLASHE"}, "primes": [], "plain_modulus": 0}
-    name, fingerprint_ = fingerprint(fields | {"epoch": epoch}, secret), tail_by_hand.layout_fingerprint(layout)
-    place = (secret, name, epoch, round, fingerprint_)
+    root, fields = _bytes32("key", key), {"params": {"scheme": "FLASHE"}, "primes": [], "plain_modulus": 0}
+    name, fingerprint_ = fingerprint(fields | {"epoch": epoch}, root), tail_by_hand.layout_fingerprint(layout)
+    place = tail_by_hand.Place(root, name, epoch, round, fingerprint_)
     contributions = [(site, _bytes32("tag nonce", nonce)) for site, nonce in sites]
-    alpha, pads = tail_by_hand.point(*place), [tail_by_hand.pad(*place, *item) for item in contributions]
+    alpha, pads = tail_by_hand.point(place), [tail_by_hand.pad(place, *item) for item in contributions]
     return {
-        "key": secret.hex(),
+        "key": root.hex(),
         "fingerprint": name,
         "epoch": epoch,
         "round": round,
@@ -158,6 +183,60 @@ def _tag(
         "encrypted": _runs(encrypted),
         "clear": _runs(clear),
         "tag": f"{tail_by_hand.tag(alpha, encrypted + clear, pads):032x}",
+    }
+
+
+def _word_tags(
+    primes: list[int],
+    degree: int,
+    epoch: int,
+    round: int,
+    key: int,
+    layout: list[Any],
+    sites: list[tuple[str, int]],
+    polynomials: int,
+) -> dict[str, Any]:
+    root, params = _bytes32("key", key), {"scheme": "CKKS", "poly_modulus_degree": degree}
+    chain = primes if len(primes) == 1 else [*primes, SPECIAL]
+    header = {"params": params, "primes": chain, "plain_modulus": 0, "epoch": epoch}
+    name, fingerprint_ = (
+        fingerprint(header, root + bytes(24 * degree * len(chain))),
+        tail_by_hand.layout_fingerprint(layout),
+    )
+    place = tail_by_hand.Place(root, name, epoch, round, fingerprint_)
+    contributions = [(site, _bytes32("tag nonce", nonce)) for site, nonce in sites]
+    made = []
+    for element in tail_by_hand.elements(primes):
+        prime, pads = element.prime, [tail_by_hand.word_pad(place, element, *item) for item in contributions]
+        beta, alpha = tail_by_hand.multipliers(place, element, degree, polynomials)
+        rows = [
+            [(WORD_STEP * (j + 1) + polynomial + element.index) ** 2 % prime for j in range(degree)]
+            for polynomial in range(polynomials)
+        ]
+        made.append(
+            {
+                "prime": prime,
+                "index": element.index,
+                "k": element.k,
+                "beta": [f"{word:x}" for word in beta[:2] + beta[-2:]],
+                "alpha": [f"{word:x}" for word in alpha[:2] + alpha[-2:]],
+                "blake3": [blake3(struct.pack(f"<{len(its)}Q", *its)).hexdigest() for its in (beta, alpha)],
+                "pads": [f"{pad:x}" for pad in pads],
+                "tag": f"{tail_by_hand.word_tag(prime, beta, alpha, rows, pads):x}",
+            }
+        )
+    return {
+        "key": root.hex(),
+        "fingerprint": name,
+        "epoch": epoch,
+        "round": round,
+        "layout": layout,
+        "contributions": [[site, nonce.hex()] for site, nonce in contributions],
+        "primes": chain,
+        "degree": degree,
+        "polynomials": polynomials,
+        "step": WORD_STEP,
+        "elements": made,
     }
 
 

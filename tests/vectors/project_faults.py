@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import model_by_hand
 from container import DIGEST_NBYTES, MODEL, UPDATE, Container
 from maker import Change, Maker
-from project_by_hand import EXPIRES, ISSUED, REVOKED, SERIAL, member, receipt, seal
+from project_by_hand import (
+    EARLIER,
+    EXPIRES,
+    ISSUED,
+    REVOKED,
+    SERIAL,
+    digest_of,
+    earlier,
+    member,
+    receipt,
+    seal,
+    server_certificate,
+)
 from scheme_faults import drop, put
 from tail_by_hand import identity, public, receipt_message, sign
 from tail_faults import in_header, resigned, signature, stale, tail_of
@@ -55,7 +68,9 @@ def _models(maker: Maker) -> None:
         "model-trailing", "FormatError", "a byte too many", maker.good.blob("signed-model-empty") + b"\0", **where
     )
     empty("two-sites", "FormatError", "a model of two sites", in_header("contributions", to=[["a", "ab" * 32]] * 2))
-    empty("tag", "FormatError", "a tag", resigned(lambda c: setattr(c, "tag", 1)))
+    empty("tag", "FormatError", "a tag", resigned(lambda c: setattr(c, "tags", [1])))
+    empty("manifest", "FormatError", "a manifest", resigned(in_header("manifest", to=earlier(0))))
+    empty("manifest-missing", "FormatError", "no key for a manifest", resigned(lambda c: c.header.pop("manifest")))
     empty("unsigned", "SignatureError", "no signature", signature(0, lambda _: bytes(64)))
     empty("other-site", "SignatureError", "signed by another site", lambda c: sign(c, "site-2"))
     empty("other-round", "SignatureError", "the signature of a model for another round", stale("round", to=9))
@@ -75,7 +90,7 @@ def _models(maker: Maker) -> None:
         body = bytes(DIGEST_NBYTES)
         message = b"secagg update v1" + container.head[-DIGEST_NBYTES:] + body
         site = container.header["contributions"][0][0]
-        container.tail = tail_of(0, [(body, identity(site).sign(message))])
+        container.tail = tail_of([], [(body, identity(site).sign(message))])
 
     empty("body", "DigestError", "the digest of another body, signed", other_body)
     fault = "an update where a model belongs"
@@ -127,10 +142,34 @@ def _manifest_fields(maker: Maker) -> None:
     bad("authority-short", "an authority of 31 bytes", put("authority", to="ab" * 31))
     bad("base-short", "31 bytes of a base", put("base", to="ab" * 31))
     bad("base-number", "a number as base", put("base", to=0))
+    bad("earlier-missing", "no list of earlier manifests", drop("earlier"))
+    bad("earlier-null", "null in place of earlier manifests", put("earlier", to=None))
+    bad("earlier-text", "an earlier manifest without its revoked sites", put("earlier", 0, to=earlier(0)))
+    bad("earlier-more", "an earlier manifest with its serial", put("earlier", 0, to=[earlier(0), 0, 0]))
+    bad("earlier-short", "31 bytes of an earlier manifest", put("earlier", 0, 0, to=earlier(0)[:62]))
+    bad("earlier-capitals", "an earlier manifest in capitals", put("earlier", 0, 0, to=earlier(0).upper()))
+    bad("earlier-negative", "-1 revoked sites", put("earlier", 0, 1, to=-1))
+    bad("earlier-float", "1.0 revoked sites", put("earlier", 0, 1, to=1.0))
     bad("layout-list", "a tensor of the layout is a text", put("layout", 0, to="w"))
     bad("layout-dtype", "a dtype that there is not", put("layout", 0, 1, to="float8"))
     bad("server-null", "no server", put("server", to=None))
     bad("server-less", "a server without a certificate", drop("server", "certificate"))
+    certificate = server_certificate()
+    bad("certificate-missing", "no key for the server's certificate", drop("server_certificate"))
+    bad("certificate-number", "a number as the server's certificate", put("server_certificate", to=0))
+    bad("certificate-empty", "an empty certificate of the server", put("server_certificate", to=""))
+    bad("certificate-odd", "half a byte of it too many", put("server_certificate", to=certificate.hex() + "0"))
+    fault = "the server's certificate in capitals"
+    bad("certificate-capitals", fault, put("server_certificate", to=certificate.hex().upper()))
+    fault = "another certificate than that of the server's digest"
+    bad("certificate-other", fault, put("server_certificate", to=certificate[::-1].hex()))
+    long = certificate + bytes(8193 - len(certificate))
+
+    def too_long(header: dict[str, Any]) -> None:
+        header["server_certificate"] = long.hex()
+        header["server"]["certificate"] = hashlib.sha256(long).hexdigest()
+
+    bad("certificate-long", "8 KiB and a byte of the server's certificate", too_long)
     bad("sites-object", "sites that are no list", put("sites", to={}))
     site("name", "a site's name with a slash", "name", "../site")
     site("public", "a public key of 31 bytes", "public", "ab" * 31)
@@ -146,13 +185,14 @@ def _manifest_fields(maker: Maker) -> None:
 def _manifests(maker: Maker) -> None:
     """Manifests that are not what the reader, who knows the good one, may take in its place."""
     good, where = maker.good["signed-project"], {"reads": "project", "config": "signed"}
-    blob = good.to_bytes()
+    blob, before = good.to_bytes(), good.header["earlier"]
+    later = [*before, [digest_of(good), EARLIER[-1]]]
 
     def bad(name: str, error: str, fault: str, signer: str = "authority", /, **changes: Any) -> None:
         """A later manifest, but for what is changed."""
 
         def change(container: Container) -> None:
-            container.header |= {"serial": SERIAL + 1} | changes
+            container.header |= {"serial": SERIAL + 1, "earlier": later} | changes
             seal(container, signer)
 
         maker.edit(f"project-{name}", error, fault, change, "signed-project", **where)
@@ -183,8 +223,11 @@ def _manifests(maker: Maker) -> None:
     fault = "of another authority, which has signed it"
     bad("other-authority", "SignatureError", fault, "stranger", authority=public("stranger"))
     bad("other-name", "SignatureError", "of another project of the same authority", name="other")
-    bad("older", "VerificationError", "an earlier serial", serial=SERIAL - 1)
-    bad("same-serial", "VerificationError", "another content under the same serial", serial=SERIAL, expires=EXPIRES + 1)
+    bad("older", "VerificationError", "an earlier serial", serial=SERIAL - 1, earlier=before[:-1])
+    fault, same = "another content under the same serial", {"serial": SERIAL, "earlier": before}
+    bad("same-serial", "VerificationError", fault, **same, expires=EXPIRES + 1)
+    fault = "another manifest before it, under the same serial"
+    bad("same-earlier", "VerificationError", fault, serial=SERIAL, earlier=[["ab" * 32, 0], *before[1:]])
     bad("expired", "IdentityError", "expired", expires=ISSUED + 1)
     bad("not-yet", "IdentityError", "issued in a hundred years", issued=EXPIRES - 1)
     bad("other-key", "KeyFileError", "the fingerprint of another key", key="ab" * 32)

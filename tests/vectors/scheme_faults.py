@@ -9,7 +9,7 @@ import by_hand
 import tail_by_hand
 from blake3 import blake3
 from container import Container, block_nbytes, fingerprint, lanes, pack_rows, put_word, row_offsets, rows, weight_digits
-from maker import Maker
+from maker import Maker, prefix_of
 
 Change = Callable[[Any], Any]
 
@@ -46,11 +46,14 @@ def _contributions(maker: Maker, config: str) -> None:
         ("site-twice", "DuplicateError", "a site twice", put("contributions", 1, 0, to=listed[0][0])),
         ("nonce-twice", "DuplicateError", "a nonce twice", put("contributions", 1, 1, to=listed[0][1])),
         ("capacity", "CapacityError", "five sites where max_clients is 4", more(3)),
-        ("other-nonce", "DecryptionError", "a nonce that no site drew", put("contributions", 1, 1, to="ab" * 32)),
-        ("nonce-more", "DecryptionError", "a site listed that is not in the sum", more(1)),
         ("epoch", "KeyMismatchError", "another epoch", put("epoch", to=3)),
     ):
         maker.header(f"{config}-aggregate-{name}", error, fault, change, aggregate, reads="decrypt", config=config)
+    for name, fault, change in (
+        ("aggregate-other-nonce", "a nonce that no site drew", put("contributions", 1, 1, to="ab" * 32)),
+        ("aggregate-nonce-more", "a site listed that is not in the sum", more(1)),
+    ):
+        fitted(maker, config, name, fault, lambda container, change=change: change(container.header))
 
 
 def _epochs(maker: Maker) -> None:
@@ -181,28 +184,14 @@ def _flashe(maker: Maker) -> None:
         ("round", "another round, so another pad", put("round", to=8)),
         ("site", "another site, so another pad", put("contributions", 0, 0, to="site-9")),
     ):
-        maker.header(
-            f"flashe-other-{name}",
-            "DecryptionError",
-            fault,
-            change,
-            "flashe-aggregate",
-            reads="decrypt",
-            config="flashe",
-        )
+        fitted(maker, "flashe", f"other-{name}", fault, lambda container, change=change: change(container.header))
 
 
 def _sums(maker: Maker) -> None:
     """Aggregates that decrypt to what no sites can have sent. Nothing but the plaintext is wrong: tags fit."""
 
     def bad(config: str, name: str, fault: str, change: Change) -> None:
-        def fitted(container: Container) -> None:
-            change(container)
-            if config != "seeded":
-                container.tag = tail_by_hand.tag_of(container, maker.good[f"{config}-client-key"])
-
-        source = f"{config}-aggregate"
-        maker.edit(f"{config}-sum-{name}", "DecryptionError", fault, fitted, source, reads="decrypt", config=config)
+        fitted(maker, config, f"sum-{name}", fault, change)
 
     shape = shape_of(maker.good["bgv-aggregate"])
     bad("bgv", "above", "a bit above all lanes", shifted(maker, "bgv", 1 << shape.bits * shape.per_word))
@@ -253,7 +242,29 @@ def _keys(maker: Maker) -> None:
     says("flashe-epoch", "another epoch, which the fingerprint does not fit", put("epoch", to=3), "flashe-client-key")
     bad("flashe-short", "a key of 24 bytes, the fingerprint fits", resized(24), "flashe-client-key")
     bad("flashe-long", "a key of 40 bytes, the fingerprint fits", resized(40), "flashe-client-key")
-    bad("flashe-version-1", "a fingerprint of version 1", old_fingerprint, "flashe-client-key")
+    for version, numbers in ((1, ()), (2, (0, 2))):
+        change = old_fingerprint(version, *numbers)
+        bad(f"flashe-version-{version}", f"a fingerprint of version {version}", change, "flashe-client-key")
+    bad("no-root", "no root, the fingerprint fits", without_root, "client-key")
+    bad("bgv-no-root", "no root, the fingerprint fits", without_root, "bgv-client-key")
+    for scheme in ("", "flashe-"):
+        bad(
+            f"{scheme}root",
+            "one bit of the root, which the fingerprint does not fit",
+            other_root,
+            f"{scheme}client-key",
+        )
+
+
+def fitted(maker: Maker, config: str, name: str, fault: str, change: Change) -> None:
+    """A sum that no sites can have sent, with tags that fit it."""
+
+    def fit(container: Container) -> None:
+        change(container)
+        tail_by_hand.fit(container, maker.good.key(config))
+
+    name, source = f"{config}-{name}", f"{prefix_of(config)}aggregate"
+    maker.edit(name, "DecryptionError", fault, fit, source, reads="decrypt", config=config)
 
 
 # Changes.
@@ -290,8 +301,7 @@ def shape_of(container: Container) -> Any:
 
 def shifted(maker: Maker, config: str, amount: int) -> Change:
     """Add a constant polynomial, that is, the same number to every slot of every block: to every word of c0."""
-    key = maker.good["bgv-server-key" if config == "bgv" else "whole-server-key"]
-    primes = key.header["primes"][:-1] or key.header["primes"]
+    primes = by_hand.data_primes(maker.good.key(config))
 
     def change(container: Container) -> None:
         payload, params = container.payloads[0], container.header["params"]
@@ -335,6 +345,20 @@ def refit(container: Container) -> None:
     container.header["fingerprint"] = fingerprint(container.header, b"".join(container.payloads))
 
 
-def old_fingerprint(container: Container) -> None:
-    text = "".join(f"{part}\0" for part in ("secagg key v1", "FLASHE", 0, []))
-    container.header["fingerprint"] = blake3(text.encode() + b"".join(container.payloads)).hexdigest()
+def old_fingerprint(version: int, *numbers: int) -> Change:
+    """That of FLASHE's keys; version 2 added plain modulus and epoch."""
+
+    def change(container: Container) -> None:
+        text = "".join(f"{part}\0" for part in (f"secagg key v{version}", "FLASHE", 0, [], *numbers))
+        container.header["fingerprint"] = blake3(text.encode() + b"".join(container.payloads)).hexdigest()
+
+    return change
+
+
+def without_root(container: Container) -> None:
+    container.payloads = [b"".join(container.payloads)[by_hand.ROOT_NBYTES :]]
+    refit(container)
+
+
+def other_root(container: Container) -> None:
+    container.payloads[0] = bytes([container.payloads[0][0] ^ 1]) + container.payloads[0][1:]

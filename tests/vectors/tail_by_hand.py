@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import struct
-from typing import Any
+from typing import Any, NamedTuple
 
 import by_hand
 from blake3 import blake3
-from container import AGGREGATE, CLEAR_WORDS, DIGEST_NBYTES, PRIME, UPDATE, Container, block_nbytes, unpack
+from container import AGGREGATE, CLEAR_WORDS, DIGEST_NBYTES, PRIME, UPDATE, Container, element_count, rows, unpack
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 #: Order of the group that Ed25519 signs in.
@@ -18,17 +19,28 @@ ORDER = 2**252 + 27742317777372353535851937790883648493
 # Tags.
 
 
-def point(secret: bytes, fingerprint: str, epoch: int, round: int, layout: bytes) -> int:
-    """α of a round and layout."""
-    info = by_hand.info_of("secagg mac point v1", fingerprint, epoch, round, layout)
-    return int.from_bytes(by_hand.derive(secret, info), "little") % PRIME
+class Place(NamedTuple):
+    """What keys of hashes derive from: they are the same for all updates of a round and layout."""
+
+    root: bytes
+    fingerprint: str
+    epoch: int
+    round: int
+    layout: bytes
+
+    def subkey(self, purpose: str, *fields: bytes) -> bytes:
+        info = by_hand.info_of(purpose, self.fingerprint, self.epoch, self.round, self.layout, *fields)
+        return by_hand.derive(self.root, info)
 
 
-def pad(secret: bytes, fingerprint: str, epoch: int, round: int, layout: bytes, site: str, nonce: bytes) -> int:
-    """r of a site and nonce."""
-    fields = (layout, site.encode("ascii"), nonce)
-    info = by_hand.info_of("secagg mac pad v1", fingerprint, epoch, round, *fields)
-    return int.from_bytes(by_hand.derive(secret, info), "little") % PRIME
+def point(place: Place) -> int:
+    """α of integers."""
+    return int.from_bytes(place.subkey("secagg mac point v1"), "little") % PRIME
+
+
+def pad(place: Place, site: str, nonce: bytes) -> int:
+    """r of integers, of a site and nonce."""
+    return int.from_bytes(place.subkey("secagg mac pad v1", site.encode("ascii"), nonce), "little") % PRIME
 
 
 def tag(alpha: int, words: list[int], pads: list[int]) -> int:
@@ -40,31 +52,83 @@ def tag(alpha: int, words: list[int], pads: list[int]) -> int:
     return total % PRIME
 
 
-def tag_of(container: Container, key: Container) -> int:
-    """The tag that an update or aggregate of an exact scheme must have."""
-    alpha, pads = secrets_of(container, key)
-    return tag(alpha, words_of(container, key), pads)
+class Element(NamedTuple):
+    """One tag of ciphertext words: the k-th of the data prime of an index."""
+
+    index: int
+    k: int
+    prime: int
+
+    @property
+    def field(self) -> bytes:
+        return struct.pack("<II", self.index, self.k)
 
 
-def secrets_of(container: Container, key: Container) -> tuple[int, list[int]]:
-    """α, and r of each contribution."""
+def elements(primes: list[int]) -> list[Element]:
+    """Those of data primes, in the order of the tail."""
+    return [
+        Element(index, k, prime) for index, prime in enumerate(primes) for k in range(element_count(prime.bit_length()))
+    ]
+
+
+def multipliers(place: Place, element: Element, degree: int, count: int) -> tuple[list[int], list[int]]:
+    """β of the words of a polynomial, and α of so many polynomials."""
+    words = by_hand.samples(place.subkey("secagg word tag v1", element.field), element.prime)
+    return list(itertools.islice(words, degree)), list(itertools.islice(words, count))
+
+
+def word_pad(place: Place, element: Element, site: str, nonce: bytes) -> int:
+    """r of ciphertext words, of a site and nonce."""
+    derived = place.subkey("secagg word tag pad v1", site.encode("ascii"), nonce, element.field)
+    return int.from_bytes(derived, "little") % element.prime
+
+
+def word_tag(prime: int, beta: list[int], alpha: list[int], rows: list[list[int]], pads: list[int]) -> int:
+    """Σ α_B·β_j·c_{B,j} and the pads; a row holds the words of a polynomial modulo the prime."""
+    total = sum(pads)
+    for factor, row in zip(alpha, rows, strict=True):
+        total += factor * sum(multiplier * word for multiplier, word in zip(beta, row, strict=True))
+    return total % prime
+
+
+def tags_of(container: Container, key: Container) -> list[int]:
+    """The tags that an update or aggregate must have."""
+    place, listed = place_of(container, key), contributions_of(container)
+    pads = [pad(place, *item) for item in listed]
+    tags = [tag(point(place), integers_of(container, key), pads)]
+    primes, params = by_hand.data_primes(key), container.header["params"]
+    if not primes:
+        return tags
+    blocks = [rows(by_hand.packed_block(container, block), params) for block in range(by_hand.block_count(container))]
+    for element in elements(primes):
+        own = [row for block in blocks for row in block[element.index :: len(primes)]]
+        beta, alpha = multipliers(place, element, params["poly_modulus_degree"], len(own))
+        pads = [word_pad(place, element, *item) for item in listed]
+        tags.append(word_tag(element.prime, beta, alpha, own, pads))
+    return tags
+
+
+def fit(container: Container, key: Container) -> None:
+    """Give an aggregate the tags that its words must have, which only sites can compute."""
+    container.tags = tags_of(container, key)
+
+
+def place_of(container: Container, key: Container) -> Place:
     header = container.header
-    place = (
-        by_hand.secret_of(key),
-        header["key"],
-        header["epoch"],
-        header["round"],
-        layout_fingerprint(header["layout"]),
-    )
-    pads = [pad(*place, site, bytes.fromhex(nonce)) for site, nonce in header["contributions"]]
-    return point(*place), pads
+    fingerprint = layout_fingerprint(header["layout"])
+    return Place(by_hand.root_of(key), header["key"], header["epoch"], header["round"], fingerprint)
 
 
-def words_of(container: Container, key: Container) -> list[int]:
-    """All plaintext words: those of the encrypted section, which here is one frame, then the clear ones, signed."""
-    encrypted, *clear = container.payloads
-    blocks = range(len(encrypted) // block_nbytes(container.header["params"]))
-    words = [word for block in blocks for word in by_hand.plain_words(container, key, block)]
+def contributions_of(container: Container) -> list[tuple[str, bytes]]:
+    return [(site, bytes.fromhex(nonce)) for site, nonce in container.header["contributions"]]
+
+
+def integers_of(container: Container, key: Container) -> list[int]:
+    """The plaintext words of FLASHE, and the clear words, signed; the encrypted section here is one frame."""
+    words, clear = [], container.payloads[1:]
+    if container.header["params"]["scheme"] == "FLASHE":
+        blocks = range(by_hand.block_count(container))
+        words = [word for block in blocks for word in by_hand.plain_words(container, key, block)]
     for payload in clear:
         assert len(payload) % (8 * CLEAR_WORDS) == 0
         words += [word - (word >> 63 << 64) for word in unpack(payload, 64)]

@@ -1,14 +1,20 @@
-"""Faults of bases, tails, signatures and verified sums, one a file."""
+"""Faults of bases, tails, signatures and lists of contributions, one a file."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import tail_by_hand
-from container import DIGEST_NBYTES, PRIME, PROOF_NBYTES, Container, frame_digest, unpack
-from maker import TAIL_NBYTES, Change, Maker
-from project_by_hand import REVOKED
-from scheme_faults import added, put
+from container import (
+    DIGEST_NBYTES,
+    PRIME,
+    TAG_NBYTES,
+    Container,
+    frame_digest,
+    pack_tags,
+)
+from maker import Change, Maker
+from project_by_hand import REVOKED, earlier
+from scheme_faults import put
 from tail_by_hand import identity, malleable, sign
 
 NONE = bytes(64)
@@ -16,46 +22,70 @@ NONE = bytes(64)
 
 def tail_faults(maker: Maker) -> None:
     """Add them all."""
-    _bases(maker)
+    _digests(maker)
     _tails(maker)
     _signatures(maker)
-    _manifests(maker)
-    _sums(maker)
+    _projects(maker)
+    _contributions(maker)
 
 
-def _bases(maker: Maker) -> None:
-    maker.header("base-missing", "FormatError", "no base", lambda header: header.pop("base"))
-    for name, value, fault in (
-        ("short", "ab" * 31, "a base of 31 bytes"),
-        ("long", "ab" * 33, "a base of 33 bytes"),
-        ("capitals", "AB" * 32, "a base in capitals"),
-        ("number", 0, "a base that is a number"),
-        ("empty", "", "an empty base, where the canonical form has null"),
-    ):
-        maker.header(f"base-{name}", "FormatError", fault, put("base", to=value))
+def _digests(maker: Maker) -> None:
+    """What a header names by a digest or null: the base and the manifest."""
+    for key in ("base", "manifest"):
+        maker.header(f"{key}-missing", "FormatError", f"no {key}", lambda header, key=key: header.pop(key))
+        for name, value, fault in (
+            ("short", "ab" * 31, "31 bytes"),
+            ("long", "ab" * 33, "33 bytes"),
+            ("capitals", "AB" * 32, "in capitals"),
+            ("letters", "xy" * 32, "not hexadecimal"),
+            ("number", 0, "a number"),
+            ("empty", "", "empty, where the canonical form has null"),
+        ):
+            maker.header(f"{key}-{name}", "FormatError", f"the {key}: {fault}", put(key, to=value))
     fault = "a base where the first update of the round has none"
     maker.header("other-base", "MismatchError", fault, put("base", to="ab" * 32))
+    fault = "a manifest where the first update of the round has none"
+    maker.header("other-manifest", "ManifestMismatchError", fault, put("manifest", to="ab" * 32))
 
 
 def _tails(maker: Maker) -> None:
     """Tails that were cut or changed. Nobody has signed them."""
     blob, update = maker.good.blob("update"), maker.good["update"]
-    tail = len(blob) - TAIL_NBYTES
+    tail, tags = len(blob) - update.tail_nbytes, len(pack_tags(update.tags))
     maker.add("cut-tail", "FormatError", "cut before the tail", blob[:tail])
-    maker.add("cut-tag", "FormatError", "cut behind the tag", blob[: tail + 16])
+    maker.add("cut-tag", "FormatError", "cut behind the tag of integers", blob[: tail + TAG_NBYTES])
+    maker.add("cut-tags", "FormatError", "cut behind the tags", blob[: tail + tags])
     maker.add("cut-tail-digest", "FormatError", "cut before the last byte", blob[:-1])
-    for name, place in (("tag", 0), ("body", 16), ("signature", 48), ("digest", 143)):
+    for name, place in (
+        ("tag", 0),
+        ("word-tag", TAG_NBYTES),
+        ("body", tags),
+        ("signature", tags + 32),
+        ("digest", update.tail_nbytes - 1),
+    ):
         maker.flip(f"flip-tail-{name}", f"one bit of the tail: {name}", tail + place)
     digest = frame_digest(update.head[-DIGEST_NBYTES:], 0, blob[tail:-DIGEST_NBYTES])
     fault = "the tail's digest has the place of the first frame"
     maker.add("tail-index", "DigestError", fault, blob[:-DIGEST_NBYTES] + digest)
-    maker.edit("tag-ckks", "FormatError", "a tag in CKKS", lambda c: setattr(c, "tag", 1))
+    maker.edit("tags-less", "FormatError", "a tag too few", lambda c: c.tags.pop())
+    maker.edit("tags-more", "FormatError", "a tag too many", lambda c: c.tags.append(0))
+    maker.edit("tags-none", "FormatError", "no tags of ciphertext words", lambda c: setattr(c, "tags", c.tags[:1]))
+    fault = "a tag of ciphertext words, which FLASHE has not"
+    maker.edit("flashe-tags-more", "FormatError", fault, lambda c: c.tags.append(0), "flashe-update", config="flashe")
+    prime = maker.good["server-key"].header["primes"][0]
+    for name, place, value, fault in (
+        ("first", 1, prime, "the first tag of ciphertext words is the prime"),
+        ("last", -1, prime + 1, "the last tag is the prime and 1"),
+        ("ones", 3, 2**64 - 1, "a tag of ciphertext words of ones"),
+    ):
+        change = lambda c, place=place, value=value: c.tags.__setitem__(place, value)  # noqa: E731
+        maker.edit(f"word-tag-{name}", "FormatError", fault, change)
 
     def other_body(container: Container) -> None:
-        container.tail = tail_of(container.tag, [(maker.good["update-2"].body, NONE)])
+        container.tail = tail_of(container.tags, [(maker.good["update-2"].body, NONE)])
 
     maker.edit("body-other", "DigestError", "the digest of another body", other_body)
-    proofs = lambda count: lambda c: setattr(c, "tail", tail_of(c.tag, [(c.body, NONE)] * count))  # noqa: E731
+    proofs = lambda count: lambda c: setattr(c, "tail", tail_of(c.tags, [(c.body, NONE)] * count))  # noqa: E731
     maker.edit("proof-none", "FormatError", "no proof", proofs(0))
     maker.edit("proof-more", "FormatError", "a proof too many", proofs(2))
 
@@ -87,10 +117,32 @@ def _signatures(maker: Maker) -> None:
     bad("base", "MismatchError", "another base than that of the round", resigned(in_header("base", to="ab" * 32)))
     bad("base-null", "MismatchError", "no base where the round has one", resigned(in_header("base", to=None)))
     for name, tag, fault in (("modulus", PRIME, "the tag is the modulus"), ("bits", 2**128 - 1, "a tag of ones")):
-        bad(f"tag-{name}", "FormatError", fault, resigned(lambda c, tag=tag: setattr(c, "tag", tag)))
+        bad(f"tag-{name}", "FormatError", fault, resigned(lambda c, tag=tag: c.tags.__setitem__(0, tag)))
 
 
-def _manifests(maker: Maker) -> None:
+def _projects(maker: Maker) -> None:
+    """Updates and aggregates under manifests that are not the reader's. Their sites have signed them."""
+    for name, digest, fault in (
+        ("other", "ab" * 32, "a manifest that the reader does not know"),
+        ("null", None, "no manifest"),
+    ):
+        change = resigned(in_header("manifest", to=digest))
+        error, where = "ManifestMismatchError", {"config": "signed"}
+        maker.edit(f"signed-manifest-{name}", error, fault, change, "signed-update", **where)
+        where |= {"reads": "decrypt"}
+        maker.edit(f"signed-aggregate-manifest-{name}", error, fault, change, "signed-aggregate", **where)
+    fault, change = "the manifest before that of the round", resigned(in_header("manifest", to=earlier(2)))
+    maker.edit("signed-manifest-earlier", error, fault, change, "signed-update", config="signed")
+    fault = "the signature of an update under the manifest before"
+    change = stale("manifest", to=earlier(2))
+    maker.edit("signed-manifest-signature", "SignatureError", fault, change, "signed-update", config="signed")
+    fault = "signatures of updates under the manifest before"
+    change = stale("manifest", to=earlier(2))
+    name, where = "signed-aggregate-manifest-signature", {"reads": "decrypt", "config": "signed"}
+    maker.edit(name, "SignatureError", fault, change, "signed-aggregate", **where)
+
+
+def _contributions(maker: Maker) -> None:
     """Lists of contributions that are not what the reader knows of the round. What it signs, each site has signed."""
     listed = maker.good["signed-aggregate"].header["contributions"]
     mine = [site for site, _ in listed].index("site-1")
@@ -101,7 +153,7 @@ def _manifests(maker: Maker) -> None:
         maker.edit(f"signed-aggregate-{name}", error, fault, change, source, reads="decrypt", config="signed")
 
     def proofs(change: Any) -> Change:
-        return lambda container: setattr(container, "tail", tail_of(container.tag, change(container.proofs)))
+        return lambda container: setattr(container, "tail", tail_of(container.tags, change(container.proofs)))
 
     bad("round", "RoundMismatchError", "the round before", resigned(in_header("round", to=6)))
     bad("base", "VerificationError", "another base", resigned(in_header("base", to="ab" * 32)))
@@ -119,57 +171,20 @@ def _manifests(maker: Maker) -> None:
     bad("relabelled", "SignatureError", "one site relabelled as another of the project", named(theirs, "site-4"))
     bad("stranger", "IdentityError", "one site that is not in the project", resigned(named(theirs, "stranger")))
     bad("revoked", "IdentityError", "one site that was revoked", resigned(named(theirs, REVOKED)))
-    for name, place in (("tag", 0), ("body", 20), ("signature", 50), ("digest", -1)):
-        place = place if place < 0 else place - (TAIL_NBYTES + PROOF_NBYTES)
+    aggregate = maker.good["signed-aggregate"]
+    tags, start = len(pack_tags(aggregate.tags)), -aggregate.tail_nbytes
+    for name, place in (("tag", start), ("word-tag", start + TAG_NBYTES), ("body", start + tags), ("digest", -1)):
         where = {"reads": "decrypt", "config": "signed"}
         maker.flip(f"signed-aggregate-flip-{name}", f"one bit of the tail: {name}", place, "signed-aggregate", **where)
-
-
-def _sums(maker: Maker) -> None:
-    """Sums that are plausible, and are not those of the updates listed, which their sites have signed."""
-
-    def bad(config: str, name: str, fault: str, change: Change) -> None:
-        source = f"{config}-aggregate"
-        maker.edit(f"{config}-sum-{name}", "DecryptionError", fault, change, source, reads="decrypt", config=config)
-
-    bad("signed", "tag", "the tag is one more", lambda c: setattr(c, "tag", (c.tag + 1) % PRIME))
-    bad("signed", "tag-zero", "no tag", lambda c: setattr(c, "tag", 0))
-    one = maker.good["signed-update"]
-
-    def only_one(container: Container) -> None:
-        container.payloads, container.tag = one.payloads, one.tag
-
-    bad("signed", "one", "one site's update, listed as the sum of both", only_one)
-    both = [site for site, _ in maker.good["signed-aggregate"].header["contributions"]]
-    assert both == ["site-2", "site-1"]
-    whole = maker.good["bgv-whole-update"]
-
-    def doubled(container: Container) -> None:
-        primes = maker.good["bgv-server-key"].header["primes"]
-        container.payloads = [twice(payload, primes[0]) for payload in whole.payloads]
-        container.tag = 2 * whole.tag % PRIME
-
-    bad("bgv-whole", "doubled", "one site's update twice, listed as the sum of two", doubled)
-    digits = 4  # of a weight of 11 bits
-    bad("flashe", "value", "a value is one step more", added({digits + 1: 1}))
-    bad("flashe", "weight", "a weight is a little more", added({0: 1}))
-    bad("bgv-partly", "clear", "a clear value is one step more", clear(0, 1))
-
-    def unsigned(container: Container) -> None:
-        words = tail_by_hand.words_of(container, maker.good["signed-client-key"])
-        assert min(words) < 0
-        alpha, pads = tail_by_hand.secrets_of(container, maker.good["signed-client-key"])
-        container.tag = tail_by_hand.tag(alpha, [word % 2**64 for word in words], pads)
-
-    bad("bgv-partly", "clear-unsigned", "the tag of clear words taken as unsigned", unsigned)
-    bad("bgv-partly", "clear-padding", "a word behind the last clear value", clear(4095, 1))
+    fault, place = "one bit of the tail: signature", start + tags + DIGEST_NBYTES
+    maker.flip("signed-aggregate-flip-signature", fault, place, "signed-aggregate", **where)
 
 
 # Changes.
 
 
-def tail_of(tag: int, proofs: list[tuple[bytes, bytes]]) -> bytes:
-    return tag.to_bytes(16, "little") + b"".join(body + signature for body, signature in proofs)
+def tail_of(tags: list[int], proofs: list[tuple[bytes, bytes]]) -> bytes:
+    return pack_tags(tags) + b"".join(body + signature for body, signature in proofs)
 
 
 def flipped(signature: bytes) -> bytes:
@@ -229,21 +244,3 @@ def without_purpose(container: Container) -> None:
     site = container.header["contributions"][0][0]
     message = container.head[-DIGEST_NBYTES:] + container.body
     container.proofs = [(container.body, identity(site).sign(message))]
-
-
-def twice(payload: bytes, prime: int) -> bytes:
-    """Every word of 53 bits doubled modulo its prime."""
-    words = [2 * word % prime for word in unpack(payload, 53)]
-    number = sum(word << 53 * index for index, word in enumerate(words))
-    return number.to_bytes(len(payload), "little")
-
-
-def clear(index: int, amount: int) -> Change:
-    """Add to a word of the clear section."""
-
-    def apply(container: Container) -> None:
-        payload = container.payloads[1]
-        word = (int.from_bytes(payload[8 * index : 8 * index + 8], "little") + amount) % 2**64
-        container.payloads[1] = payload[: 8 * index] + word.to_bytes(8, "little") + payload[8 * index + 8 :]
-
-    return apply

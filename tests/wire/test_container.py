@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from io import BytesIO
 
 import numpy as np
 import pytest
-from container import AGGREGATE, MODEL, UPDATE, Container, block_nbytes, block_values, canonical, weight_values
+from container import (
+    AGGREGATE,
+    MODEL,
+    UPDATE,
+    Container,
+    block_nbytes,
+    block_values,
+    canonical,
+    element_count,
+    tag_moduli,
+    weight_values,
+)
 from federation import SMALL, TINY, TINY_AGGREGATION, federate
+from signed import sign_federation
 
 from secagg import Header, Layout, Update
 from secagg.errors import DuplicateError, FormatError, LayoutError
+from secagg.scheme.params import CKKSParams
+from secagg.wire.tail import check_tags
 
 STATE = {"w": np.zeros((2, 3), np.float32), "c": np.ones(5), "n": np.arange(3)}
 
@@ -69,10 +84,14 @@ def test_an_update_is_as_the_format_says(lib):
             [["c"], "float64", [5], "clear", False],
             [["n"], "int64", [3], "local", False],
         ],
+        "manifest": None,
         "params": params,
         "round": 2**32 - 1,
     }
     assert [len(payload) for payload in container.payloads] == [block_nbytes(params), 8 * 4096]
+    moduli = tag_moduli({"primes": federation.keys.server.primes})
+    assert len(container.tags) == len(moduli) == update.header.tag_count
+    assert all(tag < modulus for tag, modulus in zip(container.tags, moduli, strict=True))
 
 
 def test_blocks_are_as_the_format_says(lib):
@@ -117,13 +136,37 @@ def test_a_base_is_as_the_format_says(lib):
     assert Header.from_head(container.head).base == base
 
 
+def test_a_manifest_is_as_the_format_says(lib):
+    signed = sign_federation(federate(lib))
+    states = [{"w": np.zeros(3)}] * 2
+    updates = signed.encrypt(states)
+    for blob in (*updates, signed.add(updates)):
+        container = Container.read(blob.to_bytes())
+        assert container.header["manifest"] == signed.project.signed[-96:-64].hex() == signed.project.digest.hex()
+        assert Header.from_head(container.head).manifest == signed.project.digest
+    stream = BytesIO()
+    signed.site().encrypt_model(stream, states[0], round=1)
+    assert Container.read(stream.getvalue()).header["manifest"] is None
+
+
+def test_tags_for_every_size_of_prime():
+    """So many that a prime's tags have 112 bits, one bit of each not counted."""
+    assert [element_count(bits) for bits in (12, 23, 27, 40, 53, 57, 58, 60)] == [11, 6, 5, 3, 3, 2, 2, 2]
+    for sizes, count in (([60], 2), ([60, 40, 40], 5), ([36, 36, 37], 8), ([23], 6)):
+        params = CKKSParams(8192, tuple(sizes), 20)
+        header = replace(Header.from_head(Container.read(update_of("tenseal")).head), params=params)
+        assert header.tag_count == 1 + count
+        assert header.tail_nbytes == 16 + 8 * count + 96 + 32
+        assert replace(header, kind="model").tag_count == 0
+
+
 @pytest.mark.parametrize("kind", [UPDATE, AGGREGATE, MODEL])
 def test_a_tail_of_another_length(container, kind):
-    """The header says how many proofs there are, whatever the kind."""
+    """The header says how many tags and proofs there are, whatever the kind."""
     container.kind = kind
     if kind == MODEL:
-        container.payloads, container.header["layout"] = [], []
-    for change in (-96, -1, 1, 96):
+        container.payloads, container.header["layout"], container.tags = [], [], []
+    for change in (-96, -8, -1, 1, 8, 96):
         tail = container.make_tail()
         other = container.copy()
         other.tail = tail[:change] if change < 0 else tail + bytes(change)
@@ -194,6 +237,15 @@ EDITS = {
     "base a number": (put("base", value=0), "base is not 32 bytes"),
     "base false": (put("base", value=False), "base is not 32 bytes"),
     "base a list": (put("base", value=["ab" * 32]), "base is not 32 bytes"),
+    "manifest missing": (drop("manifest"), "has the keys"),
+    "manifest short": (put("manifest", value="ab" * 31), "manifest is not 32 bytes"),
+    "manifest long": (put("manifest", value="ab" * 33), "manifest is not 32 bytes"),
+    "manifest in capitals": (put("manifest", value="AB" * 32), "manifest is not 32 bytes"),
+    "manifest of other digits": (put("manifest", value="٣" * 64), "manifest is not 32 bytes"),
+    "manifest empty": (put("manifest", value=""), "manifest is not 32 bytes"),
+    "manifest a number": (put("manifest", value=0), "manifest is not 32 bytes"),
+    "manifest false": (put("manifest", value=False), "manifest is not 32 bytes"),
+    "manifest a list": (put("manifest", value=["ab" * 32]), "manifest is not 32 bytes"),
     "epoch missing": (drop("epoch"), "has the keys"),
     "epoch negative": (put("epoch", value=-1), "epoch is -1"),
     "epoch too large": (put("epoch", value=2**32), "epoch is 4294967296"),
@@ -374,6 +426,30 @@ def test_a_header_of_an_exact_scheme_that_says_something_wrong(variant, edit, ma
     with pytest.raises(FormatError, match=match) as caught:
         Update.from_bytes(container.to_bytes())
     assert caught.type is FormatError
+
+
+def test_a_model_that_names_a_manifest(container):
+    """It outlives manifests."""
+    container.kind, container.payloads, container.tags = MODEL, [], []
+    container.header["layout"] = []
+    assert Update.from_bytes(container.to_bytes()).header.manifest is None
+    container.header["manifest"] = "ab" * 32
+    with pytest.raises(FormatError, match="a model names a manifest"):
+        Update.from_bytes(container.to_bytes())
+
+
+def test_a_tag_beyond_its_modulus(container):
+    """That of integers is refused as it is read; the primes of the others are those of a key, which adds them."""
+    moduli = tag_moduli({"primes": federate("tenseal").keys.server.primes})
+    for index, modulus in enumerate(moduli):
+        for tag in (modulus, modulus + 1, (2**64 if index else 2**128) - 1):
+            other = container.copy()
+            other.tags[index] = tag
+            update = Update.from_bytes(other.to_bytes())
+            with pytest.raises(FormatError, match="below"):
+                check_tags(update.tail.tags, tuple(moduli))
+            other.tags[index] = modulus - 1
+            check_tags(Update.from_bytes(other.to_bytes()).tail.tags, tuple(moduli))
 
 
 def rewritten(change):
