@@ -91,11 +91,11 @@ def _one_round(participant: Participant, task: CheckedTask, rounds: int) -> Site
     given = _give(participant, task, here)
     while True:
         try:
-            start = time.perf_counter()
+            start = sent = time.perf_counter()
             if given.nbytes:
                 with reporter.step(f"{here}: upload {show_size(given.nbytes)}") as report:
                     participant.upload(report)
-            sent = time.perf_counter()
+                sent = time.perf_counter()
             given = replace(given, upload_seconds=given.upload_seconds + sent - start)
             aggregate = _wait(participant, given, here)
             break

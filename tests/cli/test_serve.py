@@ -356,9 +356,9 @@ def test_a_round_that_is_voided_and_one_that_a_new_site_waits_for(tmp_path: Path
         assert server.stop() == 0
     kits = kits.change(tmp_path / "2", lambda made, changed, folder: made.add(("site-5",), changed, folder))
     with Served(kits["server"], tmp_path / "server") as server:
-        with kits.session("site-5", server.address, timeout=2.0) as session:
-            with pytest.raises(TransportError, match="site 'site-5' takes part from round 1 on, and round 0 goes on"):
-                session.join()
+        early = "site 'site-5' takes part from round 1 on, and round 0 goes on"
+        with kits.session("site-5", server.address, timeout=2.0) as session, pytest.raises(TransportError, match=early):
+            session.join()
         send(kits, server.address, "site-3")
         with kits.session("site-5", server.address) as session:
             joined = session.join()
