@@ -159,7 +159,7 @@ class Encryption:
                     authenticator.add_ciphertext(words)
                 packed = (self._ring if secret else CLEAR_RING).to_bytes(words)
                 writer.write(frame, memoryview(packed))  # type: ignore[arg-type]  # an ndarray is a buffer
-            writer.finish(authenticator.tags(), identity.sign if identity else None)
+            writer.finish(lambda body: authenticator.tags([body]), identity.sign if identity else None)
             self.clipped = encoders["encrypted"].clipped
             if self.feedback and residuals is not None:
                 self.feedback.commit(layout.fingerprint, round, residuals)
@@ -190,7 +190,7 @@ class Encryption:
         clear = FlatVector(targets["clear"])
         cipher = self._backend.cipher(header.round, header.contributions)
         plausible = True
-        for frame, payload in aggregate.frames():
+        for frame, payload in aggregate.frames(recheck=self._lattice):  # the words that were verified, and no others
             # A fault must not show in the time: whoever learns where it is learns more than that there is one.
             try:
                 if frame.section == "encrypted":  # these frames come first, and the weight first in them
@@ -206,7 +206,7 @@ class Encryption:
             if not self._lattice:  # to take a pad off shows nothing of a key, and what comes out is dropped
                 authenticator.add_integers(plain, signed=frame.section == "clear")
         if not self._lattice:
-            plausible &= authenticator.fits(aggregate.tail.tags)
+            plausible &= authenticator.fits(aggregate.tail)
         for name, vector in vectors.items():
             plausible &= self._is_mean(vector, limits[name], sites, decoder.weight_sum)
         if not plausible:
@@ -214,16 +214,13 @@ class Encryption:
         return vectors
 
     def _verify(self, aggregate: Update, authenticator: Authenticator) -> None:
-        """Hold all words of an aggregate of a lattice scheme against its tags, before any of them is decrypted.
-
-        What `Update.frames` yields afterwards are the same words, or an error.
-        """
-        for frame, payload in aggregate.frames():
+        """Hold all words of an aggregate of a lattice scheme against its tags, before any of them is decrypted."""
+        for frame, payload in aggregate.frames(recheck=True):
             if frame.section == "encrypted":
                 authenticator.add_ciphertext(self._ring.from_bytes(payload))
             else:
                 authenticator.add_integers(CLEAR_RING.from_bytes(payload), signed=True)
-        if not authenticator.fits(aggregate.tail.tags):
+        if not authenticator.fits(aggregate.tail):
             raise DecryptionError
 
     def _is_mean(self, vector: NDArray[Any], bound: float, sites: int, weight_sum: float) -> bool:

@@ -75,7 +75,7 @@ class _PadCipher:
         for start in range(0, words.size, self._pad.size):
             piece = words[start : start + self._pad.size]
             pad = self._pad[: piece.size]
-            offset = 8 * (block * FLASHE_BLOCK_WORDS + start)
+            pad_bytes, offset = pad.view(np.uint8), 8 * (block * FLASHE_BLOCK_WORDS + start)
             for stream in self._streams:
-                stream.read(offset, pad.view(np.uint8))
+                stream.read(offset, pad_bytes)
                 operation(piece, pad, out=piece)

@@ -97,9 +97,20 @@ class FlatVector:
             Position of the first sum that so many sites cannot give, or -1.
         """
         offset = sites * lanes.limit
-        return secagg_ext.dequantise(
-            words, self._vectors, lanes.words, lanes.per_word, lanes.bits, 2 * offset, offset, start, factors
+        first, last = self._span(start, words.size * lanes.per_word)
+        base, vectors = self._offsets[first], self._vectors[first:last]
+        bad = secagg_ext.dequantise(
+            words,
+            vectors,
+            lanes.words,
+            lanes.per_word,
+            lanes.bits,
+            2 * offset,
+            offset,
+            start - base,
+            factors[first:last],
         )
+        return bad if bad < 0 else bad + base
 
     def first_out_of_range(self) -> tuple[int, int] | None:
         """Return the position (vector, index) of the first value that is NaN or beyond its bound."""

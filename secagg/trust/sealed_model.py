@@ -40,7 +40,7 @@ def write_model(
             source.copy(block * MODEL_BLOCK_PLAIN_NBYTES, memoryview(plain), into=True)
             payload += cipher.encrypt(block, bytes(plain))
         writer.write(frame, memoryview(payload))
-    writer.finish((), identity.sign if identity else None)
+    writer.finish(None, identity.sign if identity else None)
 
 
 def read_model(model: Update, key: ClientKey, vectors: Sequence[NDArray[Any]]) -> None:

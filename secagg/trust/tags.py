@@ -1,8 +1,8 @@
 """What shows a site, before it decrypts, that a sum is the sum of the updates listed: linear tags of two kinds.
 
 After Wegman and Carter, "New hash functions and their use in authentication and set equality" (1981): a linear hash
-under a secret key that is one for all updates of a round, so that tags add up, and one-time pads, one for each update,
-so that tags tell nothing of hash key or words. docs/threat-model.md has the bounds.
+under a secret key that is one for all updates of a round, so that tags add up, and one-time pads, one for each update
+and its body, so that tags tell nothing of hash key or words. docs/threat-model.md has the bounds.
 
 *Integers*: the plaintext words of FLASHE and the words of clear tensors, M, encrypted section first, j counted from the
 last, which has 1. Polynomial evaluation, as in Bernstein, "The Poly1305-AES message-authentication code" (2005),
@@ -18,6 +18,7 @@ Sums of these words do not wrap, so that sums of words are words of the sum as i
 from __future__ import annotations
 
 import hmac
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ import secagg_ext
 from ..scheme.params import LatticeParams
 from ..scheme.word_tags import WordTags, element_count
 from ..wire.header import Contribution, Header
-from ..wire.tail import TAG_MODULUS, pack_tags
+from ..wire.tail import TAG_MODULUS, Tail, pack_tags
 from .key import ClientKey, ServerKey
 
 
@@ -39,7 +40,7 @@ class Authenticator:
     key : ClientKey
         Hash keys and pads derive from it, and from its epoch.
     header : Header
-        Round and layout give the hash keys; site and nonce of a contribution, besides, its pads.
+        Round and layout give the hash keys.
     """
 
     def __init__(self, key: ClientKey, header: Header) -> None:
@@ -74,24 +75,29 @@ class Authenticator:
         assert self._words is not None
         self._words.add(words)
 
-    def tags(self) -> tuple[int, ...]:
-        """Return the tags of all words taken, under the pads of all contributions."""
+    def tags(self, bodies: Sequence[bytes]) -> tuple[int, ...]:
+        """Return the tags of all words taken, under the pads of all contributions, whose bodies have these digests."""
         integers = _value(self._state) - (_value(self._signs) << 64)
-        hashes = (integers, *(self._words.elements() if self._words else ()))
-        sums = list(hashes)
-        for contribution in self._contributions:
-            for index, pad in enumerate(self._pads(contribution)):
+        sums = [integers, *(self._words.elements() if self._words else ())]
+        for contribution, body in zip(self._contributions, bodies, strict=True):
+            for index, pad in enumerate(self._pads(contribution, body)):
                 sums[index] += pad
         return tuple(total % modulus for total, modulus in zip(sums, self._moduli, strict=True))
 
-    def fits(self, tags: tuple[int, ...]) -> bool:
-        """Return whether `tags` are those of all words taken; the time does not depend on where they differ."""
-        return hmac.compare_digest(pack_tags(self.tags()), pack_tags(tags))
+    def fits(self, tail: Tail) -> bool:
+        """Return whether the tags of a tail are those of all words taken, wherever they differ in the same time."""
+        own = self.tags([proof.body for proof in tail.proofs])
+        return hmac.compare_digest(pack_tags(own), pack_tags(tail.tags))
 
-    def _pads(self, contribution: Contribution) -> list[int]:
-        who = (contribution.site.encode(), contribution.nonce)
-        pads = [self._subkey(b"secagg mac pad v1", *who)]
-        pads += [self._subkey(b"secagg word tag pad v1", *who, place) for place in self._rows]
+    def _pads(self, contribution: Contribution, body: bytes) -> list[int]:
+        """Return the pads of one update.
+
+        They depend on its body, so that they are used once although a nonce should be used twice: by a machine that is
+        restored from a snapshot, say, and whose HE library then draws other errors for the same values.
+        """
+        update = (contribution.site.encode(), contribution.nonce, body)
+        pads = [self._subkey(b"secagg mac pad v1", *update)]
+        pads += [self._subkey(b"secagg word tag pad v1", *update, place) for place in self._rows]
         # 256 bits modulo a number below 2**127 are uniform but for 2**-129.
         return [int.from_bytes(pad, "little") for pad in pads]
 

@@ -9,6 +9,9 @@ from typing import Any, Protocol
 from ..errors import FormatError, StateError
 from ..storage.files import os_errors, read_stream
 
+#: The stamp of what cannot change.
+FIXED = ()
+
 _CLOSED = "the update's file is closed; open it again"
 _SHORTER = "the file became shorter while it was read"
 
@@ -38,8 +41,8 @@ class MemoryBody:
         return self._frames[offset : offset + nbytes]
 
     def stamp(self) -> object:
-        """Return the same as ever for bytes, which cannot change."""
-        return None if self.blob is None else ()
+        """Return `FIXED` for bytes."""
+        return None if self.blob is None else FIXED
 
     def close(self) -> None:
         """Do nothing: memory is given back with the object."""

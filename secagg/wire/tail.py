@@ -99,9 +99,12 @@ def tail_nbytes(tags: int, contributions: int) -> int:
     return tags_nbytes(tags) + _PROOF_NBYTES * contributions + DIGEST_NBYTES
 
 
-def body_digest(head: bytes, frame_digests: Iterable[bytes], tags: tuple[int, ...]) -> bytes:
-    """Return the digest of an update's body: of the digests of its head and of all its frames, and its tags."""
-    return digest(head[-DIGEST_NBYTES:], *frame_digests, pack_tags(tags))
+def body_digest(head: bytes, frame_digests: Iterable[bytes]) -> bytes:
+    """Return the digest of an update's body: of the digests of its head and of all its frames.
+
+    Its tags are not in it, for their pads derive from it: no two contents ever share a pad.
+    """
+    return digest(head[-DIGEST_NBYTES:], *frame_digests)
 
 
 def signed_message(head: bytes, body: bytes) -> bytes:

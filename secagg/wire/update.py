@@ -22,7 +22,7 @@ from ..storage.files import (
     read_stream,
     replace_file,
 )
-from .body import Body, FileBody, MemoryBody, StreamBody
+from .body import FIXED, Body, FileBody, MemoryBody, StreamBody
 from .container import DIGEST_NBYTES, PREAMBLE_NBYTES, as_bytes, check_digest, digest, frame_digest, head_nbytes
 from .header import Contribution, Frame, Header
 from .tail import UNSIGNED, Proof, Tail, body_digest, signed_message
@@ -175,8 +175,14 @@ class Update:
         base = self._header.base
         return None if base is None else digest(_NEXT_BASE, base, self.digest())
 
-    def frames(self) -> Iterator[tuple[Frame, memoryview]]:
+    def frames(self, *, recheck: bool = False) -> Iterator[tuple[Frame, memoryview]]:
         """Yield each frame and its payload, valid until the next, after checking its digest.
+
+        Parameters
+        ----------
+        recheck : bool
+            Whether digests are checked again of a file that was read whole and whose size and time are as they were:
+            who has verified its words must meet no others, and time can be set.
 
         Raises
         ------
@@ -188,7 +194,7 @@ class Update:
             another than at the first reading.
         """
         stamp = self._body.stamp()
-        verified = stamp is not None and stamp == self._verified
+        verified = stamp is not None and stamp == self._verified and (stamp == FIXED or not recheck)
         first, digests = self._digests, []
         for frame in self._header.frames:
             data = self._body.read(frame.offset, frame.nbytes + DIGEST_NBYTES)
@@ -200,7 +206,7 @@ class Update:
                     raise FormatError("the file changed while it was read")
             yield frame, payload
         if not verified and self._header.kind != "aggregate":  # what is signed is what was read
-            body = body_digest(self._header.head, digests, self.tail.tags)
+            body = body_digest(self._header.head, digests)
             check_digest(self.tail.proofs[0].body, body, "the body")
         if verified and self._body.stamp() != stamp:
             raise FormatError("the file changed while it was read")
@@ -275,9 +281,20 @@ class UpdateWriter:
         self._stream.write(payload)
         self._stream.write(self._digests[-1])
 
-    def finish(self, tags: tuple[int, ...], sign: Callable[[bytes], bytes] | None) -> None:
-        """Write the tail: the tags, and what `sign` makes of the message that a site signs; zeros without it."""
-        body = body_digest(self._head, self._digests, tags)
+    def finish(
+        self, authenticate: Callable[[bytes], tuple[int, ...]] | None, sign: Callable[[bytes], bytes] | None
+    ) -> None:
+        """Write the tail.
+
+        Parameters
+        ----------
+        authenticate : callable or None
+            Returns the tags, given the digest of the body; None: there are none.
+        sign : callable or None
+            Returns the signature of a message; None: zeros stand in its place.
+        """
+        body = body_digest(self._head, self._digests)
+        tags = authenticate(body) if authenticate else ()
         signature = sign(signed_message(self._head, body)) if sign else UNSIGNED
         self._stream.write(Tail(tags, (Proof(body, signature),)).pack(self._head, len(self._digests)))
 

@@ -23,13 +23,14 @@ from secagg.trust.key import ClientKey, KeyMaterial, KeyPair, load_key
 from secagg.wire.header import Contribution
 
 PARAMS = FLASHEParams(value_bits=16)
-SECRET = np.arange(4, dtype=np.uint64) * np.uint64(0x0123456789ABCDEF)
+ROOT = bytes(7 * number % 256 for number in range(1, 33))
+NO_WORDS = KeyMaterial((), np.empty(0, np.uint64), np.empty(0, np.uint64))
 NONCE = bytes(range(32))
 WORDS = 2 * FLASHE_BLOCK_WORDS
 
 
-def key_of(secret=SECRET, epoch=0):
-    return ClientKey(PARAMS, KeyMaterial((), np.asarray(secret, np.uint64), np.empty(0, np.uint64)), epoch)
+def key_of(root=ROOT, epoch=0):
+    return ClientKey(PARAMS, NO_WORDS, root, epoch)
 
 
 def federation_of(**aggregation):
@@ -46,7 +47,7 @@ def pad(key, round=0, site="site-1", nonce=NONCE, block=0, words=WORDS):
 # The pad once more, from the documentation and RFC 5869.
 
 
-def documented_pad(key, round, site, nonce, words=WORDS):
+def documented_pad(key, root, round, site, nonce, words=WORDS):
     """HKDF-SHA256 without salt, info of fields with their lengths before them, AES-256-CTR from counter 0."""
     fields = [
         b"secagg flashe pad v1",
@@ -57,7 +58,7 @@ def documented_pad(key, round, site, nonce, words=WORDS):
         nonce,
     ]
     info = b"".join(len(field).to_bytes(4, "little") + field for field in fields)
-    extracted = hmac.digest(bytes(32), key.secret_material().secret.astype("<u8").tobytes(), sha256)
+    extracted = hmac.digest(bytes(32), root, sha256)
     subkey = hmac.digest(extracted, info + b"\x01", sha256)
     encryptor = Cipher(algorithms.AES256(subkey), modes.CTR(bytes(16))).encryptor()
     return np.frombuffer(encryptor.update(bytes(8 * words)), "<u8")
@@ -67,7 +68,7 @@ def documented_pad(key, round, site, nonce, words=WORDS):
 def test_pads_are_as_documented(epoch):
     key = key_of(epoch=epoch)
     for round, site, nonce in [(0, "a", NONCE), (2**32 - 1, "x" * 64, bytes(32))]:
-        np.testing.assert_array_equal(pad(key, round, site, nonce), documented_pad(key, round, site, nonce))
+        np.testing.assert_array_equal(pad(key, round, site, nonce), documented_pad(key, ROOT, round, site, nonce))
 
 
 def test_an_update_is_its_integers_and_the_pad():
@@ -79,7 +80,8 @@ def test_an_update_is_its_integers_and_the_pad():
     (_, payload), *_ = update.frames()
     words = np.frombuffer(payload, "<u8")
     nonce = update.header.contributions[0].nonce
-    plain = words - documented_pad(federation.keys.client, 5, "hospital-a", nonce, words.size)
+    key = federation.keys.client
+    plain = words - documented_pad(key, key._root, 5, "hospital-a", nonce, words.size)
     lanes = federation.codec.lanes
     assert (lanes.bits, lanes.per_word) == (18, 3)
     blocks = plain.reshape(-1, 1, FLASHE_BLOCK_WORDS) >> (np.arange(3, dtype=np.uint64) * np.uint64(18)).reshape(
@@ -97,8 +99,7 @@ def test_an_update_is_its_integers_and_the_pad():
 
 
 def test_pads_differ_by_all_that_they_are_made_of():
-    other = SECRET.copy()
-    other[3] ^= np.uint64(1 << 63)
+    other = bytes([*ROOT[:-1], ROOT[-1] ^ 128])
     pads = {
         "as it is": pad(key_of()),
         "another federation": pad(key_of(other)),
@@ -150,7 +151,7 @@ def test_subkeys_are_injective_in_their_fields(monkeypatch):
             seen.append(info)
 
         def derive(self, secret):
-            assert secret == SECRET.astype("<u8").tobytes()
+            assert secret == ROOT
             return bytes(32)
 
     monkeypatch.setattr("cryptography.hazmat.primitives.kdf.hkdf.HKDF", Recorder)
@@ -252,22 +253,24 @@ def test_keys_are_fresh():
     config = federation_of().config
     keys = [secagg.generate_keys(config).client for _ in range(8)]
     assert len({key.fingerprint for key in keys}) == 8
-    secrets = np.stack([key.secret_material().secret for key in keys])
-    assert secrets.shape == (8, 4)
-    assert np.unique(secrets).size == 32
+    roots = [key._root for key in keys]
+    assert {len(root) for root in roots} == {32}
+    assert np.unique(np.frombuffer(b"".join(roots), np.uint64)).size == 32
+    assert not any(words.size for key in keys for words in key.secret_material()[1:3])
 
 
 def test_a_server_key_holds_no_secret(tmp_path):
     """Neither the object nor its file; the fingerprint, which it does hold, is a hash."""
     keys = federation_of().keys
-    secret = keys.client.secret_material().secret
+    root = keys.client._root
     keys.server.save(tmp_path / "server.key")
     data = (tmp_path / "server.key").read_bytes()
     fields = dataclasses.asdict(keys.server)
     assert fields.keys() == {"params", "primes", "plain_modulus", "epoch", "fingerprint"}
     assert (fields["primes"], fields["plain_modulus"]) == ((), 0)
-    for word in secret.tolist():
-        for form in (word.to_bytes(8, "little"), word.to_bytes(8, "big"), str(word).encode(), f"{word:x}".encode()):
+    for place in range(0, 32, 4):
+        part = root[place : place + 4]
+        for form in (part, part[::-1], part.hex().encode(), str(int.from_bytes(part, "little")).encode()):
             assert form not in data
     assert load_key(tmp_path / "server.key") == keys.server
 
@@ -277,13 +280,13 @@ def test_a_key_file_round_trip(tmp_path):
     key = federation.keys.client
     key.save(tmp_path / "client.key")
     data = (tmp_path / "client.key").read_bytes()
-    assert key.secret_material().secret.astype("<u8").tobytes() in data
+    assert data.count(key._root) == 1
     assert (tmp_path / "client.key").stat().st_mode & 0o777 == 0o600
     loaded = load_key(tmp_path / "client.key")
     assert loaded.fingerprint == key.fingerprint
     assert loaded.server == key.server
-    np.testing.assert_array_equal(loaded.secret_material().secret, key.secret_material().secret)
-    assert loaded.secret_material().public.size == 0
+    assert loaded._root == key._root
+    assert loaded.secret_material().secret.size == loaded.secret_material().public.size == 0
     aggregate = federation.sum([{"w": np.ones(3)}, {"w": np.zeros(3)}])
     mean = secagg.Client(federation.config, loaded, "late").decrypt(aggregate)["w"]
     np.testing.assert_allclose(mean, 0.5, rtol=1e-14)
@@ -312,8 +315,8 @@ def test_nothing_shows_a_key():
     shown = [repr(key), str(key), f"{key}", repr(key.server), repr(KeyPair(key, key.server))]
     backend = FLASHEBackend(PARAMS, key)
     shown += [repr(backend), repr(backend.cipher(0, [Contribution("a", NONCE)]))]
-    for word in SECRET.tolist()[1:]:
-        assert not any(str(word) in text or f"{word:x}" in text.lower() for text in shown)
+    for form in (str(ROOT), ROOT.hex(), ROOT[:4].hex(), str(int.from_bytes(ROOT, "little"))):
+        assert not any(form in text.lower() for text in shown)
     assert shown[0] == f"ClientKey({key.fingerprint[:16]}…)"
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         with pytest.raises(TypeError, match="secret"):

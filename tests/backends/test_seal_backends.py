@@ -100,7 +100,7 @@ def test_moduli_of_a_key_are_checked(backend):
     """A composite number is no modulus, and neither are those of other params."""
     params = BGV["special prime"]
     material = key_of(backend, params).secret_material()
-    composite = ClientKey(params, material._replace(primes=(material.primes[0] + 2, material.primes[1])))
+    composite = ClientKey(params, material._replace(primes=(material.primes[0] + 2, material.primes[1])), bytes(32))
     with pytest.raises(ConfigError, match="refuses these params"):
         backend(params, composite)
     with pytest.raises(ConfigError, match="a plain modulus of 40 bits is asked for"):
@@ -132,7 +132,7 @@ def test_a_forked_process_does_not_share_its_parents_channel():
 @each
 @bgv_backends
 def test_nothing_is_printed(backend, params, capfd):
-    key = ClientKey(params, backend.generate(params))
+    key = ClientKey(params, backend.generate(params), bytes(32))
     native = backend(params, key)
     native.decrypt(native.encrypt(random_slots(params, key.server.plain_modulus)))
     assert capfd.readouterr() == ("", "")

@@ -79,7 +79,8 @@ def test_whole_numbers_of_any_library(number: object, tmp_path: Path) -> None:
     assert GlobalModel.from_bytes(site, model.to_bytes()).round == 3
     key = secagg.generate_keys(federation.config, number).server
     assert type(key.epoch) is int
-    again = ClientKey(federation.keys.client.params, federation.keys.client.secret_material(), number)
+    one = federation.keys.client
+    again = ClientKey(one.params, one.secret_material(), one._root, number)
     again.save(tmp_path / "key")
     assert secagg.load_key(tmp_path / "key").fingerprint == again.fingerprint
 

@@ -304,7 +304,7 @@ def test_what_is_rebuilt_decrypts_as_before():
     aggregate = federation.sum(states_of(2, {"w": (20,)}, {"w": 1.0}))
     other = rebuilt(aggregate)
     assert [bytes(p) for _, p in other.frames()] == [bytes(p) for _, p in aggregate.frames()]
-    assert (other.header, other.tail.tag) == (aggregate.header, aggregate.tail.tag)
+    assert (other.header, other.tail.tags) == (aggregate.header, aggregate.tail.tags)
     assert federation.site().decrypt(other)["w"].tolist() == federation.site().decrypt(aggregate)["w"].tolist()
 
 

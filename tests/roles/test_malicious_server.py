@@ -1,8 +1,8 @@
 """What a server that lies can do to a sum, and which error its sites raise.
 
 It knows the format, the server key and every update, signs with the server's identity, and makes every digest right.
-It has no secret of the sites. Exact schemes verify the sum itself; CKKS verifies who is listed, for which round, model
-and layout. What goes unnoticed is in these tests, too, with ``None`` for the error.
+It has no secret of the sites. Every scheme verifies the sum itself, and who is listed, for which round, model and
+layout.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from secagg.errors import (
     IdentityError,
     KeyMismatchError,
     LayoutError,
+    ManifestMismatchError,
     MismatchError,
     QuorumError,
     RoundMismatchError,
@@ -30,7 +31,7 @@ from secagg.errors import (
     SignatureError,
     VerificationError,
 )
-from secagg.trust.tags import Authenticator
+from secagg.trust.tags import Authenticator, tag_moduli
 from secagg.wire.container import DIGEST_NBYTES
 from secagg.wire.header import Contribution
 from secagg.wire.layout import Layout
@@ -52,13 +53,6 @@ class Scene:
     receipts: list[Receipt]
     earlier: list[Update]
     earlier_aggregate: Update
-
-    @property
-    def scheme(self) -> str:
-        params = self.signed.config.params
-        if params.scheme != "CKKS":
-            return "exact"
-        return "seeded" if params.seeded else "whole"
 
     @property
     def parts(self) -> Parts:
@@ -96,7 +90,7 @@ def scene(lib):
 def test_what_they_all_begin_from(scene):
     mean = scene.decrypt(scene.aggregate)
     scene.signed.federation.assert_mean(mean, scene.states, WEIGHTS)
-    assert scene.signed.site().verified == (scene.scheme == "exact")
+    assert scene.signed.site().verified
     rebuilt = scene.sum(1, 1, 1).build()  # the server's craft makes the very same aggregate
     assert rebuilt.to_bytes() == scene.aggregate.to_bytes()
 
@@ -109,7 +103,7 @@ def dropped(scene):
 
 
 def dropped_with_its_tag(scene):
-    return replace(scene.sum(1, 1, 0), tag=scene.aggregate.tail.tag)
+    return replace(scene.sum(1, 1, 0), tags=scene.aggregate.tail.tags)
 
 
 def doubled(scene):
@@ -117,7 +111,7 @@ def doubled(scene):
 
 
 def doubled_without_its_tag(scene):
-    return replace(scene.sum(2, 1, 1), tag=scene.aggregate.tail.tag)
+    return replace(scene.sum(2, 1, 1), tags=scene.aggregate.tail.tags)
 
 
 def one_for_another(scene):
@@ -146,7 +140,7 @@ def earlier_in_the_place_of_one(scene):
     """The list of this round over an update of the last one."""
     updates = [*scene.updates[:2], scene.earlier[2]]
     parts = combine(scene.signed.federation, [(1, update) for update in updates])
-    return replace(scene.parts, payloads=parts.payloads, tag=parts.tag)
+    return replace(scene.parts, payloads=parts.payloads, tags=parts.tags)
 
 
 def plus_one(scene):
@@ -200,85 +194,73 @@ def behind_the_end(scene):
 
 
 def another_tag(scene):
-    return replace(scene.parts, tag=(scene.parts.tag + 1) % TAG_MODULUS)
+    first, *others = scene.parts.tags
+    return replace(scene.parts, tags=((first + 1) % TAG_MODULUS, *others))
+
+
+def another_last_tag(scene):
+    """In a lattice scheme one of the elements of words, one more: a forger must hit all of them."""
+    *others, last = scene.parts.tags
+    modulus = tag_moduli(scene.signed.federation.keys.server)[-1]
+    return replace(scene.parts, tags=(*others, (last + 1) % modulus))
 
 
 def no_tag(scene):
-    return replace(scene.parts, tag=0)
+    return replace(scene.parts, tags=(0,) * len(scene.parts.tags))
 
 
 def tag_of_an_update(scene):
-    return replace(scene.parts, tag=scene.updates[0].tail.tag)
+    return replace(scene.parts, tags=scene.updates[0].tail.tags)
 
 
 def tag_of_the_last_round(scene):
-    return replace(scene.parts, tag=scene.earlier_aggregate.tail.tag)
+    return replace(scene.parts, tags=scene.earlier_aggregate.tail.tags)
 
 
-#: What exact schemes refuse to decrypt; and what CKKS does, with seeds, and with whole ciphertexts, where it matters.
-#: Behind a seed is the list itself: c1 of a sum is that of all nonces that are listed, each once.
-SUMS: dict[Callable[[Scene], Parts], tuple[type[SecAggError] | None, type[SecAggError] | None]] = {
-    dropped: (DecryptionError, None),
-    dropped_with_its_tag: (DecryptionError, None),
-    doubled: (DecryptionError, None),
-    doubled_without_its_tag: (DecryptionError, None),
-    one_for_another: (DecryptionError, None),
-    one_alone: (DecryptionError, None),
-    three_times_one: (DecryptionError, None),
-    weighted_anew: (DecryptionError, DecryptionError),  # weights of more than three sites in all
-    all_twice: (DecryptionError, None),  # the mean is the same
-    earlier_in_the_place_of_one: (DecryptionError, None),
-    plus_one: (None, None),
-    plus_one_in_the_clear: (None, None),
-    one_lane: (DecryptionError, DecryptionError),  # every value of the block is another one, most are absurd
-    blocks_swapped: (DecryptionError, None),
-    clear_words_swapped: (None, None),
-    zeros_in_the_clear: (None, None),
-    behind_the_end: (None, None),
-}
-TAGS = [another_tag, no_tag, tag_of_an_update, tag_of_the_last_round]
+#: What every scheme refuses in the same way.
+SUMS: list[Callable[[Scene], Parts]] = [
+    dropped,
+    dropped_with_its_tag,
+    doubled,
+    doubled_without_its_tag,
+    one_for_another,
+    one_alone,
+    three_times_one,
+    weighted_anew,
+    all_twice,  # the mean is the same
+    earlier_in_the_place_of_one,
+    plus_one,
+    plus_one_in_the_clear,
+    one_lane,
+    blocks_swapped,
+    clear_words_swapped,
+    zeros_in_the_clear,
+    behind_the_end,
+]
+TAGS = [another_tag, another_last_tag, no_tag, tag_of_an_update, tag_of_the_last_round]
 
 
-@pytest.mark.parametrize("attack", SUMS)
+@pytest.mark.parametrize("attack", [*SUMS, *TAGS])
 def test_a_sum_of_something_else(scene, attack):
     forged = attack(scene).build()
     assert forged.header.contributions == scene.aggregate.header.contributions
-    errors = dict(zip(("seeded", "whole"), SUMS[attack], strict=True)) | {"exact": DecryptionError}
-    error = errors[scene.scheme]
-    if error is None:
+    with pytest.raises(DecryptionError) as caught:
         scene.decrypt(forged)
-        assert not scene.signed.site().verified  # and says so
-        return
-    with pytest.raises(error):
-        scene.decrypt(forged)
-
-
-@pytest.mark.parametrize("attack", TAGS)
-def test_another_tag(scene, attack):
-    if scene.scheme != "exact":
-        assert scene.updates[0].tail.tag == scene.aggregate.tail.tag == 0
-        if attack is another_tag:
-            with pytest.raises(secagg.errors.FormatError, match="only sums of exact schemes"):
-                scene.decrypt(attack(scene).build())
-        return
-    with pytest.raises(DecryptionError):
-        scene.decrypt(attack(scene).build())
+    assert caught.value.args == DecryptionError().args
 
 
 @pytest.mark.parametrize("attack", [plus_one, plus_one_in_the_clear, zeros_in_the_clear, behind_the_end, *TAGS])
 def test_it_is_the_tag_that_tells(scene, attack, monkeypatch):
     """Without it, these sums look like any other."""
-    if scene.scheme == "exact":
-        monkeypatch.setattr(Authenticator, "fits", lambda *_: True)
-        scene.decrypt(attack(scene).build())
+    monkeypatch.setattr(Authenticator, "fits", lambda *_: True)
+    scene.decrypt(attack(scene).build())
 
 
 @pytest.mark.parametrize("attack", SUMS)
 def test_a_sum_is_verified_without_project_and_receipt(scene, attack):
-    """Tags and nonces hang on the HE key alone."""
-    if scene.scheme == "exact":
-        with pytest.raises(DecryptionError):
-            scene.signed.federation.site().decrypt(attack(scene).build())
+    """Tags hang on the HE key alone."""
+    with pytest.raises(DecryptionError):
+        scene.signed.federation.site().decrypt(attack(scene).build())
 
 
 def test_frames_swapped(lib):
@@ -289,10 +271,7 @@ def test_frames_swapped(lib):
     _, first, second = [len(payload) for payload in parts.payloads]
     assert first == second
     parts.payloads[1:] = parts.payloads[:0:-1]
-    if signed.site().verified:
-        with pytest.raises(DecryptionError):
-            signed.site().decrypt(parts.build())
-    else:
+    with pytest.raises(DecryptionError):
         signed.site().decrypt(parts.build())
 
 
@@ -306,7 +285,7 @@ def left_out(scene):
 
 def tails_swapped(scene):
     """All of the last round's tail; receipts are not what sees it, as a site that joins late has none."""
-    return replace(scene.parts, tag=scene.earlier_aggregate.tail.tag, proofs=scene.earlier_aggregate.tail.proofs)
+    return replace(scene.parts, tags=scene.earlier_aggregate.tail.tags, proofs=scene.earlier_aggregate.tail.proofs)
 
 
 def signatures_swapped(scene):
@@ -530,10 +509,9 @@ def test_a_site_that_has_no_model_yet(scene, attack):
 
 @pytest.mark.parametrize("attack", [tensors_swapped, an_old_aggregate_as_new, another_nonce, nonces_swapped])
 def test_tags_hang_on_round_and_layout_and_nonces(scene, attack):
-    """In exact schemes they tell without any signature."""
-    if scene.scheme == "exact":
-        with pytest.raises(DecryptionError):
-            scene.signed.federation.site().decrypt(attack(scene).build())
+    """They tell without any signature."""
+    with pytest.raises(DecryptionError):
+        scene.signed.federation.site().decrypt(attack(scene).build())
 
 
 def test_an_aggregate_of_another_model(scene):
@@ -568,13 +546,16 @@ def test_an_aggregate_of_the_last_epoch(scene):
     """A real one, under a real key that has been rotated."""
     federation = scene.signed.federation
     keys = make_keys(federation.config.lib, federation.config.params, number=1)
-    client = secagg.ClientKey(keys.client.params, keys.client.secret_material(), epoch=1)
+    client = secagg.ClientKey(keys.client.params, keys.client.secret_material(), keys.client._root, epoch=1)
     rotated = sign_federation(replace(federation, keys=secagg.keygen.KeyPair(client, client.server)))
     with pytest.raises(KeyMismatchError, match="epoch 0 of the key, expected epoch 1"):
         scene.decrypt(scene.aggregate, site=rotated.site())
     relabelled = scene.parts.but(epoch=1, key=client.fingerprint).build()
-    with pytest.raises(SignatureError):
+    with pytest.raises(ManifestMismatchError):
         scene.decrypt(relabelled, site=rotated.site(), receipt=None)
+    manifest = rotated.project.digest
+    with pytest.raises(SignatureError):
+        scene.decrypt(Parts.of(relabelled).but(manifest=manifest).build(), site=rotated.site(), receipt=None)
 
 
 # Sites that are shown different sums.

@@ -240,7 +240,13 @@ def test_frames_lie_one_behind_the_other(header):
         blocks += frame.blocks
         offset += frame.nbytes + 32
     assert header.tail_offset == offset
-    assert header.tail_nbytes == 16 + 96 * len(header.contributions) + 32
+    if header.kind == "model":
+        tags = []
+    else:
+        bits = getattr(header.params, "data_bit_sizes", ())
+        tags = [16] + [8 for size in bits for _ in range(-(-112 // (size - 1)))]
+    assert header.tag_count == len(tags)
+    assert header.tail_nbytes == sum(tags) + 96 * len(header.contributions) + 32
     assert header.nbytes == len(header.head) + offset + header.tail_nbytes
     assert blocks == sum(map(header.blocks, ("encrypted", "clear", "model")))
     assert header.frame_count == sum(1 for _ in header.frames)
@@ -249,18 +255,21 @@ def test_frames_lie_one_behind_the_other(header):
     assert sizes == [frame.nbytes for frame in header.frames]
 
 
-@given(headers(), st.integers(0, 2**127 - 2), st.data())
-def test_tails_are_read_back(header, tag, data):
+@given(headers(), st.data())
+def test_tails_are_read_back(header, data):
+    of_words = st.integers(0, 2**64 - 1)  # how large each may be, only the key tells
+    count = header.tag_count
+    tags = tuple(data.draw(of_words if index else st.integers(0, 2**127 - 2)) for index in range(count))
     signatures = st.binary(min_size=64, max_size=64)
     proofs = tuple(Proof(data.draw(nonces), data.draw(signatures)) for _ in header.contributions)
-    packed = Tail(tag, proofs).pack(header.head, header.frame_count)
+    packed = Tail(tags, proofs).pack(header.head, header.frame_count)
     assert len(packed) == header.tail_nbytes
-    assert Tail.unpack(packed, header.head, header.frame_count) == Tail(tag, proofs)
+    assert Tail.unpack(packed, header.head, header.frame_count, count) == Tail(tags, proofs)
     assert packed[-32:] == frame_digest(header.head[-32:], header.frame_count, packed[:-32])
     place = data.draw(st.integers(0, len(packed) - 1))
     damaged = packed[:place] + bytes([packed[place] ^ 1]) + packed[place + 1 :]
     with pytest.raises(DigestError):
-        Tail.unpack(damaged, header.head, header.frame_count)
+        Tail.unpack(damaged, header.head, header.frame_count, count)
 
 
 @given(headers())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from container import UPDATE, Container, block_nbytes, put_word, row_offsets
+from container import UPDATE, Container, block_nbytes, put_word, row_offsets, tag_moduli, tag_sizes
 from federation import LARGE, LATTICE, VARIANTS, Federation, federate, is_symmetric, other_keys, random_states
 
 import secagg
@@ -376,35 +376,43 @@ def replace_frame(index, payload):
 
 
 def tail_of(change):
-    """Other bytes in place of tag and proofs, and the tail's digest made anew."""
+    """Other bytes in place of tags and proofs, which `change` gets apart, and the tail's digest made anew."""
 
     def edit(container):
-        container.tail = change(container.make_tail())
+        tail, size = container.make_tail(), sum(tag_sizes(container.kind, container.header["params"]))
+        container.tail = change(tail[:size], tail[size:])
 
     return edit
 
 
 TAILS = {
-    "no tail": (lambda tail: b"", FormatError, "truncated"),
-    "no proof": (lambda tail: tail[:16], FormatError, "truncated"),
-    "half a proof": (lambda tail: tail[:48], FormatError, "truncated"),
-    "a proof too many": (lambda tail: tail + tail[16:], FormatError, "trailing bytes"),
+    "no tail": (lambda tags, proof: b"", FormatError, "truncated"),
+    "no proof": (lambda tags, proof: tags, FormatError, "truncated"),
+    "half a proof": (lambda tags, proof: tags + proof[:32], FormatError, "truncated"),
+    "a proof too many": (lambda tags, proof: tags + proof + proof, FormatError, "trailing bytes"),
+    "a tag too many": (lambda tags, proof: tags + bytes(8) + proof, FormatError, "trailing bytes"),
+    "a tag too few": (lambda tags, proof: tags[8:] + proof, FormatError, "truncated"),
     "a tag that is the modulus": (
-        lambda tail: (2**127 - 1).to_bytes(16, "little") + tail[16:],
+        lambda tags, proof: (2**127 - 1).to_bytes(16, "little") + tags[16:] + proof,
         FormatError,
         r"not below 2\*\*127 - 1",
     ),
-    "a tag of ones": (lambda tail: b"\xff" * 16 + tail[16:], FormatError, r"not below 2\*\*127 - 1"),
-    "another body": (lambda tail: tail[:16] + bytes(32) + tail[48:], DigestError, "the body is damaged"),
+    "a tag of ones": (lambda tags, proof: b"\xff" * 16 + tags[16:] + proof, FormatError, r"not below 2\*\*127 - 1"),
+    "another body": (lambda tags, proof: tags + bytes(32) + proof[32:], DigestError, "the body is damaged"),
     "a flipped bit of the body": (
-        lambda tail: tail[:47] + bytes([tail[47] ^ 128]) + tail[48:],
+        lambda tags, proof: tags + proof[:31] + bytes([proof[31] ^ 128]) + proof[32:],
         DigestError,
         "the body is damaged",
     ),
     "the tag of another body": (
-        lambda tail: bytes([tail[0] ^ 1]) + tail[1:],
-        FormatError,
-        "the body is damaged|only sums of exact schemes have one",
+        lambda tags, proof: bytes([tags[0] ^ 1]) + tags[1:] + proof,
+        DigestError,
+        "the body is damaged",
+    ),
+    "the last tag of another body": (
+        lambda tags, proof: tags[:-8] + bytes([tags[-8] ^ 1]) + tags[-7:] + proof,
+        FormatError,  # or it is not below its modulus any more
+        "the body is damaged|not below",
     ),
 }
 
@@ -419,11 +427,14 @@ def test_a_tail_that_does_not_fit(bench, change, error, match):
         bench.finish(aggregator)
 
 
-def test_a_tag_where_sums_are_not_exact(bench, tmp_path):
-    if bench.params["scheme"] != "CKKS":
-        return
-    blob = bench.edited(lambda c: setattr(c, "tag", 1))
-    bench.assert_refused(blob, FormatError, "only sums of exact schemes have one", tmp_path)
+def test_a_tag_that_is_not_below_its_modulus(bench, tmp_path):
+    """A number has one form, whatever the server would make of it; each place is tried, with every digest right."""
+    moduli = tag_moduli(bench.federation.keys.server._header())
+    for index, modulus in list(enumerate(moduli))[1:]:
+        for tag in (modulus, modulus + 1, 2**64 - 1):
+            blob = bench.edited(lambda c, at=index, tag=tag: c.tags.__setitem__(at, tag))
+            match = f"tag {index} of the tail is not below its modulus {modulus}"
+            bench.assert_refused(blob, FormatError, match, tmp_path)
 
 
 PAYLOADS = {
@@ -567,7 +578,8 @@ def test_truncation_at_every_boundary(bench, tmp_path):
     ends = [0, 8, 16, len(container.head) - 32, len(container.head)]
     for payload in container.payloads:
         ends += [ends[-1] + len(payload), ends[-1] + len(payload) + 32]
-    ends += [ends[-1] + 16, ends[-1] + 48, ends[-1] + 112, ends[-1] + 144]  # tag, body digest, signature, digest
+    for size in (*tag_sizes(container.kind, container.header["params"]), 32, 64, 32):  # body digest, signature, digest
+        ends.append(ends[-1] + size)
     assert ends[-1] == len(blob)
     aggregator = bench.aggregator(1)
     path = tmp_path / "short.secagg"

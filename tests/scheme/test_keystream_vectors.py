@@ -90,8 +90,8 @@ def test_the_cases_reach_what_is_hard():
 
 
 def cipher_of(case, *contributions):
-    secret = np.frombuffer(bytes.fromhex(case["key"]), "<u8").astype(np.uint64)
-    key = ClientKey(PARAMS, KeyMaterial((), secret, np.empty(0, np.uint64)), case["epoch"])
+    none = np.empty(0, np.uint64)
+    key = ClientKey(PARAMS, KeyMaterial((), none, none), bytes.fromhex(case["key"]), case["epoch"])
     assert key.fingerprint == case["fingerprint"]
     own = Contribution(case["site"], bytes.fromhex(case["nonce"]))
     return FLASHEBackend(PARAMS, key).cipher(case["round"], contributions or [own])

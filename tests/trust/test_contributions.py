@@ -17,6 +17,7 @@ from secagg.errors import (
     DigestError,
     FormatError,
     IdentityError,
+    ManifestMismatchError,
     MismatchError,
     PrivacyWarning,
     QuorumError,
@@ -65,10 +66,12 @@ def resigned(update: Update, identity: Identity | None, body: bytes | None = Non
 
 
 def body_by_hand(update: Update) -> bytes:
-    """BLAKE3 of the digests of head and frames, and the tag."""
+    """BLAKE3 of the digests of head and frames, and the tags."""
     head = update.header.head
     digests = [frame_digest(head, frame.index, payload) for frame, payload in update.frames()]
-    return digest(head[-32:] + b"".join(digests) + update.tail.tag.to_bytes(16, "little"))
+    of_integers, *of_words = update.tail.tags
+    tags = of_integers.to_bytes(16, "little") + b"".join(tag.to_bytes(8, "little") for tag in of_words)
+    return digest(head[-32:] + b"".join(digests) + tags)
 
 
 def test_an_update_is_signed_over_head_and_body(signed, updates):
@@ -139,18 +142,27 @@ def test_a_foreign_update(signed, updates, make, error, match):
 
 def test_what_needs_no_frame_is_refused_by_the_head(signed, updates):
     """Before anything is received: a site that takes no part, and one that has been revoked."""
-    stranger = replace(updates[0].header, contributions=(Contribution("site-9", bytes(32)),))
-    aggregator = signed.aggregator(project=signed.without("site-2"))
-    for header, match in ((stranger, "'site-9' is not in"), (updates[1].header, "'site-2' has been revoked")):
+    later = signed.without("site-2")
+    stranger, revoked, fine = (
+        replace(updates[0].header, contributions=(Contribution(site, bytes(32)),), manifest=later.digest)
+        for site in ("site-9", "site-2", "site-1")
+    )
+    aggregator = signed.aggregator(project=later)
+    for header, match in ((stranger, "'site-9' is not in"), (revoked, "'site-2' has been revoked")):
         with pytest.raises(IdentityError, match=match):
             aggregator.admit(header)
-    aggregator.admit(updates[0].header)
+    aggregator.admit(fine)
 
 
-def test_a_revoked_site(signed, updates):
-    aggregator = signed.aggregator(project=signed.without("site-2"))
-    aggregator.add(updates[0])
+def test_a_revoked_site(signed, states, updates):
+    """Under the manifest that revokes it, and under the one before: that is not of this round any more."""
+    later = signed.without("site-2")
+    aggregator = signed.aggregator(project=later)
+    aggregator.add(signed.site(project=later).encrypt(states[0], round=ROUND, base=BASE))
+    renamed = Parts.of(updates[1]).but(manifest=later.digest)
     with pytest.raises(IdentityError, match="'site-2' has been revoked"):
+        aggregator.add(renamed.sealed())
+    with pytest.raises(ManifestMismatchError):
         aggregator.add(updates[1])
     assert aggregator.sites == ("site-1",)
 
@@ -237,7 +249,7 @@ def test_the_chain_of_bases(one):
         one.add(one.encrypt(states, base=BASE)),
         one.add(one.encrypt(states, base=bytes(32))),
         one.add(one.encrypt(states, round=ROUND + 1, base=BASE)),
-        replace(Parts.of(aggregate), tag=0).build(),
+        replace(Parts.of(aggregate), tags=(0,)).build(),
         replace(Parts.of(aggregate), proofs=tuple(Proof(proof.body) for proof in aggregate.tail.proofs)).build(),
     ]
     assert len({aggregate.next_base, *(other.next_base for other in others)}) == 9
@@ -305,23 +317,23 @@ def test_the_list_has_the_proofs_in_order(signed, updates):
 def test_tails_round_trip(one):
     head = one.encrypt(random_states(1, {"w": (3,)}))[0].header.head
     for count in (1, 2, 100):
-        for tag in (0, 1, TAG_MODULUS - 1):
-            tail = Tail(tag, tuple(Proof(bytes([n]) * 32, bytes([n]) * 64) for n in range(count)))
+        for tags in ((), (0,), (1,), (TAG_MODULUS - 1,), (0, 1, 2**64 - 1), (TAG_MODULUS - 1, *range(100))):
+            tail = Tail(tags, tuple(Proof(bytes([n]) * 32, bytes([n]) * 64) for n in range(count)))
             packed = tail.pack(head, 3)
-            assert len(packed) == tail_nbytes(count)
-            assert Tail.unpack(packed, head, 3) == tail
+            assert len(packed) == tail_nbytes(len(tags), count)
+            assert Tail.unpack(packed, head, 3, len(tags)) == tail
             for other in (packed[:-1] + bytes([packed[-1] ^ 1]), bytes([packed[0] ^ 2]) + packed[1:]):
                 with pytest.raises(DigestError, match="the tail is damaged"):
-                    Tail.unpack(other, head, 3)
+                    Tail.unpack(other, head, 3, len(tags))
             with pytest.raises(DigestError):
-                Tail.unpack(packed, head, 4)  # the digest binds its place
+                Tail.unpack(packed, head, 4, len(tags))  # the digest binds its place
 
 
 @pytest.mark.parametrize("tag", [TAG_MODULUS, TAG_MODULUS + 1, 2**128 - 1])
 def test_a_tag_that_is_none(one, tag):
     """A number has one form: p is not another 0."""
     update = one.encrypt(random_states(1, {"w": (3,)}))[0]
-    bad = replace(Parts.of(update), tag=tag).build()
+    bad = replace(Parts.of(update), tags=(tag,)).build()
     with pytest.raises(FormatError, match=r"not below 2\*\*127 - 1"):
         _ = bad.tail
     with pytest.raises(FormatError):
@@ -466,8 +478,10 @@ def test_a_rotated_signing_key(one):
     sites = (replace(one.project.sites[0], public=fresh.public), *one.project.sites[1:])
     project = one.reissue(sites=sites)
     updates = one.encrypt(random_states(3, {"w": (3,)}))
-    with pytest.raises(SignatureError):
+    with pytest.raises(ManifestMismatchError):
         one.aggregator(project=project).add(updates[0])
+    with pytest.raises(SignatureError):
+        one.aggregator(project=project).add(resigned(updates[0], one.identities["site-1"], manifest=project.digest))
     with pytest.raises(SignatureError):
         one.site("site-2", project=project).decrypt(one.add(updates))
     renewed = Client(one.config, one.federation.keys.client, "site-1", identity=fresh, project=project)

@@ -107,7 +107,7 @@ def test_another_epoch_of_one_secret_begins_at_0(federation, damaged, tmp_path):
     """The epoch is part of the fingerprint, by which is counted."""
     path, key = tmp_path / "failures", federation.keys.client
     fail(site_of(federation, path), damaged, 8)
-    client = secagg.ClientKey(key.params, key.secret_material(), epoch=1)
+    client = secagg.ClientKey(key.params, key.secret_material(), key._root, epoch=1)
     with Failures(client.server, path).guard():
         pass
     with pytest.raises(EpochError), Failures(key.server, path).guard():

@@ -223,7 +223,7 @@ def test_a_client_shows_none_of_its_keys():
     site = signed.site()
     secrets = [
         signed.identities["site-1"]._key.private_bytes_raw(),
-        signed.federation.keys.client.secret_material().secret,
+        signed.federation.keys.client._root,
     ]
     text = f"{site!r} {site} {vars(site)} {signed.project}"
     for secret in secrets:

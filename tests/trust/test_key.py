@@ -15,7 +15,7 @@ from federation import CLARA, LARGE, LATTICE, federate, other_keys, random_state
 
 import secagg
 from secagg import ClientKey, ServerKey, load_key
-from secagg.errors import ConfigError, KeyFileError, KeyMismatchError, MismatchError, StorageError
+from secagg.errors import ConfigError, FormatError, KeyFileError, KeyMismatchError, MismatchError, StorageError
 
 
 @pytest.fixture
@@ -77,10 +77,11 @@ def test_the_client_key_file_is_as_the_format_says(keys, path):
     material = keys.client.secret_material()
     payload = b"".join(container.payloads)
     assert container.kind == CLIENT_KEY
-    assert payload == material.secret.astype("<u8").tobytes() + material.public.astype("<u8").tobytes()
+    words = material.secret.astype("<u8").tobytes() + material.public.astype("<u8").tobytes()
+    assert payload == keys.client._root + words
     assert fingerprint(container.header, payload) == container.header["fingerprint"] == keys.client.fingerprint
     degree, rows = container.header["params"].get("poly_modulus_degree"), len(container.header["primes"])
-    assert len(payload) == (8 * 3 * rows * degree if degree else 32)
+    assert len(payload) == 32 + (8 * 3 * rows * degree if degree else 0)
 
 
 def test_a_large_key_takes_several_frames(path):
@@ -88,7 +89,7 @@ def test_a_large_key_takes_several_frames(path):
         "tenseal", CLARA | {"poly_modulus_degree": 16384, "coeff_mod_bit_sizes": [60, 40, 40, 40]}
     ).keys.client
     container = Container.read(blob_of(key, path))
-    assert [len(payload) for payload in container.payloads] == [1 << 20, 3 * 4 * 16384 * 8 - (1 << 20)]
+    assert [len(payload) for payload in container.payloads] == [1 << 20, 32 + 3 * 4 * 16384 * 8 - (1 << 20)]
     assert load_key(path).fingerprint == key.fingerprint
 
 
@@ -114,8 +115,11 @@ def test_a_key_shows_its_fingerprint_only(keys):
     assert repr(keys.client) in repr(keys)
     assert not hasattr(keys.client, "__dict__")
     material = keys.client.secret_material()
-    secret = {str(word) for word in material.secret.reshape(-1)[[0, -1]]}
+    secret = {str(word) for word in (*material.secret.reshape(-1)[:1], *material.secret.reshape(-1)[-1:])}
     assert not any(word in text for word in secret for text in (repr(material), str(material)))
+    root = keys.client._root
+    for form in (repr(root)[2:10], root.hex()[:8], str(int.from_bytes(root, "little"))[:10]):
+        assert not any(form in text for text in (*shown, repr(keys), repr(keys.server), repr(material)))
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -203,7 +207,7 @@ def test_an_epoch_that_cannot_be(epoch):
 def test_the_epoch_is_in_the_fingerprint(lib):
     """The same words under another epoch are another key."""
     key = federate(lib).keys.client
-    later = [ClientKey(key.params, key.secret_material(), epoch) for epoch in (0, 1, 2**32 - 1)]
+    later = [ClientKey(key.params, key.secret_material(), key._root, epoch) for epoch in (0, 1, 2**32 - 1)]
     assert later[0].fingerprint == key.fingerprint
     assert len({key.fingerprint for key in later}) == 3
 
@@ -446,6 +450,118 @@ def test_a_well_made_container_that_is_no_key_of_a_lattice(lib, path, role, name
 @pytest.mark.parametrize("lib", [variant for variant in LATTICE if variant.endswith("BGV")])
 def test_a_well_made_container_that_is_no_key_of_bgv(lib, path, role, name, change, match):
     assert_no_key(lib, path, role, change, match)
+
+
+# The root, from which all derives but what decrypts a lattice's ciphertexts.
+
+PURPOSES = (b"secagg mac point v1", b"secagg word tag v1", b"secagg flashe pad v1", b"secagg model v1")
+
+
+def with_root(key, root):
+    """The same lattice secret under another root."""
+    return ClientKey(key.params, key.secret_material(), root, key.server.epoch)
+
+
+def test_roots_are_fresh(lib):
+    roots = [secagg.generate_keys(federate(lib).config).client._root for _ in range(4)]
+    assert {len(root) for root in roots} == {32}
+    assert len(set(roots)) == 4
+    assert all(len(set(root)) > 8 for root in roots)
+
+
+def test_the_root_is_drawn_from_the_system(monkeypatch):
+    """It is no hash of what a library has drawn for the lattice."""
+    asked = []
+    monkeypatch.setattr("secrets.token_bytes", lambda count: asked.append(count) or bytes(range(count)))
+    assert secagg.generate_keys(federate("flashe").config).client._root == bytes(range(32))
+    assert asked == [32]
+
+
+def test_the_fingerprint_covers_the_root(keys):
+    """Every bit of it: keys that differ in it alone are two keys, to server and sites."""
+    root = keys.client._root
+    roots = [root, bytes(32), root[::-1]]
+    roots += [root[:place] + bytes([root[place] ^ 1 << place % 8]) + root[place + 1 :] for place in range(32)]
+    assert len({with_root(keys.client, each).fingerprint for each in roots}) == len(roots)
+    assert with_root(keys.client, root).fingerprint == keys.client.fingerprint
+
+
+@pytest.mark.parametrize("nbytes", [0, 16, 31, 33, 64])
+def test_a_root_of_another_length(keys, nbytes):
+    with pytest.raises(FormatError, match=f"the root of a key has 32 bytes, not {nbytes}"):
+        with_root(keys.client, bytes(nbytes))
+
+
+@pytest.mark.parametrize("lib", LATTICE)
+def test_files_have_32_bytes_more_than_words(lib, path):
+    key = federate(lib).keys.client
+    material = key.secret_material()
+    payload = b"".join(Container.read(blob_of(key, path)).payloads)
+    assert len(payload) == 32 + material.secret.nbytes + material.public.nbytes
+    assert payload[:32] == key._root
+    assert load_key(path)._root == key._root
+
+
+@pytest.mark.parametrize("lib", LATTICE)
+def test_what_derives_does_not_depend_on_the_lattice_secret(lib, monkeypatch):
+    """Were the fingerprint, a public hash, the same: other words change nothing, another root changes all."""
+    key = federate(lib).keys.client
+    material = key.secret_material()
+    words = material._replace(secret=np.zeros_like(material.secret), public=material.public[::-1].copy())
+    monkeypatch.setattr("secagg.trust.key._fingerprint", lambda *_: "ab" * 32)
+    one, other_words, other_root = (
+        ClientKey(key.params, *parts)
+        for parts in ((material, key._root), (words, key._root), (material, key._root[::-1]))
+    )
+    for purpose in PURPOSES:
+        assert one.subkey(purpose, b"x") == other_words.subkey(purpose, b"x") != other_root.subkey(purpose, b"x")
+
+
+def test_what_derives_changes_with_epoch_and_purpose_and_fields(keys, monkeypatch):
+    key = keys.client
+    monkeypatch.setattr("secagg.trust.key._fingerprint", lambda *_: "ab" * 32)
+    later = ClientKey(key.params, key.secret_material(), key._root, key.server.epoch + 1)
+    found = [key.subkey(purpose, *fields) for purpose in PURPOSES for fields in ((), (b"a",), (b"a", b""), (b"", b"a"))]
+    found += [later.subkey(purpose) for purpose in PURPOSES]
+    assert len(set(found)) == len(found) == 20
+    assert {len(derived) for derived in found} == {32}
+
+
+def test_the_root_is_nowhere_to_be_seen(keys, path):
+    """Nor in what errors say of a key file, and pickles of the pair refuse."""
+    root = keys.client._root
+    keys.client.save(path)
+    blob = bytearray(path.read_bytes())
+    blob[-1] ^= 1
+    path.write_bytes(blob)
+    with pytest.raises(KeyFileError) as caught:
+        load_key(path)
+    texts = [repr(keys), repr(keys.client), str(keys.client), repr(keys.server), str(caught.value)]
+    for form in (repr(root)[2:14], root.hex()[:12], root[::-1].hex()[:12], str(int.from_bytes(root, "little"))[:12]):
+        assert not any(form in text for text in texts)
+    keys.server.save(path)
+    assert root not in path.read_bytes()
+    with pytest.raises(TypeError, match="secret"):
+        pickle.dumps(keys)
+    assert not any(root in pickle.dumps(keys.server, protocol) for protocol in range(pickle.HIGHEST_PROTOCOL + 1))
+
+
+def test_a_file_of_an_earlier_release_has_no_root(lib, path):
+    """Its format says so, and its words alone are 32 bytes short; the error says what to do."""
+    container = Container.read(blob_of(federate(lib).keys.client, path))
+    payload = b"".join(container.payloads)[32:]
+    container.payloads = [payload[start : start + (1 << 20)] for start in range(0, len(payload), 1 << 20)]
+    container.header["fingerprint"] = fingerprint(container.header, payload)
+    remedy = r"truncated or trailing bytes: .* made by an earlier release\? Have new kits made"
+    refused(path, container.to_bytes(), remedy)
+    container.version = 3
+    refused(path, container.to_bytes(), "format version 3; this release reads version 4: make it again")
+
+
+def test_a_file_with_a_root_of_zeros_is_not_taken_for_the_key(lib, path):
+    container = Container.read(blob_of(federate(lib).keys.client, path))
+    container.payloads[0] = bytes(32) + container.payloads[0][32:]
+    refused(path, container.to_bytes(), "fingerprint does not fit")
 
 
 @pytest.mark.parametrize("nbytes", [0, 8, 24, 31, 33, 40, 64])

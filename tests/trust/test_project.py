@@ -538,7 +538,10 @@ def test_the_layout_is_the_projects():
     project = SIGNED.reissue(layout=layout)
     aggregator = SIGNED.aggregator(project=project)
     assert aggregator.layout == layout
-    update, other = SIGNED.encrypt([state, {"w": np.zeros(4, np.float32)}])
+    update = SIGNED.site(project=project).encrypt(state, round=ROUND)
+    with pytest.raises(LayoutError, match="is another than that of project"):
+        SIGNED.site("site-2", project=project).layout({"w": np.zeros(4, np.float32)})
+    other = SIGNED.site("site-2", project=project).encrypt({"w": np.zeros(4, np.float32)}, round=ROUND)
     aggregator.add(update)
     with pytest.raises(LayoutError, match="has another layout"):
         aggregator.add(other)

@@ -1,4 +1,4 @@
-"""Tags, against Python's integers and HMAC alone: what they cover, that they add up, and what they hang on."""
+"""Tags, against Python's integers, HMAC and AES alone: what they cover, that they add up, and what they hang on."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from federation import VARIANTS, federate, libs_of, make_keys, random_states
+from federation import LARGE, SMALL, VARIANTS, federate, make_keys, random_states
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from plain_word_tags import counts_of, elements
 
 import secagg
 import secagg_ext
 from secagg.backends.registry import load_backend
+from secagg.scheme.params import LatticeParams
 from secagg.scheme.ring import CLEAR_RING, Ring
 from secagg.trust.failures import MAX_FAILURES
-from secagg.trust.tags import Authenticator
+from secagg.trust.tags import Authenticator, tag_moduli
 from secagg.wire.header import Contribution, Header
 from secagg.wire.layout import Layout
-from secagg.wire.tail import TAG_MODULUS, TAG_NBYTES, add_tags, tail_nbytes
+from secagg.wire.tail import TAG_MODULUS, WORD_TAG_NBYTES, add_tags, tail_nbytes
 
 P = 2**127 - 1
-EXACT = [variant for variant, (_, scheme) in VARIANTS.items() if scheme != "CKKS"]
 TOP = 2**64 - 1
 
 words = st.integers(0, TOP) | st.sampled_from([0, 1, 2**32, 2**63 - 1, 2**63, TOP])
@@ -41,22 +42,42 @@ def hkdf(secret: bytes, *fields: bytes) -> bytes:
     return hmac.digest(key, info + b"\1", hashlib.sha256)
 
 
-def numbers_of(key: secagg.ClientKey, header: Header) -> tuple[int, int]:
-    """α, and the sum of the pads r of all contributions."""
-    secret = key.secret_material().secret.astype("<u8").tobytes()
+def subkey(key: secagg.ClientKey, header: Header, purpose: bytes, *fields: bytes) -> bytes:
     place = (
         bytes.fromhex(key.fingerprint),
         key.server.epoch.to_bytes(8, "little"),
         header.round.to_bytes(8, "little"),
         bytes.fromhex(header.layout.fingerprint),
     )
+    return hkdf(key._root, purpose, *place, *fields)
+
+
+def numbers_of(key: secagg.ClientKey, header: Header) -> tuple[int, int]:
+    """α of integers, and the sum of the pads r of all contributions."""
 
     def number(purpose: bytes, *fields: bytes) -> int:
-        return int.from_bytes(hkdf(secret, purpose, *place, *fields), "little") % P
+        return int.from_bytes(subkey(key, header, purpose, *fields), "little") % P
 
     alpha = number(b"secagg mac point v1")
     pads = [number(b"secagg mac pad v1", item.site.encode(), item.nonce) for item in header.contributions]
     return alpha, sum(pads) % P
+
+
+def word_tags_by_hand(key: secagg.ClientKey, header: Header, words: list[int]) -> list[int]:
+    """Σ_B Σ_j α_B·β_j·c_{B,j} + r of each prime and element, over all ciphertext words."""
+    primes = key.server.primes[:-1] or key.server.primes
+    places = [
+        (prime, index.to_bytes(4, "little") + element.to_bytes(4, "little"))
+        for index, (prime, count) in enumerate(zip(primes, counts_of(primes), strict=True))
+        for element in range(count)
+    ]
+    keys = [subkey(key, header, b"secagg word tag v1", place) for _, place in places]
+    found = elements(words, primes, key.params.poly_modulus_degree, keys)
+    for number, (prime, place) in enumerate(places):
+        for item in header.contributions:
+            pad = subkey(key, header, b"secagg word tag pad v1", item.site.encode(), item.nonce, place)
+            found[number] = (found[number] + int.from_bytes(pad, "little")) % prime
+    return found
 
 
 def tag_by_hand(key: secagg.ClientKey, header: Header, numbers: list[int]) -> int:
@@ -88,8 +109,9 @@ def tag_of(federation, header: Header, unsigned: list[list[int]], clear: list[li
     authenticator = Authenticator(federation.keys.client, header)
     for pieces, is_signed in ((unsigned, False), (clear, True)):
         for piece in pieces:
-            authenticator.add(np.array(piece, np.uint64), signed=is_signed)
-    return authenticator.tag()
+            authenticator.add_integers(np.array(piece, np.uint64), signed=is_signed)
+    (tag,) = authenticator.tags()
+    return tag
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
@@ -115,13 +137,13 @@ def test_tags_of_words_add_up_to_that_of_their_sum(data, sites, encrypted, clear
     rows = st.lists(st.integers(0, TOP // sites), min_size=encrypted, max_size=encrypted)
     signed_rows = st.lists(st.integers(-(2**63) // sites + 1, 2**63 // sites - 1), min_size=clear, max_size=clear)
     above, below = (data.draw(st.lists(one, min_size=sites, max_size=sites)) for one in (rows, signed_rows))
-    tags = [
-        tag_of(federation, header_of(federation, item), [row], [[number & TOP for number in signed_row]])
-        for item, row, signed_row in zip(items, above, below, strict=True)
-    ]
+    tags = (0,)
+    for item, row, signed_row in zip(items, above, below, strict=True):
+        tag = tag_of(federation, header_of(federation, item), [row], [[number & TOP for number in signed_row]])
+        tags = add_tags(tags, (tag,), (P,))
     total = [sum(column) for column in zip(*above, strict=True)]
     signed_total = [sum(column) & TOP for column in zip(*below, strict=True)]
-    assert add_tags(tags) == tag_of(federation, header_of(federation, *items), [total], [signed_total])
+    assert tags == (tag_of(federation, header_of(federation, *items), [total], [signed_total]),)
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 127, 128, 129, 1023, 1024, 1025, 4096, 4097])
@@ -153,23 +175,26 @@ STATES = [
 WEIGHTS = [1.0, 0.5, 0.125]
 
 
-def plain_numbers(federation, update) -> list[int]:
-    """All plaintext words of an update or aggregate, in order, as integers; clear ones have a sign."""
+def numbers_and_words(federation, update) -> tuple[list[int], list[int]]:
+    """What the tag of integers is of, clear words with a sign, and all ciphertext words of a lattice scheme."""
+    params = federation.config.params
     header = update.header
-    cipher = load_backend(federation.config.lib)(federation.config.params, federation.keys.client).cipher(
+    cipher = load_backend(federation.config.lib)(params, federation.keys.client).cipher(
         header.round, header.contributions
     )
-    ring = Ring.of_update(federation.config.params, federation.keys.server.primes)
-    numbers = []
+    ring = Ring.of_update(params, federation.keys.server.primes)
+    numbers, words = [], []
     for frame, payload in update.frames():
-        if frame.section == "encrypted":
-            numbers += cipher.decrypt(frame.first_block, ring.from_bytes(payload)).tolist()
-        else:
+        if frame.section == "clear":
             numbers += map(signed, CLEAR_RING.from_bytes(payload).tolist())
-    return numbers
+        elif isinstance(params, LatticeParams):
+            words += ring.from_bytes(payload).tolist()
+        else:
+            numbers += cipher.decrypt(frame.first_block, ring.from_bytes(payload)).tolist()
+    return numbers, words
 
 
-@pytest.mark.parametrize("variant", EXACT)
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("encrypt", ["all", {"exclude": ["c"]}], ids=["all", "partly"])
 @pytest.mark.usefixtures("kernels")
 def test_tags_of_updates(variant, encrypt):
@@ -180,31 +205,39 @@ def test_tags_of_updates(variant, encrypt):
     for update in updates:
         aggregator.add(update)
     aggregate = aggregator.finish()
-    numbers = [plain_numbers(federation, update) for update in updates]
+    lattice, moduli = isinstance(key.params, LatticeParams), tag_moduli(key.server)
+    numbers, words = zip(*(numbers_and_words(federation, update) for update in updates), strict=True)
+    assert all(bool(its) == lattice for its in words)
+    assert all(bool(its) == (not lattice or encrypt != "all") for its in numbers)
     if encrypt != "all":
         assert min(numbers[0]) < 0  # clear words have signs
         assert len(numbers[0]) % 4096 == 0
-    for update, its in zip(updates, numbers, strict=True):
-        assert update.tail.tag == tag_by_hand(key, update.header, its)
+    for update, its, of_lattice in zip(updates, numbers, words, strict=True):
+        tags = [tag_by_hand(key, update.header, its)]
+        assert update.tail.tags == (*tags, *(word_tags_by_hand(key, update.header, of_lattice) if lattice else ()))
     total = [sum(column) for column in zip(*numbers, strict=True)]
-    assert plain_numbers(federation, aggregate) == total  # nothing has wrapped
-    assert aggregate.tail.tag == tag_by_hand(key, aggregate.header, total)
-    assert aggregate.tail.tag == sum(update.tail.tag for update in updates) % P
+    summed, of_lattice = numbers_and_words(federation, aggregate)
+    assert summed == total  # nothing has wrapped
+    tags = [tag_by_hand(key, aggregate.header, total)]
+    assert aggregate.tail.tags == (*tags, *(word_tags_by_hand(key, aggregate.header, of_lattice) if lattice else ()))
+    columns = zip(*(update.tail.tags for update in updates), strict=True)
+    assert aggregate.tail.tags == tuple(sum(tags) % q for tags, q in zip(columns, moduli, strict=True))
     federation.assert_mean(sites[0].decrypt(aggregate), STATES, WEIGHTS)
 
 
-@pytest.mark.parametrize("variant", EXACT)
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_one_kernel_verifies_what_the_other_made(variant, monkeypatch):
     """A site without a compiler reads the same sums."""
     federation = federate(variant, encrypt={"exclude": ["c"]})
     aggregate = federation.sum(STATES, WEIGHTS)
     for implementation in ("_cython", "_numpy"):
-        kernel = importlib.import_module(f"secagg_ext.{implementation}").poly_mac
-        monkeypatch.setattr(secagg_ext, "poly_mac", kernel)
+        for kernel in ("poly_mac", "word_macs"):
+            found = getattr(importlib.import_module(f"secagg_ext.{implementation}"), kernel)
+            monkeypatch.setattr(secagg_ext, kernel, found)
         federation.site().decrypt(aggregate)
 
 
-@pytest.mark.parametrize("variant", EXACT)
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("shapes", [{"w": (0,)}, {"w": ()}, {"w": (1,), "c": (0,)}, {"w": (3,), "c": ()}])
 def test_models_of_next_to_nothing(variant, shapes):
     federation = federate(variant, encrypt={"exclude": ["c"]} if "c" in shapes else "all")
@@ -212,23 +245,23 @@ def test_models_of_next_to_nothing(variant, shapes):
     federation.assert_mean(federation.site().decrypt(federation.sum(states)), states)
 
 
-@pytest.mark.parametrize("lib", libs_of("CKKS"))
-def test_ckks_has_no_tag(lib):
-    federation = federate(lib)
-    aggregate = federation.sum([{"w": np.ones(3, np.float32)}] * 2)
-    assert aggregate.tail.tag == 0
-    assert not federation.site().verified
-
-
-@pytest.mark.parametrize("variant", EXACT)
-def test_an_update_has_its_tag_in_few_bytes(variant):
-    """Sixteen: the digest and the signature beside it are the list's."""
-    federation = federate(variant)
-    update = federation.site().encrypt({"w": np.ones(3, np.float32)})
+@pytest.mark.parametrize("size", [3, 30_000])
+@pytest.mark.parametrize("params", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_update_has_its_tags_in_few_bytes(variant, params, size):
+    """Sixteen, and eight for each element, whatever its size: at most 300 more than without tags of words."""
+    federation = federate(variant, params, max_abs=1.0)
+    update = federation.site().encrypt({"w": np.ones(size, np.float32)})
     assert federation.site().verified
-    assert TAG_NBYTES == 16
-    assert update.nbytes - update.header.tail_offset - len(update.header.head) == tail_nbytes(1) == 16 + 96 + 32
-    assert 0 < update.tail.tag < TAG_MODULUS == P
+    moduli = tag_moduli(federation.keys.server)
+    assert moduli[0] == TAG_MODULUS == P
+    of_words = 8 * (len(moduli) - 1)
+    assert WORD_TAG_NBYTES == 8
+    assert 0 <= of_words <= 300
+    nbytes = update.nbytes - update.header.tail_offset - len(update.header.head)
+    assert nbytes == tail_nbytes(len(moduli), 1) == 16 + of_words + 96 + 32
+    assert len(update.tail.tags) == update.header.tag_count == len(moduli)
+    assert all(0 <= tag < modulus for tag, modulus in zip(update.tail.tags, moduli, strict=True))
 
 
 # What tags hang on.
@@ -261,13 +294,14 @@ def test_a_tag_hangs_on_the_key_and_its_epoch():
     federation = federate("flashe")
     header = header_of(federation, ("site-1", bytes(32)))
     key, other = federation.keys.client, make_keys("flashe", federation.config.params, 1).client
-    rotated = secagg.ClientKey(key.params, key.secret_material(), epoch=1)
+    rotated = secagg.ClientKey(key.params, key.secret_material(), key._root, epoch=1)
+    rerooted = secagg.ClientKey(key.params, key.secret_material(), bytes(32))
     tags = []
-    for one in (key, other, rotated):
+    for one in (key, other, rotated, rerooted):
         authenticator = Authenticator(one, header)
-        authenticator.add(np.arange(5, dtype=np.uint64))
-        tags.append(authenticator.tag())
-    assert len(set(tags)) == 3
+        authenticator.add_integers(np.arange(5, dtype=np.uint64), signed=False)
+        tags.append(authenticator.tags())
+    assert len(set(tags)) == 4
 
 
 def test_a_tag_hangs_on_neither_base_nor_kind():
@@ -277,12 +311,13 @@ def test_a_tag_hangs_on_neither_base_nor_kind():
     assert len({tag_of(federation, one, [[7]]) for one in (header, replace(header, base=bytes(32), kind="model"))}) == 1
 
 
-def test_a_state_that_is_encrypted_again_has_another_tag():
-    """A new nonce, and so a new pad: two tags of one content tell nothing."""
-    federation = federate("flashe")
-    site = federation.site()
-    tags = {site.encrypt({"w": np.zeros(3, np.float32)}).tail.tag for _ in range(20)}
-    assert len(tags) == 20
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_state_that_is_encrypted_again_has_other_tags(variant):
+    """A new nonce, and so new pads: two tags of one content tell nothing."""
+    site = federate(variant).site()
+    tags = [site.encrypt({"w": np.zeros(3, np.float32)}).tail.tags for _ in range(8)]
+    for column in zip(*tags, strict=True):
+        assert len(set(column)) == 8
 
 
 def test_the_bound_on_forgeries():
@@ -295,7 +330,7 @@ def test_it_shows_no_secret():
     federation = federate("flashe")
     header = header_of(federation, ("site-1", bytes(32)))
     authenticator = Authenticator(federation.keys.client, header)
-    authenticator.add(np.arange(5, dtype=np.uint64))
+    authenticator.add_integers(np.arange(5, dtype=np.uint64), signed=False)
     alpha, pads = numbers_of(federation.keys.client, header)
     for number in (alpha, pads):
         assert str(number) not in repr(authenticator)
