@@ -96,8 +96,8 @@ class Computed:
             for name, secret in (("β of words", beta), ("α of words", alpha), ("elements without pads", state)):
                 note(self.hashes, (name, secret.tobytes()))
 
-        def pads_of(own: Authenticator, contribution: Contribution) -> list[int]:
-            made = pads(own, contribution)
+        def pads_of(own: Authenticator, contribution: Contribution, body: bytes) -> list[int]:
+            made = pads(own, contribution, body)
             integers, *words = (pad % modulus for pad, modulus in zip(made, own._moduli, strict=True))
             if own._state.any():  # the tag of no integers is its pad, which stands for nothing else
                 note(self.numbers, ("r of integers", integers))
