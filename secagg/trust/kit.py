@@ -25,7 +25,8 @@ from .kit_files import (
     old_epochs,
     warn_of_older,
 )
-from .project import Party, Project
+from .parties import Party
+from .project import Project
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def rebuilt(update: secagg.Update, **changes: Any) -> secagg.Update:
     for frame, payload in update.frames():
         writer.write(frame, payload)
     if header.kind == "update" and len(header.contributions) == 1:
-        writer.finish(tags, None)
+        writer.finish(lambda _: tags, None)
     else:
         proofs = tuple(Proof(bytes(32)) for _ in header.contributions)
         stream.write(Tail(tags, proofs).pack(header.head, header.frame_count))

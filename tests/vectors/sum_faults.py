@@ -15,6 +15,7 @@ from scheme_faults import added, shifted
 def sum_faults(maker: Maker) -> None:
     """Add them all."""
     _tags(maker)
+    _bodies(maker)
     _sums(maker)
     _attacks(maker)
 
@@ -50,6 +51,17 @@ def _tags(maker: Maker) -> None:
         container.tags[1] += moduli[1]
 
     bad_sum(maker, "all", "word-tag-beyond", "the prime is added to a tag of ciphertext words", beyond)
+
+
+def _bodies(maker: Maker) -> None:
+    """Right sums and tags, whose pads derive from the digests of other bodies. Nobody has signed these."""
+
+    def other(container: Container) -> None:
+        container.proofs[0] = (bytes(32), container.proofs[0][1])
+
+    for config in ("all", "bgv-whole", "flashe"):
+        bad_sum(maker, config, "body", "the digest of another body", other)
+        bad_sum(maker, config, "bodies-swapped", "two proofs in each other's place", lambda c: c.proofs.reverse())
 
 
 def _sums(maker: Maker) -> None:

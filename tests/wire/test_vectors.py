@@ -28,7 +28,7 @@ READERS = [(which, lib) for which in CONFIGS for lib in GOOD[which]["libs"]]
 EXACT = [(which, lib) for which, lib in READERS if "sums" in GOOD[which]]
 #: Sums that are wrong, and could be those of other updates.
 TAG_ALONE = [
-    *(vector["file"] for vector in INDEX["bad"] if re.search("-sum-(word-)?tag", vector["file"])),
+    *(vector["file"] for vector in INDEX["bad"] if re.search("-sum-(word-)?(tag|bod)", vector["file"])),
     *(
         f"bad-{name}.secagg"
         for name in (
