@@ -87,7 +87,7 @@ class _Given:
 def _one_round(participant: Participant, task: CheckedTask, rounds: int) -> SiteRecord:
     """Take part in the round that the global model is at."""
     model, reporter = participant.model, participant.reporter
-    round, here, params = model.round, _name(model.round, rounds), model.site.config.params
+    round, here = model.round, _name(model.round, rounds)
     given = _give(participant, task, here)
     while True:
         try:
