@@ -254,7 +254,10 @@ def _parse(blob: bytes) -> ClientKey | ServerKey:
     material = KeyMaterial(server.primes, words[:count].reshape(secret), words[count:].reshape(public), plain_modulus)
     key = ClientKey(params, material, payload[:ROOT_NBYTES], server.epoch)
     if key.fingerprint != fingerprint:
-        raise FormatError("its fingerprint does not fit its words")
+        raise FormatError(
+            "its fingerprint does not fit its root and words: it is damaged, or of an earlier release; unpack the kit "
+            "again, or have new ones made"
+        )
     return key
 
 

@@ -18,11 +18,19 @@ from ..errors import (
     SecAggError,
     SignatureError,
     VerificationError,
-    show,
     show_time,
 )
 from ..storage.files import Contents, Source, name_of, read_source, replace_file
-from ..wire.container import DIGEST_NBYTES, MAX_HEADER_NBYTES, as_bytes, head_nbytes, pack_head, read_hex, unpack_head
+from ..wire.container import (
+    DIGEST_NBYTES,
+    MAX_HEADER_NBYTES,
+    as_bytes,
+    check_keys,
+    head_nbytes,
+    pack_head,
+    read_hex,
+    unpack_head,
+)
 from ..wire.header import Header, check_epoch, check_site
 from ..wire.layout import Layout
 from ..wire.tail import SIGNATURE_NBYTES, Proof, signed_message
@@ -352,8 +360,7 @@ class Project:
 
 
 def _parse(data: Mapping[str, Any]) -> Project:
-    if data.keys() != _FIELDS:
-        raise FormatError(f"it has the keys {show(sorted(data))}, expected {sorted(_FIELDS)}")
+    check_keys(data, _FIELDS, "it", "have the federation provisioned anew (`secagg provision`)")
     if not isinstance(data["sites"], list):
         raise FormatError("its sites are no list")
     return Project(

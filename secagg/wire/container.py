@@ -9,11 +9,11 @@ from __future__ import annotations
 import hmac
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any, NoReturn
 
-from ..errors import DigestError, FormatError
+from ..errors import DigestError, FormatError, show
 from ..scheme.ring import MAX_BLOCK_NBYTES
 
 MAGIC = b"SECAGG\r\n"
@@ -137,6 +137,14 @@ def unpack_head(head: bytes) -> tuple[str, dict[str, Any]]:
     if not isinstance(header, dict):
         raise FormatError("the header is not a JSON object")
     return container_kind(head), header
+
+
+def check_keys(data: Mapping[str, Any], expected: frozenset[str], what: str, remedy: str) -> None:
+    """Raise `FormatError`, which says `what` it is of and the `remedy`, unless a header has the keys expected."""
+    missing, more = expected - data.keys(), data.keys() - expected
+    if missing or more:
+        parts = [f"{word} {show(sorted(keys))}" for word, keys in (("without", missing), ("with", more)) if keys]
+        raise FormatError(f"{what} has the keys of another release, {' and '.join(parts)}: {remedy}")
 
 
 def read_hex(value: object, nbytes: int, name: str) -> bytes:

@@ -21,6 +21,7 @@ from .container import (
     HEAD_EXTRA_NBYTES,
     MAX_FRAME_NBYTES,
     MAX_HEADER_NBYTES,
+    check_keys,
     fields_alone,
     pack_head,
     read_hex,
@@ -154,8 +155,7 @@ class Header:
         kind, data = unpack_head(head)
         if kind not in ("update", "aggregate", "model"):
             raise FormatError(f"this is a {kind}, not an update, aggregate or model")
-        if data.keys() != _FIELDS:
-            raise FormatError(f"the header has the keys {show(sorted(data))}, expected {sorted(_FIELDS)}")
+        check_keys(data, _FIELDS, "the header", f"make the {kind} again with this one")
         try:
             params = Params.from_dict(_mapping(data["params"], "params"))
             agreed = _mapping(data["aggregation"], "aggregation")

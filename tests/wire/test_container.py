@@ -237,7 +237,7 @@ EDITS = {
     "base a number": (put("base", value=0), "base is not 32 bytes"),
     "base false": (put("base", value=False), "base is not 32 bytes"),
     "base a list": (put("base", value=["ab" * 32]), "base is not 32 bytes"),
-    "manifest missing": (drop("manifest"), "has the keys"),
+    "manifest missing": (drop("manifest"), r"without \['manifest'\]: make the update again"),
     "manifest short": (put("manifest", value="ab" * 31), "manifest is not 32 bytes"),
     "manifest long": (put("manifest", value="ab" * 33), "manifest is not 32 bytes"),
     "manifest in capitals": (put("manifest", value="AB" * 32), "manifest is not 32 bytes"),
