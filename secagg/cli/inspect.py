@@ -118,6 +118,8 @@ def _show_key(key: ClientKey | ServerKey) -> None:
 def _show_project(project: Project) -> None:
     _row("kind", "project manifest; its signature fits")
     _row("project", f"{project.name}, serial {project.serial}")
+    _row("manifest", project.digest.hex())
+    _row("earlier", _earlier(project))
     _row("authority", project.authority.hex())
     _row("valid", f"{show_time(project.issued)} to {show_time(project.expires)}")
     _row("epoch", _epoch(project.epoch))
@@ -141,6 +143,9 @@ def _show_update(update: Update) -> None:
     _row("size", f"{update.nbytes:,} bytes in {show_count(header.frame_count, 'frame')}")
     _row("expansion", f"{update.nbytes / max(raw, 1):.2f} × the {raw:,} bytes that its values take as float32")
     _row("digests", damaged or "all fit")
+    if header.kind != "model":  # those of a model are AES-GCM's, in each block
+        _row("tags", f"{show_count(header.tag_count, 'tag')}, by which sites verify the sum")
+        _row("manifest", "none: it is of no project" if header.manifest is None else header.manifest.hex())
     _row("key", header.key)
     _row("layout", layout.fingerprint)
     _rows(params_rows(header.params) + lanes_rows(header.params, header.aggregation))
@@ -156,6 +161,12 @@ def _show_update(update: Update) -> None:
                 print(f"  {' = '.join(spec.names)}  {spec.dtype}{list(spec.shape)}")
     if damaged:
         raise FormatError(f"the {header.kind} is damaged: {damaged}")
+
+
+def _earlier(project: Project) -> str:
+    if not project.earlier:
+        return "none: it is the first one"
+    return ", ".join(f"{item.digest.hex()[:16]}… ({item.revoked} revoked)" for item in project.earlier)
 
 
 def _damage(update: Update) -> str | None:

@@ -96,6 +96,8 @@ def test_inspect_update_aggregate_and_keys(secagg: Secagg, tmp_path: Path) -> No
     assert ["round", "7"] in lines
     assert ["digests", "all", "fit"] in lines
     assert ["key", keys.server.fingerprint] in lines
+    assert "manifest           none: it is of no project\n" in update.stdout
+    assert "tags               6 tags, by which sites verify the sum\n" in update.stdout
     assert "IN THE CLEAR       1 tensors, 5 values\n  norm.b  float32[5]\n" in update.stdout
     assert "stays at the site  1 tensors, 1 values\n  steps  int64[]\n" in update.stdout
 
@@ -267,6 +269,9 @@ def test_inspect_a_manifest(secagg: Secagg, made: Federation, tmp_path: Path) ->
     assert shown.returncode == 0, shown.stderr
     lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
     assert {"kind project manifest; its signature fits", "project brain, serial 2", f"key {project.key}"} <= {*lines}
+    before = made.provisioner.project
+    assert f"manifest {project.digest.hex()}" in lines
+    assert f"earlier {before.digest.hex()[:16]}… (0 revoked)" in lines
     a, b, _ = project.sites
     assert f"a signs with {a.public.hex()}, certificate {a.certificate}" in lines
     assert f"b REVOKED, certificate {b.certificate}" in lines
