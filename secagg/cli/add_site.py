@@ -21,5 +21,6 @@ def run(options: argparse.Namespace) -> None:
     change(options, f"add {', '.join(names)}", lambda provisioner, changed, kits: provisioner.add(names, changed, kits))
     print(
         "unpack the server's kit over its old one and restart `secagg serve`; "
-        "the other sites get the new manifest from the server"
+        "the other sites get the new manifest from the server\n"
+        "if the open round has updates by then, the new ones take part from the next round on"
     )

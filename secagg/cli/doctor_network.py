@@ -153,5 +153,8 @@ def _epoch(kit: SiteKit, status: ServerStatus) -> str:
             f"the server has epoch {status.epoch} of the HE key, this kit {own.epoch}: unpack the newest kit {who}"
         )
     if theirs < own.serial:
-        raise Doubt(f"the server has manifest {theirs}, this kit {own.serial}: unpack the newest kit of the server")
+        raise Doubt(
+            f"the server is under manifest {theirs}, this kit has {own.serial}: unpack the newest kit of the server, "
+            "unless its log says that it serves from the next round on"
+        )
     return f"{own.epoch}, as the server's; manifest {theirs}, this kit's is {own.serial}"

@@ -26,5 +26,6 @@ def run(options: argparse.Namespace) -> None:
     listed, know = ", ".join(names), "knows" if len(names) == 1 else "know"
     print(
         f"unpack the server's kit over its old one and restart `secagg serve`: from then on it refuses {listed}\n"
+        "an open round that has updates by then begins anew; the other sites encrypt again by themselves\n"
         f"{listed} still {know} the HE key of this epoch: if that is not as it should be, go on with `secagg rotate`"
     )

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="exit code 6 if the open round has failed for lack of sites, 1 if anything else needs attention",
+        help="exit code 6 if the open round has failed for lack of sites, or was voided; 1 for all else",
     )
     parser.add_argument(
         "--timeout", type=float, default=10.0, metavar="SECONDS", help="longest wait for an answer (default: 10)"

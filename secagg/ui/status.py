@@ -76,8 +76,9 @@ class Report:
             )
         if project.serial > status.project_serial:
             yield (
-                f"the server's kit is out of date, it has manifest {status.project_serial}, this kit {project.serial}: "
-                "unpack the newest kit there, and start the server again"
+                f"the server is under manifest {status.project_serial}, this kit has {project.serial}: if the server "
+                "was started with its newest kit, that serves from the next round on, as its log says; else unpack "
+                "the newest kit there, and start the server again"
             )
         if abs(self.clock_difference) > CLOCK_SKEW_SECONDS:
             yield f"the clocks are {show_seconds(abs(self.clock_difference))} apart: set both by NTP"
@@ -164,7 +165,10 @@ class Report:
         if self.not_joined is None and missing == "nobody":
             missing = f"unknown to this kit, of manifest {self.project.serial}"
         often = "once" if self.status.attempt == 2 else f"{self.status.attempt - 1} times"
-        return f"round {self.status.round} has ended {often} with too few sites and is open again; missing: {missing}"
+        return (
+            f"round {self.status.round} has ended {often} without a sum, for too few sites or since one was removed, "
+            f"and is open again; missing: {missing}"
+        )
 
     def _disk(self) -> str:
         free = "" if self.status.disk_free is None else f", {show_size(self.status.disk_free)} free"

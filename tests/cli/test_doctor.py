@@ -458,7 +458,7 @@ def test_a_manifest_that_one_side_has_not(
     shutil.copy(new["server"] / "project.secagg", tmp_path / "site-1")
     found = checked(Federation(kits.provisioner, tmp_path), "site-1", served.address)
     assert found["epoch"][0] == "warning"
-    assert "the server has manifest 1, this kit 2: unpack the newest kit of the server" in found["epoch"][1]
+    assert "the server is under manifest 1, this kit has 2: unpack the newest kit of the server" in found["epoch"][1]
 
 
 @pytest.mark.parametrize(
