@@ -1,7 +1,8 @@
 """How often an aggregate did not decrypt under a key, and when to stop.
 
-A server that changes ciphertexts and learns which of them sites could decrypt learns about the noise, and in the end
-the key (ePrint 2024/116, 2024/127). So the reactions that one key can give away are few.
+A sum that its tags refuse has not been decrypted, and the refusal tells nothing of the key. The count is an alarm: no
+server that adds what sites have sent makes a sum that tags refuse. It leaves few guesses to whoever guesses at tags,
+and bounds what reactions could tell about noise (ePrint 2024/116, 2024/127) if tags failed.
 """
 
 from __future__ import annotations
@@ -90,8 +91,8 @@ class Failures:
     def _check(self, failures: int) -> None:
         if failures >= MAX_FAILURES:
             raise EpochError(
-                f"{MAX_FAILURES} aggregates under the key of epoch {self._key.epoch} did not decrypt: the server is at "
-                "fault, or wants to learn the key from such failures; find out, and have the key rotated"
+                f"{MAX_FAILURES} aggregates under the key of epoch {self._key.epoch} did not decrypt: the server "
+                "changes sums, or a site sends what does not add up; find out which, and have the key rotated"
             )
 
     @contextmanager
