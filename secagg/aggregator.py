@@ -273,21 +273,26 @@ class Aggregator:
         if (self._base is not None or self._contributions) and header.base != self._base:
             raise MismatchError(_other_base(header.site, self._round, header.base, self._base))
         if (self._project is not None or self._contributions) and header.manifest != self._manifest:
-            raise ManifestMismatchError(
-                f"the update from {header.site} was made under another project manifest than those of round "
-                f"{self._round}, which are under {self._serial()}: join again, and encrypt again"
-            )
+            raise ManifestMismatchError(self._other_manifest(header))
         if self._project is not None:
             self._project.site(header.site)
         refuse_duplicates([*self._contributions, *header.contributions])
         if len(self._contributions) == self._config.aggregation.max_clients:
             raise CapacityError(f"max_clients {len(self._contributions)} updates are in the sum already")
 
-    def _serial(self) -> str:
-        """Return what names the manifest of the round to people."""
-        if self._manifest is None:
-            return "none"
-        return f"{self._manifest.hex()[:16]}…" + (f", of serial {self._project.serial}" if self._project else "")
+    def _other_manifest(self, header: Header) -> str:
+        """Return what is wrong with an update whose manifest is not that of its round."""
+        if self._manifest is None or header.manifest is None:
+            one, others = ("no", "one") if header.manifest is None else ("a", "none")
+            return (
+                f"the update from {header.site} was made under {one} project manifest, those of round {self._round} "
+                f"under {others}: give every Client the project (Client.load of a kit does), or none"
+            )
+        serial = f", of serial {self._project.serial}" if self._project else ""
+        return (
+            f"the update from {header.site} was made under another project manifest than those of round {self._round}, "
+            f"which are under {self._manifest.hex()[:16]}…{serial}: join again, and encrypt again"
+        )
 
     def _refuse_closed(self) -> None:
         if self._closed:

@@ -119,8 +119,12 @@ def test_who_is_listed_and_from_where(signed, states):
         signed.site().decrypt(Update.from_bytes(strange.to_bytes()))
     unsigned = signed.federation.site("site-3").encrypt(states[2], round=ROUND, base=base)
     aggregator = signed.aggregator()
-    with pytest.raises(ManifestMismatchError, match="under another project manifest"):
+    with pytest.raises(ManifestMismatchError, match=r"no project manifest, .* under one: give every Client the project"):
         aggregator.add(unsigned)
+    with_one = signed.federation.aggregator(ROUND)
+    with_one.add(unsigned)
+    with pytest.raises(ManifestMismatchError, match=r"under a project manifest, .* under none: "):
+        with_one.add(updates[0])
     container = Container.read(unsigned.to_bytes())
     container.header["manifest"] = signed.project.digest.hex()
     unsigned = Update.from_bytes(container.to_bytes())
