@@ -88,7 +88,7 @@ def write_as(source: secagg.Update, site: str, path: Path) -> None:
         writer = UpdateWriter(file, replace(source.header, contributions=(contribution,)))
         for frame, payload in source.frames():
             writer.write(frame, payload)
-        writer.finish(source.tail.tags, None)
+        writer.finish(lambda _: source.tail.tags, None)
 
 
 class Task:

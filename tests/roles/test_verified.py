@@ -154,5 +154,5 @@ def test_tags_hang_on_the_epoch(signed, states):
             params = signed.config.params
             words = np.arange(params.poly_modulus_degree * len(params.data_bit_sizes), dtype=np.uint64)
             authenticator.add_ciphertext(words)
-        tags.append(authenticator.tags())
+        tags.append(authenticator.tags([bytes(32)]))
     assert all(one != other for one, other in zip(*tags, strict=True))

@@ -83,7 +83,7 @@ class Container:
                 proof = tail[start : start + PROOF_NBYTES]
                 container.proofs.append((proof[:DIGEST_NBYTES], proof[DIGEST_NBYTES:]))
             if kind != AGGREGATE:
-                assert container.proofs[0][0] == body_digest(head_digest, digests, container.tags)
+                assert container.proofs[0][0] == body_digest(head_digest, digests)
         assert place == len(blob)
         return container
 
@@ -105,17 +105,19 @@ class Container:
     @property
     def body(self) -> bytes:
         """The body digest of an update or model."""
-        return body_digest(self.head[-DIGEST_NBYTES:], self.frame_digests, self.tags)
+        return body_digest(self.head[-DIGEST_NBYTES:], self.frame_digests)
+
+    def made_proofs(self) -> list[tuple[bytes, bytes]]:
+        """The proofs of the tail: that of an update names its body, an aggregate has one a site."""
+        if self.kind != AGGREGATE:
+            return [(self.body, self.proofs[0][1] if self.proofs else bytes(SIGNATURE_NBYTES))]
+        listed = self.header["contributions"] if isinstance(self.header, dict) else self.proofs
+        count = len(listed) if isinstance(listed, list) else 0
+        return [*self.proofs, *[(bytes(DIGEST_NBYTES), bytes(SIGNATURE_NBYTES))] * count][:count]
 
     def make_tail(self) -> bytes:
-        """The tail without its digest: that of an update names its body, that of an aggregate has a proof a site."""
-        if self.kind == AGGREGATE:
-            listed = self.header["contributions"] if isinstance(self.header, dict) else self.proofs
-            count = len(listed) if isinstance(listed, list) else 0
-            proofs = [*self.proofs, *[(bytes(DIGEST_NBYTES), bytes(SIGNATURE_NBYTES))] * count][:count]
-        else:
-            proofs = [(self.body, self.proofs[0][1] if self.proofs else bytes(SIGNATURE_NBYTES))]
-        return pack_tags(self.tags) + b"".join(body + signature for body, signature in proofs)
+        """The tail without its digest."""
+        return pack_tags(self.tags) + b"".join(body + signature for body, signature in self.made_proofs())
 
     @property
     def tail_nbytes(self) -> int:
@@ -315,5 +317,5 @@ def frame_digest(head_digest: bytes, index: int, payload: bytes) -> bytes:
     return blake3(head_digest + index.to_bytes(8, "little") + payload).digest()
 
 
-def body_digest(head_digest: bytes, frame_digests: list[bytes], tags: list[int]) -> bytes:
-    return blake3(head_digest + b"".join(frame_digests) + pack_tags(tags)).digest()
+def body_digest(head_digest: bytes, frame_digests: list[bytes]) -> bytes:
+    return blake3(head_digest + b"".join(frame_digests)).digest()

@@ -162,7 +162,7 @@ class Parts:
         """The digest of the body, as an update or model must have it."""
         head = self.header.head
         digests = [frame_digest(head, index, payload) for index, payload in enumerate(self.payloads)]
-        return body_digest(head, digests, self.tags)
+        return body_digest(head, digests)
 
     def sealed(self, signature: bytes | None = None) -> secagg.Update:
         """An update or model whose body digest is right, too; with the signature that it had, or another."""

@@ -95,8 +95,8 @@ class Computed:
             for name, secret in (("β of words", beta), ("α of words", alpha), ("elements without pads", state)):
                 note(self.hashes, (name, secret.tobytes()))
 
-        def pads_of(own: Authenticator, contribution: Contribution) -> list[int]:
-            made = pads(own, contribution)
+        def pads_of(own: Authenticator, contribution: Contribution, body: bytes) -> list[int]:
+            made = pads(own, contribution, body)
             below = [pad % modulus for pad, modulus in zip(made, own._moduli, strict=True)][1:]
             if below:
                 note(self.hashes, ("pads of words", np.array(below, dtype="<u8").tobytes()))

@@ -38,8 +38,8 @@ def authenticator_of(case):
     return Authenticator(key, header)
 
 
-def tag_of(authenticator):
-    (tag,) = authenticator.tags()
+def tag_of(authenticator, case):
+    (tag,) = authenticator.tags([bytes.fromhex(body) for body in case["bodies"]])
     return tag
 
 
@@ -57,7 +57,7 @@ def test_words_have_this_tag(case):
     encrypted, clear = words_of(case)
     authenticator.add_integers(encrypted, signed=False)
     authenticator.add_integers(clear, signed=True)
-    assert tag_of(authenticator) == int(case["tag"], 16)
+    assert tag_of(authenticator, case) == int(case["tag"], 16)
 
 
 @pytest.mark.usefixtures("kernels")
@@ -70,7 +70,7 @@ def test_a_word_at_a_time(case):
         for start in (*range(0, min(words.size, 3)), 3):
             end = start + 1 if start < 3 else None
             authenticator.add_integers(words[start:end], signed=signed)
-    assert tag_of(authenticator) == int(case["tag"], 16)
+    assert tag_of(authenticator, case) == int(case["tag"], 16)
 
 
 @pytest.mark.usefixtures("kernels")
@@ -79,17 +79,17 @@ def test_the_point_and_the_pads(case):
     """No words have the sum of the pads, and one word more the point times it."""
     authenticator = authenticator_of(case)
     pads = sum(int(pad, 16) for pad in case["pads"])
-    assert tag_of(authenticator) == pads % PRIME
+    assert tag_of(authenticator, case) == pads % PRIME
     authenticator.add_integers(np.array([1], np.uint64), signed=False)
-    assert tag_of(authenticator) == (int(case["alpha"], 16) + pads) % PRIME
+    assert tag_of(authenticator, case) == (int(case["alpha"], 16) + pads) % PRIME
     state = np.zeros(2, np.uint64)
     secagg_ext.poly_mac(np.array([1, 0], np.uint64), int(case["alpha"], 16), state)
     authenticator.add_integers(np.array([0], np.uint64), signed=False)
-    assert tag_of(authenticator) == ((int(state[1]) << 64 | int(state[0])) + pads) % PRIME
+    assert tag_of(authenticator, case) == ((int(state[1]) << 64 | int(state[0])) + pads) % PRIME
 
 
 def test_what_changes_what():
-    """Key, epoch, round and layout change α; these, site and nonce change r; the sites of a round share α."""
+    """Key, epoch, round and layout change α; these, site, nonce and body change r; the sites of a round share α."""
     first, same, *_ = CASES
     assert (same["alpha"], same["pads"]) == (first["alpha"], first["pads"])
     by_place = {}
@@ -98,10 +98,11 @@ def test_what_changes_what():
         assert by_place.setdefault(place, case["alpha"]) == case["alpha"]
     assert len(set(by_place.values())) == len(by_place) > 4
     pads = {
-        (*[case[name] for name in ("key", "epoch", "round", "layout_fingerprint")], *contribution): pad
+        (*[case[name] for name in ("key", "epoch", "round", "layout_fingerprint")], *contribution, body): pad
         for case in CASES
-        for contribution, pad in zip(map(tuple, case["contributions"]), case["pads"], strict=True)
+        for contribution, body, pad in zip(case["contributions"], case["bodies"], case["pads"], strict=True)
     }
+    assert len({place[:-1] for place in pads}) < len(pads)  # two differ in the body alone
     assert len(set(pads.values())) == len(pads) > 8
     numbers = {int(text, 16) for text in (*by_place.values(), *pads.values())}
     assert all(0 < number < PRIME for number in numbers)

@@ -105,49 +105,53 @@ def _bytes32(name: str, number: int) -> bytes:
     return hashlib.sha256(f"secagg vectors {name} {number}".encode()).digest()
 
 
-#: Epoch, round, number of the key, layout, sites with the number of their nonce, encrypted words, clear words.
+#: Epoch, round, number of the key, layout, sites with the numbers of nonce and body, encrypted words, clear words.
 ONE = [[["w"], "float32", [2, 3], "encrypted", False]]
 TWO = [[["w.running_var", "v"], "float32", [], "encrypted", True], [["n"], "int64", [4], "local", False]]
-TAGS: list[tuple[int, int, int, list[Any], list[tuple[str, int]], list[int], list[int]]] = [
-    (0, 0, 0, ONE, [("site-1", 0)], [], []),
-    (0, 0, 0, ONE, [("site-1", 0)], [1], []),
-    (0, 0, 0, ONE, [("site-1", 1)], [1], []),
-    (0, 0, 1, ONE, [("site-1", 0)], [1], []),
-    (0, 0, 0, ONE, [("site-2", 0)], [1], []),
-    (0, 1, 0, ONE, [("site-1", 0)], [1], []),
-    (1, 0, 0, ONE, [("site-1", 0)], [1], []),
-    (0, 0, 0, TWO, [("site-1", 0)], [1], []),
-    (0, 0, 0, ONE, [("site-1", 0)], [1, 0], []),
-    (0, 0, 0, ONE, [("site-1", 0)], [2**64 - 1, 2**63, 5], []),
-    (0, 0, 0, ONE, [("site-1", 0)], [2**64 - 1, 7], [-1, 2**62, -(2**63), 3]),
-    (0, 0, 0, ONE, [("site-1", 0), ("site-2", 1), ("site-3", 2)], [3 * index for index in range(5000)], [-9] * 4096),
-    (2**32 - 1, 2**32 - 1, 2, TWO, [("a.B-9_" + "z" * 58, 2)], [2**64 - 1] * 3000, []),
+THREE = [("site-1", 0, 0), ("site-2", 1, 1), ("site-3", 2, 2)]
+TAGS: list[tuple[int, int, int, list[Any], list[tuple[str, int, int]], list[int], list[int]]] = [
+    (0, 0, 0, ONE, [("site-1", 0, 0)], [], []),
+    (0, 0, 0, ONE, [("site-1", 0, 0)], [1], []),
+    (0, 0, 0, ONE, [("site-1", 1, 0)], [1], []),
+    (0, 0, 0, ONE, [("site-1", 0, 1)], [1], []),
+    (0, 0, 1, ONE, [("site-1", 0, 0)], [1], []),
+    (0, 0, 0, ONE, [("site-2", 0, 0)], [1], []),
+    (0, 1, 0, ONE, [("site-1", 0, 0)], [1], []),
+    (1, 0, 0, ONE, [("site-1", 0, 0)], [1], []),
+    (0, 0, 0, TWO, [("site-1", 0, 0)], [1], []),
+    (0, 0, 0, ONE, [("site-1", 0, 0)], [1, 0], []),
+    (0, 0, 0, ONE, [("site-1", 0, 0)], [2**64 - 1, 2**63, 5], []),
+    (0, 0, 0, ONE, [("site-1", 0, 0)], [2**64 - 1, 7], [-1, 2**62, -(2**63), 3]),
+    (0, 0, 0, ONE, THREE, [3 * index for index in range(5000)], [-9] * 4096),
+    (2**32 - 1, 2**32 - 1, 2, TWO, [("a.B-9_" + "z" * 58, 2, 0)], [2**64 - 1] * 3000, []),
 ]
 
 
 #: What makes the words of `WORD_TAGS`, and the prime behind the data primes.
 WORD_STEP, SPECIAL = 0x9E3779B97F4A7C15, SMALL[60]
 #: Of tags of ciphertext words: data primes, degree, epoch, round, number of the key, layout, sites, polynomials.
-WORD_TAGS: list[tuple[list[int], int, int, int, int, list[Any], list[tuple[str, int]], int]] = [
-    ([SMALL[26]], 1024, 0, 0, 0, ONE, [("site-1", 0)], 0),
-    ([SMALL[26]], 1024, 0, 0, 0, ONE, [("site-1", 0)], 1),
-    ([SMALL[26]], 1024, 0, 0, 0, ONE, [("site-1", 1)], 1),
-    ([SMALL[26]], 1024, 0, 0, 1, ONE, [("site-1", 0)], 1),
-    ([SMALL[26]], 1024, 0, 1, 0, ONE, [("site-1", 0)], 1),
-    ([SMALL[26]], 1024, 1, 0, 0, ONE, [("site-1", 0)], 1),
-    ([SMALL[26]], 1024, 0, 0, 0, TWO, [("site-1", 0)], 1),
-    ([LARGE[53]], 2048, 0, 0, 0, ONE, [("site-2", 0)], 2),
-    ([LARGE[60], SMALL[36], LARGE[40]], 8192, 0, 0, 0, ONE, [("site-1", 0), ("site-2", 1), ("site-3", 2)], 4),
-    ([SMALL[60]], 4096, 2**32 - 1, 2**32 - 1, 2, TWO, [("a.B-9_" + "z" * 58, 2)], 40),
+WORD_TAGS: list[tuple[list[int], int, int, int, int, list[Any], list[tuple[str, int, int]], int]] = [
+    ([SMALL[26]], 1024, 0, 0, 0, ONE, [("site-1", 0, 0)], 0),
+    ([SMALL[26]], 1024, 0, 0, 0, ONE, [("site-1", 0, 0)], 1),
+    ([SMALL[26]], 1024, 0, 0, 0, ONE, [("site-1", 1, 0)], 1),
+    ([SMALL[26]], 1024, 0, 0, 0, ONE, [("site-1", 0, 1)], 1),
+    ([SMALL[26]], 1024, 0, 0, 1, ONE, [("site-1", 0, 0)], 1),
+    ([SMALL[26]], 1024, 0, 1, 0, ONE, [("site-1", 0, 0)], 1),
+    ([SMALL[26]], 1024, 1, 0, 0, ONE, [("site-1", 0, 0)], 1),
+    ([SMALL[26]], 1024, 0, 0, 0, TWO, [("site-1", 0, 0)], 1),
+    ([LARGE[53]], 2048, 0, 0, 0, ONE, [("site-2", 0, 0)], 2),
+    ([LARGE[60], SMALL[36], LARGE[40]], 8192, 0, 0, 0, ONE, THREE, 4),
+    ([SMALL[60]], 4096, 2**32 - 1, 2**32 - 1, 2, TWO, [("a.B-9_" + "z" * 58, 2, 0)], 40),
 ]
 
 
 def tags() -> dict[str, Any]:
     """The content of tags.json."""
     about = (
-        "tags, α, β and r in hexadecimal, key is the root; of integers the encrypted words are unsigned, the clear "
-        "ones signed; of ciphertext words, word j modulo the prime of index i of polynomial B is (step·(j + 1) + B + "
-        "i)² modulo that prime, BLAKE3 is that of β and of α as little-endian u64, and the words of the key are zero"
+        "tags, α, β and r in hexadecimal, key is the root, bodies are the digests of the contributions' updates; of "
+        "integers the encrypted words are unsigned, the clear ones signed; of ciphertext words, word j modulo the "
+        "prime of index i of polynomial B is (step·(j + 1) + B + i)² modulo that prime, BLAKE3 is that of β and of α "
+        "as little-endian u64, and the words of the key are zero"
     )
     return {
         "about": about,
@@ -161,15 +165,15 @@ def _tag(
     round: int,
     key: int,
     layout: list[Any],
-    sites: list[tuple[str, int]],
+    sites: list[tuple[str, int, int]],
     encrypted: list[int],
     clear: list[int],
 ) -> dict[str, Any]:
     root, fields = _bytes32("key", key), {"params": {"scheme": "FLASHE"}, "primes": [], "plain_modulus": 0}
     name, fingerprint_ = fingerprint(fields | {"epoch": epoch}, root), tail_by_hand.layout_fingerprint(layout)
     place = tail_by_hand.Place(root, name, epoch, round, fingerprint_)
-    contributions = [(site, _bytes32("tag nonce", nonce)) for site, nonce in sites]
-    alpha, pads = tail_by_hand.point(place), [tail_by_hand.pad(place, *item) for item in contributions]
+    updates = [(site, _bytes32("tag nonce", nonce), _bytes32("tag body", body)) for site, nonce, body in sites]
+    alpha, pads = tail_by_hand.point(place), [tail_by_hand.pad(place, *item) for item in updates]
     return {
         "key": root.hex(),
         "fingerprint": name,
@@ -177,7 +181,8 @@ def _tag(
         "round": round,
         "layout": layout,
         "layout_fingerprint": fingerprint_.hex(),
-        "contributions": [[site, nonce.hex()] for site, nonce in contributions],
+        "contributions": [[site, nonce.hex()] for site, nonce, _ in updates],
+        "bodies": [body.hex() for _, _, body in updates],
         "alpha": f"{alpha:032x}",
         "pads": [f"{pad:032x}" for pad in pads],
         "encrypted": _runs(encrypted),
@@ -193,7 +198,7 @@ def _word_tags(
     round: int,
     key: int,
     layout: list[Any],
-    sites: list[tuple[str, int]],
+    sites: list[tuple[str, int, int]],
     polynomials: int,
 ) -> dict[str, Any]:
     root, params = _bytes32("key", key), {"scheme": "CKKS", "poly_modulus_degree": degree}
@@ -204,10 +209,10 @@ def _word_tags(
         tail_by_hand.layout_fingerprint(layout),
     )
     place = tail_by_hand.Place(root, name, epoch, round, fingerprint_)
-    contributions = [(site, _bytes32("tag nonce", nonce)) for site, nonce in sites]
+    updates = [(site, _bytes32("tag nonce", nonce), _bytes32("tag body", body)) for site, nonce, body in sites]
     made = []
     for element in tail_by_hand.elements(primes):
-        prime, pads = element.prime, [tail_by_hand.word_pad(place, element, *item) for item in contributions]
+        prime, pads = element.prime, [tail_by_hand.word_pad(place, element, *item) for item in updates]
         beta, alpha = tail_by_hand.multipliers(place, element, degree, polynomials)
         rows = [
             [(WORD_STEP * (j + 1) + polynomial + element.index) ** 2 % prime for j in range(degree)]
@@ -231,7 +236,8 @@ def _word_tags(
         "epoch": epoch,
         "round": round,
         "layout": layout,
-        "contributions": [[site, nonce.hex()] for site, nonce in contributions],
+        "contributions": [[site, nonce.hex()] for site, nonce, _ in updates],
+        "bodies": [body.hex() for _, _, body in updates],
         "primes": chain,
         "degree": degree,
         "polynomials": polynomials,
