@@ -5,7 +5,7 @@
 ``secagg_upload_bytes_total{result}``               their bytes
 ``secagg_upload_seconds``                           histogram: from the head of an upload to its answer
 ``secagg_refusals_total{error}``                    refused calls, by the type in `secagg.errors`
-``secagg_rounds_total{outcome}``                    rounds that ended: ``completed``, or ``failed`` and open again
+``secagg_rounds_total{outcome}``                    rounds ``completed``; those ``failed`` or ``voided`` are open again
 ``secagg_round_seconds{outcome}``                   histogram: from the opening of a round to its end
 ``secagg_downloads_total``                          aggregates and models that were sent
 ``secagg_download_bytes_total``                     their bytes
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from secagg.protocol import ServerStatus
 
 _RESULTS = {True: "added", False: "already_added"}
-_OUTCOMES = ("completed", "failed")
+_OUTCOMES = ("completed", "failed", "voided")
 _OTHER = "other"
 
 #: Whoever says nothing for so long is not answered.
@@ -117,7 +117,7 @@ class Metrics:
         self._refusals.labels(error_type if error_type in _ERRORS else _OTHER).inc()
 
     def round_ended(self, outcome: str, seconds: float) -> None:
-        """Count a round that ended as ``"completed"`` or ``"failed"``, `seconds` after it was opened."""
+        """Count a round that ended as ``"completed"``, ``"failed"`` or ``"voided"``, `seconds` after it was opened."""
         self._rounds.labels(outcome).inc()
         self._round_seconds.labels(outcome).observe(seconds)
 

@@ -47,7 +47,8 @@ from ..trust.kit_files import (
     is_server_kit,
     older_files,
 )
-from ..trust.project import EXPIRES_SOON_SECONDS, Party, Project
+from ..trust.parties import Party
+from ..trust.project import EXPIRES_SOON_SECONDS, Project
 from ..ui.findings import Doubt, Finding, examine
 from ..ui.units import show_count
 

@@ -41,7 +41,7 @@ class Desk:
     members, turns, uploads, open_round, models, events
         The parts of a federation.
     terms : callable
-        Returns what a site that joins is told, given the round and its base.
+        Returns what a site that joins is told, given the round, its base and its manifest.
     status : callable
         Returns how the server stands.
     """
@@ -52,7 +52,7 @@ class Desk:
     open_round: OpenRound
     models: ModelStore
     events: Events
-    terms: Callable[[int, bytes | None], JoinReply]
+    terms: Callable[[int, bytes | None, secagg.Project | None], JoinReply]
     status: Callable[[], ServerStatus]
 
 

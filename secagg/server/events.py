@@ -15,7 +15,7 @@ class Events(Protocol):
         """A call ended with the error of this name in `secagg.errors`."""
 
     def round_ended(self, outcome: str, seconds: float) -> None:
-        """An attempt of a round ended as ``"completed"`` or ``"failed"``, `seconds` after it began."""
+        """An attempt of a round ended as ``"completed"``, ``"failed"`` or ``"voided"``, `seconds` after it began."""
 
     def aggregate_downloaded(self, nbytes: int) -> None:
         """An aggregate or a model was sent whole."""

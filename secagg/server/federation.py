@@ -12,13 +12,14 @@ from dataclasses import replace
 
 import secagg
 
-from ..errors import ConfigError, KeyFileError, SecAggError, StorageError, TransportError
+from ..errors import ConfigError, KeyFileError, SecAggError, TransportError
 from ..protocol.messages import BrokenOffError, BusyError, JoinReply, ServerStatus
 from ..protocol.refusals import shown
 from .calls import Call, Desk
 from .events import Events, NoEvents
 from .history import History
 from .limits import Limits
+from .manifests import keep
 from .members import Members
 from .models import ModelStore
 from .open_round import OpenRound
@@ -26,7 +27,6 @@ from .receipts import Receipts
 from .round_sum import Terms
 from .run_folder import RunFolder
 from .spool import Spool
-from .stored import served_project
 from .turns import Connection, Turns
 from .uploads import Uploads
 
@@ -53,7 +53,8 @@ class Federation:
         Seconds after which a round ends without the missing sites.
     project : secagg.Project, optional
         The signed project manifest, which sites get when they join. With it, only its parties are admitted, under the
-        very certificates that it names, and updates must be signed.
+        very certificates that it names, and updates must be signed. What becomes of a round that was opened under an
+        earlier one: `secagg.server.manifests`.
     identity : secagg.Identity, optional
         What the server signs receipts with: that of the project's server.
     certified : bool
@@ -95,7 +96,6 @@ class Federation:
         if project is not None and identity is not None and identity.public != project.server.public:
             raise KeyFileError(f"{identity!r} is not the signing key of server {project.server.name!r} of the project")
         self._key = key
-        self._project = project
         self._limits, self._events = limits or Limits(), events or NoEvents()
         self._folder = RunFolder(folder)
         with ExitStack() as held:  # gives the lock back if anything below fails
@@ -108,8 +108,8 @@ class Federation:
                 Receipts(self._folder, identity),
                 History(self._folder.path / "rounds.jsonl", self._events),
             )
-            self._models = ModelStore(self._folder, project)
-            self._members = Members(project, certified=certified)
+            self._models = ModelStore(self._folder, lambda: self._round.manifests.project)
+            self._members = Members(lambda: self._round.manifests, certified=certified)
             self._turns = Turns(self._limits)
             uploads = Uploads(self._members, self._turns, spool, self._round, self._models, self._events)
             terms = JoinReply(
@@ -119,7 +119,6 @@ class Federation:
                 round_timeout=round_timeout,
                 key=key.fingerprint,
                 epoch=key.epoch,
-                project=b"" if project is None else project.signed,
             )
             self._desk = Desk(
                 self._members,
@@ -128,10 +127,12 @@ class Federation:
                 self._round,
                 self._models,
                 self._events,
-                lambda round, base: replace(terms, round=round, base=base),
+                lambda round, base, project: replace(
+                    terms, round=round, base=base, project=b"" if project is None else project.signed
+                ),
                 self.status,
             )
-            self._keep_project()
+            keep(self._folder, self._round.manifests.project)
             held.pop_all()
         self._watchers = [
             threading.Thread(target=watched.watch, name=f"secagg-{name}", daemon=True)
@@ -197,7 +198,7 @@ class Federation:
 
     def status(self) -> ServerStatus:
         """Return how the round and the server's resources stand."""
-        state, base = self._round.snapshot()
+        state, base, project = self._round.snapshot()
         left = None if state.deadline is None else max(0.0, state.deadline - time.monotonic())
         return ServerStatus(
             round=state.attempt.round,
@@ -214,7 +215,7 @@ class Federation:
             models=self._models.rounds,
             aggregates=state.completed,
             base=base,
-            project_serial=0 if self._project is None else self._project.serial,
+            project_serial=0 if project is None else project.serial,
             disk_free=self._folder.free(),
             trouble=self._round.trouble,
             time=time.time(),
@@ -232,13 +233,3 @@ class Federation:
             if watcher.ident is not None:
                 watcher.join()
         self._folder.close()
-
-    def _keep_project(self) -> None:
-        """Write down the manifest, if it is later than that of the earlier server: whom it revoked stays revoked."""
-        if self._project is not None:
-            served = served_project(self._folder.path)
-            if served is None or served.serial < self._project.serial:
-                try:
-                    self._folder.save_project(self._project.signed)
-                except StorageError as error:  # a full disk must not keep sites from what is there
-                    log.error("%s", error, extra={"event": "project_not_stored", "error": type(error).__name__})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -63,6 +63,12 @@ class History:
     def failed(self, state: Snapshot, reason: str, missing: Iterable[str] = ()) -> None:
         """Record the end of an attempt, whose `state` is given, with whom it lacked; what was added stays."""
         self._record("failed", state, 0.0, 0, reason, missing)
+
+    def voided(self, state: Snapshot, revoked: Sequence[str]) -> None:
+        """Record the end of an attempt, whose `state` is given, which is void since sites have been revoked."""
+        have = "has" if len(revoked) == 1 else "have"
+        self._record("voided", state, 0.0, 0, f"{', '.join(revoked)} {have} been revoked")
+        self._uploads = {}
 
     def _record(
         self,

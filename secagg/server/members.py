@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import secagg
 
 from ..errors import IdentityError, KeyFileError, show_time
+from ..protocol.messages import BusyError
+from .manifests import Manifests
 
 if TYPE_CHECKING:
     from ..trust import Certificate
@@ -38,8 +40,9 @@ class Members:
 
     Parameters
     ----------
-    project : secagg.Project or None
-        Who takes part. Without it, every certificate of the authority that is not a server's is a site's.
+    manifests : callable
+        Returns who takes part, now and from the next round on. Without a manifest, every certificate of the authority
+        that is not a server's is a site's.
     certified : bool
         Whether connections have certificates.
     clock : callable
@@ -47,9 +50,9 @@ class Members:
     """
 
     def __init__(
-        self, project: secagg.Project | None, *, certified: bool, clock: Callable[[], float] = time.time
+        self, manifests: Callable[[], Manifests], *, certified: bool, clock: Callable[[], float] = time.time
     ) -> None:
-        self._project = project
+        self._manifests = manifests
         self._certified = certified
         self._clock = clock
         self._calls: Counter[str] = Counter()
@@ -69,10 +72,12 @@ class Members:
         ------
         IdentityError
             If the certificate is not valid now, or not that of a party of the project; if the project has expired.
+        BusyError
+            If it is that of a site that takes part from the next round on.
         """
-        now = self._clock()
-        if self._project is not None:
-            self._project.check_time(now)
+        now, manifests = self._clock(), self._manifests()
+        if manifests.project is not None:
+            manifests.project.check_time(now)
         if not self._certified:
             return Caller(None)
         if len(certificates) != 1:
@@ -83,7 +88,7 @@ class Members:
                 f"the certificate of {certificate.name!r} is valid from {show_time(certificate.begins)} to "
                 f"{show_time(certificate.expires)}, and now it is {show_time(now)}: get a new kit, or set the clock"
             )
-        return self._party(certificate)
+        return _party(certificate, manifests)
 
     def check_site(self, caller: Caller, site: str, what: str) -> None:
         """Refuse what bears another name than the caller's, and sites that do not take part.
@@ -104,8 +109,9 @@ class Members:
         """
         if caller.is_server or (caller.name is not None and caller.name != site):
             raise IdentityError(f"{what} under the certificate of {caller.name!r}")
-        if self._project is not None:
-            self._project.site(site)
+        project = self._manifests().project
+        if project is not None:
+            project.site(site)
 
     @contextmanager
     def counted(self, caller: Caller) -> Iterator[bool]:
@@ -123,18 +129,29 @@ class Members:
                 self._calls[caller.name] -= 1
                 self._calls += Counter()  # forgets those at zero
 
-    def _party(self, certificate: Certificate) -> Caller:
-        project = self._project
-        if project is None:
-            return Caller(certificate.name, is_server=certificate.for_server)
-        name, is_server = certificate.name, certificate.name == project.server.name
-        if not is_server and all(site.name != name for site in project.sites):
-            raise _unknown(project, f"site {name!r} is not in project {project.name}")
-        member = project.server if is_server else project.site(name)
-        if certificate.fingerprint != member.certificate:
-            who = "the server" if is_server else repr(name)
-            raise _unknown(project, f"the certificate of {who} is not the one in project {project.name}")
-        return Caller(name, is_server)
+
+def _party(certificate: Certificate, manifests: Manifests) -> Caller:
+    project = manifests.project
+    if project is None:
+        return Caller(certificate.name, is_server=certificate.for_server)
+    name, is_server = certificate.name, certificate.name == project.server.name
+    if not is_server and all(site.name != name for site in project.sites):
+        if _takes_part(certificate, manifests.later):
+            raise BusyError(
+                f"site {name!r} takes part from round {manifests.since} on, and round {manifests.since - 1} goes on "
+                f"under manifest {project.serial}: start again when it has ended"
+            )
+        raise _unknown(project, f"site {name!r} is not in project {project.name}")
+    member = project.server if is_server else project.site(name)
+    if certificate.fingerprint != member.certificate:
+        who = "the server" if is_server else repr(name)
+        raise _unknown(project, f"the certificate of {who} is not the one in project {project.name}")
+    return Caller(name, is_server)
+
+
+def _takes_part(certificate: Certificate, project: secagg.Project | None) -> bool:
+    sites = () if project is None else project.sites
+    return any((site.name, site.certificate) == (certificate.name, certificate.fingerprint) for site in sites)
 
 
 def _unknown(project: secagg.Project, what: str) -> IdentityError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import secagg
@@ -27,20 +27,23 @@ class ModelStore:
     ----------
     folder : RunFolder
         Where they lie.
-    project : secagg.Project, optional
-        Whose sites must have signed them.
+    project : callable
+        Returns the manifest whose sites must have signed them; None: anybody may.
     """
 
-    def __init__(self, folder: RunFolder, project: secagg.Project | None = None) -> None:
+    def __init__(self, folder: RunFolder, project: Callable[[], secagg.Project | None]) -> None:
         self._folder = folder
         self._project = project
         self._lock = threading.Lock()
         self._bases: dict[int, bytes | None] = {}
+        signers = project()
         for round, path in folder.stored("model").items():
             try:
                 with secagg.Update.open(path) as model:
                     if (model.header.kind, model.header.round) != ("model", round):
                         raise MismatchError(f"this is not the model of round {round}")
+                    if signers is not None:
+                        signers.site(model.header.site)  # sites refuse it otherwise, and another one can store it
                     self._bases[round] = model.header.base
             except SecAggError as error:
                 log.error(
@@ -98,8 +101,9 @@ class ModelStore:
             If it could not be stored.
         """
         with secagg.Update.open(part) as model:
-            if self._project is not None:
-                self._project.check_signature(model)
+            project = self._project()
+            if project is not None:
+                project.check_signature(model)
             for _ in model.frames():
                 pass
         with self._lock:

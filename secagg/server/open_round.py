@@ -20,6 +20,7 @@ from ..errors import FormatError, RoundMismatchError, SecAggError, TransportErro
 from ..protocol.messages import MAX_TROUBLE_LENGTH
 from ..protocol.part import Part
 from .history import History
+from .manifests import Manifests, Void, choose, keep
 from .receipts import Receipts
 from .roster import SavedRoster
 from .round_sum import Terms, read_aggregates
@@ -38,7 +39,8 @@ class OpenRound:
     Parameters
     ----------
     terms : Terms
-        Configuration, key, project, and the run folder, whose open round goes on where an earlier server left it.
+        Configuration, key, the kit's manifest, and the run folder, whose open round goes on where an earlier server
+        left it, under the manifest that `secagg.server.manifests.choose` finds.
     timeout : float
         Seconds after which a round ends without the missing sites.
     spool : Spool
@@ -56,7 +58,6 @@ class OpenRound:
 
     def __init__(self, terms: Terms, timeout: float, spool: Spool, receipts: Receipts, history: History) -> None:
         self._folder = terms.folder
-        self._project = terms.project
         self._spool = spool
         self._receipts = receipts
         self._history = history
@@ -65,7 +66,8 @@ class OpenRound:
         self._released = False
         self._saved_roster = SavedRoster(terms.folder, self._waited_for)
         self._trouble = ""
-        aggregates, self._sum = read_aggregates(terms)
+        manifests, void = choose(terms.folder, terms.project)
+        aggregates, self._sum = read_aggregates(terms, manifests)
         aggregation = terms.config.aggregation
         self._rounds = Rounds(
             min_clients=aggregation.min_clients,
@@ -78,9 +80,14 @@ class OpenRound:
         )
         self._bases = {number: header.base for number, header in aggregates.items()}
         last = aggregates.get(self._rounds.round - 1)
-        self._go_on([] if last is None else list(last.sites))
+        self._go_on([] if last is None else list(last.sites), void)
 
     # What is asked
+
+    @property
+    def manifests(self) -> Manifests:
+        """The manifest that the open round is under, and that of the next one."""
+        return self._sum.manifests
 
     @property
     def layout_known(self) -> bool:
@@ -92,10 +99,10 @@ class OpenRound:
         """Why the aggregate could not be stored at the last attempt, in one line; empty if nothing is wrong."""
         return self._trouble
 
-    def snapshot(self) -> tuple[Snapshot, bytes | None]:
-        """Return how the round stands, and the base of its updates if it is known."""
+    def snapshot(self) -> tuple[Snapshot, bytes | None, secagg.Project | None]:
+        """Return how the round stands, the base of its updates if it is known, and the manifest that it is under."""
         with self._changed:
-            return self._rounds.snapshot(), self._sum.base
+            return self._rounds.snapshot(), self._sum.base, self.manifests.project
 
     def check_head(self, nbytes: int) -> None:
         """Refuse a head that is far longer than those of the model at hand: to read it costs memory and time.
@@ -121,7 +128,9 @@ class OpenRound:
         """Refuse a model whose params, key and layout are not those that an update of this round must have."""
         with self._changed:
             round, judge = self._rounds.round, self._sum
-        judge.check(replace(header, kind="update", round=round, base=judge.base))
+        project = judge.manifests.project  # models are under none: they last as long as their signer takes part
+        manifest = None if project is None else project.digest
+        judge.check(replace(header, kind="update", round=round, base=judge.base, manifest=manifest))
 
     def bases(self) -> tuple[int, Mapping[int, bytes | None]]:
         """Return the number of the open round, and what it and the one before it began from, where it is known."""
@@ -130,8 +139,17 @@ class OpenRound:
 
     # What sites do
 
-    def join(self, site: str) -> tuple[int, bytes | None]:
-        """Take `site` into the roster; return the number of the open round, and the base of its updates if it is known.
+    def join(self, site: str) -> tuple[int, bytes | None, secagg.Project | None]:
+        """Take `site` into the roster of the open round.
+
+        Returns
+        -------
+        int
+            The number of the round.
+        bytes or None
+            The base of its updates if it is known.
+        secagg.Project or None
+            The manifest that it is under.
 
         Raises
         ------
@@ -142,11 +160,11 @@ class OpenRound:
             known = site in self._rounds.roster
             self._rounds.join(site, time.monotonic())
             self._changed.notify_all()
-            round, base = self._rounds.round, self._sum.base
+            round, base, project = self._rounds.round, self._sum.base, self.manifests.project
         self._saved_roster.save()
         if not known:
             log.info("%s joined round %d", site, round, extra={"event": "joined", "site": site, "round": round})
-        return round, base
+        return round, base, project
 
     def skip(self, site: str, round: int) -> None:
         """Wait no longer for a site that gives nothing to a round; the round may end by this.
@@ -375,6 +393,8 @@ class OpenRound:
         except (SecAggError, OSError) as error:
             self._postpone(error)
             return
+        if following.manifests != self.manifests:
+            self._succeed(header.round, following.manifests)
         with self._changed:
             now = time.monotonic()
             self._history.completed(self._rounds.snapshot(), now - started, header.nbytes)
@@ -405,15 +425,28 @@ class OpenRound:
                 self._history.failed(state, "the aggregate could not be stored")
             self._changed.notify_all()
 
+    def _succeed(self, round: int, manifests: Manifests) -> None:
+        """Write down that a newer manifest serves, before anybody is told of it; the aggregate of `round` is stored."""
+        keep(self._folder, manifests.project)
+        assert manifests.project is not None
+        log.info(
+            "manifest %d serves from now on",
+            manifests.project.serial,
+            extra={"event": "manifest_served", "round": round + 1},
+        )
+
     # The folder
 
-    def _go_on(self, last_sites: list[str]) -> None:
+    def _go_on(self, last_sites: list[str], void: Void | None) -> None:
         """Go on with the open round as an earlier server has left it."""
         round, now = self._rounds.round, time.monotonic()
         self._folder.open_round(round)
         self._clear()
         attempt, roster, skipped = self._folder.load_roster(round) or (1, last_sites, [])
         acknowledged = [path.name.removesuffix(UPDATE_SUFFIX) for path in self._folder.updates(round)]
+        if void is not None:
+            self._drop(void, Attempt(round, attempt), roster, skipped)
+            attempt += 1
         stored = self._sum.restore()
         # Whose update is left out is waited for: its site may upload it again, or another one.
         uploading = [*acknowledged, *self._spool.sites("update")]
@@ -424,18 +457,42 @@ class OpenRound:
             self._history.added(site, self._folder.update_of(round, site).stat().st_size)
         if len(stored) < len(acknowledged):
             self._saved_roster.save()
+        if self.manifests.later is not None:
+            log.info(
+                "manifest %d serves from round %d on; round %d goes on under the one that its updates were made under",
+                self.manifests.later.serial,
+                self.manifests.since,
+                round,
+                extra={"event": "manifest_waits", "round": round},
+            )
         self._history.opened(self._rounds.snapshot())
+
+    def _drop(self, void: Void, attempt: Attempt, roster: list[str], skipped: list[str]) -> None:
+        """Drop the updates of an attempt that is void, and record it.
+
+        The manifest comes first: from then on no server adds them, also if this one dies before they are removed.
+        """
+        assert self.manifests.project is not None
+        self._folder.save_project(self.manifests.project.signed)
+        nbytes = {path.name.removesuffix(UPDATE_SUFFIX): path.stat().st_size for path in void.updates}
+        for site in nbytes:
+            self._history.added(site, nbytes[site])
+        waiting_for = set(roster).difference(nbytes, skipped)
+        state = Snapshot(attempt, tuple(sorted(nbytes)), tuple(sorted(skipped)), tuple(sorted(waiting_for)), None, ())
+        self._history.voided(state, void.revoked)
+        self._folder.drop_updates(attempt.round, void.updates)
 
     def _missing(self, state: Snapshot) -> set[str]:
         """Return all sites whose update a round lacks, also those that it does not wait for."""
-        project = () if self._project is None else self._project.sites
-        known = {*state.skipped, *state.waiting_for, *(site.name for site in project if not site.revoked)}
+        project = self.manifests.project
+        sites = () if project is None else project.sites
+        known = {*state.skipped, *state.waiting_for, *(site.name for site in sites if not site.revoked)}
         return known.difference(state.added)
 
     def _takes_part(self, site: str) -> bool:
         with suppress(SecAggError):
-            if self._project is not None:
-                self._project.site(site)
+            if self.manifests.project is not None:
+                self.manifests.project.site(site)
             return True
         return False
 

@@ -42,7 +42,7 @@ class RoundRecord:
     round, attempt : int
         Which one; attempts count from 1.
     outcome : str
-        ``"completed"`` or ``"failed"``.
+        ``"completed"``, ``"failed"``, or ``"voided"`` by a manifest that revokes a site: what was added is dropped.
     uploads : tuple of UploadRecord
         What was added, in the order of addition.
     missing : tuple of str
@@ -55,7 +55,7 @@ class RoundRecord:
     nbytes : int
         Size of the aggregate in bytes; 0 if there is none.
     reason : str
-        Why it failed; empty if it did not.
+        Why it failed or is void; empty if it was completed.
     skipped : tuple of str
         Sites that had nothing to give.
     """

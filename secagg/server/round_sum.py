@@ -10,6 +10,7 @@ import secagg
 
 from ..errors import FormatError, SecAggError, StorageError
 from ..storage.files import os_errors
+from .manifests import Manifests
 from .run_folder import UPDATE_SUFFIX, RunFolder
 from .stored import stored_aggregates
 
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Terms:
-    """What is the same in all rounds of a server: configuration, key, project, and where the files lie."""
+    """What is the same in all rounds of a server: configuration, key, the kit's manifest, and where the files lie."""
 
     config: secagg.Config
     key: secagg.ServerKey
@@ -38,7 +39,9 @@ class RoundSum:
     Parameters
     ----------
     terms : Terms
-        Configuration, key, project, folder.
+        Configuration, key, folder.
+    manifests : Manifests
+        That of the round, and of the next.
     round : int
         Which round.
     layout, base
@@ -46,6 +49,8 @@ class RoundSum:
 
     Attributes
     ----------
+    manifests : Manifests
+        As given.
     base : bytes or None
         What updates must begin from; None while it is not known.
     layout_known : bool
@@ -54,7 +59,10 @@ class RoundSum:
         No head of that layout is longer; None while none has been seen.
     """
 
-    def __init__(self, terms: Terms, round: int, layout: secagg.Layout | None, base: bytes | None) -> None:
+    def __init__(
+        self, terms: Terms, manifests: Manifests, round: int, layout: secagg.Layout | None, base: bytes | None
+    ) -> None:
+        self.manifests = manifests
         self._terms = terms
         self._round = round
         self._known = layout, base
@@ -65,10 +73,10 @@ class RoundSum:
         self.head_nbytes: int | None = None
 
     @classmethod
-    def after(cls, terms: Terms, aggregate: secagg.Update) -> RoundSum:
-        """Return the sum of the round that follows an aggregate."""
+    def after(cls, terms: Terms, manifests: Manifests, aggregate: secagg.Update) -> RoundSum:
+        """Return the sum of the round that follows an aggregate, under `manifests`."""
         header = aggregate.header
-        following = cls(terms, header.round + 1, header.layout, aggregate.next_base)
+        following = cls(terms, manifests, header.round + 1, header.layout, aggregate.next_base)
         following.head_nbytes = len(header.of(header.contributions[0]).head) + _HEAD_SLACK_NBYTES
         return following
 
@@ -98,7 +106,7 @@ class RoundSum:
     def restore(self) -> dict[str, bytes]:
         """Make the sum anew from the stored updates; return their nonces by site.
 
-        What cannot be added, because it is damaged, of an old epoch or of a site that takes part no more, is put aside.
+        What cannot be added, because it is damaged, of an old epoch or under another manifest, is put aside.
 
         Raises
         ------
@@ -140,15 +148,15 @@ class RoundSum:
         """
         assert self._aggregator is not None
         aggregate = self._aggregator.finish()
-        following = RoundSum.after(self._terms, aggregate)
+        following = RoundSum.after(self._terms, self.manifests.following(), aggregate)
         self._terms.folder.open_round(self._round + 1)
         following.restore()
         self._terms.folder.save_aggregate(aggregate)  # last: from here on the round is over, whatever happens
         return aggregate.header, following
 
     def _aggregate(self, layout: secagg.Layout | None, base: bytes | None) -> secagg.Aggregator:
-        terms = self._terms
-        return secagg.Aggregator(terms.config, terms.key, self._round, layout, base=base, project=terms.project)
+        terms, project = self._terms, self.manifests.project
+        return secagg.Aggregator(terms.config, terms.key, self._round, layout, base=base, project=project)
 
     def _settle(self, header: secagg.Header) -> None:
         """Let the first update settle what the others must have."""
@@ -169,13 +177,14 @@ class RoundSum:
         )
 
 
-def read_aggregates(terms: Terms) -> tuple[dict[int, secagg.Header], RoundSum]:
-    """Return the headers of the stored aggregates by their rounds, and the sum of the round after the last of them.
+def read_aggregates(terms: Terms, manifests: Manifests) -> tuple[dict[int, secagg.Header], RoundSum]:
+    """Return the headers of the stored aggregates by their rounds, and the sum, under `manifests`, of the round after.
 
     Errors as of `secagg.server.stored.check_stored`.
     """
     headers, following = {}, None
     for aggregate in stored_aggregates(terms.folder.path, terms.key, terms.project):
         headers[aggregate.header.round] = aggregate.header
-        following = RoundSum.after(terms, aggregate)
-    return headers, following or RoundSum(terms, 0, None, None if terms.project is None else terms.project.base)
+        following = RoundSum.after(terms, manifests, aggregate)
+    base = None if terms.project is None else terms.project.base
+    return headers, following or RoundSum(terms, manifests, 0, None, base)

@@ -144,6 +144,19 @@ class RunFolder:
         with storing(f"the update of {site!r}"):
             os.rename(part, self.update_of(round, site))
 
+    def drop_updates(self, round: int, updates: Iterable[Path]) -> None:
+        """Remove updates of a round; they are gone from here on.
+
+        Raises
+        ------
+        StorageError
+            If that failed.
+        """
+        with os_errors(StorageError, f"the server could not remove the updates of round {round}"):
+            for path in updates:
+                path.unlink()
+            synchronise(self._round_folder(round))
+
     def synchronise_round(self, round: int) -> None:
         """Make the names of a round's updates last: they survive from here on. Errors as of `keep_update`.
 

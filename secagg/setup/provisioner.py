@@ -40,7 +40,8 @@ from ..trust.kit_files import (
     of_epoch,
     warn_of_older,
 )
-from ..trust.project import Party, Project
+from ..trust.parties import Party
+from ..trust.project import Project
 from .project_file import ProjectFile, check_count, check_days, check_names
 
 CA_KEY_FILE = "ca.key"

@@ -20,6 +20,7 @@ from dataclasses import replace
 from ..client import Client
 from ..errors import SecAggError
 from ..trust.kit import SiteKit
+from ..trust.project import Project
 from ..trust.receipt import Receipt
 from ..wire.header import Header
 from ..wire.update import Update
@@ -38,15 +39,26 @@ _DAY_SECONDS = 86_400
 def make_old_client(kit: SiteKit, epoch: int) -> Client:
     """Return a client that reads what was made under the key of an earlier epoch; errors as of `SiteKit.old_epoch`."""
     old = kit.old_epoch(epoch)
-    # Under the manifest of that time but for two things: it need not be valid any more, since what it is for was made
-    # when it was; and who has been revoked since is revoked.
+    # Under the manifest of that time but for three things: it need not be valid any more, since what it is for was made
+    # when it was; who has been revoked since is revoked; and there may have been later ones in that epoch.
     revoked = {site.name for site in kit.project.sites if site.revoked}
     project = replace(
         old.project,
         expires=max(old.project.expires, int(time.time()) + _DAY_SECONDS),
         sites=tuple(replace(site, revoked=site.revoked or site.name in revoked) for site in old.project.sites),
+        earlier=kit.project.earlier,
     )
     return Client.load(replace(old, project=project))
+
+
+def voids(project: Project, summed: Header, sent: Header) -> bool:
+    """Return whether a site was revoked between the manifest of an update and that of the sum of its round.
+
+    Then the round was void when the update was acknowledged already, and began anew: the receipt counts for nothing.
+    """
+    revoked = {item.digest: item.revoked for item in project.earlier} | {project.digest: project.revoked}
+    before, after = (revoked.get(header.manifest or b"") for header in (sent, summed))
+    return before is not None and after is not None and before < after
 
 
 def read_receipt(kit: SiteKit) -> tuple[Header, Receipt] | None:

@@ -267,6 +267,10 @@ class GlobalModel:
             among them. If the site had been restarted, or its update was not taken, `withdraw` it first.
         SecAggError
             Whatever makes the aggregate unfit: see `secagg.Client.decrypt`.
+        ManifestMismatchError
+            If it is under a manifest that `site` does not know. Join again, and let a client that knows it take its
+            place: ``model.site = Client.load(kit.store_manifest(joined.manifest))``, which goes on with `carry` of the
+            former by `restore_carry`. If the update was refused with this error, encrypt the same again then.
         """
         if check_update(aggregate).header.round == self.round - 1 and aggregate.next_base == self.base:
             return False

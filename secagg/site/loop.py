@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from ..client import Client
-from ..errors import QuorumError, RoundMismatchError, SecAggError, show_size
+from ..errors import ManifestMismatchError, QuorumError, RoundMismatchError, SecAggError, show_size
 from ..scheme.params import QuantisedParams
+from ..wire.update import Update
 from .participant import Participant
 from .record import SiteRecord, show_metrics
 from .task import CheckedTask
@@ -19,8 +20,9 @@ def take_part(
 ) -> dict[str, float]:
     """Go through the rounds of a federation that this site has joined, until it has done so many.
 
-    A round that ended without this site is missed, and the site goes on with the open one. One for which the task has
-    no examples is skipped: nobody waits for this site, which takes over the mean of the others.
+    A round that ended without this site is missed, and the site goes on with the open one. For one that was voided,
+    because a site was revoked in it, this one encrypts again, and does not train again. One for which the task has no
+    examples is skipped: nobody waits for this site, which takes over the mean of the others.
 
     Parameters
     ----------
@@ -48,13 +50,12 @@ def take_part(
     model, news = participant.model, participant.reporter.news
     if model.round < rounds:
         _measure(participant, task)  # what validation is of no use must be found out before hours of training
-    while model.round < rounds:
+    while (missed := model.round) < rounds:
         try:
             keep(_one_round(participant, task, rounds))
             if model.round < rounds:
                 participant.join()  # sites may have been added or removed since: the server shows the manifest
         except RoundMismatchError as error:  # the round ended without this site
-            missed = model.round
             participant.join()
             if model.round == missed:
                 raise
@@ -86,19 +87,21 @@ class _Given:
 def _one_round(participant: Participant, task: CheckedTask, rounds: int) -> SiteRecord:
     """Take part in the round that the global model is at."""
     model, reporter = participant.model, participant.reporter
-    round, here, params = model.round, _name(model.round, rounds), model.site.config.params
+    round, here = model.round, _name(model.round, rounds)
     given = _give(participant, task, here)
-    sent = time.perf_counter()
-    with reporter.step(f"{here}: wait for others") as report:
+    while True:
         try:
-            aggregate = participant.download(report)
-        except QuorumError as error:
-            if given == _Given():
-                raise
-            raise QuorumError(
-                f"{error}; this site's update stays in the sum: the same command, started again, goes on waiting, and "
-                "does not train again"
-            ) from error
+            start = sent = time.perf_counter()
+            if given.nbytes:
+                with reporter.step(f"{here}: upload {show_size(given.nbytes)}") as report:
+                    participant.upload(report)
+                sent = time.perf_counter()
+            given = replace(given, upload_seconds=given.upload_seconds + sent - start)
+            aggregate = _wait(participant, given, here)
+            break
+        except ManifestMismatchError as error:
+            if not participant.renew(error):
+                given = _give(participant, task, here)
     received = time.perf_counter()
     with aggregate:
         participant.receive(aggregate)
@@ -107,22 +110,34 @@ def _one_round(participant: Participant, task: CheckedTask, rounds: int) -> Site
         participant.store_model(header)
     except SecAggError as error:  # another site stores the next one
         reporter.warning(f"{here}: the global model is not stored on the server: {error}")
-    metrics, verified = _measure(participant, task), model.site.verified
-    how = "verified" if verified else f"not ({params.scheme} is approximate) verified"
-    sums = f"sum of {len(header.sites)} updates, {how}"
+    metrics, sums = _measure(participant, task), f"sum of {len(header.sites)} updates, verified"
     reporter.news(f"{here}: {show_metrics(metrics)}; {sums}" if metrics else f"{here}: {sums}")
     return SiteRecord(
         round=round,
         metrics=metrics,
         wait_seconds=received - sent,
         decrypt_seconds=participant.decrypt_seconds,
-        verified=verified,
+        verified=model.site.verified,
         **asdict(given),
     )
 
 
+def _wait(participant: Participant, given: _Given, here: str) -> Update:
+    """Wait for the aggregate of the round."""
+    with participant.reporter.step(f"{here}: wait for others") as report:
+        try:
+            return participant.download(report)
+        except QuorumError as error:
+            if not given.nbytes:
+                raise
+            raise QuorumError(
+                f"{error}; this site's update stays in the sum: the same command, started again, goes on waiting, and "
+                "does not train again"
+            ) from error
+
+
 def _give(participant: Participant, task: CheckedTask, here: str) -> _Given:
-    """Train and upload, or skip the round if there is nothing to train with."""
+    """Train and encrypt, or skip the round if there is nothing to train with."""
     model, reporter, params = participant.model, participant.reporter, participant.model.site.config.params
     train_seconds, encrypt_seconds, clipped = 0.0, 0.0, 0
     if participant.has_update():
@@ -142,11 +157,7 @@ def _give(participant: Participant, task: CheckedTask, here: str) -> _Given:
         if isinstance(params, QuantisedParams) and params.overflow == "clip":
             clipped = model.site.clipped
             reporter.news(f"{here}: clipped {clipped:,} values beyond max_abs")
-    start = time.perf_counter()
-    with reporter.step(f"{here}: upload {show_size(participant.update_nbytes)}") as report:
-        participant.upload(report)
-    upload_seconds = time.perf_counter() - start
-    return _Given(participant.update_nbytes, train_seconds, encrypt_seconds, upload_seconds, clipped)
+    return _Given(participant.update_nbytes, train_seconds, encrypt_seconds, clipped=clipped)
 
 
 def _measure(participant: Participant, task: CheckedTask) -> dict[str, float]:

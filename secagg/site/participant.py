@@ -11,6 +11,7 @@ from ..client import Client
 from ..errors import (
     DuplicateError,
     LayoutError,
+    ManifestMismatchError,
     RoundMismatchError,
     SecAggError,
     StateError,
@@ -35,6 +36,7 @@ from .folder import (
     UPDATE_FILE,
     make_old_client,
     read_receipt,
+    voids,
 )
 from .global_model import GlobalModel
 from .own_update import keep_carry, restore_carry, restore_own, write_update
@@ -84,6 +86,7 @@ class Participant:
         self._update = kit.folder / UPDATE_FILE
         self._begun = False  # whether the model is more than the initial one
         self._skipped: int | None = None  # the latest round to which nothing was given
+        self._trained: tuple[int, Mapping[str, Any], float] | None = None  # round, what was encrypted for it, weight
         self._unusable: dict[int, SecAggError] = {}  # models on the server by their rounds, and why
 
     @property
@@ -110,13 +113,16 @@ class Participant:
         SecAggError
             Whatever else the server, its manifest, model or aggregates are refused for.
         """
-        kit = self._kit.store_manifest(self._session.join().manifest)
-        fresh = not self._begun or kit.project != self._kit.project
+        kit, fresh = self._kit.store_manifest(self._session.join().manifest), not self._begun
         if kit.project != self._kit.project:
+            carry = self.model.site.carry()
             self._kit, self.model.site = kit, Client.load(kit)
-        if not self._begun:
+            self.model.site.restore_carry(carry)
+        if fresh:
             self._load_own()
             self._restore_own()
+            with suppress(SecAggError):  # before an aggregate tells that the update which has left it is in no sum
+                restore_carry(kit.folder, self.model)
         catch_up(
             self.model,
             self._session.status,
@@ -125,7 +131,7 @@ class Participant:
             "goes on from the server's model then",
         )
         self._begun = True
-        if fresh:
+        if fresh and not self.model.site.carries:
             self._restore_carry()
 
     def has_update(self) -> bool:
@@ -137,6 +143,8 @@ class Participant:
                 expected = ("update", model.round, model.base, self._kit.key.fingerprint, self._kit.name)
                 if (header.kind, header.round, header.base, header.key, header.site) != expected:
                     return False
+                if header.manifest != self._kit.project.digest:  # it would be in no sum
+                    return False
                 if model.layout.difference(header.layout):
                     return False
                 for _ in update.frames():  # checks each digest
@@ -146,11 +154,68 @@ class Participant:
             return False  # it is made anew
 
     def encrypt(self, local: Mapping[str, Any], weight: float) -> None:
-        """Encrypt what has been trained, as the update in the folder; see `GlobalModel.encrypt`."""
+        """Encrypt what has been trained, as the update in the folder; see `GlobalModel.encrypt`.
+
+        What `local` holds stays as it is until `receive`: `renew` may need it again.
+        """
         write_update(self._kit.folder, self.model, local, weight)
+        self._trained = self.model.round, local, weight
+
+    def renew(self, refusal: ManifestMismatchError) -> bool:
+        """Join again, and encrypt what has been trained again, when another manifest has taken the place of its own.
+
+        The server cannot drive a site on and on by this: each time it must show a later manifest, which only the
+        provisioner signs.
+
+        Parameters
+        ----------
+        refusal : ManifestMismatchError
+            What the update was refused for.
+
+        Returns
+        -------
+        bool
+            False if an earlier process has trained: then it must be trained again.
+
+        Raises
+        ------
+        ManifestMismatchError
+            If there is no later manifest.
+        RoundMismatchError
+            If the round has ended without this site.
+        SecAggError
+            As of `join` and `encrypt`.
+        """
+        before, round = self._kit.project, self.model.round
+        self.join()
+        project = self._kit.project
+        if project.serial <= before.serial:
+            raise refusal
+        if self.model.round != round:
+            raise RoundMismatchError(f"round {round} ended without this site ({refusal})") from refusal
+        known = {site.name for site in before.sites if site.revoked}
+        revoked = [site.name for site in project.sites if site.revoked and site.name not in known]
+        have = "has" if len(revoked) == 1 else "have"
+        why = f"was voided: {', '.join(revoked)} {have} been revoked" if revoked else "is under another manifest by now"
+        if self._trained is None or self._trained[0] != round:
+            self.reporter.news(f"round {round} {why}; to be trained again under manifest {project.serial}")
+            return False
+        _, local, weight = self._trained
+        self.model.withdraw()
+        self.encrypt(local, weight)
+        self.reporter.news(f"round {round} {why}; encrypted again under manifest {project.serial}")
+        return True
 
     def upload(self, report: Report) -> None:
-        """Upload the update in the folder, from where an earlier try broke off, and keep the receipt."""
+        """Upload the update in the folder, from where an earlier try broke off, and keep the receipt.
+
+        Raises
+        ------
+        ManifestMismatchError
+            If it is under another manifest than the round: `renew` it, and upload again. So for `download`.
+        SecAggError
+            Whatever else it is refused for.
+        """
         self._skipped = None
         try:
             receipt = self._session.upload(self._update, report).receipt
@@ -180,6 +245,12 @@ class Participant:
         meant = sent is not None and sent.round == header.round
         # A round that was open when the key was rotated began anew: what was sent for it under the old key is void.
         held = meant and sent is not None and sent.epoch >= header.epoch
+        if held and sent is not None and voids(self._kit.project, header, sent):  # nor if a site was revoked in it
+            held = False
+            self.reporter.news(
+                f"round {header.round} was voided, and done again, when a site was revoked: the receipt for what this "
+                "site had sent counts for nothing"
+            )
         if not held:  # the server has not said that it has an update of this site: it need not be in the sum
             self.model.withdraw()
         start = time.perf_counter()
@@ -187,7 +258,9 @@ class Participant:
             if not self.model.apply(aggregate, receipt if held else None):  # a server that plays back the last one
                 raise RoundMismatchError(f"the aggregate is of round {header.round}, not of round {self.model.round}")
         self.decrypt_seconds = time.perf_counter() - start
+        self._trained = None
         if self._kit.name not in header.sites:  # what was sent for the round, if anything was, counts for nothing
+            self.model.site.withdraw(header.round)  # the one that has read it may be of an earlier epoch
             keep_carry(self._kit.folder, self.model)
         self.model.save_model(self._kit.folder / MODEL_FILE)
         if meant:

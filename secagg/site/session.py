@@ -144,6 +144,9 @@ class Session:
 
         Raises
         ------
+        ManifestMismatchError
+            If the round is under a later manifest by now, since a site was revoked in it, say: join again, keep the
+            manifest (`SiteKit.store_manifest`), and encrypt the same again, by a `Client` of the kit that has it.
         SecAggError
             Whatever makes the update unfit for the open round: `RoundMismatchError`, `KeyMismatchError`,
             `LayoutError`, `FormatError`, `DuplicateError`, `IdentityError` …; nothing was added.
@@ -208,7 +211,9 @@ class Session:
     def receipt(self, round: int) -> secagg.Receipt | None:
         """Return the server's receipt for the update that this session uploaded for a round; None if there is none.
 
-        Hand it to `secagg.Client.decrypt` with the aggregate: one that does not hold the update is refused then.
+        Hand it to `secagg.Client.decrypt` with the aggregate: one that does not hold the update is refused then. When a
+        round is voided, because a site was revoked in it, the receipt is void, too: what is encrypted again under the
+        later manifest (see `upload`), and uploaded, has another one, which takes its place.
         """
         return self._receipts.get(round)
 
@@ -258,7 +263,8 @@ class Session:
         sum already, also of a round that has ended since, because the site was restarted and encrypted anew when the
         first one had just been added, then that one counts, a warning is logged, and its aggregate is returned; a
         `GlobalModel` applies it after `withdraw`. `catch_up` finds such an update before anything is trained.
-        Parameters, result and other errors are those of `upload` and `download`.
+        Parameters, result and other errors are those of `upload` and `download`. A `ManifestMismatchError` may come at
+        any time until the round has ended: do as `upload` says, and exchange what was encrypted again.
         """
         if not isinstance(update, secagg.Update):
             with secagg.Update.open(update) as opened:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from .identity import Identity
     from .key import ClientKey, ServerKey, load_key
     from .kit import ServerKit, SiteKit, load_kit, load_server_kit, load_site_kit
-    from .project import Party, Project
+    from .parties import Party
+    from .project import Project
     from .receipt import Receipt
     from .tls import Authority, Tls
 
@@ -45,7 +46,7 @@ _MODULES = {
     "Certificate": "certificates",
     "ClientKey": "key",
     "Identity": "identity",
-    "Party": "project",
+    "Party": "parties",
     "Project": "project",
     "Receipt": "receipt",
     "ServerKey": "key",

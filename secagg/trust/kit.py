@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..config import Config
-from ..errors import KeyFileError, KeyMismatchError
-from ..storage.files import absolute, is_path, replace_file
+from ..errors import KeyFileError, KeyMismatchError, StorageError
+from ..storage.files import absolute, is_path, os_errors, replace_file
+from ..storage.locks import open_locked
 from .identity import Identity
 from .key import ClientKey, ServerKey, check_role, load_key
 from .kit_files import (
@@ -24,7 +25,8 @@ from .kit_files import (
     old_epochs,
     warn_of_older,
 )
-from .project import Party, Project
+from .parties import Party
+from .project import Project
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,9 @@ class SiteKit:
         return SiteKit(self.folder, name, project.config, key, project, identity)
 
     def store_manifest(self, manifest: bytes) -> SiteKit:
-        """Keep a later manifest, as the server handed it out, so that no earlier one is believed after a restart.
+        """Keep a later manifest, as the server handed it out, so that no earlier one is believed from now on.
+
+        What counts is the manifest in the folder: another process of this site may have seen a later one.
 
         Returns
         -------
@@ -96,7 +100,8 @@ class SiteKit:
         Raises
         ------
         FormatError, SignatureError, VerificationError
-            If it is not this kit's manifest or a later one; see `Project.successor`.
+            If it is not this kit's manifest or a later one, or not that in the folder or a later one; see
+            `Project.successor`.
         KeyMismatchError
             If it is of another epoch, whose HE key comes with a newer kit; nothing is stored.
         StorageError
@@ -108,10 +113,15 @@ class SiteKit:
                 f"the federation has a new HE key, of epoch {project.epoch}, this kit has that of epoch "
                 f"{self.project.epoch}: unpack the newest kit of {self.name}"
             )
-        # A newer kit may have been unpacked over this one meanwhile.
-        if project.serial > max(self.project.serial, Project.load(self.folder / PROJECT_FILE).serial):
-            with replace_file(self.folder / PROJECT_FILE) as file:
-                file.write(manifest)
+        path = self.folder / PROJECT_FILE
+        with (
+            os_errors(StorageError, f"cannot keep the newest manifest in {self.folder}"),
+            open_locked(self.folder, os.O_RDONLY | os.O_DIRECTORY),  # else two processes could go back to the earlier
+        ):
+            known = Project.load(path)
+            if known.successor(manifest).serial > known.serial:
+                with replace_file(path) as file:
+                    file.write(manifest)
         return replace(self, project=project)
 
 

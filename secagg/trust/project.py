@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Mapping
@@ -22,13 +21,23 @@ from ..errors import (
     show,
     show_time,
 )
-from ..scheme.params import is_int
 from ..storage.files import Contents, Source, name_of, read_source, replace_file
 from ..wire.container import DIGEST_NBYTES, MAX_HEADER_NBYTES, as_bytes, head_nbytes, pack_head, read_hex, unpack_head
 from ..wire.header import Header, check_epoch, check_site
 from ..wire.layout import Layout
 from ..wire.tail import SIGNATURE_NBYTES, Proof, signed_message
 from .identity import PUBLIC_NBYTES, Identity, check_signature
+from .parties import (
+    MAX_NUMBER,
+    Earlier,
+    Party,
+    check_certificate,
+    party_to_json,
+    read_certificate,
+    read_earlier,
+    read_number,
+    read_party,
+)
 
 if TYPE_CHECKING:
     from ..wire.update import Update
@@ -51,57 +60,12 @@ _FIELDS = frozenset(
         "sites",
     ]
 )
-_PARTY_FIELDS = frozenset(["certificate", "name", "public", "revoked"])
-
-#: Largest number in a manifest: seconds and serials.
-_MAX_NUMBER = 1 << 53
-
-#: Largest server's certificate in a manifest, in DER: some 200 host names.
-MAX_CERTIFICATE_NBYTES = 8 << 10
 
 #: Manifests of two machines whose clocks differ by less are not refused.
 CLOCK_SKEW_SECONDS = 300
 
 #: What expires within 30 days is to be renewed now: new kits go to every site by hand, and on two ways each.
 EXPIRES_SOON_SECONDS = 30 * 86_400
-
-
-@dataclass(frozen=True)
-class Party:
-    """A party of the federation.
-
-    Parameters
-    ----------
-    name : str
-        Name of the site, or of the server.
-    public : bytes
-        Its Ed25519 public key, 32 bytes.
-    certificate : str
-        SHA-256 of its TLS certificate (DER), 64 hexadecimal digits.
-    revoked : bool
-        Whether it takes part no more.
-    """
-
-    name: str
-    public: bytes
-    certificate: str
-    revoked: bool = False
-
-
-@dataclass(frozen=True)
-class Earlier:
-    """A manifest of the federation before this one.
-
-    Parameters
-    ----------
-    digest : bytes
-        Its `Project.digest`.
-    revoked : int
-        How many of its sites were revoked.
-    """
-
-    digest: bytes
-    revoked: int
 
 
 @dataclass(frozen=True, repr=False)
@@ -177,8 +141,8 @@ class Project:
                 raise ConfigError(f"the project's layout is not what its configuration encrypts: {fault}")
             self.layout.bounds(self.config.aggregation)
         if self.server_certificate is not None:
-            _check_certificate(self.server_certificate, self.server.certificate)
-        if not 0 <= self.issued < self.expires <= _MAX_NUMBER:
+            check_certificate(self.server_certificate, self.server.certificate)
+        if not 0 <= self.issued < self.expires <= MAX_NUMBER:
             raise ConfigError(f"the project is issued at {self.issued} and expires at {self.expires}; give it time")
 
     @property
@@ -380,9 +344,9 @@ class Project:
                 "layout": None if self.layout is None else self.layout.to_json(),
                 "name": self.name,
                 "serial": self.serial,
-                "server": _party_dict(self.server),
+                "server": party_to_json(self.server),
                 "server_certificate": None if self.server_certificate is None else self.server_certificate.hex(),
-                "sites": [_party_dict(party) for party in self.sites],
+                "sites": [party_to_json(party) for party in self.sites],
             },
         )
 
@@ -394,75 +358,21 @@ def _parse(data: Mapping[str, Any]) -> Project:
         raise FormatError("its sites are no list")
     return Project(
         name=check_site(data["name"]),
-        serial=_number(data["serial"], "serial"),
-        issued=_number(data["issued"], "issued"),
-        expires=_number(data["expires"], "expires"),
+        serial=read_number(data["serial"], "serial"),
+        issued=read_number(data["issued"], "issued"),
+        expires=read_number(data["expires"], "expires"),
         config=Config.from_dict(data["config"]),
         epoch=check_epoch(data["epoch"]),
         key=read_hex(data["key"], 32, "key").hex(),
         authority=read_hex(data["authority"], PUBLIC_NBYTES, "authority"),
-        server=_party(data["server"]),
-        sites=tuple(map(_party, data["sites"])),
+        server=read_party(data["server"]),
+        sites=tuple(map(read_party, data["sites"])),
         layout=None if data["layout"] is None else Layout.from_json(data["layout"]),
         base=None if data["base"] is None else read_hex(data["base"], DIGEST_NBYTES, "base"),
-        earlier=_earlier(data["earlier"]),
-        server_certificate=None if data["server_certificate"] is None else _certificate(data["server_certificate"]),
-    )
-
-
-def _earlier(data: Any) -> tuple[Earlier, ...]:
-    if not isinstance(data, list) or not all(isinstance(item, list) and len(item) == 2 for item in data):
-        raise FormatError("its earlier manifests are no list of [digest, revoked sites]")
-    return tuple(
-        Earlier(read_hex(digest, DIGEST_NBYTES, "an earlier manifest"), _number(revoked, "revoked"))
-        for digest, revoked in data
+        earlier=read_earlier(data["earlier"]),
+        server_certificate=None if data["server_certificate"] is None else read_certificate(data["server_certificate"]),
     )
 
 
 def _named(manifest: bytes | None) -> str:
     return "no manifest" if manifest is None else f"manifest {manifest.hex()[:16]}…"
-
-
-def _certificate(value: object) -> bytes:
-    if not isinstance(value, str):
-        raise FormatError(f"server_certificate is {show(value)}, neither hexadecimal nor null")
-    return read_hex(value, len(value) // 2, "server_certificate")
-
-
-def _check_certificate(certificate: bytes, fingerprint: str) -> None:
-    """Raise `ConfigError` unless it is the server's certificate in DER, by its SHA-256."""
-    if len(certificate) > MAX_CERTIFICATE_NBYTES:
-        raise ConfigError(
-            f"the server's certificate has {len(certificate)} bytes, a manifest takes {MAX_CERTIFICATE_NBYTES}: name "
-            "fewer hosts"
-        )
-    found = hashlib.sha256(certificate).hexdigest()
-    if found != fingerprint:
-        raise ConfigError(f"the server's certificate is {found[:16]}…, the server is listed with {fingerprint[:16]}…")
-
-
-def _party(data: Any) -> Party:
-    if not isinstance(data, dict) or data.keys() != _PARTY_FIELDS:
-        raise FormatError(f"a member has other keys than {', '.join(sorted(_PARTY_FIELDS))}")
-    if not isinstance(data["revoked"], bool):
-        raise FormatError(f"revoked is {show(data['revoked'])}, not true or false")
-    public, certificate = (
-        read_hex(data["public"], PUBLIC_NBYTES, "public"),
-        read_hex(data["certificate"], 32, "certificate"),
-    )
-    return Party(check_site(data["name"]), public, certificate.hex(), data["revoked"])
-
-
-def _party_dict(party: Party) -> dict[str, Any]:
-    return {
-        "certificate": party.certificate,
-        "name": party.name,
-        "public": party.public.hex(),
-        "revoked": party.revoked,
-    }
-
-
-def _number(value: object, name: str) -> int:
-    if not is_int(value) or not 0 <= value <= _MAX_NUMBER:
-        raise FormatError(f"{name} is {show(value)}, not a whole number from 0 to 2**53")
-    return value

@@ -20,10 +20,12 @@ from urllib.request import urlopen
 
 import pytest
 from provisioned import Federation, Secagg
-from served import Kits, Served, federation
+from served import STATE, Kits, Served, federation
 
+from secagg import Client
 from secagg.cli.expiry import wait_and_tell
-from secagg.errors import IdentityError
+from secagg.errors import IdentityError, ManifestMismatchError, TransportError
+from secagg.trust import load_site_kit
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
@@ -310,11 +312,58 @@ def test_it_goes_on_under_another_manifest(tmp_path: Path) -> None:
     assert added(kits, "site-1", "site-2") == (0, ("site-1", "site-2"))
     kits = kits.change(tmp_path / "1", lambda made, changed, folder: made.add(("site-5",), changed, folder))
     assert added(kits) == (0, ("site-1", "site-2"))
+    assert "manifest 2 serves from round 1 on" in (tmp_path / "server" / "log").read_text()
     kits = kits.change(tmp_path / "2", lambda made, changed, folder: made.remove(("site-2",), changed, folder))
-    assert added(kits) == (0, ("site-1",))
-    assert "site-2" in (tmp_path / "server" / "log").read_text()
+    assert added(kits) == (0, ())  # what the others sent is void with it
+    assert "round 0 voided, site-2 has been revoked; added: site-1, site-2" in (tmp_path / "server" / "log").read_text()
     with pytest.raises(IdentityError, match="has been revoked"):
         added(kits, "site-2")
     kits = kits.change(tmp_path / "3", lambda made, changed, folder: made.rotate(None, changed, folder))
     assert added(kits) == (1, ())
     assert added(kits, "site-1", "site-5") == (1, ("site-1", "site-5"))
+
+
+def test_a_round_that_is_voided_and_one_that_a_new_site_waits_for(tmp_path: Path) -> None:
+    """Over real connections, as sites see it."""
+    kits = Kits.make(tmp_path / "0", federation(min_clients=2))
+    names = ("site-1", "site-2", "site-3")
+
+    def send(kits: Kits, address: str, name: str) -> None:
+        with kits.session(name, address) as session:
+            session.join()
+            kit = load_site_kit(kits[name]).store_manifest(session.join().manifest)
+            session.upload(Client.load(kit).encrypt(STATE, weight=1.0))
+
+    with Served(kits["server"], tmp_path / "server") as server:
+        for name in (*names, "site-4"):
+            with kits.session(name, server.address) as session:
+                session.join()
+        for name in ("site-1", "site-4"):
+            send(kits, server.address, name)
+        before = kits.update("site-2")
+        assert server.stop() == 0
+    kits = kits.change(tmp_path / "1", lambda made, changed, folder: made.remove(("site-4",), changed, folder))
+    with Served(kits["server"], tmp_path / "server") as server:
+        with (
+            kits.session("site-2", server.address) as session,
+            pytest.raises(ManifestMismatchError, match="join again"),
+        ):
+            session.upload(before)
+        with kits.session("site-4", server.address) as session, pytest.raises(IdentityError, match="been revoked"):
+            session.join()
+        for name in names[:2]:
+            send(kits, server.address, name)
+        assert server.stop() == 0
+    kits = kits.change(tmp_path / "2", lambda made, changed, folder: made.add(("site-5",), changed, folder))
+    with Served(kits["server"], tmp_path / "server") as server:
+        early = "site 'site-5' takes part from round 1 on, and round 0 goes on"
+        with kits.session("site-5", server.address, timeout=2.0) as session, pytest.raises(TransportError, match=early):
+            session.join()
+        send(kits, server.address, "site-3")
+        with kits.session("site-5", server.address) as session:
+            joined = session.join()
+            with session.download(0, tmp_path / "aggregate") as aggregate:
+                assert aggregate.header.sites == names
+                assert Client.load(load_site_kit(kits["site-5"])).decrypt(aggregate, like=STATE)
+        assert (joined.round, joined.project) == (1, load_site_kit(kits["site-5"]).project)
+        assert server.stop() == 0

@@ -113,8 +113,9 @@ def test_events_are_those_of_the_code() -> None:
     section = PAGE.partition("## Logs")[2].partition("\n## ")[0]
     events = re.findall(r"`(\w+)`", section.partition("`event` is a short name:")[2].partition("Neither form")[0])
     assert len(events) >= 10
-    # A refusal and a failure are logged in one place, which takes the event as an argument.
-    known = set(re.findall(r'"event": "(\w+)"', sources())) | {"round_completed", "round_failed", "refused", "failed"}
+    # How a round or a call ends is logged in one place, which takes the event as an argument.
+    ends = {"round_completed", "round_failed", "round_voided", "refused", "failed"}
+    known = set(re.findall(r'"event": "(\w+)"', sources())) | ends
     assert set(events) <= known
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import stat
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,15 @@ from provisioned import PROJECT, Federation
 
 import secagg as library
 from secagg import setup
-from secagg.errors import ConfigError, IdentityError, KeyFileError, KeyMismatchError, SignatureError, VerificationError
+from secagg.errors import (
+    ConfigError,
+    IdentityError,
+    KeyFileError,
+    KeyMismatchError,
+    ManifestMismatchError,
+    SignatureError,
+    VerificationError,
+)
 from secagg.setup.provisioner import Provisioner
 from secagg.site import GlobalModel
 from secagg.trust import Certificate, Tls
@@ -161,7 +170,8 @@ def test_adding_a_site(made: Federation, tmp_path: Path) -> None:
     before, after = files_of(made["server"]), files_of(more["server"])
     assert {name for name in before if before[name] != after[name]} == {"project.secagg"}
     aggregator = library.Aggregator(project.config, load_server_kit(more["server"]).key, 0, project=project)
-    for site in (client(made, "a"), client(more, "d"), client(more, "e")):
+    stayed = library.Client.load(replace(kit, project=project))
+    for site in (stayed, client(more, "d"), client(more, "e")):
         aggregator.add(site.encrypt(STATE, weight=1, round=0))
     assert client(more, "d").decrypt(aggregator.finish(), like=STATE)
 
@@ -195,9 +205,11 @@ def test_removing_a_site(made: Federation, tmp_path: Path) -> None:
         project.site("b")
     kit = load_server_kit(fewer["server"])
     aggregator = library.Aggregator(kit.config, kit.key, 0, project=kit.project)
-    aggregator.add(client(made, "a").encrypt(STATE, weight=1, round=0))
-    with pytest.raises(IdentityError, match="'b' has been revoked"):
-        aggregator.add(client(made, "b").encrypt(STATE, weight=1, round=0))
+    stayed = library.Client.load(replace(load_site_kit(made["a"]), project=project))
+    aggregator.add(stayed.encrypt(STATE, weight=1, round=0))
+    for name in ("a", "b"):  # under the manifest before
+        with pytest.raises(ManifestMismatchError, match="of serial 2: join again"):
+            aggregator.add(client(made, name).encrypt(STATE, weight=1, round=0))
     for names, message in ((("b",), "'b' does not take part; these do: a, c"), (("x",), "'x' does not take part")):
         with pytest.raises(ConfigError, match=message):
             fewer.provisioner.remove(names, tmp_path, tmp_path)
@@ -358,7 +370,8 @@ def test_a_site_keeps_a_later_manifest(made: Federation, federation: Federation,
     assert load_site_kit(federation["a"]).project.serial == 2
     newer = rotated["a"] / "project.secagg"  # a newer kit, unpacked while this one was in use
     shutil.copyfile(newer, federation["a"] / "project.secagg")
-    assert kit.store_manifest(second).project.serial == 2
+    with pytest.raises(VerificationError, match="serial 2, an earlier one had 3"):
+        kit.store_manifest(second)
     assert (federation["a"] / "project.secagg").read_bytes() == newer.read_bytes()
 
 

@@ -379,12 +379,15 @@ class WillingServer(HostileServer):
     def Upload(self, request_iterator: Iterator[pb.Chunk], context: grpc.ServicerContext) -> pb.UploadReply:
         update = secagg.Update.from_bytes(b"".join(message.data for message in request_iterator))
         round = update.header.round
-        aggregate = self.aggregates[round] = self.world.aggregate(
-            "b", "c", round=round, base=update.header.base, given=(update,)
-        )
-        if self.manifests:
-            (self.folder / PROJECT_FILE).write_bytes(self.manifests.pop())
-        self.say(round + 1, base=aggregate.next_base)
+        if round not in self.aggregates:  # a site that waits asks whether it is there, and this one has forgotten
+            aggregate = self.aggregates[round] = self.world.aggregate(
+                "b", "c", round=round, base=update.header.base, given=(update,)
+            )
+            if self.manifests:
+                manifest = self.manifests.pop()
+                for folder in (self.folder, self.world.federation["b"], self.world.federation["c"]):
+                    (folder / PROJECT_FILE).write_bytes(manifest)
+            self.say(round + 1, base=aggregate.next_base)
         return pb.UploadReply(receipt=secagg.Receipt.of(update, self.kit.identity).to_bytes())
 
 

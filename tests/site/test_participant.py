@@ -48,7 +48,6 @@ from secagg.trust import Tls
 from secagg.trust.kit import load_server_kit, load_site_kit
 from secagg.trust.kit_files import FAILURES_FILE, PROJECT_FILE, locked
 from secagg.wire.header import Contribution
-from secagg.wire.tail import add_tags
 
 SITES = ("a", "b", "c")
 
@@ -623,7 +622,7 @@ def test_failures_are_counted_over_restarts(world: World) -> None:
             site.upload()
         with sites[0].participant.download(ignored) as aggregate:
             parts = Parts.of(aggregate)
-            tampered = replace(parts, tag=add_tags((parts.tag, 1))).build()
+            tampered = replace(parts, tags=(parts.tags[0] ^ 1, *parts.tags[1:])).build()
     for count in range(1, 10):
         with world.site("a", join=False) as site, pytest.raises(SecAggError) as caught:
             site.participant.receive(tampered)

@@ -107,17 +107,18 @@ class Container:
         """The body digest of an update or model."""
         return body_digest(self.head[-DIGEST_NBYTES:], self.frame_digests)
 
-    def made_proofs(self) -> list[tuple[bytes, bytes]]:
-        """The proofs of the tail: that of an update names its body, an aggregate has one a site."""
-        if self.kind != AGGREGATE:
-            return [(self.body, self.proofs[0][1] if self.proofs else bytes(SIGNATURE_NBYTES))]
-        listed = self.header["contributions"] if isinstance(self.header, dict) else self.proofs
-        count = len(listed) if isinstance(listed, list) else 0
-        return [*self.proofs, *[(bytes(DIGEST_NBYTES), bytes(SIGNATURE_NBYTES))] * count][:count]
+    @property
+    def all_proofs(self) -> list[tuple[bytes, bytes]]:
+        """Those of a tail: that of an update names its body, that of an aggregate has a proof a site."""
+        if self.kind == AGGREGATE:
+            listed = self.header["contributions"] if isinstance(self.header, dict) else self.proofs
+            count = len(listed) if isinstance(listed, list) else 0
+            return [*self.proofs, *[(bytes(DIGEST_NBYTES), bytes(SIGNATURE_NBYTES))] * count][:count]
+        return [(self.body, self.proofs[0][1] if self.proofs else bytes(SIGNATURE_NBYTES))]
 
     def make_tail(self) -> bytes:
         """The tail without its digest."""
-        return pack_tags(self.tags) + b"".join(body + signature for body, signature in self.made_proofs())
+        return pack_tags(self.tags) + b"".join(body + signature for body, signature in self.all_proofs)
 
     @property
     def tail_nbytes(self) -> int:

@@ -25,8 +25,8 @@ from secagg.trust.tags import Authenticator
 from secagg.wire.header import Contribution
 from secagg.wire.tail import TAG_MODULUS
 
-#: What derives from the client key and is public.
-NONCE = b"secagg nonce v1"
+#: What derives from the client key and is public, and what is a number.
+NONCE, POINT = b"secagg nonce v1", b"secagg mac point v1"
 
 
 def add_client_key(needles: Needles, path: Path) -> None:
@@ -70,6 +70,7 @@ class Computed:
     def __init__(self) -> None:
         self.subkeys: set[tuple[bytes, bytes]] = set()
         self.hashes: list[tuple[str, bytes]] = []
+        self.numbers: list[tuple[str, int]] = []
         self.words: list[bytes] = []
         self.models: list[bytes] = []
         self._lock = threading.Lock()
@@ -97,9 +98,11 @@ class Computed:
 
         def pads_of(own: Authenticator, contribution: Contribution, body: bytes) -> list[int]:
             made = pads(own, contribution, body)
-            below = [pad % modulus for pad, modulus in zip(made, own._moduli, strict=True)][1:]
-            if below:
-                note(self.hashes, ("pads of words", np.array(below, dtype="<u8").tobytes()))
+            integers, *words = (pad % modulus for pad, modulus in zip(made, own._moduli, strict=True))
+            if own._state.any():  # the tag of no integers is its pad, which stands for nothing else
+                note(self.numbers, ("r of integers", integers))
+            if words:
+                note(self.hashes, ("pads of words", np.array(words, dtype="<u8").tobytes()))
             return made
 
         def encoded(own: IntegerEncoder, block: int, blocks: int) -> Any:
@@ -133,8 +136,10 @@ class Computed:
                 continue
             name = purpose.decode()
             needles.add(name, derived)
-            if "mac" in name:  # α and r of integers
-                needles.add_number(f"{name}, modulo p", int.from_bytes(derived, "little") % TAG_MODULUS)
+            if purpose == POINT:
+                needles.add_number("α of integers", int.from_bytes(derived, "little") % TAG_MODULUS)
+        for name, number in self.numbers:
+            needles.add_number(name, number)
         for name, secret in self.hashes:
             needles.add(name, secret)
         for words in self.words:

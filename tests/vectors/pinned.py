@@ -108,7 +108,6 @@ def _bytes32(name: str, number: int) -> bytes:
 #: Epoch, round, number of the key, layout, sites with the numbers of nonce and body, encrypted words, clear words.
 ONE = [[["w"], "float32", [2, 3], "encrypted", False]]
 TWO = [[["w.running_var", "v"], "float32", [], "encrypted", True], [["n"], "int64", [4], "local", False]]
-THREE = [("site-1", 0, 0), ("site-2", 1, 1), ("site-3", 2, 2)]
 TAGS: list[tuple[int, int, int, list[Any], list[tuple[str, int, int]], list[int], list[int]]] = [
     (0, 0, 0, ONE, [("site-1", 0, 0)], [], []),
     (0, 0, 0, ONE, [("site-1", 0, 0)], [1], []),
@@ -122,8 +121,16 @@ TAGS: list[tuple[int, int, int, list[Any], list[tuple[str, int, int]], list[int]
     (0, 0, 0, ONE, [("site-1", 0, 0)], [1, 0], []),
     (0, 0, 0, ONE, [("site-1", 0, 0)], [2**64 - 1, 2**63, 5], []),
     (0, 0, 0, ONE, [("site-1", 0, 0)], [2**64 - 1, 7], [-1, 2**62, -(2**63), 3]),
-    (0, 0, 0, ONE, THREE, [3 * index for index in range(5000)], [-9] * 4096),
-    (2**32 - 1, 2**32 - 1, 2, TWO, [("a.B-9_" + "z" * 58, 2, 0)], [2**64 - 1] * 3000, []),
+    (
+        0,
+        0,
+        0,
+        ONE,
+        [("site-1", 0, 0), ("site-2", 1, 1), ("site-3", 2, 2)],
+        [3 * index for index in range(5000)],
+        [-9] * 4096,
+    ),
+    (2**32 - 1, 2**32 - 1, 2, TWO, [("a.B-9_" + "z" * 58, 2, 2)], [2**64 - 1] * 3000, []),
 ]
 
 
@@ -140,18 +147,17 @@ WORD_TAGS: list[tuple[list[int], int, int, int, int, list[Any], list[tuple[str, 
     ([SMALL[26]], 1024, 1, 0, 0, ONE, [("site-1", 0, 0)], 1),
     ([SMALL[26]], 1024, 0, 0, 0, TWO, [("site-1", 0, 0)], 1),
     ([LARGE[53]], 2048, 0, 0, 0, ONE, [("site-2", 0, 0)], 2),
-    ([LARGE[60], SMALL[36], LARGE[40]], 8192, 0, 0, 0, ONE, THREE, 4),
-    ([SMALL[60]], 4096, 2**32 - 1, 2**32 - 1, 2, TWO, [("a.B-9_" + "z" * 58, 2, 0)], 40),
+    ([LARGE[60], SMALL[36], LARGE[40]], 8192, 0, 0, 0, ONE, [("site-1", 0, 0), ("site-2", 1, 1), ("site-3", 2, 2)], 4),
+    ([SMALL[60]], 4096, 2**32 - 1, 2**32 - 1, 2, TWO, [("a.B-9_" + "z" * 58, 2, 2)], 40),
 ]
 
 
 def tags() -> dict[str, Any]:
     """The content of tags.json."""
     about = (
-        "tags, α, β and r in hexadecimal, key is the root, bodies are the digests of the contributions' updates; of "
-        "integers the encrypted words are unsigned, the clear ones signed; of ciphertext words, word j modulo the "
-        "prime of index i of polynomial B is (step·(j + 1) + B + i)² modulo that prime, BLAKE3 is that of β and of α "
-        "as little-endian u64, and the words of the key are zero"
+        "tags, α, β and r in hexadecimal, key is the root; of integers the encrypted words are unsigned, the clear "
+        "ones signed; of ciphertext words, word j modulo the prime of index i of polynomial B is (step·(j + 1) + B + "
+        "i)² modulo that prime, BLAKE3 is that of β and of α as little-endian u64, and the words of the key are zero"
     )
     return {
         "about": about,
@@ -172,8 +178,8 @@ def _tag(
     root, fields = _bytes32("key", key), {"params": {"scheme": "FLASHE"}, "primes": [], "plain_modulus": 0}
     name, fingerprint_ = fingerprint(fields | {"epoch": epoch}, root), tail_by_hand.layout_fingerprint(layout)
     place = tail_by_hand.Place(root, name, epoch, round, fingerprint_)
-    updates = [(site, _bytes32("tag nonce", nonce), _bytes32("tag body", body)) for site, nonce, body in sites]
-    alpha, pads = tail_by_hand.point(place), [tail_by_hand.pad(place, *item) for item in updates]
+    contributions = [(site, _bytes32("tag nonce", nonce), _bytes32("tag body", body)) for site, nonce, body in sites]
+    alpha, pads = tail_by_hand.point(place), [tail_by_hand.pad(place, *item) for item in contributions]
     return {
         "key": root.hex(),
         "fingerprint": name,
@@ -181,8 +187,8 @@ def _tag(
         "round": round,
         "layout": layout,
         "layout_fingerprint": fingerprint_.hex(),
-        "contributions": [[site, nonce.hex()] for site, nonce, _ in updates],
-        "bodies": [body.hex() for _, _, body in updates],
+        "contributions": [[site, nonce.hex()] for site, nonce, _ in contributions],
+        "bodies": [body.hex() for *_, body in contributions],
         "alpha": f"{alpha:032x}",
         "pads": [f"{pad:032x}" for pad in pads],
         "encrypted": _runs(encrypted),
@@ -209,10 +215,10 @@ def _word_tags(
         tail_by_hand.layout_fingerprint(layout),
     )
     place = tail_by_hand.Place(root, name, epoch, round, fingerprint_)
-    updates = [(site, _bytes32("tag nonce", nonce), _bytes32("tag body", body)) for site, nonce, body in sites]
+    contributions = [(site, _bytes32("tag nonce", nonce), _bytes32("tag body", body)) for site, nonce, body in sites]
     made = []
     for element in tail_by_hand.elements(primes):
-        prime, pads = element.prime, [tail_by_hand.word_pad(place, element, *item) for item in updates]
+        prime, pads = element.prime, [tail_by_hand.word_pad(place, element, *item) for item in contributions]
         beta, alpha = tail_by_hand.multipliers(place, element, degree, polynomials)
         rows = [
             [(WORD_STEP * (j + 1) + polynomial + element.index) ** 2 % prime for j in range(degree)]
@@ -236,8 +242,8 @@ def _word_tags(
         "epoch": epoch,
         "round": round,
         "layout": layout,
-        "contributions": [[site, nonce.hex()] for site, nonce, _ in updates],
-        "bodies": [body.hex() for _, _, body in updates],
+        "contributions": [[site, nonce.hex()] for site, nonce, _ in contributions],
+        "bodies": [body.hex() for *_, body in contributions],
         "primes": chain,
         "degree": degree,
         "polynomials": polynomials,

@@ -16,6 +16,7 @@ from tail_faults import body, resigned
 def sum_faults(maker: Maker) -> None:
     """Add them all."""
     _tags(maker)
+    _bodies(maker)
     _sums(maker)
     _attacks(maker)
 
@@ -45,17 +46,23 @@ def _tags(maker: Maker) -> None:
         if config in ("all", "whole", "signed", "bgv-whole"):
             bad_sum(maker, config, "word-tags-swapped", "two tags of ciphertext words in each other's place", swapped)
             bad_sum(maker, config, "word-tags-zero", "no tags of ciphertext words", zeros)
-    for config in ("partly", "bgv-whole", "flashe"):
-        bad_sum(maker, config, "body", "another body digest of one site, which nobody has signed", body(0, bytes(32)))
-    theirs = [site for site, _ in maker.good["signed-aggregate"].header["contributions"]].index("site-2")
-    fault = "another body digest of a site, which has signed it"
-    bad_sum(maker, "signed", "body", fault, resigned(body(theirs, bytes(32))))
     moduli = tag_moduli(maker.good.key("all").header)
 
     def beyond(container: Container) -> None:
         container.tags[1] += moduli[1]
 
     bad_sum(maker, "all", "word-tag-beyond", "the prime is added to a tag of ciphertext words", beyond)
+
+
+def _bodies(maker: Maker) -> None:
+    """Right sums and tags, whose pads derive from the digests of other bodies."""
+    for config in ("all", "bgv-whole", "flashe"):
+        bad_sum(maker, config, "body", "the digest of another body, which nobody signed", body(0, bytes(32)))
+        bad_sum(maker, config, "bodies-swapped", "two proofs in each other's place", lambda c: c.proofs.reverse())
+    theirs = [site for site, _ in maker.good["signed-aggregate"].header["contributions"]].index("site-2")
+    bad_sum(
+        maker, "signed", "body", "the digest of another body, which its site signed", resigned(body(theirs, bytes(32)))
+    )
 
 
 def _sums(maker: Maker) -> None:
@@ -89,7 +96,7 @@ def _sums(maker: Maker) -> None:
         key = maker.good.key("bgv-partly")
         words, place = tail_by_hand.integers_of(container, key), tail_by_hand.place_of(container, key)
         assert min(words) < 0
-        pads = [tail_by_hand.pad(place, *item) for item in tail_by_hand.updates_of(container)]
+        pads = [tail_by_hand.pad(place, *item) for item in tail_by_hand.contributions_of(container)]
         container.tags[0] = tail_by_hand.tag(tail_by_hand.point(place), [word % 2**64 for word in words], pads)
 
     bad("bgv-partly", "clear-unsigned", "the tag of clear words taken as unsigned", unsigned)

@@ -39,7 +39,7 @@ def point(place: Place) -> int:
 
 
 def pad(place: Place, site: str, nonce: bytes, body: bytes) -> int:
-    """r of integers, of a site, a nonce and the digest of a body."""
+    """r of integers, of a site, nonce and body."""
     return int.from_bytes(place.subkey("secagg mac pad v1", site.encode("ascii"), nonce, body), "little") % PRIME
 
 
@@ -78,7 +78,7 @@ def multipliers(place: Place, element: Element, degree: int, count: int) -> tupl
 
 
 def word_pad(place: Place, element: Element, site: str, nonce: bytes, body: bytes) -> int:
-    """r of ciphertext words, of a site, a nonce and the digest of a body."""
+    """r of ciphertext words, of a site, nonce and body."""
     derived = place.subkey("secagg word tag pad v1", site.encode("ascii"), nonce, body, element.field)
     return int.from_bytes(derived, "little") % element.prime
 
@@ -93,7 +93,7 @@ def word_tag(prime: int, beta: list[int], alpha: list[int], rows: list[list[int]
 
 def tags_of(container: Container, key: Container) -> list[int]:
     """The tags that an update or aggregate must have."""
-    place, listed = place_of(container, key), updates_of(container)
+    place, listed = place_of(container, key), contributions_of(container)
     pads = [pad(place, *item) for item in listed]
     tags = [tag(point(place), integers_of(container, key), pads)]
     primes, params = by_hand.data_primes(key), container.header["params"]
@@ -119,10 +119,10 @@ def place_of(container: Container, key: Container) -> Place:
     return Place(by_hand.root_of(key), header["key"], header["epoch"], header["round"], fingerprint)
 
 
-def updates_of(container: Container) -> list[tuple[str, bytes, bytes]]:
-    """Site, nonce and body digest of each update: an aggregate's proofs name theirs, an update has its own."""
-    listed = zip(container.header["contributions"], container.made_proofs(), strict=True)
-    return [(site, bytes.fromhex(nonce), body) for (site, nonce), (body, _) in listed]
+def contributions_of(container: Container) -> list[tuple[str, bytes, bytes]]:
+    """Sites, nonces and digests of bodies."""
+    listed, bodies = container.header["contributions"], [body for body, _ in container.all_proofs]
+    return [(site, bytes.fromhex(nonce), body) for (site, nonce), body in zip(listed, bodies, strict=True)]
 
 
 def integers_of(container: Container, key: Container) -> list[int]:

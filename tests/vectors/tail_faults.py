@@ -117,7 +117,7 @@ def _signatures(maker: Maker) -> None:
     bad("base", "MismatchError", "another base than that of the round", resigned(in_header("base", to="ab" * 32)))
     bad("base-null", "MismatchError", "no base where the round has one", resigned(in_header("base", to=None)))
     for name, tag, fault in (("modulus", PRIME, "the tag is the modulus"), ("bits", 2**128 - 1, "a tag of ones")):
-        bad(f"tag-{name}", "FormatError", fault, lambda c, tag=tag: c.tags.__setitem__(0, tag))
+        bad(f"tag-{name}", "FormatError", fault, resigned(lambda c, tag=tag: c.tags.__setitem__(0, tag)))
 
 
 def _projects(maker: Maker) -> None:

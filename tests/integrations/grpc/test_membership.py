@@ -134,7 +134,10 @@ def test_the_name_of_another(running: Running, place: Place) -> None:
 
 def test_the_signature_of_another(running: Running, place: Place) -> None:
     """Whoever has a site's certificate only cannot sign for it."""
-    forged = secagg.Client(place.signed.config, place.signed.federation.keys.client, "site-1").encrypt(SMALL)
+    project, own = place.signed.project, identities(6)[-1]
+    sites = [replace(site, public=own.public) if site.name == "site-1" else site for site in project.sites]
+    # It has the manifest, too, whose digest its update names.
+    forged = place.signed.site("site-1", identity=own, project=replace(project, sites=tuple(sites))).encrypt(SMALL)
     with running.session("site-1") as session, pytest.raises(SignatureError):
         session.upload(forged)
     assert running.server.status().added == ()

@@ -14,7 +14,7 @@ from running import SMALL, Running, make_signed, serving, wait_until
 from signed import Signed
 
 import secagg
-from secagg.errors import ConfigError, DuplicateError, FormatError, RoundMismatchError
+from secagg.errors import ConfigError, DuplicateError, FormatError, ManifestMismatchError, RoundMismatchError
 from secagg.protocol.messages import DownloadRequest
 from secagg.server.stored import check_stored
 
@@ -177,10 +177,12 @@ def test_a_site_that_was_revoked_meanwhile(
     later = replace(signed, project=signed.without("site-1"))
     with serving(later, half) as running:
         status = running.server.status()
-        assert (status.added, status.waiting_for) == (("site-2",), ("site-3",))
-        assert "the stored update of site-1 is left out: IdentityError: site 'site-1' has been revoked" in caplog.text
-        del (rest := dict(updates))["site-1"]
-        assert_ends_well(running, rest, "site-3")
+        assert (status.attempt, status.added, status.waiting_for) == (2, (), ("site-2", "site-3"))
+        assert "round 0 voided, site-1 has been revoked; added: site-1, site-2" in caplog.text
+        with pytest.raises(ManifestMismatchError, match="of serial 1: join again, and encrypt again"):
+            running.send(updates["site-2"])
+        again = {name: later.site(name).encrypt(SMALL, round=0, base=BASE) for name in ("site-2", "site-3")}
+        assert_ends_well(running, again, *again)
 
 
 def test_a_key_that_was_rotated(

@@ -1,0 +1,96 @@
+"""Under which manifest a server adds: a sum belongs to one, and a newer one serves from the next round on.
+
+What a newer kit of the server does to the open round, if updates under the manifest before it are acknowledged there:
+
+=====================================  =================================================================
+it revokes a site                      the round is void: it begins anew under the newer manifest, at once
+it revokes nobody new                  the round goes on as it is; the newer manifest serves from the next
+it is of another epoch                 updates under the old key are left out
+=====================================  =================================================================
+
+Without such updates the newer manifest serves at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import secagg
+
+from ..errors import SecAggError, StorageError
+from .run_folder import RunFolder
+from .stored import served_project
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Manifests:
+    """The manifest that a round is under, and the one that serves after it.
+
+    Parameters
+    ----------
+    project : secagg.Project or None
+        Who takes part in the round; None: whoever calls.
+    later : secagg.Project, optional
+        The server's newer one, from the next round on.
+    since : int
+        That round, if there is one.
+    """
+
+    project: secagg.Project | None
+    later: secagg.Project | None = None
+    since: int = 0
+
+    def following(self) -> Manifests:
+        """Return those of the next round."""
+        return Manifests(self.later or self.project)
+
+
+@dataclass(frozen=True)
+class Void:
+    """The acknowledged updates of an open round that is void, and the sites that have been revoked since."""
+
+    updates: tuple[Path, ...]
+    revoked: tuple[str, ...]
+
+
+def choose(folder: RunFolder, project: secagg.Project | None) -> tuple[Manifests, Void | None]:
+    """Return the manifests of the open round of a run folder, given that of the server's kit, and what is void in it.
+
+    Nothing is written, so that a server that dies at any moment finds the same again.
+    """
+    served = None if project is None else served_project(folder.path)
+    if project is None or served is None:
+        return Manifests(project), None
+    round = max(folder.stored("aggregate"), default=-1) + 1
+    earlier: dict[Path, bytes | None] = {}
+    for path in folder.updates(round):
+        with suppress(SecAggError), secagg.Update.open(path) as update:  # one that is damaged is left out later
+            if update.header.epoch == project.epoch and update.header.manifest != project.digest:
+                earlier[path] = update.header.manifest
+    revoked = _revoked(project) - _revoked(served)
+    if not revoked and any(map(project.voids, earlier.values())):  # a server died while it voided the round
+        revoked = _revoked(project)
+    if earlier and revoked:
+        return Manifests(project), Void(tuple(earlier), tuple(sorted(revoked)))
+    if served.digest in earlier.values():
+        return Manifests(served, project, round + 1), None
+    return Manifests(project), None
+
+
+def keep(folder: RunFolder, project: secagg.Project | None) -> None:
+    """Write down the manifest that serves now, if it is a later one: whom it has revoked stays revoked."""
+    served = None if project is None else served_project(folder.path)
+    if project is not None and (served is None or served.serial < project.serial):
+        try:
+            folder.save_project(project.signed)
+        except StorageError as error:  # a full disk must not keep sites from what is there
+            log.error("%s", error, extra={"event": "project_not_stored", "error": type(error).__name__})
+
+
+def _revoked(project: secagg.Project) -> set[str]:
+    return {site.name for site in project.sites if site.revoked}
