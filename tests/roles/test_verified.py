@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from container import AGGREGATE, Container, tag_moduli
 from federation import TINY, TINY_AGGREGATION, federate, libs_of, random_states
-from signed import ROUND, sign_federation
+from signed import ROUND, Parts, sign_federation
 
 from secagg import Receipt, Update
+from secagg.encryption import Encryption
 from secagg.errors import DecryptionError, ManifestMismatchError, SignatureError, VerificationError
 from secagg.trust.key import ClientKey
 from secagg.trust.tags import Authenticator
@@ -85,6 +88,17 @@ def test_another_tag(signed, states):
                 with pytest.raises(DecryptionError) as caught:
                     signed.site().decrypt(Update.from_bytes(changed.to_bytes()))
                 assert caught.value.args == DecryptionError().args
+
+
+def test_nothing_looks_at_values_that_tags_refuse(signed, states, monkeypatch):
+    """To find one out of range takes a time that tells where it is."""
+    aggregate, site, looked = signed.add(signed.encrypt(states, WEIGHTS)), signed.site(), []
+    monkeypatch.setattr(Encryption, "_is_mean", lambda *_: looked.append(1) or True)
+    with pytest.raises(DecryptionError):
+        site.decrypt(replace(Parts.of(aggregate), tags=tuple(tag ^ 1 for tag in aggregate.tail.tags)).build())
+    assert not looked
+    site.decrypt(aggregate)
+    assert len(looked) == len(SHAPES)
 
 
 def test_sums_are_held_against_tags_without_a_project(lib, states):
