@@ -28,7 +28,7 @@ def untagged(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(Authenticator, "add_integers", lambda self, words, *, signed: None)
             patch.setattr(Authenticator, "add_ciphertext", lambda self, words: None)
-            patch.setattr(Authenticator, "fits", lambda self, tags: True)
+            patch.setattr(Authenticator, "fits", lambda self, tail: True)
             patch.setattr(Encryption, "_verify", lambda self, aggregate, authenticator: None)
             return work()
 

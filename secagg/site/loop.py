@@ -97,15 +97,13 @@ def _one_round(participant: Participant, task: CheckedTask, rounds: int) -> Site
                     participant.upload(report)
                 sent = time.perf_counter()
             given = replace(given, upload_seconds=given.upload_seconds + sent - start)
-            aggregate = _wait(participant, given, here)
+            with _wait(participant, given, here) as aggregate:
+                received, header = time.perf_counter(), aggregate.header
+                participant.receive(aggregate)
             break
-        except ManifestMismatchError as error:
+        except ManifestMismatchError as error:  # a site that gives nothing learns of it by the sum
             if not participant.renew(error):
                 given = _give(participant, task, here)
-    received = time.perf_counter()
-    with aggregate:
-        participant.receive(aggregate)
-        header = aggregate.header
     try:
         participant.store_model(header)
     except SecAggError as error:  # another site stores the next one

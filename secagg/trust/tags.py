@@ -1,7 +1,7 @@
 """What shows a site, before it decrypts, that a sum is the sum of the updates listed: linear tags of two kinds.
 
 After Wegman and Carter, "New hash functions and their use in authentication and set equality" (1981): a linear hash
-under a secret key that is one for all updates of a round, so that tags add up, and one-time pads, one for each update
+under a secret key that is one for all updates of a sum, so that tags add up, and one-time pads, one for each update
 and its body, so that tags tell nothing of hash key or words. docs/threat-model.md has the bounds.
 
 *Integers*: the plaintext words of FLASHE and the words of clear tensors, M, encrypted section first, j counted from the
@@ -40,12 +40,13 @@ class Authenticator:
     key : ClientKey
         Hash keys and pads derive from it, and from its epoch.
     header : Header
-        Round and layout give the hash keys.
+        What all updates of a sum have in common in their heads gives the hash keys: round, layout, base, manifest,
+        scales.
     """
 
     def __init__(self, key: ClientKey, header: Header) -> None:
         self._key = key
-        self._place = (header.round.to_bytes(8, "little"), bytes.fromhex(header.layout.fingerprint))
+        self._common = header.common
         self._contributions = header.contributions
         self._moduli = tag_moduli(key.server)
         self._alpha = int.from_bytes(self._subkey(b"secagg mac point v1"), "little") % TAG_MODULUS
@@ -102,7 +103,7 @@ class Authenticator:
         return [int.from_bytes(pad, "little") for pad in pads]
 
     def _subkey(self, purpose: bytes, *fields: bytes) -> bytes:
-        return self._key.subkey(purpose, *self._place, *fields)
+        return self._key.subkey(purpose, self._common, *fields)
 
 
 def tag_moduli(key: ServerKey) -> tuple[int, ...]:

@@ -141,6 +141,11 @@ class Header:
         }
         return pack_head(self.kind, header)
 
+    @cached_property
+    def common(self) -> bytes:
+        """Digest of what an aggregate has in common with the updates in it: all of their heads but contributions."""
+        return replace(self, kind="update", contributions=()).head[-DIGEST_NBYTES:]
+
     @classmethod
     def from_head(cls, head: bytes) -> Header:
         """Read and validate a head.

@@ -129,8 +129,8 @@ def test_another_sum_once_the_tags_are_checked(federation, honest, forged, place
     flipped[len(place.update.header.head) + 7] ^= 1
     genuine, other = Authenticator.fits, {"forged": forged, "flipped": bytes(flipped)}[what]
 
-    def fits(self, tags):
-        answer = genuine(self, tags)
+    def fits(self, tail):
+        answer = genuine(self, tail)
         place.become(other)
         return answer
 
@@ -166,8 +166,8 @@ def test_a_sum_that_was_refused_and_comes_back(federation, honest, forged, place
         federation.site().decrypt(place.update)
     genuine = Authenticator.fits
 
-    def fits(self, tags):
-        answer = genuine(self, tags)
+    def fits(self, tail):
+        answer = genuine(self, tail)
         place.become(forged)
         return answer
 

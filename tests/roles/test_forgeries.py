@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import pytest
@@ -24,6 +24,7 @@ from secagg.scheme.ring import CLEAR_RING
 from secagg.trust.failures import Failures
 from secagg.trust.tags import Authenticator, tag_moduli
 from secagg.wire.header import Header
+from secagg.wire.tail import Proof, Tail
 
 TOTAL = 100_000
 #: Of each scene, that go through a client.
@@ -83,6 +84,9 @@ class Scene:
         swapped = (replace(first, nonce=second.nonce), replace(second, nonce=first.nonce), third)
         lists = [(first, second), (second, third), (*theirs, second, third), swapped]
         self.headers: list[Header] = [header, *(replace(header, contributions=each) for each in lists)]
+        (one,), all_ = others[0].tail.proofs, self.aggregate.tail.proofs
+        #: With each list; of the last one, no proof goes with both sites and nonces.
+        self.proofs: list[tuple[Proof, ...]] = [all_, all_[:2], all_[1:], (one, *all_[1:]), all_]
 
     def taken(self, update: secagg.Update) -> Sum:
         encrypted, clear = Parts.of(update).payloads
@@ -95,8 +99,7 @@ class Scene:
         made = []
         for header in self.headers:
             authenticator = Authenticator(self.key, header)
-            pads = {contribution: authenticator._pads(contribution) for contribution in header.contributions}
-            authenticator._pads = pads.__getitem__  # type: ignore[method-assign]
+            authenticator._pads = cache(authenticator._pads)  # type: ignore[method-assign]
             made.append(authenticator)
         return made
 
@@ -113,7 +116,11 @@ class Scene:
         else:
             authenticator.add_integers(words - self.pads(forged.listed), signed=False)
         authenticator.add_integers(forged.clear, signed=True)
-        return authenticator.fits(tuple(forged.tags))
+        return authenticator.fits(self.tail(forged))
+
+    def tail(self, forged: Sum) -> Tail:
+        """Its tags, and the proofs of who is listed."""
+        return Tail(tuple(forged.tags), self.proofs[forged.listed])
 
     def pads(self, listed: int) -> np.ndarray:
         """The pads of FLASHE of all that are listed."""
@@ -129,10 +136,9 @@ class Scene:
 
     def build(self, forged: Sum) -> secagg.Update:
         """The container, with the proofs that the server has."""
-        parts = replace(Parts.of(self.aggregate), header=self.headers[forged.listed], tags=tuple(forged.tags))
-        proofs = parts.proofs[: len(parts.header.contributions)]
         payloads = [self.ring.to_bytes(forged.words.reshape(-1)).tobytes(), forged.clear.tobytes()]
-        return replace(parts, payloads=payloads, proofs=proofs).build()
+        tail = self.tail(forged)
+        return Parts(self.headers[forged.listed], payloads, tail.tags, tail.proofs).build()
 
     def combine(self, terms: list[tuple[int, Sum]]) -> Sum:
         """Σ factor·update of words, of clear words and of tags, each modulo its own."""
@@ -372,6 +378,6 @@ def test_the_short_way_is_the_long_one(scene):
         else:
             authenticator.add_integers(words - scene.pads(forged.listed), signed=False)
         authenticator.add_integers(forged.clear, signed=True)
-        assert not authenticator.fits(tuple(forged.tags))
-        forged.tags = list(authenticator.tags())
+        assert not authenticator.fits(scene.tail(forged))
+        forged.tags = list(authenticator.tags([proof.body for proof in scene.proofs[forged.listed]]))
         assert scene.fits(forged)

@@ -8,7 +8,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from container import PRIME, Container, block_nbytes, canonical, put_word, row_offsets
+from container import PRIME, Container, block_nbytes, canonical, put_word, row_offsets, tag_sizes
 from federation import federate, random_states
 
 from secagg import Update
@@ -191,18 +191,18 @@ class Mutator:
     def edit_tail(self):
         """Another number of proofs, another body, a tag that is none. (Nobody signed, and only sites verify tags.)"""
         container = self.container.copy()
-        tail = container.make_tail()
-        tag, proof = tail[:16], tail[16:]
+        tail, size = container.make_tail(), sum(tag_sizes(container.kind, container.header["params"]))
+        tags, proof = tail[:size], tail[size:]
         place = self.random.randrange(32)
         container.tail = self.random.choice(
             [
                 b"",
-                tag,
-                tag + proof * 2,
-                tag + proof[:-1],
-                tag + proof + b"\0",
-                tag + proof[:place] + bytes([proof[place] ^ 1 << self.random.randrange(8)]) + proof[place + 1 :],
-                (PRIME + self.random.randrange(2**127)).to_bytes(16, "little") + proof,
+                tags,
+                tags + proof * 2,
+                tags + proof[:-1],
+                tags + proof + b"\0",
+                tags + proof[:place] + bytes([proof[place] ^ 1 << self.random.randrange(8)]) + proof[place + 1 :],
+                (PRIME + self.random.randrange(2**127)).to_bytes(16, "little") + tags[16:] + proof,
                 self.random.randbytes(len(tail)),
             ]
         )

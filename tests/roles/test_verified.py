@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from container import AGGREGATE, Container, tag_moduli
 from federation import TINY, TINY_AGGREGATION, federate, libs_of, random_states
-from signed import ROUND, sign_federation
+from signed import ROUND, Parts, sign_federation
 
 from secagg import Receipt, Update
+from secagg.encryption import Encryption
 from secagg.errors import DecryptionError, ManifestMismatchError, SignatureError, VerificationError
 from secagg.trust.key import ClientKey
 from secagg.trust.tags import Authenticator
@@ -87,6 +90,17 @@ def test_another_tag(signed, states):
                 assert caught.value.args == DecryptionError().args
 
 
+def test_nothing_looks_at_values_that_tags_refuse(signed, states, monkeypatch):
+    """To find one out of range takes a time that tells where it is."""
+    aggregate, site, looked = signed.add(signed.encrypt(states, WEIGHTS)), signed.site(), []
+    monkeypatch.setattr(Encryption, "_is_mean", lambda *_: looked.append(1) or True)
+    with pytest.raises(DecryptionError):
+        site.decrypt(replace(Parts.of(aggregate), tags=tuple(tag ^ 1 for tag in aggregate.tail.tags)).build())
+    assert not looked
+    site.decrypt(aggregate)
+    assert len(looked) == len(SHAPES)
+
+
 def test_sums_are_held_against_tags_without_a_project(lib, states):
     """Nobody signs, no base, no receipt: the tags need none of them."""
     federation = federate(lib, encrypt=ENCRYPT)
@@ -158,5 +172,5 @@ def test_tags_hang_on_the_epoch(signed, states):
             params = signed.config.params
             words = np.arange(params.poly_modulus_degree * len(params.data_bit_sizes), dtype=np.uint64)
             authenticator.add_ciphertext(words)
-        tags.append(authenticator.tags())
+        tags.append(authenticator.tags([bytes(32)]))
     assert all(one != other for one, other in zip(*tags, strict=True))

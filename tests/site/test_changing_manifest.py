@@ -192,6 +192,28 @@ def test_a_process_that_has_not_trained_itself_trains_again(world: World) -> Non
     np.testing.assert_array_equal(again.w, other.w)
 
 
+class Idle(Counts):
+    """Has no examples."""
+
+    examples = 0
+
+
+@pytest.mark.parametrize("change", [removed("d"), added("e")], ids=["removed", "added"])
+def test_a_site_that_has_skipped_takes_the_sum_of_a_later_manifest(world: World, change: Any) -> None:
+    """Nobody refuses an update of it: that there is a later manifest, the sum tells."""
+    a, task = world.site("a"), Idle("a")
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(take_part, a.participant, CheckedTask("a", task), 1, list[SiteRecord]().append)
+        while world.federation.status().skipped != ("a",):
+            assert not future.done()
+        world.restart(change)
+        b, c = world.sites("b", "c")
+        run_round([b, c])
+        future.result()
+    assert (task.rounds, a.model.round, a.participant._kit.project) == ([], 1, world.project)
+    np.testing.assert_array_equal(a.w, b.w)
+
+
 def test_a_process_that_starts_after_the_revocation_trains_again(world: World) -> None:
     first, *_ = open_round(world, "a", "d")
     assert first.participant.has_update()

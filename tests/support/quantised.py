@@ -76,7 +76,10 @@ def renamed(site: secagg.Client, name: str) -> secagg.Client:
 
 
 def rebuilt(update: secagg.Update, **changes: Any) -> secagg.Update:
-    """An update or aggregate, same frames and tags, behind a changed header, every digest made anew, unsigned."""
+    """An update or aggregate, same frames and tags, behind a changed header, every digest made anew, unsigned.
+
+    An aggregate has the body digests that it had of each site.
+    """
     header, tags = replace(update.header, **changes), update.tail.tags
     stream = BytesIO()
     writer = UpdateWriter(stream, header)
@@ -85,6 +88,7 @@ def rebuilt(update: secagg.Update, **changes: Any) -> secagg.Update:
     if header.kind == "update" and len(header.contributions) == 1:
         writer.finish(lambda _: tags, None)
     else:
-        proofs = tuple(Proof(bytes(32)) for _ in header.contributions)
+        bodies = dict(zip(update.header.sites, (proof.body for proof in update.tail.proofs), strict=True))
+        proofs = tuple(Proof(bodies.get(site, bytes(32))) for site in header.sites)
         stream.write(Tail(tags, proofs).pack(header.head, header.frame_count))
     return secagg.Update.from_bytes(stream.getvalue())

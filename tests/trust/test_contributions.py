@@ -66,12 +66,10 @@ def resigned(update: Update, identity: Identity | None, body: bytes | None = Non
 
 
 def body_by_hand(update: Update) -> bytes:
-    """BLAKE3 of the digests of head and frames, and the tags."""
+    """BLAKE3 of the digests of head and frames; tags are not in it."""
     head = update.header.head
     digests = [frame_digest(head, frame.index, payload) for frame, payload in update.frames()]
-    of_integers, *of_words = update.tail.tags
-    tags = of_integers.to_bytes(16, "little") + b"".join(tag.to_bytes(8, "little") for tag in of_words)
-    return digest(head[-32:] + b"".join(digests) + tags)
+    return digest(head[-32:] + b"".join(digests))
 
 
 def test_an_update_is_signed_over_head_and_body(signed, updates):

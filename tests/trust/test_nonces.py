@@ -12,13 +12,15 @@ from io import BytesIO
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from federation import federate, random_states
-from signed import sign_federation
+from federation import LATTICE, TINY, TINY_AGGREGATION, VARIANTS, federate, is_symmetric, random_states
+from signed import Parts, ring_of, sign_federation
 
 import secagg
 from secagg import Update
+from secagg.errors import DecryptionError
 from secagg.trust.key import ClientKey
 from secagg.trust.nonces import NO_NONCE
+from secagg.trust.tags import Authenticator, tag_moduli
 
 STATE = {"w": np.linspace(-1, 1, 9), "v": np.float32([[0.25, -0.5]]), "c": np.array([0.5, 0.75])}
 ENCRYPT = {"exclude": ["c"]}
@@ -172,6 +174,86 @@ def test_seeds_are_not_shared_where_randomness_is(variant):
     assert federation.config.params.seeded
     found = {nonce_of(federation.site(), state) for state in (STATE, with_value("w", 0, 0.0))}
     assert len(found) == 2
+
+
+# Lattice schemes: what the HE library draws differs, though the nonce is the same.
+
+
+class Restored:
+    """A sum, and two encryptions of the very same values that a restored machine has made, one of them in the sum."""
+
+    def __init__(self, variant, seeded):
+        params = {"CKKS": TINY | {"seeded": seeded}, "BGV": {"value_bits": 8, "seeded": seeded}}
+        self.federation = federate(variant, params, encrypt=ENCRYPT, **TINY_AGGREGATION)
+        self.ring = ring_of(self.federation, "encrypted")
+        self.states = random_states(2, {"w": (self.federation.codec.block_values + 9,), "c": (5,)}, largest=0.1)
+        self.one, self.again = (self.federation.site().encrypt(self.states[0]) for _ in range(2))
+        self.sum = self.federation.add([self.one, self.federation.site("site-2").encrypt(self.states[1])])
+
+    def words(self, update):
+        payload = Parts.of(update).payloads[0]
+        words = self.ring.from_bytes(memoryview(payload)).astype(object)
+        return words.reshape(-1, len(self.ring.moduli), self.ring.degree)
+
+    def forged(self, factor):
+        """The sum and a multiple of the difference, of words as of tags: the same values but for some noise."""
+        words = self.words(self.sum) + factor * (self.words(self.one) - self.words(self.again))
+        words %= np.array(self.ring.moduli, object)[:, None]
+        moduli = tag_moduli(self.federation.keys.server)
+        columns = zip(moduli, *(update.tail.tags for update in (self.sum, self.one, self.again)), strict=True)
+        parts = Parts.of(self.sum)
+        parts.payloads[0] = self.ring.to_bytes(words.astype(np.uint64).reshape(-1)).tobytes()
+        parts.tags = tuple((tag + factor * (one - again)) % modulus for modulus, tag, one, again in columns)
+        return parts.build()
+
+
+restored = pytest.mark.parametrize(
+    ("variant", "seeded"),
+    [
+        pytest.param(variant, seeded, id=f"{variant}-{'seeded' if seeded else 'whole'}")
+        for variant in LATTICE
+        for seeded in (False, True)
+        if not seeded or is_symmetric(VARIANTS[variant][0])
+    ],
+)
+
+
+@pytest.mark.usefixtures("snapshot")
+@restored
+def test_pads_of_tags_are_not_shared_where_nonces_are(variant, seeded, monkeypatch):
+    """Else the tags' difference would be that of the words, under no pad, and any multiple of both could be added."""
+    scene = Restored(variant, seeded)
+    assert scene.one.nonce == scene.again.nonce
+    assert (scene.words(scene.one) != scene.words(scene.again)).any()
+    key, header = scene.federation.keys.client, scene.one.header
+    assert header == scene.again.header
+    pads = [
+        Authenticator(key, header)._pads(*header.contributions, update.tail.proofs[0].body)
+        for update in (scene.one, scene.again)
+    ]
+    moduli = tag_moduli(key.server)
+    assert all(one % q != again % q for one, again, q in zip(*pads, moduli, strict=True))
+    blocks, genuine = [], scene.federation.backend.decrypt
+    monkeypatch.setattr(scene.federation.backend, "decrypt", lambda *given: blocks.append(1) or genuine(*given))
+    for factor in (1, -1, 3, 1000):
+        with pytest.raises(DecryptionError) as caught:
+            scene.federation.site().decrypt(scene.forged(factor))
+        assert caught.value.args == DecryptionError().args
+    assert not blocks
+    scene.federation.assert_mean(scene.federation.site().decrypt(scene.forged(0)), scene.states)
+    assert len(blocks) == len(scene.words(scene.sum)) == 2
+
+
+@pytest.mark.usefixtures("snapshot")
+@restored
+def test_under_one_pad_a_forgery_would_fit(variant, seeded, monkeypatch):
+    """What the digest of the body is for."""
+    genuine = Authenticator._pads
+    monkeypatch.setattr(Authenticator, "_pads", lambda self, contribution, body: genuine(self, contribution, b""))
+    scene = Restored(variant, seeded)
+    forged = scene.forged(3)
+    assert Parts.of(forged).payloads[0] != Parts.of(scene.sum).payloads[0]
+    scene.federation.site().decrypt(forged)
 
 
 def model_nonce(site, state=STATE, round=3, base=None):

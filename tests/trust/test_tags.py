@@ -52,18 +52,24 @@ def subkey(key: secagg.ClientKey, header: Header, purpose: bytes, *fields: bytes
     return hkdf(key._root, purpose, *place, *fields)
 
 
-def numbers_of(key: secagg.ClientKey, header: Header) -> tuple[int, int]:
+def bodies_of(header: Header) -> list[bytes]:
+    """Digests of the bodies of all contributions, which follow from them here."""
+    return [hashlib.sha256(item.site.encode() + item.nonce).digest() for item in header.contributions]
+
+
+def numbers_of(key: secagg.ClientKey, header: Header, bodies: list[bytes] | None = None) -> tuple[int, int]:
     """α of integers, and the sum of the pads r of all contributions."""
+    updates = zip(header.contributions, bodies or bodies_of(header), strict=True)
 
     def number(purpose: bytes, *fields: bytes) -> int:
         return int.from_bytes(subkey(key, header, purpose, *fields), "little") % P
 
     alpha = number(b"secagg mac point v1")
-    pads = [number(b"secagg mac pad v1", item.site.encode(), item.nonce) for item in header.contributions]
+    pads = [number(b"secagg mac pad v1", item.site.encode(), item.nonce, body) for item, body in updates]
     return alpha, sum(pads) % P
 
 
-def word_tags_by_hand(key: secagg.ClientKey, header: Header, words: list[int]) -> list[int]:
+def word_tags_by_hand(key: secagg.ClientKey, header: Header, words: list[int], bodies: list[bytes]) -> list[int]:
     """Σ_B Σ_j α_B·β_j·c_{B,j} + r of each prime and element, over all ciphertext words."""
     primes = key.server.primes[:-1] or key.server.primes
     places = [
@@ -74,15 +80,15 @@ def word_tags_by_hand(key: secagg.ClientKey, header: Header, words: list[int]) -
     keys = [subkey(key, header, b"secagg word tag v1", place) for _, place in places]
     found = elements(words, primes, key.params.poly_modulus_degree, keys)
     for number, (prime, place) in enumerate(places):
-        for item in header.contributions:
-            pad = subkey(key, header, b"secagg word tag pad v1", item.site.encode(), item.nonce, place)
+        for item, body in zip(header.contributions, bodies, strict=True):
+            pad = subkey(key, header, b"secagg word tag pad v1", item.site.encode(), item.nonce, body, place)
             found[number] = (found[number] + int.from_bytes(pad, "little")) % prime
     return found
 
 
-def tag_by_hand(key: secagg.ClientKey, header: Header, numbers: list[int]) -> int:
+def tag_by_hand(key: secagg.ClientKey, header: Header, numbers: list[int], bodies: list[bytes] | None = None) -> int:
     """Σ αʲ·Mⱼ + r over signed integers, j counted from the last, which has 1."""
-    alpha, pads = numbers_of(key, header)
+    alpha, pads = numbers_of(key, header, bodies)
     return (sum(pow(alpha, j, P) * number for j, number in enumerate(reversed(numbers), 1)) + pads) % P
 
 
@@ -110,7 +116,7 @@ def tag_of(federation, header: Header, unsigned: list[list[int]], clear: list[li
     for pieces, is_signed in ((unsigned, False), (clear, True)):
         for piece in pieces:
             authenticator.add_integers(np.array(piece, np.uint64), signed=is_signed)
-    (tag,) = authenticator.tags()
+    (tag,) = authenticator.tags(bodies_of(header))
     return tag
 
 
@@ -194,6 +200,13 @@ def numbers_and_words(federation, update) -> tuple[list[int], list[int]]:
     return numbers, words
 
 
+def all_by_hand(key, update, numbers, words) -> tuple[int, ...]:
+    """The tags of an update or aggregate, whose proofs name the bodies."""
+    bodies = [proof.body for proof in update.tail.proofs]
+    of_integers = tag_by_hand(key, update.header, numbers, bodies)
+    return of_integers, *(word_tags_by_hand(key, update.header, words, bodies) if words else ())
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("encrypt", ["all", {"exclude": ["c"]}], ids=["all", "partly"])
 @pytest.mark.usefixtures("kernels")
@@ -213,13 +226,11 @@ def test_tags_of_updates(variant, encrypt):
         assert min(numbers[0]) < 0  # clear words have signs
         assert len(numbers[0]) % 4096 == 0
     for update, its, of_lattice in zip(updates, numbers, words, strict=True):
-        tags = [tag_by_hand(key, update.header, its)]
-        assert update.tail.tags == (*tags, *(word_tags_by_hand(key, update.header, of_lattice) if lattice else ()))
+        assert update.tail.tags == all_by_hand(key, update, its, of_lattice)
     total = [sum(column) for column in zip(*numbers, strict=True)]
     summed, of_lattice = numbers_and_words(federation, aggregate)
     assert summed == total  # nothing has wrapped
-    tags = [tag_by_hand(key, aggregate.header, total)]
-    assert aggregate.tail.tags == (*tags, *(word_tags_by_hand(key, aggregate.header, of_lattice) if lattice else ()))
+    assert aggregate.tail.tags == all_by_hand(key, aggregate, total, of_lattice)
     columns = zip(*(update.tail.tags for update in updates), strict=True)
     assert aggregate.tail.tags == tuple(sum(tags) % q for tags, q in zip(columns, moduli, strict=True))
     federation.assert_mean(sites[0].decrypt(aggregate), STATES, WEIGHTS)
@@ -300,12 +311,34 @@ def test_a_tag_hangs_on_the_key_and_its_epoch():
     for one in (key, other, rotated, rerooted):
         authenticator = Authenticator(one, header)
         authenticator.add_integers(np.arange(5, dtype=np.uint64), signed=False)
-        tags.append(authenticator.tags())
+        tags.append(authenticator.tags(bodies_of(header)))
     assert len(set(tags)) == 4
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_tag_hangs_on_the_body(variant):
+    """Of one nonce, too; α does not, so that tags of any bodies add up."""
+    federation = federate(variant)
+    header = header_of(federation, ("site-1", bytes(32)))
+    authenticator = Authenticator(federation.keys.client, header)
+    tags = [authenticator.tags([body]) for body in (bytes(32), bytes(31) + b"\1", b"\x80" + bytes(31))]
+    for column in zip(*tags, strict=True):
+        assert len(set(column)) == 3
+    assert authenticator.tags([bytes(32)]) == tags[0]
+    alphas, pads = zip(*(numbers_of(federation.keys.client, header, [bytes([n]) * 32]) for n in range(3)), strict=True)
+    assert len(set(alphas)) == 1 < len(set(pads)) == 3
+
+
+def test_every_contribution_has_a_body():
+    federation = federate("flashe")
+    header = header_of(federation, ("site-1", bytes(32)), ("site-2", bytes(32)))
+    for bodies in ([], [bytes(32)], [bytes(32)] * 3):
+        with pytest.raises(ValueError, match="zip"):
+            Authenticator(federation.keys.client, header).tags(bodies)
+
+
 def test_a_tag_hangs_on_neither_base_nor_kind():
-    """The signature covers both; an aggregate's tag is that of its updates."""
+    """Of one body, which covers both; an aggregate's tag is that of its updates."""
     federation = federate("flashe")
     header = header_of(federation, ("site-1", bytes(32)))
     assert len({tag_of(federation, one, [[7]]) for one in (header, replace(header, base=bytes(32), kind="model"))}) == 1

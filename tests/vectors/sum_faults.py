@@ -10,6 +10,7 @@ import tail_by_hand
 from container import Container, block_nbytes, pack_rows, rows, tag_moduli
 from maker import Change, Maker, prefix_of
 from scheme_faults import added, shifted
+from tail_faults import body, resigned
 
 
 def sum_faults(maker: Maker) -> None:
@@ -54,14 +55,14 @@ def _tags(maker: Maker) -> None:
 
 
 def _bodies(maker: Maker) -> None:
-    """Right sums and tags, whose pads derive from the digests of other bodies. Nobody has signed these."""
-
-    def other(container: Container) -> None:
-        container.proofs[0] = (bytes(32), container.proofs[0][1])
-
+    """Right sums and tags, whose pads derive from the digests of other bodies."""
     for config in ("all", "bgv-whole", "flashe"):
-        bad_sum(maker, config, "body", "the digest of another body", other)
+        bad_sum(maker, config, "body", "the digest of another body, which nobody signed", body(0, bytes(32)))
         bad_sum(maker, config, "bodies-swapped", "two proofs in each other's place", lambda c: c.proofs.reverse())
+    theirs = [site for site, _ in maker.good["signed-aggregate"].header["contributions"]].index("site-2")
+    bad_sum(
+        maker, "signed", "body", "the digest of another body, which its site signed", resigned(body(theirs, bytes(32)))
+    )
 
 
 def _sums(maker: Maker) -> None:
