@@ -133,7 +133,7 @@ def test_who_is_listed_and_from_where(signed, states):
         signed.site().decrypt(Update.from_bytes(strange.to_bytes()))
     unsigned = signed.federation.site("site-3").encrypt(states[2], round=ROUND, base=base)
     aggregator = signed.aggregator()
-    with pytest.raises(ManifestMismatchError, match=r"no project manifest, .* under one: give every Client the project"):
+    with pytest.raises(ManifestMismatchError, match=r"no project manifest, .* under one: give every Client"):
         aggregator.add(unsigned)
     with_one = signed.federation.aggregator(ROUND)
     with_one.add(unsigned)
