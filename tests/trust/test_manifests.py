@@ -285,10 +285,11 @@ def test_none_of_this_counts_as_a_failure(one, states):
 
 
 def test_a_site_without_a_project_asks_for_no_manifest(one, states):
-    """Its tags hold the sum all the same, and pads know nothing of manifests."""
+    """Tags hold the sum all the same, under the manifest of its updates, whichever that is."""
     aggregate = one.add(one.encrypt(states))
     one.federation.assert_mean(one.federation.site().decrypt(aggregate), states)
-    moved = Parts.of(aggregate).but(manifest=STRANGE).build()
-    one.federation.assert_mean(one.federation.site().decrypt(moved), states)
-    with pytest.raises(DecryptionError):
-        one.federation.site().decrypt(Parts.of(aggregate).but(round=ROUND + 1).build())
+    later = under(one, one.reissue())
+    one.federation.assert_mean(one.federation.site().decrypt(later.add(later.encrypt(states))), states)
+    for changes in ({"manifest": STRANGE}, {"manifest": later.project.digest}, {"manifest": None}):
+        with pytest.raises(DecryptionError):
+            one.federation.site().decrypt(Parts.of(aggregate).but(**changes).build())

@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from blake3 import blake3
+from pinned_headers import header_of
 
 import secagg_ext
-from secagg import ClientKey, Header, Layout
-from secagg.scheme.aggregation import Aggregation
-from secagg.scheme.params import CKKSParams
+from secagg import ClientKey
 from secagg.trust.key import KeyMaterial
 from secagg.trust.tags import Authenticator, tag_moduli
-from secagg.wire.header import Contribution
 
 FOLDER = Path(__file__).resolve().parent.parent / "vectors"
 CASES = json.loads((FOLDER / "tags.json").read_text())["word_cases"]
@@ -24,17 +22,12 @@ cases = pytest.mark.parametrize("case", CASES, ids=range(len(CASES)))
 
 
 def authenticator_of(case):
-    primes, degree = tuple(case["primes"]), case["degree"]
-    params = CKKSParams(degree, tuple(prime.bit_length() for prime in primes), 20)
-    secret, public = (np.zeros((*more, len(primes), degree), np.uint64) for more in ((), (2,)))
-    key = ClientKey(params, KeyMaterial(primes, secret, public), bytes.fromhex(case["key"]), case["epoch"])
-    assert key.fingerprint == case["fingerprint"]
-    contributions = tuple(Contribution(site, bytes.fromhex(nonce)) for site, nonce in case["contributions"])
-    kind = "update" if len(contributions) == 1 else "aggregate"
-    layout = Layout.from_json(case["layout"])
-    header = Header(
-        kind, case["round"], case["epoch"], key.fingerprint, params, Aggregation(), layout, contributions, bytes(32)
+    header, primes = header_of(case), tuple(case["primes"])
+    secret, public = (
+        np.zeros((*more, len(primes), header.params.poly_modulus_degree), np.uint64) for more in ((), (2,))
     )
+    key = ClientKey(header.params, KeyMaterial(primes, secret, public), bytes.fromhex(case["key"]), header.epoch)
+    assert key.fingerprint == header.key
     assert tag_moduli(key.server)[1:] == tuple(element["prime"] for element in case["elements"])
     return Authenticator(key, header)
 
@@ -46,10 +39,11 @@ def bodies_of(case):
 def words_of(case):
     """The polynomials, each a row a data prime."""
     rows = list(dict.fromkeys((element["index"], element["prime"]) for element in case["elements"]))
+    degree = case["header"]["params"]["poly_modulus_degree"]
     return [
         np.array(
             [
-                [(case["step"] * (j + 1) + polynomial + index) ** 2 % prime for j in range(case["degree"])]
+                [(case["step"] * (j + 1) + polynomial + index) ** 2 % prime for j in range(degree)]
                 for index, prime in rows
             ],
             np.uint64,

@@ -67,15 +67,11 @@ def samples(key: bytes, prime: int) -> Iterator[int]:
                 yield candidate
 
 
-def info_of(purpose: str, fingerprint: str, epoch: int, round: int, *fields: bytes) -> bytes:
-    """HKDF's info: fields, each behind its length."""
-    first = (
-        purpose.encode("ascii"),
-        bytes.fromhex(fingerprint),
-        epoch.to_bytes(8, "little"),
-        round.to_bytes(8, "little"),
-    )
-    return b"".join(len(field).to_bytes(4, "little") + field for field in (*first, *fields))
+def info_of(purpose: str, fingerprint: str, epoch: int, *fields: bytes | int) -> bytes:
+    """HKDF's info: fields, each behind its length; numbers are u64."""
+    first = (purpose.encode("ascii"), bytes.fromhex(fingerprint))
+    packed = [field.to_bytes(8, "little") if isinstance(field, int) else field for field in (*first, epoch, *fields)]
+    return b"".join(len(field).to_bytes(4, "little") + field for field in packed)
 
 
 def pad_info(fingerprint: str, epoch: int, round: int, site: str, nonce: bytes) -> bytes:

@@ -269,6 +269,7 @@ def make_good() -> None:
             (HERE / f"good-{name}-receipt.secagg").write_bytes(answer)
             before = Container.read(aggregate.to_bytes())
             before.header["manifest"] = earlier(len(EARLIER) - 1)
+            tail_by_hand.fit(before, Container.read((HERE / client).read_bytes()))
             tail_by_hand.sign(before)
             (HERE / f"good-{name}-aggregate-earlier.secagg").write_bytes(before.to_bytes())
 

@@ -105,59 +105,79 @@ def _bytes32(name: str, number: int) -> bytes:
     return hashlib.sha256(f"secagg vectors {name} {number}".encode()).digest()
 
 
-#: Epoch, round, number of the key, layout, sites with the numbers of nonce and body, encrypted words, clear words.
 ONE = [[["w"], "float32", [2, 3], "encrypted", False]]
 TWO = [[["w.running_var", "v"], "float32", [], "encrypted", True], [["n"], "int64", [4], "local", False]]
-TAGS: list[tuple[int, int, int, list[Any], list[tuple[str, int, int]], list[int], list[int]]] = [
-    (0, 0, 0, ONE, [("site-1", 0, 0)], [], []),
-    (0, 0, 0, ONE, [("site-1", 0, 0)], [1], []),
-    (0, 0, 0, ONE, [("site-1", 1, 0)], [1], []),
-    (0, 0, 0, ONE, [("site-1", 0, 1)], [1], []),
-    (0, 0, 1, ONE, [("site-1", 0, 0)], [1], []),
-    (0, 0, 0, ONE, [("site-2", 0, 0)], [1], []),
-    (0, 1, 0, ONE, [("site-1", 0, 0)], [1], []),
-    (1, 0, 0, ONE, [("site-1", 0, 0)], [1], []),
-    (0, 0, 0, TWO, [("site-1", 0, 0)], [1], []),
-    (0, 0, 0, ONE, [("site-1", 0, 0)], [1, 0], []),
-    (0, 0, 0, ONE, [("site-1", 0, 0)], [2**64 - 1, 2**63, 5], []),
-    (0, 0, 0, ONE, [("site-1", 0, 0)], [2**64 - 1, 7], [-1, 2**62, -(2**63), 3]),
-    (
-        0,
-        0,
-        0,
-        ONE,
-        [("site-1", 0, 0), ("site-2", 1, 1), ("site-3", 2, 2)],
-        [3 * index for index in range(5000)],
-        [-9] * 4096,
-    ),
-    (2**32 - 1, 2**32 - 1, 2, TWO, [("a.B-9_" + "z" * 58, 2, 2)], [2**64 - 1] * 3000, []),
+AGREED = {"max_abs": 1.0, "max_clients": 4, "max_weight": 1.0}
+FLASHE = {
+    "scheme": "FLASHE",
+    "value_bits": 11,
+    "rounding": "stochastic",
+    "overflow": "error",
+    "error_feedback": False,
+}
+CKKS = {"scheme": "CKKS", "scale_bits": 20, "complex_slots": False, "seeded": True}
+#: The header of a case, but for params, key and contributions, and what other cases have instead.
+HEADER = {"aggregation": AGREED, "base": None, "epoch": 0, "layout": ONE, "manifest": None, "round": 0}
+LAST = {"base": "ff" * 32, "epoch": 2**32 - 1, "layout": TWO, "manifest": "0f" * 32, "round": 2**32 - 1}
+OTHERS: list[dict[str, Any]] = [
+    {"round": 1},
+    {"epoch": 1},
+    {"layout": TWO},
+    {"base": "00" * 32},
+    {"base": "00" * 31 + "01"},
+    {"manifest": "00" * 32},
+    {"aggregation": AGREED | {"max_abs": 2.0}},
+    {"aggregation": AGREED | {"max_abs": {"default": 1.0, "w": 2.0}}},
+    {"aggregation": AGREED | {"max_weight": 2.0}},
+    {"aggregation": AGREED | {"max_clients": 5}},
+]
+Site = tuple[str, int, int]
+#: Sites with the numbers of nonce and body.
+FIRST, SECOND, THIRD = ("site-1", 0, 0), ("site-2", 1, 1), ("site-3", 2, 2)
+LONGEST = ("a.B-9_" + "z" * 58, 2, 2)
+#: Number of the key, what the header has instead, sites, encrypted words, clear words.
+TAGS: list[tuple[int, dict[str, Any], list[Site], list[int], list[int]]] = [
+    (0, {}, [FIRST], [], []),
+    (0, {}, [FIRST], [1], []),
+    (0, {}, [("site-1", 1, 0)], [1], []),
+    (0, {}, [("site-1", 0, 1)], [1], []),
+    (1, {}, [FIRST], [1], []),
+    (0, {}, [("site-2", 0, 0)], [1], []),
+    *[(0, other, [FIRST], [1], []) for other in OTHERS],
+    (0, {"params": FLASHE | {"rounding": "nearest"}}, [FIRST], [1], []),
+    (0, {"params": FLASHE | {"overflow": "clip"}}, [FIRST], [1], []),
+    (0, {}, [FIRST], [1, 0], []),
+    (0, {}, [FIRST], [2**64 - 1, 2**63, 5], []),
+    (0, {}, [FIRST], [2**64 - 1, 7], [-1, 2**62, -(2**63), 3]),
+    (0, {}, [FIRST, SECOND, THIRD], [3 * index for index in range(5000)], [-9] * 4096),
+    (2, LAST, [LONGEST], [2**64 - 1] * 3000, []),
 ]
 
 
 #: What makes the words of `WORD_TAGS`, and the prime behind the data primes.
 WORD_STEP, SPECIAL = 0x9E3779B97F4A7C15, SMALL[60]
-#: Of tags of ciphertext words: data primes, degree, epoch, round, number of the key, layout, sites, polynomials.
-WORD_TAGS: list[tuple[list[int], int, int, int, int, list[Any], list[tuple[str, int, int]], int]] = [
-    ([SMALL[26]], 1024, 0, 0, 0, ONE, [("site-1", 0, 0)], 0),
-    ([SMALL[26]], 1024, 0, 0, 0, ONE, [("site-1", 0, 0)], 1),
-    ([SMALL[26]], 1024, 0, 0, 0, ONE, [("site-1", 1, 0)], 1),
-    ([SMALL[26]], 1024, 0, 0, 0, ONE, [("site-1", 0, 1)], 1),
-    ([SMALL[26]], 1024, 0, 0, 1, ONE, [("site-1", 0, 0)], 1),
-    ([SMALL[26]], 1024, 0, 1, 0, ONE, [("site-1", 0, 0)], 1),
-    ([SMALL[26]], 1024, 1, 0, 0, ONE, [("site-1", 0, 0)], 1),
-    ([SMALL[26]], 1024, 0, 0, 0, TWO, [("site-1", 0, 0)], 1),
-    ([LARGE[53]], 2048, 0, 0, 0, ONE, [("site-2", 0, 0)], 2),
-    ([LARGE[60], SMALL[36], LARGE[40]], 8192, 0, 0, 0, ONE, [("site-1", 0, 0), ("site-2", 1, 1), ("site-3", 2, 2)], 4),
-    ([SMALL[60]], 4096, 2**32 - 1, 2**32 - 1, 2, TWO, [("a.B-9_" + "z" * 58, 2, 2)], 40),
+#: Of tags of ciphertext words: data primes, degree, number of the key, what the header has instead, sites, polynomials.
+WORD_TAGS: list[tuple[list[int], int, int, dict[str, Any], list[Site], int]] = [
+    ([SMALL[26]], 1024, 0, {}, [FIRST], 0),
+    ([SMALL[26]], 1024, 0, {}, [FIRST], 1),
+    ([SMALL[26]], 1024, 0, {}, [("site-1", 1, 0)], 1),
+    ([SMALL[26]], 1024, 0, {}, [("site-1", 0, 1)], 1),
+    ([SMALL[26]], 1024, 1, {}, [FIRST], 1),
+    *[([SMALL[26]], 1024, 0, other, [FIRST], 1) for other in OTHERS],
+    ([SMALL[26]], 1024, 0, {"params": CKKS | {"scale_bits": 19}}, [FIRST], 1),
+    ([LARGE[53]], 2048, 0, {}, [("site-2", 0, 0)], 2),
+    ([LARGE[60], SMALL[36], LARGE[40]], 8192, 0, {}, [FIRST, SECOND, THIRD], 4),
+    ([SMALL[60]], 4096, 2, LAST, [LONGEST], 40),
 ]
 
 
 def tags() -> dict[str, Any]:
     """The content of tags.json."""
     about = (
-        "tags, α, β and r in hexadecimal, key is the root; of integers the encrypted words are unsigned, the clear "
-        "ones signed; of ciphertext words, word j modulo the prime of index i of polynomial B is (step·(j + 1) + B + "
-        "i)² modulo that prime, BLAKE3 is that of β and of α as little-endian u64, and the words of the key are zero"
+        "tags, α, β and r in hexadecimal, key is the root, common the common digest, which is that of the header of an "
+        "update as it stands here; of integers the encrypted words are unsigned, the clear ones signed; of ciphertext "
+        "words, word j modulo the prime of index i of polynomial B is (step·(j + 1) + B + i)² modulo that prime; BLAKE3"
+        " is that of β and of α as little-endian u64, and the words of the key are zero"
     )
     return {
         "about": about,
@@ -166,27 +186,16 @@ def tags() -> dict[str, Any]:
     }
 
 
-def _tag(
-    epoch: int,
-    round: int,
-    key: int,
-    layout: list[Any],
-    sites: list[tuple[str, int, int]],
-    encrypted: list[int],
-    clear: list[int],
-) -> dict[str, Any]:
-    root, fields = _bytes32("key", key), {"params": {"scheme": "FLASHE"}, "primes": [], "plain_modulus": 0}
-    name, fingerprint_ = fingerprint(fields | {"epoch": epoch}, root), tail_by_hand.layout_fingerprint(layout)
-    place = tail_by_hand.Place(root, name, epoch, round, fingerprint_)
+def _tag(key: int, other: dict[str, Any], sites: list[Site], encrypted: list[int], clear: list[int]) -> dict[str, Any]:
+    root, header = _bytes32("key", key), HEADER | {"params": FLASHE, "contributions": []} | other
+    header["key"] = fingerprint(header | {"primes": [], "plain_modulus": 0}, root)
+    place = tail_by_hand.Place(root, header)
     contributions = [(site, _bytes32("tag nonce", nonce), _bytes32("tag body", body)) for site, nonce, body in sites]
     alpha, pads = tail_by_hand.point(place), [tail_by_hand.pad(place, *item) for item in contributions]
     return {
         "key": root.hex(),
-        "fingerprint": name,
-        "epoch": epoch,
-        "round": round,
-        "layout": layout,
-        "layout_fingerprint": fingerprint_.hex(),
+        "header": header,
+        "common": place.common.hex(),
         "contributions": [[site, nonce.hex()] for site, nonce, _ in contributions],
         "bodies": [body.hex() for *_, body in contributions],
         "alpha": f"{alpha:032x}",
@@ -198,23 +207,15 @@ def _tag(
 
 
 def _word_tags(
-    primes: list[int],
-    degree: int,
-    epoch: int,
-    round: int,
-    key: int,
-    layout: list[Any],
-    sites: list[tuple[str, int, int]],
-    polynomials: int,
+    primes: list[int], degree: int, key: int, other: dict[str, Any], sites: list[Site], polynomials: int
 ) -> dict[str, Any]:
-    root, params = _bytes32("key", key), {"scheme": "CKKS", "poly_modulus_degree": degree}
-    chain = primes if len(primes) == 1 else [*primes, SPECIAL]
-    header = {"params": params, "primes": chain, "plain_modulus": 0, "epoch": epoch}
-    name, fingerprint_ = (
-        fingerprint(header, root + bytes(24 * degree * len(chain))),
-        tail_by_hand.layout_fingerprint(layout),
-    )
-    place = tail_by_hand.Place(root, name, epoch, round, fingerprint_)
+    root, chain = _bytes32("key", key), primes if len(primes) == 1 else [*primes, SPECIAL]
+    header = HEADER | {"params": CKKS, "contributions": []} | other
+    bits = [prime.bit_length() for prime in chain]
+    header["params"] = header["params"] | {"poly_modulus_degree": degree, "coeff_mod_bit_sizes": bits}
+    payload = root + bytes(24 * degree * len(chain))
+    header["key"] = fingerprint(header | {"primes": chain, "plain_modulus": 0}, payload)
+    place = tail_by_hand.Place(root, header)
     contributions = [(site, _bytes32("tag nonce", nonce), _bytes32("tag body", body)) for site, nonce, body in sites]
     made = []
     for element in tail_by_hand.elements(primes):
@@ -238,14 +239,11 @@ def _word_tags(
         )
     return {
         "key": root.hex(),
-        "fingerprint": name,
-        "epoch": epoch,
-        "round": round,
-        "layout": layout,
+        "header": header,
+        "common": place.common.hex(),
         "contributions": [[site, nonce.hex()] for site, nonce, _ in contributions],
         "bodies": [body.hex() for *_, body in contributions],
         "primes": chain,
-        "degree": degree,
         "polynomials": polynomials,
         "step": WORD_STEP,
         "elements": made,

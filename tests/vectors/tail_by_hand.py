@@ -20,16 +20,18 @@ ORDER = 2**252 + 27742317777372353535851937790883648493
 
 
 class Place(NamedTuple):
-    """What keys of hashes derive from: they are the same for all updates of a round and layout."""
+    """What keys of hashes derive from: the root, and what the headers of all updates of a sum have in common."""
 
     root: bytes
-    fingerprint: str
-    epoch: int
-    round: int
-    layout: bytes
+    header: dict[str, Any]
+
+    @property
+    def common(self) -> bytes:
+        """The common digest: that of the head of an update without contributions."""
+        return head_of(Container(AGGREGATE, self.header))[-DIGEST_NBYTES:]
 
     def subkey(self, purpose: str, *fields: bytes) -> bytes:
-        info = by_hand.info_of(purpose, self.fingerprint, self.epoch, self.round, self.layout, *fields)
+        info = by_hand.info_of(purpose, self.header["key"], self.header["epoch"], self.common, *fields)
         return by_hand.derive(self.root, info)
 
 
@@ -114,9 +116,7 @@ def fit(container: Container, key: Container) -> None:
 
 
 def place_of(container: Container, key: Container) -> Place:
-    header = container.header
-    fingerprint = layout_fingerprint(header["layout"])
-    return Place(by_hand.root_of(key), header["key"], header["epoch"], header["round"], fingerprint)
+    return Place(by_hand.root_of(key), container.header)
 
 
 def contributions_of(container: Container) -> list[tuple[str, bytes, bytes]]:
@@ -163,10 +163,10 @@ def receipt_message(head: bytes, body: bytes) -> bytes:
     return b"secagg receipt v1" + head[-DIGEST_NBYTES:] + body
 
 
-def head_of(container: Container, contribution: list[str]) -> bytes:
-    """The head that the update of a contribution had."""
+def head_of(container: Container, *contributions: list[str]) -> bytes:
+    """The head that the update of a contribution had, or with none, what all of them have in common."""
     kind = UPDATE if container.kind == AGGREGATE else container.kind
-    return Container(kind, container.header | {"contributions": [contribution]}).head
+    return Container(kind, container.header | {"contributions": list(contributions)}).head
 
 
 def sign(container: Container, *names: str) -> None:

@@ -215,7 +215,8 @@ def huge(signed: Signed, kind: str) -> secagg.Header:
     """The head of gigabytes."""
     layout = secagg.Layout.from_json([[["w"], "float32", [1 << 33], "encrypted", False]])
     with_key = signed.site().encrypt({"w": np.zeros(3, np.float32)}, round=0).header
-    return replace(with_key, kind=kind, layout=layout)
+    manifest = None if kind == "model" else with_key.manifest
+    return replace(with_key, kind=kind, layout=layout, manifest=manifest)
 
 
 class Flood(pb_grpc.SecureAggregationServicer):

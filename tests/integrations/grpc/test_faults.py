@@ -58,11 +58,11 @@ FAULTS: dict[str, tuple[Callable[[Chunks], Chunks], type[SecAggError], str]] = {
     "head cut": (lambda chunks: [chunks[0][:-1]], FormatError, "head"),
     "no head": (lambda chunks: chunks[-1:], FormatError, "magic|no head"),
     "first frame missing": (lambda chunks: [chunks[0], *chunks[2:]], FormatError, "frame 0 has"),
-    "last frame missing": (lambda chunks: [*chunks[:-2], chunks[-1]], FormatError, "a chunk of 144 bytes; frame 1 has"),
+    "last frame missing": (lambda chunks: [*chunks[:-2], chunks[-1]], FormatError, "a chunk of 184 bytes; frame 1 has"),
     "last byte missing": (
         lambda chunks: [*chunks[:-1], chunks[-1][:-1]],
         FormatError,
-        "a chunk of 143 .* tail has 144",
+        "a chunk of 183 .* tail has 184",
     ),
     "trailing tail": (lambda chunks: [*chunks, chunks[-1]], FormatError, "trailing"),
     "trailing byte": (lambda chunks: [*chunks, b"\0"], FormatError, "trailing"),

@@ -119,10 +119,10 @@ def test_the_first_upload_of_a_model_that_is_not_known(
         assert not session.upload(site.encrypt(SMALL, round=0)).already_added
 
 
-def test_a_project_that_knows_its_model(signed: Signed, updates: dict[str, secagg.Update], tmp_path: Path) -> None:
+def test_a_project_that_knows_its_model(signed: Signed, tmp_path: Path) -> None:
     """Then its size counts, and no limit; what is of another model is refused from its head alone."""
-    update = updates["site-1"]
-    knowing = replace(signed, project=signed.reissue(layout=update.header.layout))
+    knowing = replace(signed, project=signed.reissue(layout=signed.site().layout(STATE)))
+    update = knowing.site().encrypt(STATE, round=0)
     with serving(knowing, tmp_path / "run", limits=Limits(max_upload_nbytes=1)) as running:
         for other in ({"w": STATE["w"][:-1]}, {"v": STATE["w"]}, {"w": STATE["w"].reshape(2, -1)}):
             unfit = signed.site().encrypt(other, round=0)

@@ -25,19 +25,18 @@ STATE = {"w": np.linspace(-1, 1, 50, dtype=np.float32)}
 @pytest.fixture(scope="module")
 def signed() -> Signed:
     config = secagg.Config.from_dict(CONFIG)
-    return sign_federation(Federation(config, secagg.generate_keys(config)))
+    first = sign_federation(Federation(config, secagg.generate_keys(config)))
+    return replace(first, project=first.reissue(base=first.site().base(STATE)))
 
 
 @pytest.fixture
 def server(signed: Signed, tmp_path: Path) -> Iterator[Server]:
-    base = signed.site().base(STATE)
-    project = secagg.Project.from_bytes(replace(signed.project, base=base).sign(signed.authority))
     with Server(
         signed.config,
         signed.federation.keys.server,
         tmp_path / "run",
         insecure=True,
-        project=project,
+        project=signed.project,
         identity=signed.server,
     ) as server:
         yield server

@@ -1,0 +1,31 @@
+"""Headers of the cases of tests/vectors/tags.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from secagg import Header, Layout
+from secagg.scheme.aggregation import Aggregation
+from secagg.scheme.params import Params
+from secagg.wire.header import Contribution
+
+
+def header_of(case: dict[str, Any]) -> Header:
+    """The header of a case's update or aggregate, whose common digest is as the case says."""
+    fields = case["header"]
+    contributions = tuple(Contribution(site, bytes.fromhex(nonce)) for site, nonce in case["contributions"])
+    base, manifest = (None if fields[name] is None else bytes.fromhex(fields[name]) for name in ("base", "manifest"))
+    header = Header(
+        "update" if len(contributions) == 1 else "aggregate",
+        fields["round"],
+        fields["epoch"],
+        fields["key"],
+        Params.from_dict(fields["params"]),
+        Aggregation(**fields["aggregation"]),
+        Layout.from_json(fields["layout"]),
+        contributions,
+        base,
+        manifest,
+    )
+    assert header.common.hex() == case["common"]
+    return header
