@@ -128,7 +128,7 @@ def test_archives_that_are_none_or_lack_something(made: Federation, tmp_path: Pa
         (archive_of([]), "it lacks ca.crt"),
         (b"", ""),
         (whole[:1000], ""),
-        (whole[: len(whole) // 2], ""),
+        (whole[: len(whole) // 4], ""),  # a good part of its end is padding
         (gzip.compress(whole), ""),
     ):
         with pytest.raises(KeyFileError, match=f"opens, but is not a kit: .*{message}"):
