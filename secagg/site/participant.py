@@ -38,7 +38,7 @@ from .folder import (
 )
 from .global_model import GlobalModel
 from .own_update import keep_carry, restore_carry, restore_own, write_update
-from .promise import binding_receipt, check_kept, promised_round, release
+from .promise import binding_receipt, check_kept, is_acknowledged, promised_round, release
 from .reporter import Reporter
 from .session import Session
 
@@ -187,6 +187,11 @@ class Participant:
             raise RoundMismatchError(f"round {round} ended without this site ({refusal})") from refusal
         known = {site.name for site in before.sites if site.revoked}
         revoked = [site.name for site in project.sites if site.revoked and site.name not in known]
+        if not revoked and is_acknowledged(self._kit, round):
+            self.reporter.warning(
+                f"ATTENTION: the server had acknowledged this site's update of round {round}, and refuses it now "
+                "although nobody has been revoked: ask its operators why"
+            )
         why = f"was voided: {_have_been_revoked(revoked)}" if revoked else "is under another manifest by now"
         if self._trained is None or self._trained[0] != round:
             self.reporter.news(f"round {round} {why}; to be trained again under manifest {project.serial}")

@@ -75,10 +75,15 @@ def check_kept(kit: SiteKit, aggregate: Update, receipt: Receipt) -> None:
         pass
 
 
+def is_acknowledged(kit: SiteKit, round: int) -> bool:
+    """Return whether there is a receipt for the update in the folder, and that is of this round."""
+    sent, _ = _receipt(kit) or (None, None)
+    return sent is not None and sent.round == round
+
+
 def release(kit: SiteKit, round: int) -> None:
     """Remove the receipt for a round: the server has kept its word."""
-    sent, _ = _receipt(kit) or (None, None)
-    if sent is not None and sent.round == round:
+    if is_acknowledged(kit, round):
         (kit.folder / RECEIPT_FILE).unlink(missing_ok=True)
 
 
