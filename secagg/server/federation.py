@@ -19,7 +19,6 @@ from .calls import Call, Desk
 from .events import Events, NoEvents
 from .history import History
 from .limits import Limits
-from .manifests import keep
 from .members import Members
 from .models import ModelStore
 from .open_round import OpenRound
@@ -132,7 +131,7 @@ class Federation:
                 ),
                 self.status,
             )
-            keep(self._folder, self._round.manifests.project)
+            self._round.keep_manifest()
             held.pop_all()
         self._watchers = [
             threading.Thread(target=watched.watch, name=f"secagg-{name}", daemon=True)

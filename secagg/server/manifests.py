@@ -8,7 +8,8 @@ it revokes nobody new                  the round goes on as it is; the newer man
 it is of another epoch                 updates under the old key are left out
 =====================================  =================================================================
 
-Without such updates the newer manifest serves at once.
+Without such updates the newer manifest serves at once. Whichever serves is on the disk before an update is acknowledged
+under it, so that the next server, which may have a newer one still, can go on under it.
 """
 
 from __future__ import annotations
@@ -82,13 +83,33 @@ def choose(folder: RunFolder, project: secagg.Project | None) -> tuple[Manifests
     return Manifests(project), None
 
 
-def keep(folder: RunFolder, project: secagg.Project | None) -> None:
-    """Write down the manifest that serves now, if it is a later one: whom it has revoked stays revoked."""
-    served = None if project is None else served_project(folder.path)
-    if project is not None and (served is None or served.serial < project.serial):
+class Keeper:
+    """Writes down the manifest that serves: whom it has revoked stays revoked."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._kept: secagg.Project | None = None
+
+    def keep(self, project: secagg.Project | None) -> None:
+        """Write a manifest down if it is a later one than lies there.
+
+        Raises
+        ------
+        StorageError
+            If that failed.
+        """
+        if project is None or project == self._kept:
+            return
+        served = served_project(self._folder.path)
+        if served is None or served.serial < project.serial:
+            self._folder.save_project(project.signed)
+        self._kept = project
+
+    def try_to_keep(self, project: secagg.Project | None) -> None:
+        """Do so if it can be done: a full disk must not keep sites from what is there."""
         try:
-            folder.save_project(project.signed)
-        except StorageError as error:  # a full disk must not keep sites from what is there
+            self.keep(project)
+        except StorageError as error:
             log.error("%s", error, extra={"event": "project_not_stored", "error": type(error).__name__})
 
 

@@ -20,7 +20,7 @@ from ..errors import FormatError, RoundMismatchError, SecAggError, TransportErro
 from ..protocol.messages import MAX_TROUBLE_LENGTH
 from ..protocol.part import Part
 from .history import History
-from .manifests import Manifests, Void, choose, keep
+from .manifests import Keeper, Manifests, Void, choose
 from .receipts import Receipts
 from .roster import SavedRoster
 from .round_sum import Terms, read_aggregates
@@ -65,6 +65,7 @@ class OpenRound:
         self._changed = threading.Condition()
         self._released = False
         self._saved_roster = SavedRoster(terms.folder, self._waited_for)
+        self._keeper = Keeper(terms.folder)
         self._trouble = ""
         manifests, void = choose(terms.folder, terms.project)
         aggregates, self._sum = read_aggregates(terms, manifests)
@@ -286,6 +287,10 @@ class OpenRound:
 
     # What the server does
 
+    def keep_manifest(self) -> None:
+        """Write down the manifest that the open round is under, if it can be done; else with the first update."""
+        self._keeper.try_to_keep(self.manifests.project)
+
     def watch(self) -> None:
         """End rounds at their timeout, and tidy up after them, until `release` is called."""
         while True:
@@ -319,6 +324,7 @@ class OpenRound:
 
     def _add(self, part: Part, receive_seconds: float) -> bytes:
         header, started = part.header, time.monotonic()
+        self._keeper.keep(self.manifests.project)  # should that have failed before
         self._make_whole()
         with secagg.Update.open(part.path) as update:
             try:
@@ -427,7 +433,7 @@ class OpenRound:
 
     def _succeed(self, round: int, manifests: Manifests) -> None:
         """Write down that a newer manifest serves, before anybody is told of it; the aggregate of `round` is stored."""
-        keep(self._folder, manifests.project)
+        self._keeper.try_to_keep(manifests.project)
         assert manifests.project is not None
         log.info(
             "manifest %d serves from now on",

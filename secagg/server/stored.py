@@ -87,8 +87,7 @@ def _check_successor(path: Path, served: secagg.Project, project: secagg.Project
                 "newest kit"
             ) from error
         raise ConfigError(
-            f"{path.parent} was served under another manifest {served.serial} than this kit's: unpack the newest kit, "
-            "or have `secagg rotate` make a later one"
+            f"{path.parent} was served under another manifest {served.serial} than this kit's: {error}"
         ) from error
 
 

@@ -99,8 +99,10 @@ def _check_successor(new: SiteKit | ServerKit, manifest: bytes, folder: Path) ->
     except SignatureError as error:
         raise KeyFileError(f"{folder} holds a kit of project {old.name} of another provisioner; {other}") from error
     except VerificationError as error:
-        raise KeyFileError(
-            f"{folder} holds a newer kit, of serial {old.serial}, than this one, of serial {new.project.serial}; "
-            "ask the provisioner for the newest"
-        ) from error
+        if new.project.serial < old.serial:
+            raise KeyFileError(
+                f"{folder} holds a newer kit, of serial {old.serial}, than this one, of serial {new.project.serial}; "
+                "ask the provisioner for the newest"
+            ) from error
+        raise KeyFileError(f"{folder} holds a kit that this one cannot replace: {error}") from error
     return old

@@ -71,7 +71,7 @@ def model_to_load(
     until : int
         The round that it is to come to.
     models, aggregates : collection of int
-        Rounds whose models and aggregates the server has.
+        Rounds whose models and aggregates the server has, and which the site can use.
     begun : bool
         Whether the site's model is more than the initial one, so that the aggregates since are enough.
 
@@ -88,7 +88,7 @@ def model_to_load(
         return None
     raise StateError(
         f"this site has the model of round {here}; the server keeps no later model, and no aggregate of round "
-        f"{missing}: wait until a site has stored a model"
+        f"{missing} that this site can use: wait until a site has stored a model, and start again"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..errors import (
     TransportError,
     VerificationError,
 )
-from ..protocol.messages import KEPT_ROUNDS, ServerStatus
+from ..protocol.messages import ServerStatus
 from ..setup.progress import Report
 from ..storage.files import replace_file
 from ..trust.kit import SiteKit
@@ -35,11 +35,10 @@ from .folder import (
     RECEIPT_FILE,
     UPDATE_FILE,
     make_old_client,
-    read_receipt,
-    voids,
 )
 from .global_model import GlobalModel
 from .own_update import keep_carry, restore_carry, restore_own, write_update
+from .promise import binding_receipt, check_kept, is_acknowledged, promised_round, release
 from .reporter import Reporter
 from .session import Session
 
@@ -88,6 +87,8 @@ class Participant:
         self._skipped: int | None = None  # the latest round to which nothing was given
         self._trained: tuple[int, Mapping[str, Any], float] | None = None  # round, what was encrypted for it, weight
         self._unusable: dict[int, SecAggError] = {}  # models on the server by their rounds, and why
+        self._revoked: dict[int, tuple[str, ...]] = {}  # aggregates that cannot be used since, and because of whom
+        self._bases: dict[int, bytes | None] = {}  # those of rounds after such aggregates, where one was promised
 
     @property
     def update_nbytes(self) -> int:
@@ -113,23 +114,14 @@ class Participant:
         SecAggError
             Whatever else the server, its manifest, model or aggregates are refused for.
         """
-        kit, fresh = self._kit.store_manifest(self._session.join().manifest), not self._begun
-        if kit.project != self._kit.project:
-            carry = self.model.site.carry()
-            self._kit, self.model.site = kit, Client.load(kit)
-            self.model.site.restore_carry(carry)
+        fresh = not self._begun
+        self._take_manifest()
         if fresh:
             self._load_own()
             self._restore_own()
             with suppress(SecAggError):  # before an aggregate tells that the update which has left it is in no sum
-                restore_carry(kit.folder, self.model)
-        catch_up(
-            self.model,
-            self._session.status,
-            self._step,
-            f". If its operators say the former, move {self._kit.folder / MODEL_FILE} away and start again: this site "
-            "goes on from the server's model then",
-        )
+                restore_carry(self._kit.folder, self.model)
+        self._catch_up()
         self._begun = True
         if fresh and not self.model.site.carries:
             self._restore_carry()
@@ -195,8 +187,12 @@ class Participant:
             raise RoundMismatchError(f"round {round} ended without this site ({refusal})") from refusal
         known = {site.name for site in before.sites if site.revoked}
         revoked = [site.name for site in project.sites if site.revoked and site.name not in known]
-        have = "has" if len(revoked) == 1 else "have"
-        why = f"was voided: {', '.join(revoked)} {have} been revoked" if revoked else "is under another manifest by now"
+        if not revoked and is_acknowledged(self._kit, round):
+            self.reporter.warning(
+                f"ATTENTION: the server had acknowledged this site's update of round {round}, and refuses it now "
+                "although nobody has been revoked: ask its operators why"
+            )
+        why = f"was voided: {_have_been_revoked(revoked)}" if revoked else "is under another manifest by now"
         if self._trained is None or self._trained[0] != round:
             self.reporter.news(f"round {round} {why}; to be trained again under manifest {project.serial}")
             return False
@@ -241,30 +237,18 @@ class Participant:
     def receive(self, aggregate: Update) -> None:
         """Apply an aggregate, held against the own receipt, and keep the new global model."""
         header = aggregate.header
-        sent, receipt = read_receipt(self._kit) or (None, None)
-        meant = sent is not None and sent.round == header.round
-        # A round that was open when the key was rotated began anew: what was sent for it under the old key is void.
-        held = meant and sent is not None and sent.epoch >= header.epoch
-        if held and sent is not None and voids(self._kit.project, header, sent):  # nor if a site was revoked in it
-            held = False
-            self.reporter.news(
-                f"round {header.round} was voided, and done again, when a site was revoked: the receipt for what this "
-                "site had sent counts for nothing"
-            )
-        if not held:  # the server has not said that it has an update of this site: it need not be in the sum
+        receipt = binding_receipt(self._kit, header, self.reporter)
+        if receipt is None:  # the server has not said that it has an update of this site: it need not be in the sum
             self.model.withdraw()
         start = time.perf_counter()
         with self._reader(header):
-            if not self.model.apply(aggregate, receipt if held else None):  # a server that plays back the last one
+            if not self.model.apply(aggregate, receipt):  # a server that plays back the last one
                 raise RoundMismatchError(f"the aggregate is of round {header.round}, not of round {self.model.round}")
         self.decrypt_seconds = time.perf_counter() - start
         self._trained = None
-        if self._kit.name not in header.sites:  # what was sent for the round, if anything was, counts for nothing
-            self.model.site.withdraw(header.round)  # the one that has read it may be of an earlier epoch
-            keep_carry(self._kit.folder, self.model)
+        self._settle_carry(header)
         self.model.save_model(self._kit.folder / MODEL_FILE)
-        if meant:
-            (self._kit.folder / RECEIPT_FILE).unlink(missing_ok=True)  # the server has kept its word
+        release(self._kit, header.round)
 
     def store_model(self, aggregate: Header) -> bool:
         """Store the global model on the server if that is this site's turn, and return whether it did."""
@@ -285,54 +269,93 @@ class Participant:
         if not self.has_update():  # else it has something to give
             self._session.leave(self.model.round)
 
+    def _take_manifest(self) -> None:
+        """Join, and keep the server's manifest."""
+        kit = self._kit.store_manifest(self._session.join().manifest)
+        if kit.project != self._kit.project:
+            carry = self.model.site.carry()
+            self._kit, self.model.site = kit, Client.load(kit)
+            self.model.site.restore_carry(carry)
+
+    def _catch_up(self) -> None:
+        """Bring the model to the open round, and take a later manifest, if the server has come back with one."""
+        folder = self._kit.folder
+        advice = (
+            f". If its operators say the former, move {folder / MODEL_FILE} away and start again: this site goes on "
+            "from the server's model then"
+        )
+        while True:
+            try:
+                return catch_up(self.model, self._session.status, self._step, advice)
+            except ManifestMismatchError:
+                serial = self._kit.project.serial
+                self._take_manifest()
+                if self._kit.project.serial <= serial:  # each time the provisioner must have signed one
+                    raise
+
     def _step(self, status: ServerStatus) -> None:
-        """Bring the model nearer to the open round."""
+        """Bring the model nearer to the open round, or find out what cannot do so."""
         here = self.model.round
-        aggregates = set(status.aggregates)
+        aggregates = set(status.aggregates) - self._revoked.keys()
         models = {number for number in status.models if number <= status.round} - self._unusable.keys()
-        promised = self._promised(status)
+        promised = promised_round(self._kit, here, status, self.reporter)
         if promised is not None:  # a later model could be one that was made without this site's update
             models = {number for number in models if number <= promised}
         until = status.round if promised is None else promised + 1
         try:
             stored = model_to_load(here, until, models, aggregates, self._begun)
         except StateError as error:
-            why = "".join(
-                f"; that of round {number} cannot be used: {reason}" for number, reason in self._unusable.items()
-            )
-            raise StateError(f"the federation is at round {status.round}: {error}{why}") from None
+            if promised is not None:  # what cannot be applied can still tell whether the server has kept its word
+                with self._aggregate(promised) as aggregate:
+                    self._hold(aggregate)
+                return
+            raise StateError(f"the federation is at round {status.round}: {error}{self._why()}") from None
         if stored is not None:
             self._load_stored(stored)
-        else:
-            with (
-                self.reporter.step(f"round {here}: download the aggregate") as report,
-                self._session.download(here, self._kit.folder / DOWNLOAD_FILE, report) as aggregate,
-            ):
+            return
+        with self._aggregate(here) as aggregate:
+            revoked = self._kit.project.revoked_since(aggregate.header)
+            if revoked:
+                self._revoked[here] = revoked
+                self.reporter.news(f"the aggregate of round {here} cannot be used: {_have_been_revoked(revoked)} since")
+                self._settle_carry(aggregate.header)
+            else:
                 self.receive(aggregate)
-            self._begun = True
-            self.reporter.news(f"round {here}: caught up with the sum of {', '.join(aggregate.header.sites)}")
+                self._begun = True
+                self.reporter.news(f"round {here}: caught up with the sum of {', '.join(aggregate.header.sites)}")
 
-    def _promised(self, status: ServerStatus) -> int | None:
-        """Return the round whose aggregate must hold an update of this site, which the server has acknowledged.
+    def _aggregate(self, round: int) -> Update:
+        """Download an aggregate of a round that has ended."""
+        with self.reporter.step(f"round {round}: download the aggregate") as report:
+            return self._session.download(round, self._kit.folder / DOWNLOAD_FILE, report)
 
-        None if there is none to hold against the receipt any more.
-        """
-        sent, _ = read_receipt(self._kit) or (None, None)
-        folder = self._kit.folder
-        if sent is None or not self.model.round <= sent.round < status.round:
-            return None
-        round = sent.round
-        if round in status.aggregates:
-            return round
-        what = f"the server has acknowledged this site's update of round {round}, and shows no aggregate of that round"
-        evidence = f"{folder / UPDATE_FILE} and {folder / RECEIPT_FILE} are the evidence"
-        if status.round - round <= KEPT_ROUNDS:
-            raise VerificationError(
-                f"{what}, which it must still have: ask its operators why; {evidence}. This site goes on when "
-                f"{RECEIPT_FILE} has been moved away"
+    def _hold(self, aggregate: Update) -> None:
+        """Hold an aggregate, which is not applied, against the own receipt, so that later models may be taken."""
+        header = aggregate.header
+        receipt = binding_receipt(self._kit, header, self.reporter)
+        if receipt is not None:
+            check_kept(self._kit, aggregate, receipt)
+            self._bases[header.round + 1] = aggregate.next_base
+            self.reporter.news(
+                f"the aggregate of round {header.round} lists this site's update, as the server has promised; going on "
+                "from a model that has been stored since"
             )
-        self.reporter.warning(f"ATTENTION: {what} any more: whether the update is in it, nobody can tell; {evidence}")
-        return None
+        release(self._kit, header.round)
+
+    def _settle_carry(self, header: Header) -> None:
+        """Let error feedback know if a sum is without this site: what was sent for it, if anything, is in none."""
+        if self._kit.name not in header.sites:
+            self.model.site.withdraw(header.round)  # the one that has read it may be of an earlier epoch
+            keep_carry(self._kit.folder, self.model)
+
+    def _why(self) -> str:
+        """Return why the models and aggregates that the server has are of no use."""
+        models = [f"; that of round {number} cannot be used: {reason}" for number, reason in self._unusable.items()]
+        sums = [
+            f"; the aggregate of round {number} cannot be used: {_have_been_revoked(revoked)} since"
+            for number, revoked in self._revoked.items()
+        ]
+        return "".join((*models, *sums))
 
     def _load_own(self) -> None:
         """Load the own copy of the global model, if it can be read."""
@@ -377,6 +400,10 @@ class Participant:
                 self._session.load_model(self._kit.folder / DOWNLOAD_FILE, round, report) as model,
             ):
                 site = model.header.site
+                if model.header.base != self._bases.get(round, model.header.base):
+                    raise VerificationError(
+                        f"it does not follow the aggregate of round {round - 1} that the server shows to this site"
+                    )
                 with self._reader(model.header):
                     self.model.load_model(model)
         except (RoundMismatchError, StorageError, TransportError):
@@ -408,3 +435,7 @@ class Participant:
             yield
         finally:
             self.model.site = current
+
+
+def _have_been_revoked(sites: Collection[str]) -> str:
+    return f"{', '.join(sites)} {'has' if len(sites) == 1 else 'have'} been revoked"

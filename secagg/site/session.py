@@ -414,13 +414,18 @@ class Session:
         SecAggError
             Whatever the model or an aggregate is refused for.
         """
+        unusable: set[int] = set()  # aggregates with a site that has been revoked since
 
         def step(status: ServerStatus) -> None:
             models = [number for number in status.models if number <= status.round]
-            stored = model_to_load(model.round, status.round, models, status.aggregates, begun=model.round > 0)
+            aggregates = set(status.aggregates) - unusable
+            stored = model_to_load(model.round, status.round, models, aggregates, begun=model.round > 0)
             if stored is None:
                 with self.download(model.round, path, progress) as aggregate:
-                    model.apply(aggregate)
+                    if self._project is not None and self._project.revoked_since(aggregate.header):
+                        unusable.add(model.round)
+                    else:
+                        model.apply(aggregate)
             else:
                 with self.load_model(path, stored, progress) as update:
                     model.load_model(update)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import ConfigError, QuorumError, RoundMismatchError, VerificationError, show
+from ..errors import ConfigError, IdentityError, QuorumError, RoundMismatchError, VerificationError, show
 from ..wire.header import Contribution, check_base, check_nonce, check_round
 from ..wire.update import Update
 from .project import Project
@@ -49,6 +49,11 @@ def check_contributions(
     if project is not None:
         project.check_time()
         project.check_manifest(header.manifest, f"the aggregate of round {header.round}")
+        for name in project.revoked_since(header):
+            raise IdentityError(
+                f"site {name!r} has been revoked since it gave to round {header.round}, whose aggregate cannot be used "
+                "any more: go on from a global model that a site has stored since"
+            )
     covered = receipt is None
     for contribution, proof in zip(header.contributions, aggregate.tail.proofs, strict=True):
         update = header.of(contribution)  # one head at a time: each is as large as the layout makes it

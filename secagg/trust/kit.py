@@ -10,6 +10,7 @@ from ..config import Config
 from ..errors import KeyFileError, KeyMismatchError, StorageError
 from ..storage.files import absolute, is_path, os_errors, replace_file
 from ..storage.locks import open_locked
+from ..storage.staging import finish
 from .identity import Identity
 from .key import ClientKey, ServerKey, check_role, load_key
 from .kit_files import (
@@ -116,8 +117,9 @@ class SiteKit:
         path = self.folder / PROJECT_FILE
         with (
             os_errors(StorageError, f"cannot keep the newest manifest in {self.folder}"),
-            open_locked(self.folder, os.O_RDONLY | os.O_DIRECTORY),  # else two processes could go back to the earlier
+            open_locked(self.folder, os.O_RDONLY | os.O_DIRECTORY),  # as `change_folder` does, for `secagg unpack`
         ):
+            finish(self.folder)  # a newer kit, perhaps, which must not come back over a still later manifest
             known = Project.load(path)
             if known.successor(manifest).serial > known.serial:
                 with replace_file(path) as file:

@@ -155,7 +155,11 @@ class Project:
 
     @property
     def digest(self) -> bytes:
-        """What updates name the manifest by: the digest of its head, 32 bytes."""
+        """What updates name the manifest by: the digest of its head, 32 bytes.
+
+        It is that of the manifest which was signed: one that `dataclasses.replace` has made of it for the own use keeps
+        `signed`, and goes by the same digest, as what was signed under it does. The next manifest is `successor_of`.
+        """
         if self.signed:  # the digest ends the head, and the signature follows
             return self.signed[-DIGEST_NBYTES - SIGNATURE_NBYTES : -SIGNATURE_NBYTES]
         return self._head()[-DIGEST_NBYTES:]
@@ -192,6 +196,11 @@ class Project:
         False of a manifest that this one does not know.
         """
         return any(item.digest == manifest and item.revoked < self.revoked for item in self.earlier)
+
+    def revoked_since(self, aggregate: Header) -> tuple[str, ...]:
+        """Return who has been revoked since a sum under an earlier manifest: it cannot be used any more."""
+        revoked = {site.name for site in self.sites if site.revoked}
+        return tuple(name for name in aggregate.sites if name in revoked) if self.voids(aggregate.manifest) else ()
 
     def sign(self, authority: Identity) -> bytes:
         """Return the signed manifest, a container of kind ``"project"`` (docs/wire-format.md).
@@ -263,15 +272,22 @@ class Project:
         FormatError, SignatureError
             As `from_bytes`; an authority or a name that is not this one's is a `SignatureError`, too.
         VerificationError
-            If it is older than this one: somebody plays back what has been replaced.
+            If it is older than this one: somebody plays back what has been replaced. If it is as new or later, and does
+            not follow this one: the provisioner has gone back, and issued the same serials again.
         """
         other = Project.from_bytes(blob)
         if (other.authority, other.name) != (self.authority, self.name):
             raise SignatureError(f"the manifest of project {other.name} is not of the authority of {self.name}")
-        if other.serial < self.serial or (other.serial == self.serial and other != self):
+        if other.serial < self.serial:
             raise VerificationError(
                 f"the manifest has serial {other.serial}, an earlier one had {self.serial}: the server's kit is out of "
                 "date, or somebody plays back an old one"
+            )
+        if other != self and all(item.digest != self.digest for item in other.earlier):
+            raise VerificationError(
+                f"the manifest of serial {other.serial} does not follow the one of serial {self.serial} that is known "
+                "here: the provisioner's folder was restored from a backup, or there are two. Go on from the newest, "
+                "or put the project.secagg that is known here into it, and make the change again"
             )
         return other
 

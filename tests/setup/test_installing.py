@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ import pytest
 from provisioned import Federation, files_of
 
 import secagg as library
-from secagg.errors import ConfigError, IdentityError, KeyFileError
+from secagg.errors import ConfigError, IdentityError, KeyFileError, VerificationError
 from secagg.setup.installing import install
+from secagg.setup.provisioner import Provisioner
+from secagg.storage.staging import change_folder
 from secagg.trust.kit import load_server_kit, load_site_kit
-from secagg.trust.kit_files import SERVER_FILES, SITE_FILES, is_secret, locked
+from secagg.trust.kit_files import PROJECT_FILE, SERVER_FILES, SITE_FILES, is_secret, locked
 
 STATE = {"w": np.linspace(-1, 1, 50, dtype=np.float32)}
 
@@ -86,6 +89,62 @@ def test_over_an_older_kit(made: Federation, tmp_path: Path) -> None:
         with pytest.raises(KeyFileError, match="holds a newer kit, of serial 3, than this one, of serial"):
             install(files_of(federation["a"]), out)
     assert files_of(out) == before
+
+
+def test_a_kit_of_another_course(made: Federation, tmp_path: Path) -> None:
+    """The provisioner's folder was restored from a backup, and has issued serial 2 again, and then 3."""
+    first, again = (
+        made.change(tmp_path / name, lambda provisioner, *folders, name=name: provisioner.add((name,), *folders))
+        for name in ("d", "e")
+    )
+    later = again.change(tmp_path / "later", lambda provisioner, *folders: provisioner.rotate(None, *folders))
+    install(files_of(first["server"]), tmp_path / "server")
+    before = files_of(tmp_path / "server")
+    for kits in (again, later):
+        with pytest.raises(KeyFileError, match=r"cannot replace: .* does not follow the one of serial 2 .* backup"):
+            install(files_of(kits["server"]), tmp_path / "server")
+    assert files_of(tmp_path / "server") == before
+    (again.provisioner.folder / "project.secagg").write_bytes(before["project.secagg"])  # the remedy
+    mended = Federation(Provisioner.load(again.provisioner.folder), again.kits)
+    follows = mended.change(tmp_path / "mended", lambda provisioner, *folders: provisioner.remove(("b",), *folders))
+    install(files_of(follows["server"]), tmp_path / "server")
+    assert load_server_kit(tmp_path / "server").project.serial == 3
+
+
+def test_a_manifest_and_a_newer_kit_at_once(made: Federation, tmp_path: Path) -> None:
+    """A site's process keeps what the server shows while `secagg unpack` puts a later manifest there, which stays."""
+    older = made.change(tmp_path / "2", lambda provisioner, *folders: provisioner.add(("d",), *folders))
+    newer = older.change(tmp_path / "3", lambda provisioner, *folders: provisioner.add(("e",), *folders))
+    shown, unpacked = ((kits["server"] / PROJECT_FILE).read_bytes() for kits in (older, newer))
+    folder = tmp_path / "a"
+    install(files_of(made["a"]), folder)
+    kit = load_site_kit(folder)
+    with ThreadPoolExecutor(1) as pool:
+        with change_folder(folder) as stage:
+            (stage.folder / PROJECT_FILE).write_bytes(unpacked)
+            stored = pool.submit(kit.store_manifest, shown)
+            with pytest.raises(TimeoutError):
+                stored.result(0.3)
+        with pytest.raises(VerificationError, match="serial 2, an earlier one had 3"):
+            stored.result()
+    assert (folder / PROJECT_FILE).read_bytes() == unpacked
+
+
+def test_a_manifest_after_a_kit_that_was_half_unpacked(made: Federation, tmp_path: Path) -> None:
+    """What was interrupted is carried out first, not over the later manifest."""
+    older = made.change(tmp_path / "2", lambda provisioner, *folders: provisioner.add(("d",), *folders))
+    newer = older.change(tmp_path / "3", lambda provisioner, *folders: provisioner.add(("e",), *folders))
+    unpacked, shown = ((kits["server"] / PROJECT_FILE).read_bytes() for kits in (older, newer))
+    folder = tmp_path / "a"
+    install(files_of(made["a"]), folder)
+    kit = load_site_kit(folder)
+    left = folder / ".secagg-staged" / "files"
+    left.mkdir(parents=True)
+    (left / PROJECT_FILE).write_bytes(unpacked)
+    kit.store_manifest(shown)
+    assert not left.parent.exists()
+    install(files_of(made["a"]) | {PROJECT_FILE: shown}, folder)
+    assert (folder / PROJECT_FILE).read_bytes() == shown
 
 
 def test_a_site_at_work_is_left_alone(made: Federation, federation: Federation) -> None:

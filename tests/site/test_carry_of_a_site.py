@@ -77,18 +77,6 @@ def test_who_joins_late_is_warned_of_nothing(provisioned: Provisioned, tmp_path:
         site.encrypt()
 
 
-def test_a_new_manifest_leaves_the_carry(provisioned: Provisioned, tmp_path: Path) -> None:
-    """The client is made anew for it, in the same process."""
-    with opened(provisioned, tmp_path) as start:
-        site, *_ = run_round(start)
-        carry, client = site.model.site.carry(), site.model.site
-        kit = site.participant._kit
-        site.participant._kit = replace(kit, project=replace(kit.project, serial=kit.project.serial - 1))
-        site.participant.join()
-        assert site.model.site is not client
-        assert site.model.site.carry() == carry != b""
-
-
 def test_after_the_last_round_the_carry_stays_with_the_model(provisioned: Provisioned, tmp_path: Path) -> None:
     with opened(provisioned, tmp_path) as start:
         site, *_ = run_round(start)

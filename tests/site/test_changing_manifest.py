@@ -23,6 +23,8 @@ from secagg.errors import (
     ManifestMismatchError,
     RoundMismatchError,
     SignatureError,
+    StateError,
+    StorageError,
     TransportError,
     VerificationError,
 )
@@ -466,8 +468,8 @@ def test_an_earlier_epoch_and_its_last_manifests(world: World) -> None:
     world.change(removed("b"))
     world.change(lambda made, changed, kits: made.rotate(None, changed, kits))
     world.start()
-    with pytest.raises(IdentityError, match="'b' has been revoked"):
-        world.site("c")
+    with pytest.raises(StateError, match="the aggregate of round 0 cannot be used: b has been revoked since"):
+        world.site("c")  # nor the model, which b has stored
 
 
 @pytest.mark.parametrize("revoked", [(), ("d",)])
@@ -636,6 +638,18 @@ def test_a_voided_update_of_a_round_that_was_missed(feeding: Provisioned, tmp_pa
         np.testing.assert_array_equal(kept.after[0], due[0])
 
 
+def test_a_new_manifest_leaves_the_carry(feeding: Provisioned, tmp_path: Path) -> None:
+    """The client is made anew for it, in the same process."""
+    with World(feeding, tmp_path) as world:
+        a, *_ = sites = world.sites("a", "b", "c")
+        run_round(sites)
+        carry, client = a.model.site.carry(), a.model.site
+        world.restart(added("e"))
+        a.participant.join()
+        assert a.model.site is not client
+        assert a.model.site.carry() == carry != b""
+
+
 # The server dies.
 
 
@@ -735,9 +749,41 @@ def test_a_server_that_dies_while_a_manifest_takes_over(
     assert len(seen) >= 2
 
 
-def test_a_manifest_that_cannot_be_stored_voids_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from secagg.errors import StorageError
+def test_a_manifest_that_cannot_be_stored_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A full disk keeps nobody from what is there; but nothing is acknowledged under a manifest that could be lost.
 
+    Else the next server, which has a later one, would not know the one of those updates, and put them aside.
+    """
+    run_round(world.sites("a", "b", "c"))
+    world.stop()
+    world.change(removed("d"))
+
+    def fail(*_: object) -> None:
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_folder.RunFolder, "save_project", fail)
+        world.start()
+        assert "project_not_stored" in {getattr(record, "event", "") for record in caplog.records}
+        a, b, c = world.sites("a", "b", "c")
+        assert a.participant._kit.project == world.project
+        with a.participant._session.download(0, a.folder / "there"):
+            pass
+        with pytest.raises(StorageError, match="the disk is full"):
+            a.give()
+        assert (world.federation.status().added, served(world).serial) == ((), 1)
+    a.give()
+    assert (world.federation.status().added, served(world)) == (("a",), world.project)
+    world.restart(added("e"))
+    assert (world.federation.status().added, world.federation.status().project_serial) == (("a",), 2)
+    for site in (b, c):
+        site.give()
+    assert a.take().sites == ("a", "b", "c")
+
+
+def test_a_manifest_that_cannot_be_stored_voids_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     open_round(world, "a", "d")
     world.stop()
     world.change(removed("d"))

@@ -26,7 +26,6 @@ from secagg.storage.files import open_regular, os_errors, replace_file, synchron
 from secagg.storage.locks import locked_folder, open_locked
 from secagg.trust.kit import load_site_kit
 from secagg.trust.kit_files import PROJECT_FILE
-from secagg.trust.project import Project
 
 KEPT = (0.0, 0.5)
 
@@ -100,7 +99,7 @@ def test_the_newest_manifest_of_a_site_survives(
     for path in kits["site-1"].iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     project = kits.provisioner.project
-    later = Project(**vars(project) | {"serial": project.serial + 1, "signed": b""}).sign(kits.provisioner.identity)
+    later = project.successor_of().sign(kits.provisioner.identity)
     recorder = recorded(folder, monkeypatch)
     load_site_kit(folder).store_manifest(later)
     fails(folder, recorder, kept)

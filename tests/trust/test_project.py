@@ -386,8 +386,8 @@ def test_successor():
     assert PROJECT.successor(BLOB) == PROJECT
     later = SIGNED.without("site-2")
     assert PROJECT.successor(later.sign(AUTHORITY)) == later
-    far = replace(PROJECT, serial=10**6, epoch=7)
-    assert PROJECT.successor(far.sign(AUTHORITY)) == far
+    far = replace(SIGNED, project=later).reissue(serial=10**6, epoch=7)  # as after rotations
+    assert PROJECT.successor(far.sign(AUTHORITY)) == later.successor(far.sign(AUTHORITY)) == far
 
 
 def test_an_older_one():
@@ -399,8 +399,20 @@ def test_an_older_one():
 def test_another_of_the_same_serial():
     """Two manifests that both replace the last one: one of them hides something."""
     other = replace(PROJECT, expires=PROJECT.expires + 1)
-    with pytest.raises(VerificationError, match="serial 0"):
+    with pytest.raises(VerificationError, match=r"serial 0 does not follow the one of serial 0 .* project\.secagg"):
         PROJECT.successor(other.sign(AUTHORITY))
+
+
+def test_a_later_one_of_another_course():
+    """The provisioner's folder was restored from a backup: serials begin anew where the backup was made."""
+    taken = SIGNED.without("site-2")
+    forked = replace(SIGNED, project=SIGNED.without("site-3"))
+    later = replace(forked, project=forked.reissue()).reissue(epoch=1)
+    for project in (forked.project, later, replace(PROJECT, serial=5)):
+        with pytest.raises(VerificationError, match=r"does not follow the one of serial 1 .* restored from a backup"):
+            taken.successor(project.sign(AUTHORITY))
+    mended = replace(SIGNED, project=taken).reissue(serial=7)
+    assert taken.successor(mended.sign(AUTHORITY)) == mended
 
 
 def test_a_successor_of_another_authority():
