@@ -354,8 +354,10 @@ def test_an_aggregate_of_an_earlier_epoch_with_a_site_that_was_revoked(world: Wo
             server.say(1)
             with world.site() as site:
                 if aggregate is with_d:
-                    with pytest.raises(IdentityError, match="'d' has been revoked"):
+                    with pytest.raises(StateError, match="the aggregate of round 0 cannot be used: d has been revoked"):
                         site.join()
+                    with pytest.raises(IdentityError, match="'d' has been revoked since it gave to round 0"):
+                        site.receive(aggregate)
                     assert position(site) == (0, 0.0)
                 else:
                     site.join()
