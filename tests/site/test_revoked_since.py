@@ -36,7 +36,7 @@ KEPT = "the aggregate of round {} lists this site's update, as the server has pr
 
 @pytest.fixture(scope="module")
 def provisioned(tmp_path_factory: pytest.TempPathFactory) -> Provisioned:
-    return provision(tmp_path_factory.mktemp("four"), value_bits=12)
+    return provision(tmp_path_factory.mktemp("four"))
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ MODEL = {"w": np.zeros(3000, np.float32)}
 
 
 def provision(folder: Path, **params: Any) -> Provisioned:
-    config = {"scheme": "FLASHE", "value_bits": 6, "rounding": "nearest", **params}
+    config = {"scheme": "FLASHE", "value_bits": 12, "rounding": "nearest", **params}
     aggregation = {"min_clients": 2, "max_clients": 5, "max_abs": 1.0, "max_weight": 4}
     he = {"lib": "flashe", "config": config}
     return Provisioned.make(folder, hosts=[], sites=list(NAMES), he=he, aggregation=aggregation)
