@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -137,7 +136,7 @@ class Encryption:
                 encoders["clear"] = self._clear.encoder(in_clear, limits["clear"], fraction)
                 vectors = [*vectors, *in_clear]
             decides = struct.pack("<dQ", fraction, encoders["encrypted"].seed)
-            header = with_nonce(self._key, draft, chain([decides], map(_bytes_of, [*vectors, *(residuals or ())])))
+            header = with_nonce(self._key, draft, [decides, *vectors, *(residuals or ())])
             cipher = self._backend.cipher(round, header.contributions)
             stream = open_stream(header)
             writer = UpdateWriter(stream, header)
@@ -228,7 +227,3 @@ class Encryption:
         error = self._codec.mean_error(sites, weight_sum, bound)
         largest = bound * (1 + 2.0**-7) + error  # 2**-7: rounding to bfloat16
         return FlatVector([vector], [largest]).first_out_of_range() is None
-
-
-def _bytes_of(vector: NDArray[Any]) -> memoryview:
-    return memoryview(vector.view(np.uint8))  # type: ignore[arg-type]  # an ndarray is a buffer

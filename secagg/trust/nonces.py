@@ -12,6 +12,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..wire.container import DIGEST_NBYTES
 from ..wire.header import NONCE_NBYTES, Contribution, Header
@@ -24,7 +28,7 @@ NO_NONCE = bytes(NONCE_NBYTES)
 _PIECE_NBYTES = 1 << 20
 
 
-def with_nonce(key: ClientKey, draft: Header, content: Iterable[bytes | memoryview]) -> Header:
+def with_nonce(key: ClientKey, draft: Header, content: Iterable[bytes | NDArray[Any]]) -> Header:
     """Return the header of a new update or model, with its nonce.
 
     Parameters
@@ -33,7 +37,7 @@ def with_nonce(key: ClientKey, draft: Header, content: Iterable[bytes | memoryvi
         The key of the pseudorandom function derives from it.
     draft : Header
         The header with `NO_NONCE`: it is part of what the nonce depends on, with site, round, scales and layout.
-    content : iterable of bytes or memoryview
+    content : iterable of bytes or ndarray
         All that is encrypted, and what decides how: weight, seed of the rounding, values, residuals. It is read once.
     """
     site, round = draft.site, draft.round.to_bytes(8, "little")
@@ -41,7 +45,7 @@ def with_nonce(key: ClientKey, draft: Header, content: Iterable[bytes | memoryvi
     return replace(draft, contributions=(Contribution(site, key.subkey(b"secagg nonce v1", *fields)),))
 
 
-def _hash(key: ClientKey, draft: Header, content: Iterable[bytes | memoryview]) -> bytes:
+def _hash(key: ClientKey, draft: Header, content: Iterable[bytes | NDArray[Any]]) -> bytes:
     """Return 16 bytes that differ for two contents but with a probability of 2**-128 for each 16 bytes of them.
 
     GMAC (NIST SP 800-38D) under a secret key and a fixed nonce: GHASH is a universal hash, several times as fast as a
@@ -53,7 +57,8 @@ def _hash(key: ClientKey, draft: Header, content: Iterable[bytes | memoryview]) 
     mac = Cipher(algorithms.AES256(key.subkey(b"secagg nonce content v1")), modes.GCM(bytes(12))).encryptor()
     mac.authenticate_additional_data(draft.head[-DIGEST_NBYTES:])
     for part in content:
-        for start in range(0, len(part), _PIECE_NBYTES):
-            mac.authenticate_additional_data(part[start : start + _PIECE_NBYTES])
+        data = np.frombuffer(part, np.uint8) if isinstance(part, bytes) else part.view(np.uint8)
+        for start in range(0, data.size, _PIECE_NBYTES):
+            mac.authenticate_additional_data(data[start : start + _PIECE_NBYTES].data)
     mac.finalize()
     return mac.tag

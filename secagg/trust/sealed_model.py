@@ -29,7 +29,7 @@ def write_model(
     stream: Writable, draft: Header, key: ClientKey, vectors: Sequence[NDArray[Any]], identity: Identity | None
 ) -> None:
     """Encrypt the tensors of a model, in the order of its layout, to a stream; `draft` is its header without nonce."""
-    header = with_nonce(key, draft, (memoryview(vector.view(np.uint8)) for vector in vectors))  # type: ignore[arg-type]
+    header = with_nonce(key, draft, vectors)
     cipher = _Cipher(key, header)
     source = _Bytes(vectors)
     writer = UpdateWriter(stream, header)
