@@ -64,15 +64,17 @@ class FlatVector:
         out: NDArray[np.uint64],
         lanes: Lanes,
         factors: Sequence[float],
+        steps: Sequence[float],
         caps: Sequence[float],
+        clipped: NDArray[np.int64],
         seed: int | None,
         residuals: Sequence[NDArray[np.float32]] | None,
-    ) -> int:
+    ) -> None:
         """Fill whole blocks of words with quantised values from `start`; see `secagg_ext.quantise`.
 
-        `factors`, `caps` and `residuals` are those of each vector. Returns the number of values that were clipped.
+        `factors`, `steps`, `caps` and `residuals` are those of each vector; `clipped` counts on, one for each.
         """
-        return secagg_ext.quantise(
+        secagg_ext.quantise(
             self._vectors,
             out,
             lanes.words,
@@ -81,7 +83,9 @@ class FlatVector:
             lanes.limit,
             start,
             factors,
+            steps,
             caps,
+            clipped,
             seed,
             residuals,
         )
