@@ -9,6 +9,7 @@ from ..errors import ConfigError
 from .aggregation import Aggregation
 from .capacity import fitting_lanes
 from .flat_vector import FlatVector
+from .lanes import Lanes
 from .params import Params, QuantisedParams
 from .scales import BINS
 
@@ -46,14 +47,9 @@ class CalibrationCodec:
         self._tensors = tensors
         self.blocks = -(-(1 + tensors * BINS) // self._lanes.block_values)
 
-    def encode(self, counts: NDArray[np.float64]) -> NDArray[np.uint64]:
-        """Return all blocks for what one site has counted, (tensors, `BINS`)."""
-        words = np.empty(self.blocks * self._lanes.words, dtype=np.uint64)
-        source = np.concatenate([[1.0], counts.ravel()])
-        FlatVector([source]).quantise(
-            0, words, self._lanes, [1.0], [1.0], [float(_LIMIT)], np.zeros(1, np.int64), None, None
-        )
-        return words
+    def encoder(self, counts: NDArray[np.float64]) -> CountsEncoder:
+        """Begin a calibration of what one site has counted, (tensors, `BINS`)."""
+        return CountsEncoder(FlatVector([np.concatenate([[1.0], counts.ravel()])]), self._lanes)
 
     def decode(self, words: NDArray[np.uint64], sites: int) -> NDArray[np.float64] | None:
         """Return what `sites` sites have counted, (tensors, `BINS`); None if so many cannot have counted that."""
@@ -62,3 +58,19 @@ class CalibrationCodec:
         counts = values[1:].reshape(self._tensors, BINS)
         fits = values[0] == sites and bool((counts >= 0).all()) and bool((counts.sum(axis=1) <= sites).all())
         return counts if fits and not over else None
+
+
+class CountsEncoder:
+    """A calibration on its way in; see `secagg.scheme.codec.Encoder`."""
+
+    clipped = 0
+
+    def __init__(self, source: FlatVector, lanes: Lanes) -> None:
+        self._source, self._lanes = source, lanes
+
+    def encode(self, block: int, blocks: int) -> NDArray[np.uint64]:
+        """Return words of whole blocks."""
+        words, start = np.empty(blocks * self._lanes.words, dtype=np.uint64), block * self._lanes.block_values
+        clipped = np.zeros(1, dtype=np.int64)
+        self._source.quantise(start, words, self._lanes, [1.0], [1.0], [float(_LIMIT)], clipped, None, None)
+        return words

@@ -14,11 +14,15 @@ from .flat_vector import FlatVector
 from .ring import CLEAR_BLOCK_SIZE
 
 
+#: By so many bits a value may exceed what was measured: what is clear has no residual that could take it.
+HEADROOM_BITS = 16
+
+
 class FixedPointCodec:
     """Weighted values to words and back.
 
     A value becomes round(w·x / b · 2**f) with the bound b of its tensor, so that the sum of ``max_clients`` of them
-    stays below 2**63.
+    stays below 2**63, also where values exceed a measured bound.
 
     Parameters
     ----------
@@ -27,7 +31,9 @@ class FixedPointCodec:
     """
 
     def __init__(self, aggregation: Aggregation) -> None:
-        self._fraction_bits = 62 - math.ceil(math.log2(aggregation.max_clients))
+        headroom = HEADROOM_BITS if aggregation.calibrated else 0
+        self._most = 2.0**headroom
+        self._fraction_bits = 62 - headroom - math.ceil(math.log2(aggregation.max_clients))
 
     def encoder(
         self, vectors: Sequence[NDArray[Any]], limits: Sequence[float], bounds: Sequence[float], weight: float
@@ -45,7 +51,7 @@ class FixedPointCodec:
         weight : float
             Of the site.
         """
-        return ClearEncoder(vectors, limits, bounds, weight, self._fraction_bits)
+        return ClearEncoder(vectors, limits, bounds, weight, self._fraction_bits, self._most)
 
     def decoder(self, targets: Sequence[NDArray[Any]]) -> ClearDecoder:
         """Begin the mean of the clear tensors."""
@@ -62,18 +68,19 @@ class ClearEncoder:
         bounds: Sequence[float],
         weight: float,
         fraction_bits: int,
+        most: float,
     ) -> None:
         self._source = FlatVector(vectors, [min(limit, np.finfo(np.float64).max) for limit in limits])
         self._ends = np.cumsum([0, *(vector.size for vector in vectors)])
-        self._bounds, self._weight, self._bits = list(bounds), weight, fraction_bits
-        self.clipped = self.seed = 0
+        self._bounds, self._weight, self._bits, self._most = list(bounds), weight, fraction_bits, most
+        self.clipped = 0
 
     def encode(self, block: int, blocks: int) -> NDArray[np.uint64]:
         """Return words of whole blocks; see `secagg.scheme.codec.Encoder`."""
         start, values = block * CLEAR_BLOCK_SIZE, np.empty(blocks * CLEAR_BLOCK_SIZE)
         self.clipped += self._source.read(start, values, self._weight) >= 0
         for part, bound in _parts(values, start, self._ends, self._bounds):
-            part[:] = np.clip(part / bound, -1, 1) if bound else 0  # what a calibration has missed is cut
+            part[:] = np.clip(part / bound, -self._most, self._most) if bound else 0
         return np.rint(np.ldexp(values, self._bits)).astype(np.int64).view(np.uint64)
 
 

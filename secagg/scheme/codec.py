@@ -29,9 +29,6 @@ class Encoder(Protocol):
     def clipped(self) -> int:
         """Values so far that were beyond their bound, or became so since they were checked."""
 
-    seed: int
-    """Of the randomness with which values are rounded, below 2**64; 0 where nothing is drawn."""
-
     def encode(self, block: int, blocks: int) -> Array:
         """Return `blocks` whole plaintext blocks from the one of index `block`."""
 
@@ -69,6 +66,9 @@ class Codec(Protocol):
     def check_weight(self, weight: float) -> None:
         """Raise `RangeError` if a weight is too small to be encoded."""
 
+    def draw(self) -> int | None:
+        """Return the seed of the rounding of an update, below 2**64; None where nothing is drawn."""
+
     def blocks(self, shapes: Sequence[tuple[int, ...]], tensors: int) -> int:
         """Return the number of blocks for encrypted tensors of these shapes, of so many that are sent."""
 
@@ -81,11 +81,12 @@ class Codec(Protocol):
         scales: Scales | None = None,
         counts: NDArray[np.float64] | None = None,
         residuals: Sequence[NDArray[np.float32]] | None = None,
+        seed: int | None = None,
     ) -> Encoder:
         """Begin an update of `vectors`, each with its shape and bound.
 
         Bounds are ``max_abs``, or of weighted values where scales are measured. `scales` are then those of all tensors
-        that are sent, and `counts` what this site has counted in bins, where updates say so.
+        that are sent, and `counts` what this site has counted in bins, where updates say so; `seed` is what `draw` returned.
         """
 
     def decoder(

@@ -18,6 +18,7 @@ under which scales it was made: whoever decrypts needs nothing else.
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -82,7 +83,7 @@ class IntegerCodec:
         self.lanes_a_value = lanes_a_value(params.limit)
         self.weight = Digits(WEIGHT_BITS if aggregation.max_weight is not None else FREE_WEIGHT_BITS, params.limit)
         self.bin = Digits(_BIN_BITS, params.limit)
-        self.stochastic = params.rounding == "stochastic"
+        self._stochastic = params.rounding == "stochastic"
 
     def check_moduli(self, primes: tuple[int, ...], plain_modulus: int) -> None:
         """Raise `ConfigError` if what was proved from the moduli's bits does not hold for the moduli themselves."""
@@ -95,6 +96,10 @@ class IntegerCodec:
                 f"a weight of {weight:g} rounds to nothing beside aggregation.max_weight {self.largest_weight:g}; lower "
                 "max_weight"
             )
+
+    def draw(self) -> int | None:
+        """Return the seed of the rounding of an update, below 2**64; None where nothing is drawn."""
+        return secrets.randbits(64) if self._stochastic else None
 
     def whole_weight(self, weight: float) -> int:
         """Return a weight as the whole number that is sent."""
@@ -124,13 +129,14 @@ class IntegerCodec:
         scales: Scales | None = None,
         counts: NDArray[np.float64] | None = None,
         residuals: Sequence[NDArray[np.float32]] | None = None,
+        seed: int | None = None,
     ) -> IntegerEncoder:
         """Begin an update; see `secagg.scheme.codec.Codec`.
 
         `residuals`, one a vector, in units of weighted values, are added to these and replaced by what is dropped. What
         is due may exceed a bound by less than a step: else the part of a step below the bound would never be sent.
         """
-        return IntegerEncoder(self, vectors, shapes, bounds, weight, scales, counts, residuals)
+        return IntegerEncoder(self, vectors, shapes, bounds, weight, scales, counts, residuals, seed)
 
     def decoder(
         self,
@@ -150,6 +156,6 @@ class IntegerCodec:
         """
         largest = max(self._bounds) if bound is None else bound
         step = largest / self.lanes.limit
-        each = step if self.stochastic or self._params.error_feedback else step / 2
+        each = step if self._stochastic or self._params.error_feedback else step / 2
         # The weights are rounded as well, to half of 2**-WEIGHT_BITS at most.
         return sites * (each + largest * 2.0**-WEIGHT_BITS) / weight_sum if weight_sum > 0 else math.inf

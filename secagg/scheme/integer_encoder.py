@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +33,7 @@ class IntegerEncoder:
         scales: Scales | None,
         counts: NDArray[np.float64] | None,
         residuals: Sequence[NDArray[np.float32]] | None,
+        seed: int | None,
     ) -> None:
         self._codec = codec
         limit = codec.lanes.limit
@@ -68,9 +68,8 @@ class IntegerEncoder:
                 self._add(vector, weight, step, cap, residual, index)
         self._flat = FlatVector(self._sources)
         self._clipped = np.zeros(len(self._sources), dtype=np.int64)
-        self._drawn = secrets.randbits(64) if codec.stochastic else None
         self._residuals = None if residuals is None else self._left
-        self.seed = self._drawn or 0
+        self._seed = seed
 
     @property
     def clipped_by_tensor(self) -> list[int]:
@@ -98,7 +97,7 @@ class IntegerEncoder:
             self._steps,
             self._caps,
             self._clipped,
-            self._drawn,
+            self._seed,
             self._residuals,
         )
         return words

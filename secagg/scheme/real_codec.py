@@ -68,6 +68,10 @@ class RealCodec:
                 f"weight {weight} is nothing beside aggregation.max_weight {self._largest_weight:g}; lower max_weight"
             )
 
+    def draw(self) -> int | None:
+        """Return None: nothing is drawn here."""
+        return None
+
     def blocks(self, shapes: Sequence[tuple[int, ...]], tensors: int) -> int:
         """Return the number of blocks of a section; see `secagg.scheme.codec.Codec`."""
         return -(-(1 + sum(map(math.prod, shapes))) // self.block_values)
@@ -81,6 +85,7 @@ class RealCodec:
         scales: Scales | None = None,
         counts: NDArray[np.float64] | None = None,
         residuals: Sequence[NDArray[np.float32]] | None = None,
+        seed: int | None = None,
     ) -> RealEncoder:
         """Begin an update; see `secagg.scheme.codec.Codec`. Nothing is dropped, so there are no residuals."""
         # A constant 1, which the weight turns into the weight itself.
@@ -153,7 +158,7 @@ class RealEncoder:
 
     def __init__(self, codec: RealCodec, source: FlatVector, fraction: float) -> None:
         self._codec, self._source, self._fraction = codec, source, fraction
-        self.clipped = self.seed = 0
+        self.clipped = 0
 
     def encode(self, block: int, blocks: int) -> NDArray[Any]:
         """Return slots of whole blocks; see `secagg.scheme.codec.Encoder`."""

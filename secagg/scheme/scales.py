@@ -15,6 +15,8 @@ from statistics import median_low
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import FormatError
+
 #: Bins a tensor, and twice the binary logarithm of the bound of the first of them: 2**-51.5 … 2**44.
 BINS, LOWEST = 192, -103
 
@@ -58,6 +60,13 @@ class Scales:
     def to_bytes(self) -> bytes:
         """Return them as a byte a tensor."""
         return bytes(self.bins)
+
+    @classmethod
+    def from_bytes(cls, blob: bytes) -> Scales:
+        """Read what `to_bytes` wrote; `FormatError` if it is something else."""
+        if any(item > UNKNOWN for item in blob) or (UNKNOWN in blob and set(blob) != {UNKNOWN}):
+            raise FormatError("stored scales have bins that are none")
+        return cls(tuple(blob))
 
     @classmethod
     def measured(cls, counts: NDArray[np.float64]) -> Scales:
