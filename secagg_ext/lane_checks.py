@@ -8,10 +8,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from secagg_ext.checks import _TENSOR, _WORDS, Array, _array, _arrays, _disjoint
+from secagg_ext.checks import _RESIDUALS, _TENSOR, _WORDS, Array, _array, _arrays, _disjoint
 
 _COUNTS = frozenset([np.dtype("int64")])
-_RESIDUALS = frozenset([np.dtype("float32")])
 
 #: So that a value, its dither and what rounding leaves are exact in float64, and fit a lane beside many others.
 LARGEST_LIMIT = 2**23 - 1
