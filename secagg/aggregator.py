@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .config import Config
 from .errors import (
     CapacityError,
+    ConfigError,
     FormatError,
     LayoutError,
     ManifestMismatchError,
@@ -298,8 +299,8 @@ class Aggregator:
             raise MismatchError(_other_base(header.site, self._round, header.base, self._base))
         if (self._calibration is not None or self._contributions) and header.calibration != self._calibration:
             raise MismatchError(
-                f"the update from {header.site} was made under other scales than those of round {self._round}: download "
-                "the scales of the round, and encrypt again"
+                f"the update from {header.site} was made under other scales than those of round {self._round}: "
+                "download the scales of the round, and encrypt again"
             )
         if (self._project is not None or self._contributions) and header.manifest != self._manifest:
             raise ManifestMismatchError(self._other_manifest(header))

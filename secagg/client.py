@@ -12,7 +12,7 @@ import numpy as np
 
 from .config import Config
 from .encryption import Encryption
-from .errors import KeyFileError, LayoutError, PrivacyWarning, RangeError, show, warn
+from .errors import ConfigError, KeyFileError, LayoutError, PrivacyWarning, RangeError, show, warn
 from .measuring import Measuring
 from .scheme.report import PrecisionReport
 from .scheme.scales import Scales

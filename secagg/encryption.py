@@ -12,8 +12,6 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-import secagg_ext
-
 from .backends.registry import load_backend
 from .config import Config
 from .errors import DecryptionError, ImplausibleSumError, RangeError
@@ -21,7 +19,7 @@ from .scheme.calibration import CalibrationCodec
 from .scheme.clear_codec import FixedPointCodec
 from .scheme.codec import Encoder, codec_for
 from .scheme.feedback import Feedback
-from .scheme.flat_vector import FlatVector
+from .scheme.flat_vector import FlatVector, weigh
 from .scheme.integer_encoder import IntegerEncoder
 from .scheme.params import LatticeParams, QuantisedParams
 from .scheme.report import PrecisionReport, TensorReport
@@ -266,8 +264,8 @@ class Encryption:
         counts = codec.decode(np.concatenate(parts), len(header.contributions))
         if counts is None:
             raise ImplausibleSumError(
-                f"the sum of the calibrations of round {header.round} has counts that so many sites cannot have: a site "
-                "calibrates otherwise than the others: compare the versions and configurations of all"
+                f"the sum of the calibrations of round {header.round} has counts that so many sites cannot have: a "
+                "site calibrates otherwise than the others: compare the versions and configurations of all"
             )
         return Scales.measured(counts)
 
@@ -285,18 +283,15 @@ class Encryption:
         if not isinstance(self._params, QuantisedParams):
             return _Due(vectors, in_clear, None, [], [])
         weighed = {
-            spec.name: secagg_ext.weigh(vector, weight, rest)
-            for spec, vector, rest in zip(encrypted, vectors, rests, strict=True)
+            spec.name: weigh(vector, weight, rest) for spec, vector, rest in zip(encrypted, vectors, rests, strict=True)
         }
         if self._calibrated:
-            weighed |= {
-                spec.name: secagg_ext.weigh(vector, weight) for spec, vector in zip(clear, in_clear, strict=True)
-            }
+            weighed |= {spec.name: weigh(vector, weight) for spec, vector in zip(clear, in_clear, strict=True)}
             for name, (largest, _) in weighed.items():
                 if not math.isfinite(largest):
                     raise RangeError(f"tensor {name!r} has values that times weight {weight:g} are no float64")
-        largest = [weighed[spec.name][0] for spec in layout.sent] if self._calibrated else []
-        return _Due(vectors, in_clear, residuals, largest, [weighed[spec.name][1] for spec in encrypted])
+        tops = [weighed[spec.name][0] for spec in layout.sent] if self._calibrated else []
+        return _Due(vectors, in_clear, residuals, tops, [weighed[spec.name][1] for spec in encrypted])
 
     def _write(
         self, header: Header, encoders: Mapping[str, Encoder], identity: Identity | None, stream: Writable
@@ -370,7 +365,7 @@ class Encryption:
 
     def _report(self, draft: Header, due: _Due, encoder: IntegerEncoder) -> PrecisionReport:
         """Return how precisely an update was sent."""
-        left = [secagg_ext.weigh(residual, 1.0)[1] for residual in due.residuals or ()]
+        left = [weigh(residual, 1.0)[1] for residual in due.residuals or ()]
         tensors = [
             TensorReport(spec.name, spec.size, math.sqrt(energy / max(spec.size, 1)), step, clipped, math.sqrt(rest))
             for spec, energy, step, clipped, rest in zip(

@@ -74,14 +74,12 @@ class Measuring:
         """Return the scales of the round that begins with an aggregate or stored model that was decrypted last."""
         return self._latest[1] if self._latest and self._latest[0] == source.digest() else None
 
-    def _calibrated(
-        self, calibration: object, layout: Layout, round: int, base: bytes | None
-    ) -> tuple[Scales, bytes]:
+    def _calibrated(self, calibration: object, layout: Layout, round: int, base: bytes | None) -> tuple[Scales, bytes]:
         """Return the scales that a sum of calibrations gives, and its digest."""
         if calibration is None:
             raise StateError(
-                f"round {round} has no scales yet: send what calibrate(state, weight, round) returns, and pass the sum of "
-                "all sites' as encrypt(…, calibration=…); or give aggregation.max_abs"
+                f"round {round} has no scales yet: send what calibrate(state, weight, round) returns, and pass the sum "
+                "of all sites' as encrypt(…, calibration=…); or give aggregation.max_abs"
             )
         summed = check_update(calibration)
         header = summed.header

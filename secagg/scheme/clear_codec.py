@@ -13,7 +13,6 @@ from .aggregation import Aggregation
 from .flat_vector import FlatVector
 from .ring import CLEAR_BLOCK_SIZE
 
-
 #: By so many bits a value may exceed what was measured: what is clear has no residual that could take it.
 HEADROOM_BITS = 16
 

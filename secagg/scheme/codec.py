@@ -86,7 +86,8 @@ class Codec(Protocol):
         """Begin an update of `vectors`, each with its shape and bound.
 
         Bounds are ``max_abs``, or of weighted values where scales are measured. `scales` are then those of all tensors
-        that are sent, and `counts` what this site has counted in bins, where updates say so; `seed` is what `draw` returned.
+        that are sent, and `counts` what this site has counted in bins, where updates say so. `seed` is what `draw` has
+        returned.
         """
 
     def decoder(

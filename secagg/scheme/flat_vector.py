@@ -131,3 +131,11 @@ class FlatVector:
         while last < len(self._vectors) and self._offsets[last] < start + size:
             last += 1
         return first, last
+
+
+def weigh(vector: NDArray[Any], factor: float, residual: NDArray[np.float32] | None = None) -> tuple[float, float]:
+    """Return the largest magnitude, and the sum of squares, of the values of a vector times `factor` plus residuals.
+
+    NaN anywhere is the largest.
+    """
+    return secagg_ext.weigh(vector, factor, residual)

@@ -34,7 +34,7 @@ from .integer_encoder import IntegerEncoder
 from .params import QuantisedParams
 from .scales import BINS, UNKNOWN, Scales
 
-#: The weight is a whole number of at least so many bits: where ``max_weight`` is given, and where it may be of any size.
+#: The weight is a whole number of at least so many bits: where ``max_weight`` is given, and where it is not.
 WEIGHT_BITS, FREE_WEIGHT_BITS = 40, 80
 
 #: Bits of a bin, or of `UNKNOWN`.
@@ -65,8 +65,8 @@ class IntegerCodec:
         self._sites, self._bounds = aggregation.max_clients, aggregation.bounds
         if aggregation.calibrated and params.overflow != "clip":
             raise ConfigError(
-                f"overflow is {params.overflow!r}, and with precision {aggregation.precision!r} what is beyond the scales "
-                "of a round is clipped, and due in the next: use 'clip', or leave it out of he.config"
+                f"overflow is {params.overflow!r}, and with precision {aggregation.precision!r} what is beyond the "
+                "scales of a round is clipped, and due in the next: use 'clip', or leave it out of he.config"
             )
         for bound in aggregation.bounds:
             if not 1e-290 <= bound <= 1e290:  # else steps and their inverses leave the range of float64
@@ -77,7 +77,9 @@ class IntegerCodec:
         #: What turns a bound of values into one of weighted values.
         self.unit = 1.0 if self.calibrated else self.largest_weight
         if not all(1e-290 <= bound * self.unit <= 1e290 for bound in aggregation.bounds):
-            raise ConfigError(f"aggregation.max_weight {self.unit:g} times max_abs cannot be quantised: lower max_weight")
+            raise ConfigError(
+                f"aggregation.max_weight {self.unit:g} times max_abs cannot be quantised: lower max_weight"
+            )
         self.lanes = fitting_lanes(params, params.limit, self._sites)
         self.block_values = self.lanes.block_values
         self.lanes_a_value = lanes_a_value(params.limit)
@@ -93,8 +95,8 @@ class IntegerCodec:
         """Raise `RangeError` if a weight is too small to be encoded."""
         if not self.whole_weight(weight):
             raise RangeError(
-                f"a weight of {weight:g} rounds to nothing beside aggregation.max_weight {self.largest_weight:g}; lower "
-                "max_weight"
+                f"a weight of {weight:g} rounds to nothing beside aggregation.max_weight {self.largest_weight:g}; "
+                "lower max_weight"
             )
 
     def draw(self) -> int | None:

@@ -43,8 +43,8 @@ class RealCodec:
     def __init__(self, params: CKKSParams, aggregation: Aggregation) -> None:
         if aggregation.calibrated:
             raise ConfigError(
-                f"aggregation.precision is {aggregation.precision!r}: {params.scheme} has no steps to be measured; leave "
-                "it out, or use an exact scheme"
+                f"aggregation.precision is {aggregation.precision!r}: {params.scheme} has no steps to be measured; "
+                "leave it out, or use an exact scheme"
             )
         self._params = params
         self._largest_weight = aggregation.largest_weight
@@ -178,7 +178,8 @@ class RealDecoder:
         self.fault: str | None = None
         self.weight_sum = largest_weight
         self.bounds = bounds
-        self.scales = self.counts = None
+        self.scales: Scales | None = None
+        self.counts: NDArray[np.float64] | None = None
 
     def decode(self, block: int, plain: NDArray[Any]) -> None:
         """Write the mean of whole blocks; see `secagg.scheme.codec.Decoder`."""

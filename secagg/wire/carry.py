@@ -75,9 +75,7 @@ class StoredCarry:
             if array.dtype != np.float32 or array.ndim != 1 or not np.isfinite(array).all():
                 raise FormatError("the stored carry has residuals that are no finite float32")
         carry = Carry(header["model"], check_round(header["round"]), arrays[:before], arrays[before:])
-        return cls(
-            check_site(header["site"]), carry, None if report is None else PrecisionReport.from_json(report)
-        )
+        return cls(check_site(header["site"]), carry, None if report is None else PrecisionReport.from_json(report))
 
     def check(self, site: str, config: Config) -> None:
         """Raise `MismatchError` unless it is a site's, whose configuration has error feedback."""

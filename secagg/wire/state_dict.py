@@ -48,7 +48,8 @@ def checked_vectors(
         spec, value, where = fault
         if not math.isfinite(value):
             raise RangeError(
-                f"tensor {spec.name!r} has {value:g} at [{where}]: find out why training diverged; nothing was encrypted"
+                f"tensor {spec.name!r} has {value:g} at [{where}]: find out why training diverged; nothing was "
+                "encrypted"
             )
         raise RangeError(
             f"tensor {spec.name!r} has {value:g} at [{where}], beyond aggregation.max_abs {bounds[spec.name]:g}: "
