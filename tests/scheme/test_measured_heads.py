@@ -135,6 +135,12 @@ def test_another_number_of_sites():
     assert fault_of(codec, words * 2) is None
 
 
+def test_weights_that_are_nothing():
+    codec, vectors = codec_of(precision="auto"), vectors_of(2)
+    words = words_of(codec, vectors, Scales((103, 103)), weight=1e-20)
+    assert fault_of(codec, words * 2) == "the sum of weights is 0"
+
+
 def test_counts_that_so_many_sites_cannot_have():
     codec, vectors = codec_of(), vectors_of(2)
     right, wrong = one_hot([1.0, 2.0]), one_hot([1.0, 2.0])
