@@ -53,7 +53,8 @@ class TensorReport:
     @property
     def loss(self) -> float:
         """Share of the energy that rounding loses where nothing carries it on, at most 1: step² / (12 · signal²)."""
-        return min(1.0, (self.step / self.signal) ** 2 / 12) if self.signal else 0.0
+        ratio = self.step / self.signal if self.signal else 0.0
+        return min(1.0, ratio * ratio / 12)  # a power that is too large would raise
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ class PrecisionReport:
         values = sum(item.values for item in self.tensors)
 
         def mean(numbers: Sequence[float]) -> float:
-            squares = sum(item.values * number**2 for item, number in zip(self.tensors, numbers, strict=True))
-            return math.sqrt(squares / values) if values else 0.0
+            each = (math.sqrt(item.values) * number for item, number in zip(self.tensors, numbers, strict=True))
+            return math.hypot(*each) / math.sqrt(values) if values else 0.0
 
         return TensorReport(
             name="overall",
