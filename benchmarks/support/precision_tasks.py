@@ -57,7 +57,7 @@ def segresnet() -> Task:
 
 
 def batchnorm_unet() -> Task:
-    """White matter in axial slices of intensities from 0 to 0.04: the variances of BatchNorm go from 1 to about 1e-5."""
+    """White matter in axial slices with intensities of 0 to 0.04: variances of BatchNorm go from 1 to about 1e-5."""
     volume, truth, _ = mni152.load_volume()
     slices = np.arange(40, 140, 2)
     image, label = (
