@@ -20,7 +20,7 @@ from report import TARGETS, Target
 ROUNDS, SEEDS, LAST = 20, 5, 5
 BITS = (6, 8, 12)
 CLOSED = "ViT, digits"
-UNEVEN = "digits, weights 5…500"
+UNEVEN = "digits, 5 to 500"
 
 TARGETS.update(
     {

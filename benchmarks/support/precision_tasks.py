@@ -116,7 +116,7 @@ def fine_tune() -> Task:
 TASKS: Mapping[str, Callable[[], Task]] = {
     "SegResNet, MNI152": segresnet,
     "UNet, BatchNorm": batchnorm_unet,
-    "digits, weights 5…500": digits_uneven,
+    "digits, 5 to 500": digits_uneven,
     "ViT, digits": vit,
     "Adam 1e-4, fine-tune": fine_tune,
 }
