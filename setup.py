@@ -17,7 +17,7 @@ extensions = [
         extra_compile_args=["-O3", "-ffp-contract=off"],
     )
     for name, *headers in (
-        ("tensors", "floats.h"),
+        ("tensors", "floats.h", "weigh.h", "clones.h"),
         ("words", "bits.h"),
         ("lanes", "lanes.h", "floats.h", "clones.h"),
         ("macs", "macs.h", "wide.h"),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .config import Config
 from .errors import (
     CapacityError,
+    ConfigError,
     FormatError,
     LayoutError,
     ManifestMismatchError,
@@ -18,6 +19,7 @@ from .errors import (
     QuorumError,
     RoundMismatchError,
     StateError,
+    show,
 )
 from .scheme.params import LatticeParams
 from .scheme.ring import CLEAR_RING, Ring
@@ -28,7 +30,7 @@ from .trust.project import Project
 from .trust.tags import tag_moduli
 from .wire.body import MemoryBody
 from .wire.container import DIGEST_NBYTES, frame_digest
-from .wire.header import Contribution, Header, check_base, check_round, refuse_duplicates
+from .wire.header import SUMS, Contribution, Header, check_base, check_round, refuse_duplicates
 from .wire.layout import Layout
 from .wire.tail import Proof, Tail, add_tags, check_tags, tail_nbytes
 from .wire.update import Update, check_update
@@ -54,6 +56,11 @@ class Aggregator:
         The digest of the global model that training must have begun from; without it, the first update fixes it.
     project : Project, optional
         Who may contribute. With it, every update must be signed by its site.
+    kind : str
+        What is added: ``"update"``, which makes an aggregate, or ``"calibration"``, which makes scales.
+    calibration : bytes, optional
+        What names the scales of updates, where they are measured: the digest of the scales that this server has made of
+        calibrations. Without it, the first update fixes it.
 
     Raises
     ------
@@ -76,13 +83,18 @@ class Aggregator:
         *,
         base: bytes | None = None,
         project: Project | None = None,
+        kind: str = "update",
+        calibration: bytes | None = None,
     ) -> None:
         check_role(key, ServerKey)
         check_key(config, key)
         if project is not None:
             check_project(config, key, project)
             layout = layout or project.layout
+        if kind not in SUMS:
+            raise ConfigError(f"kind is {show(kind)}; use {' or '.join(SUMS)}")
         self._config = config
+        self._kind, self._calibration = kind, calibration
         self._key = key
         self._round = check_round(round)
         self._layout = _check_layout(layout)
@@ -105,6 +117,8 @@ class Aggregator:
         layout: Layout | None = None,
         *,
         base: bytes | None = None,
+        kind: str = "update",
+        calibration: bytes | None = None,
     ) -> Aggregator:
         """Return the aggregator of a round of the federation that a kit is of.
 
@@ -112,7 +126,7 @@ class Aggregator:
         ----------
         kit : path or ServerKit
             The server's kit: its folder, or what `secagg.trust.load_server_kit` read there.
-        round, layout, base
+        round, layout, base, kind, calibration
             As of `Aggregator`.
 
         Raises
@@ -126,7 +140,16 @@ class Aggregator:
             If another file of the kit is missing or damaged, or `kit` is not one of the server.
         """
         opened = server_kit(kit)
-        return cls(opened.config, opened.key, round, layout, base=base, project=opened.project)
+        return cls(
+            opened.config,
+            opened.key,
+            round,
+            layout,
+            base=base,
+            project=opened.project,
+            kind=kind,
+            calibration=calibration,
+        )
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -214,6 +237,7 @@ class Aggregator:
             self._rings[frame.section].add(total, np.frombuffer(payload, np.uint8))
         self._closed = None
         self._layout, self._base, self._manifest = header.layout, header.base, header.manifest
+        self._calibration = header.calibration
         self._contributions += header.contributions
         self._proofs.append(proof)
         self._tags = add_tags(self._tags, tags, self._moduli)
@@ -237,7 +261,7 @@ class Aggregator:
             )
         self._closed = f"round {self._round} is finished"
         header = Header(
-            kind="aggregate",
+            kind=SUMS[self._kind],
             round=self._round,
             epoch=self._key.epoch,
             key=self._key.fingerprint,
@@ -247,6 +271,7 @@ class Aggregator:
             contributions=tuple(self._contributions),
             base=self._base,
             manifest=self._manifest,
+            calibration=self._calibration,
         )
         tail = Tail(self._tags, tuple(self._proofs)).pack(header.head, header.frame_count)
         end = header.tail_offset + len(tail)
@@ -261,7 +286,7 @@ class Aggregator:
     def _check(self, header: Header) -> None:
         """Check all that a header can tell."""
         self._refuse_closed()
-        check_header(header, "update", self._config, self._key)
+        check_header(header, self._kind, self._config, self._key)
         if header.round != self._round:
             raise RoundMismatchError(
                 f"the update from {header.site} is for round {header.round}, this is round {self._round}"
@@ -272,6 +297,11 @@ class Aggregator:
                 raise LayoutError(f"the update from {header.site} has another layout: {fault}")
         if (self._base is not None or self._contributions) and header.base != self._base:
             raise MismatchError(_other_base(header.site, self._round, header.base, self._base))
+        if (self._calibration is not None or self._contributions) and header.calibration != self._calibration:
+            raise MismatchError(
+                f"the update from {header.site} was made under other scales than those of round {self._round}: "
+                "download the scales of the round, and encrypt again"
+            )
         if (self._project is not None or self._contributions) and header.manifest != self._manifest:
             raise ManifestMismatchError(self._other_manifest(header))
         if self._project is not None:

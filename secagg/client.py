@@ -12,7 +12,10 @@ import numpy as np
 
 from .config import Config
 from .encryption import Encryption
-from .errors import KeyFileError, LayoutError, PrivacyWarning, RangeError, show, warn
+from .errors import ConfigError, KeyFileError, LayoutError, PrivacyWarning, RangeError, show, warn
+from .measuring import Measuring
+from .scheme.report import PrecisionReport
+from .scheme.scales import Scales
 from .scheme.tensors import FLOAT_DTYPES, to_vector
 from .storage.files import Target, Writable, open_target
 from .trust.agreement import check_header, check_key, check_project
@@ -26,7 +29,7 @@ from .trust.nonces import NO_NONCE
 from .trust.project import Project
 from .trust.receipt import Receipt
 from .trust.sealed_model import read_model, write_model
-from .wire.carry import StoredCarry, units_of
+from .wire.carry import StoredCarry
 from .wire.header import Contribution, Header, check_base, check_round, check_site
 from .wire.layout import Layout
 from .wire.state_dict import arrange, check_finite, check_like, check_state, refuse_copies
@@ -99,6 +102,7 @@ class Client:
         self._failures = Failures(key.server, failures)
         self._told = False  # that some tensors are in the clear
         self._encryption = Encryption(config, key)
+        self._measuring = Measuring(config, key, project, self._failures, self._encryption)
 
     @classmethod
     def load(cls, kit: SiteKit | str | os.PathLike[str]) -> Client:
@@ -141,8 +145,13 @@ class Client:
 
     @property
     def clipped(self) -> int:
-        """How many values of the last update were beyond ``max_abs`` and were clipped (``overflow: clip``)."""
+        """How many values of the last update were beyond their bound and were clipped (``overflow: clip``)."""
         return self._encryption.clipped
+
+    @property
+    def report(self) -> PrecisionReport | None:
+        """How precisely the latest update was sent, tensor by tensor; None before the first, and in CKKS."""
+        return self._encryption.report
 
     @property
     def verified(self) -> bool:
@@ -192,14 +201,14 @@ class Client:
                 raise LayoutError(f"the model is another than that of project {self._project.name}: {fault}")
 
     def check_weight(self, weight: float) -> float:
-        """Return a weight as a fraction of ``max_weight``, in (0, 1].
+        """Return a weight as a float.
 
         Raises
         ------
         RangeError
             As `encrypt` would, only before hours of training.
         """
-        largest = self._config.aggregation.max_weight
+        aggregation = self._config.aggregation
         if isinstance(weight, bool) or not isinstance(weight, (int, float, np.integer, np.floating)):
             raise RangeError(f"weight is {show(weight)}; give a number above 0")
         number = weight if isinstance(weight, int) else float(weight)
@@ -207,16 +216,16 @@ class Client:
             rest = "a site with nothing to give to a round calls session.skip(round) or sends nothing, then applies it"
             idle = f": {rest}" if number == 0 else ""
             raise RangeError(f"weight is {show(number)}; it must be above 0 and finite{idle}")
-        if weight > largest:
+        smallest, largest = aggregation.smallest_weight, aggregation.largest_weight
+        if number > largest and aggregation.max_weight is not None:
             raise RangeError(
                 f"weight {show(weight)} is over aggregation.max_weight {largest:g}: set max_weight to the largest "
                 "weight of any site (its number of examples, say) in the configuration that all share"
             )
-        fraction = float(weight) / largest
-        if fraction == 0:
-            raise RangeError(f"weight {weight} is nothing beside aggregation.max_weight {largest:g}; lower max_weight")
-        self._encryption.check_fraction(fraction)
-        return fraction
+        if not smallest <= number <= largest:
+            raise RangeError(f"weight {show(weight)} is outside {smallest:g} to {largest:g}: count in another unit")
+        self._encryption.check_weight(float(number))
+        return float(number)
 
     def base(self, state: Mapping[str, Any], context: str = "") -> bytes:
         """Return the digest of a global model, which says what training began from; see `Layout.base`.
@@ -233,6 +242,7 @@ class Client:
         *,
         base: bytes | None = None,
         layout: Layout | None = None,
+        calibration: Update | Scales | None = None,
     ) -> Update:
         """Encrypt a state dict, or a difference of two, as this site's update of a round.
 
@@ -250,6 +260,10 @@ class Client:
         layout : Layout, optional
             How the tensors are sent: `layout` of the model that they are the difference of, which tells what is one
             tensor there, though a difference may be made tensor by tensor. Without it, that of `state`.
+        calibration : Update, optional
+            Where scales are measured. With ``precision: auto`` the sum of the `calibrate` of this round's sites: what
+            it has missed is clipped, and due in the next round. With ``precision: previous`` the aggregate of the round
+            before; in round 0 there is none, and the update measures only.
 
         Returns
         -------
@@ -269,6 +283,10 @@ class Client:
             If the project is not valid now.
         MismatchError
             If the carry that was restored is of another model.
+        StateError
+            If scales are measured, and there is no `calibration`.
+        SecAggError
+            Whatever the calibration is refused for: the errors of `decrypt`.
 
         Warns
         -----
@@ -276,8 +294,7 @@ class Client:
             If the configuration has ``error_feedback``, the round is not the first, and this client has neither made an
             update before nor been told by `restore_carry` what there is to carry.
         """
-        # Zeros that nobody has touched cost nothing; a stream that grows is copied again and again.
-        _, stream = self._write(lambda header: BytesIO(bytes(header.nbytes)), state, weight, round, base, layout)
+        _, stream = self._write(_in_memory, state, weight, round, base, layout, calibration)
         return Update.from_bytes(stream.getvalue())
 
     def encrypt_to(
@@ -289,6 +306,7 @@ class Client:
         *,
         base: bytes | None = None,
         layout: Layout | None = None,
+        calibration: Update | Scales | None = None,
     ) -> Header:
         """Encrypt into a file or a stream, a frame at a time.
 
@@ -297,7 +315,7 @@ class Client:
         target : path or binary stream
             A file appears whole or not at all. A stream, which stays open, may be left half-written if an error is
             raised; nothing is written to it before all values have been checked.
-        state, weight, round, base, layout
+        state, weight, round, base, layout, calibration
             As of `encrypt`.
 
         Returns
@@ -313,8 +331,46 @@ class Client:
             If the target cannot be written, or is neither a path nor a binary stream.
         """
         with open_target(target) as stream:
-            header, _ = self._write(lambda header: stream, state, weight, round, base, layout)
+            header, _ = self._write(lambda header: stream, state, weight, round, base, layout, calibration)
         return header
+
+    def calibrate(
+        self,
+        state: Mapping[str, Any],
+        weight: float = 1.0,
+        round: int = 0,
+        *,
+        base: bytes | None = None,
+        layout: Layout | None = None,
+    ) -> Update:
+        """Tell, encrypted, how large the values are that `encrypt` is to send: for ``precision: auto``.
+
+        A small update of a kind of its own, wholly encrypted whatever ``encrypt`` says. An `Aggregator` of that kind
+        adds those of all sites; the sum, of kind ``"scales"``, is what `encrypt` takes as its `calibration`. Sites
+        learn from it, for each tensor, how many of them have their largest magnitude in which half-octave.
+
+        Parameters
+        ----------
+        state, weight, round, base, layout
+            As of `encrypt`.
+
+        Raises
+        ------
+        ConfigError
+            If nothing is to be calibrated: the configuration has ``max_abs``, or another ``precision``.
+        SecAggError
+            As of `encrypt`.
+        """
+        if self._config.aggregation.precision != "auto":
+            raise ConfigError(
+                f"aggregation.precision is {self._config.aggregation.precision!r}: there is nothing to calibrate, call "
+                "encrypt"
+            )
+        number = self.check_weight(weight)
+        layout = self._layout(state, layout)
+        draft = self._header("calibration", layout, round, base)
+        _, stream = self._encryption.calibrate(draft, state, number, self._identity, _in_memory)
+        return Update.from_bytes(stream.getvalue())
 
     def decrypt(
         self,
@@ -368,7 +424,9 @@ class Client:
         FormatError, DigestError
             If it is damaged, or no `Update` at all.
         DecryptionError
-            If the sum is not that of the updates listed, or not plausible.
+            If the sum is not that of the updates listed.
+        ImplausibleSumError
+            If it is, and not what sites send that share a configuration.
         EpochError
             If that happened too often under this key.
         ConfigError
@@ -382,8 +440,19 @@ class Client:
         if like is not None:
             check_like(header.layout, like, self._config.stay)
         with self._failures.guard():
-            vectors = self._encryption.decrypt(aggregate)
-        return arrange(header.layout, vectors, like)
+            mean = self._encryption.decrypt(aggregate)
+        self._measuring.remember(aggregate, mean.following)
+        return arrange(header.layout, mean.vectors, like)
+
+    def scales_after(self, source: Update) -> Scales | None:
+        """Return the scales of the round that begins with `source`, with ``precision: previous``; else None.
+
+        Parameters
+        ----------
+        source : Update
+            The aggregate that was given to `decrypt` last, or the model that was given to `decrypt_model` last.
+        """
+        return self._measuring.after(source)
 
     def encrypt_model(
         self,
@@ -393,6 +462,7 @@ class Client:
         round: int,
         base: bytes | None = None,
         layout: Layout | None = None,
+        scales: Scales | None = None,
     ) -> None:
         """Encrypt a whole global model, for the server to keep: who holds the client key can read it.
 
@@ -408,6 +478,8 @@ class Client:
             What updates of that round give as their `base`.
         layout : Layout, optional
             As of `encrypt`.
+        scales : Scales, optional
+            Those of that round, with ``precision: previous``; without them, nothing has been measured yet.
 
         Raises
         ------
@@ -419,6 +491,9 @@ class Client:
         layout = self._layout(state, layout)
         draft = self._header("model", layout, round, base)
         vectors = [to_vector(state[spec.name]) for spec in layout.sent]
+        if self._config.aggregation.precision == "previous":
+            scales = scales or Scales.unknown(len(vectors))
+            vectors.append(np.frombuffer(scales.to_bytes(), np.uint8))
         with open_target(target) as stream:
             write_model(stream, draft, self._secret, vectors, self._identity)
 
@@ -447,7 +522,11 @@ class Client:
         if like is not None:
             check_like(header.layout, like, self._config.stay)
         vectors = {spec.name: np.empty(spec.size, FLOAT_DTYPES[spec.dtype]) for spec in header.layout.sent}
-        read_model(model, self._secret, list(vectors.values()))
+        following = self._config.aggregation.precision == "previous"
+        bins = np.empty(len(vectors) if following else 0, np.uint8)
+        read_model(model, self._secret, [*vectors.values(), bins])
+        if following:
+            self._measuring.remember(model, Scales.from_bytes(bins.tobytes()))
         return arrange(header.layout, vectors, like)
 
     @property
@@ -470,7 +549,7 @@ class Client:
         feedback = self._encryption.feedback
         if feedback is None or feedback.carry is None:
             return b""
-        return StoredCarry(self._name, units_of(self._config), feedback.carry).to_bytes()
+        return StoredCarry(self._name, feedback.carry, self.report).to_bytes()
 
     def withdraw(self, round: int) -> None:
         """Say that this site's update of a round is in no sum, so that error feedback does not count it as sent.
@@ -495,8 +574,8 @@ class Client:
         FormatError
             If it is something else, or of another version (`DigestError` if it is damaged).
         MismatchError
-            If it is of another site, or was left under another ``value_bits``, ``max_abs`` or ``max_weight``. That it
-            is of another model, the next `encrypt` says.
+            If it is of another site, or the configuration has no ``error_feedback``. That it is of another model, the
+            next `encrypt` says.
         """
         carry = None
         if blob != b"":
@@ -529,17 +608,21 @@ class Client:
             )
         return layout
 
-    def _header(self, kind: str, layout: Layout, round: int, base: bytes | None) -> Header:
+    def _header(
+        self, kind: str, layout: Layout, round: int, base: bytes | None, calibration: bytes | None = None
+    ) -> Header:
         """Return the header of a new container of this site, without its nonce."""
         if base is not None:
             check_base(base)
         if self._project is not None:
             self._project.check_time()
-        header = self._new_header(kind, layout, round, base)
+        header = self._new_header(kind, layout, round, base, calibration)
         header.check_room()
         return header
 
-    def _new_header(self, kind: str, layout: Layout, round: int, base: bytes | None) -> Header:
+    def _new_header(
+        self, kind: str, layout: Layout, round: int, base: bytes | None, calibration: bytes | None = None
+    ) -> Header:
         return Header(
             kind=kind,
             round=check_round(round),
@@ -551,6 +634,7 @@ class Client:
             contributions=(Contribution(self._name, NO_NONCE),),
             base=base,
             manifest=None if kind == "model" or self._project is None else self._project.digest,
+            calibration=calibration,
         )
 
     def _write(
@@ -561,10 +645,12 @@ class Client:
         round: int,
         base: bytes | None,
         layout: Layout | None,
+        calibration: Update | Scales | None,
     ) -> tuple[Header, _Stream]:
-        fraction = self.check_weight(weight)
+        number = self.check_weight(weight)
         layout = self._layout(state, layout)
-        draft = self._header("update", layout, round, base)
+        scales, name = self._measuring.of_round(calibration, layout, check_round(round), base)
+        draft = self._header("update", layout, round, base, name)
         refuse_copies(layout, state)
         feedback = self._encryption.feedback
         if feedback is not None and not feedback.begun and round > 0:
@@ -575,4 +661,9 @@ class Client:
                 "with each update, and give it to restore_carry of the client that makes the next, or keep "
                 "GlobalModel.to_bytes(); restore_carry(b'') says that there was nothing"
             )
-        return self._encryption.encrypt(draft, state, fraction, self._identity, open_stream)
+        return self._encryption.encrypt(draft, state, number, scales, self._identity, open_stream)
+
+
+def _in_memory(header: Header) -> BytesIO:
+    """Return a stream for all of an update: one that grows is copied again and again, and zeros cost nothing."""
+    return BytesIO(bytes(header.nbytes))

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import ConfigError, show
+from .errors import BackendUnavailableError, ConfigError, show
 from .scheme.aggregation import Aggregation
 from .scheme.params import Params
 from .scheme.patterns import read_patterns
 from .scheme.plugins import check_registered, registered_backends
-from .scheme.presets import plan_params, preset
+from .scheme.presets import is_exact, plan_params, preset
 from .storage.files import Source, name_of
 from .storage.yaml_file import read_yaml
 
@@ -128,15 +128,18 @@ class Config:
         if not isinstance(data, Mapping):
             raise ConfigError(f"the configuration is {show(data)}; it must be a block of keys and values")
         _only(data, CONFIG_KEYS, "the configuration")
-        numbers = _block(data, "aggregation") if "aggregation" in data else {}
+        numbers = dict(_block(data, "aggregation")) if "aggregation" in data else {}
         _only(numbers, tuple(Aggregation().to_dict()), "aggregation")
-        aggregation = Aggregation(**numbers)
         he = _block(data, "he")
         _only(he, ("lib", "config", "preset"), "he")
         if "preset" in he and len(he) > 1:
             raise ConfigError("he.preset stands for lib and config; to change them, give these in its place")
+        if numbers.get("precision") is None:
+            known = numbers.get("max_abs") is not None or not _is_exact(he)
+            numbers["precision"] = "fixed" if known else "auto"
+        aggregation = Aggregation(**numbers)
         if "preset" in he:
-            he = preset(he["preset"])
+            he = preset(he["preset"], aggregation.precision)
         if "lib" not in he:
             raise ConfigError(f"he needs 'lib', one of {', '.join(registered_backends())}, or 'preset'")
         lib = he["lib"] if isinstance(he["lib"], str) else show(he["lib"])
@@ -167,6 +170,14 @@ class Config:
             "nonnegative": list(self.nonnegative),
             "aggregation": self.aggregation.to_dict(),
         }
+
+
+def _is_exact(he: Mapping[str, Any]) -> bool:
+    """Return whether an ``he`` block is of an exact scheme; what is wrong with it is said when it is read."""
+    try:
+        return is_exact(he)
+    except (ConfigError, BackendUnavailableError):
+        return False
 
 
 def _only(block: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:

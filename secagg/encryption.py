@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,13 +14,17 @@ from numpy.typing import NDArray
 
 from .backends.registry import load_backend
 from .config import Config
-from .errors import DecryptionError, RangeError
+from .errors import DecryptionError, ImplausibleSumError, RangeError
+from .scheme.calibration import CalibrationCodec
 from .scheme.clear_codec import FixedPointCodec
 from .scheme.codec import Encoder, codec_for
 from .scheme.feedback import Feedback
-from .scheme.flat_vector import FlatVector
+from .scheme.flat_vector import FlatVector, weigh
+from .scheme.integer_encoder import IntegerEncoder
 from .scheme.params import LatticeParams, QuantisedParams
+from .scheme.report import PrecisionReport, TensorReport
 from .scheme.ring import CLEAR_RING, Ring
+from .scheme.scales import Scales, one_hot
 from .scheme.tensors import FLOAT_DTYPES
 from .storage.files import Writable
 from .storage.mutex import Mutex
@@ -26,15 +32,31 @@ from .trust.identity import Identity
 from .trust.key import ClientKey
 from .trust.nonces import with_nonce
 from .trust.tags import Authenticator
-from .wire.header import Header
+from .wire.header import Frame, Header
 from .wire.state_dict import checked_vectors
 from .wire.update import Update, UpdateWriter
 
 _Stream = TypeVar("_Stream", bound=Writable)
 
 
+@dataclass(frozen=True)
+class Mean:
+    """What an aggregate decrypts to.
+
+    Parameters
+    ----------
+    vectors : dict of str to ndarray
+        The mean of every float tensor, by first names.
+    following : Scales or None
+        The scales of the next round, where they follow from this one.
+    """
+
+    vectors: dict[str, NDArray[Any]]
+    following: Scales | None
+
+
 class Encryption:
-    """Encrypts updates and decrypts aggregates under one configuration and key.
+    """Encrypts updates and calibrations and decrypts their sums under one configuration and key.
 
     Threads may share it, and so may a forked process, at whatever its threads are then.
 
@@ -47,8 +69,8 @@ class Encryption:
 
     Attributes
     ----------
-    clipped : int
-        How many values of the last update were clipped.
+    report : PrecisionReport or None
+        How precisely the latest update was sent; None without one, and in schemes that do not round.
     feedback : Feedback or None
         What updates leave to the next, where the configuration has error feedback.
     turn : callable
@@ -62,29 +84,36 @@ class Encryption:
 
     def __init__(self, config: Config, key: ClientKey) -> None:
         params = config.params
-        self.clipped = 0
+        self.report: PrecisionReport | None = None
         self._key = key
         self._lattice = isinstance(params, LatticeParams)
-        self._aggregation = config.aggregation
+        self._params, self._aggregation = params, config.aggregation
         self._backend = load_backend(config.lib)(params, key)
         self._native = Mutex(whole=True)  # a backend's buffers serve one block at a time
         self._ring = Ring.of_update(params, key.server.primes)
         self._codec = codec_for(params, config.aggregation)
-        self._clear = FixedPointCodec(config.aggregation) if config.encrypt.leaves_clear else None
+        self._clear = FixedPointCodec(config.aggregation)
         self._clips = isinstance(params, QuantisedParams) and params.overflow == "clip"
+        self._calibrated = config.aggregation.calibrated
         self.feedback = Feedback() if isinstance(params, QuantisedParams) and params.error_feedback else None
         # What one update drops is due to the next: with error feedback, updates are made one after another.
         self.turn = Mutex().held if self.feedback else nullcontext
 
-    def check_fraction(self, fraction: float) -> None:
-        """Raise `RangeError` if a weight, as a fraction of ``max_weight``, is too small to be encoded."""
-        self._codec.check_fraction(fraction)
+    @property
+    def clipped(self) -> int:
+        """How many values of the last update were clipped."""
+        return self.report.overall.clipped if self.report else 0
+
+    def check_weight(self, weight: float) -> None:
+        """Raise `RangeError` if a weight is too small to be encoded."""
+        self._codec.check_weight(weight)
 
     def encrypt(
         self,
         draft: Header,
         state: Mapping[str, Any],
-        fraction: float,
+        weight: float,
+        scales: Scales | None,
         identity: Identity | None,
         open_stream: Callable[[Header], _Stream],
     ) -> tuple[Header, _Stream]:
@@ -96,8 +125,10 @@ class Encryption:
             Of an update of this configuration, key and state, without its nonce.
         state : mapping of str to torch.Tensor or numpy.ndarray
             The tensors of the header's layout.
-        fraction : float
-            The weight, as a fraction of ``max_weight``.
+        weight : float
+            Of the site.
+        scales : Scales or None
+            Where they are measured: those of the round.
         identity : Identity or None
             Whoever signs.
         open_stream : callable
@@ -119,111 +150,246 @@ class Encryption:
         """
         with self.turn():
             layout, round = draft.layout, draft.round
-            bounds = layout.bounds(self._aggregation)
+            due = self._due(draft, state, weight)
+            limits = layout.bounds(self._aggregation)
+            named = dict(zip(limits, scales.bounds, strict=True)) if scales else limits
             encrypted, clear = layout.role("encrypted"), layout.role("clear")
-            vectors = checked_vectors(encrypted, state, bounds, clips=self._clips)
-            residuals = (
-                self.feedback.begin(layout.fingerprint, round, [vector.size for vector in vectors])
-                if self.feedback
-                else None
+            counts = one_hot(due.largest) if self._aggregation.precision == "previous" else None
+            seed = self._codec.draw()
+            decides = struct.pack("<dQ", weight, seed or 0) + (scales.to_bytes() if scales else b"")
+            header = with_nonce(self._key, draft, [decides, *due.vectors, *due.in_clear, *(due.residuals or ())])
+            encoder = self._codec.encoder(
+                due.vectors,
+                layout.shapes,
+                [named[spec.name] for spec in encrypted],
+                weight,
+                scales,
+                counts,
+                due.residuals,
+                seed,
             )
-            limits = {role: [bounds[spec.name] for spec in layout.role(role)] for role in ("encrypted", "clear")}
+            largest = self._aggregation.largest_weight
+            weighted = {name: bound if scales else bound * largest for name, bound in named.items()}
             encoders: dict[str, Encoder] = {
-                "encrypted": self._codec.encoder(vectors, limits["encrypted"], fraction, residuals)
+                "encrypted": encoder,
+                "clear": self._clear.encoder(
+                    due.in_clear,
+                    [limits[spec.name] for spec in clear],
+                    [weighted[spec.name] for spec in clear],
+                    weight,
+                ),
             }
-            if self._clear:
-                in_clear = checked_vectors(clear, state, bounds, clips=False)
-                encoders["clear"] = self._clear.encoder(in_clear, limits["clear"], fraction)
-                vectors = [*vectors, *in_clear]
-            decides = struct.pack("<dQ", fraction, encoders["encrypted"].seed)
-            header = with_nonce(self._key, draft, [decides, *vectors, *(residuals or ())])
-            cipher = self._backend.cipher(round, header.contributions)
             stream = open_stream(header)
-            writer = UpdateWriter(stream, header)
-            authenticator = Authenticator(self._key, header)
-            for frame in header.frames:
-                encoder, secret = encoders[frame.section], frame.section == "encrypted"
-                plain = encoder.encode(frame.first_block, frame.blocks)
-                if encoder.clipped and not (self._clips and secret):
-                    raise RangeError(
-                        "a tensor changed to a value out of range while it was encrypted; nothing was sent"
-                    )
-                words = plain
-                if not (secret and self._lattice):
-                    authenticator.add_integers(plain, signed=not secret)
-                if secret:
-                    with self._native.held():
-                        words = cipher.encrypt(frame.first_block, plain)
-                if secret and self._lattice:
-                    authenticator.add_ciphertext(words)
-                packed = (self._ring if secret else CLEAR_RING).to_bytes(words)
-                writer.write(frame, memoryview(packed))  # type: ignore[arg-type]  # an ndarray is a buffer
-            writer.finish(lambda body: authenticator.tags([body]), identity.sign if identity else None)
-            self.clipped = encoders["encrypted"].clipped
-            if self.feedback and residuals is not None:
-                self.feedback.commit(layout.fingerprint, round, residuals)
+            self._write(header, encoders, identity, stream)
+            if isinstance(encoder, IntegerEncoder):
+                self.report = self._report(draft, due, encoder)
+            if self.feedback and due.residuals is not None:
+                self.feedback.commit(layout.fingerprint, round, due.residuals)
             return header, stream
 
-    def decrypt(self, aggregate: Update) -> dict[str, NDArray[Any]]:
-        """Return the mean of every float tensor of an aggregate, which has been held against the configuration.
+    def calibrate(
+        self,
+        draft: Header,
+        state: Mapping[str, Any],
+        weight: float,
+        identity: Identity | None,
+        open_stream: Callable[[Header], _Stream],
+    ) -> tuple[Header, _Stream]:
+        """Write a calibration for an update that is to come to a stream; parameters and errors as of `encrypt`."""
+        with self.turn():
+            due = self._due(draft, state, weight)
+        codec = CalibrationCodec(self._params, self._aggregation, len(draft.layout.sent))
+        counts = one_hot(due.largest)
+        header = with_nonce(self._key, draft, [counts])
+        stream = open_stream(header)
+        self._write(header, {"encrypted": codec.encoder(counts)}, identity, stream)
+        return header, stream
+
+    def decrypt(self, aggregate: Update) -> Mean:
+        """Return what an aggregate decrypts to, which has been held against the configuration.
 
         Raises
         ------
         FormatError, DigestError
             If it is damaged.
         DecryptionError
-            If the sum is not that of the updates listed: then none of it has been decrypted in a lattice scheme. If it
-            is, and not plausible.
+            If the sum is not that of the updates listed: then none of it has been decrypted in a lattice scheme.
+        ImplausibleSumError
+            If it is, and not what sites send that share a configuration.
         """
         header, aggregation = aggregate.header, self._aggregation
+        sent = header.layout.sent
+        places = [index for index, spec in enumerate(sent) if spec.role == "encrypted"]
+        vectors = {spec.name: np.empty(spec.size, FLOAT_DTYPES[spec.dtype]) for spec in sent}
+        limits = header.layout.bounds(aggregation)
+        decoder = self._codec.decoder(
+            [vectors[sent[place].name] for place in places],
+            header.layout.shapes,
+            places,
+            list(limits.values()),
+            len(header.contributions),
+        )
+        clear = [index for index, spec in enumerate(sent) if spec.role == "clear"]
+        in_clear = self._clear.decoder([vectors[sent[place].name] for place in clear])
+
+        def take(frame: Frame, plain: NDArray[Any]) -> None:
+            if frame.section == "encrypted":  # these frames come first, and the weight first in them
+                decoder.decode(frame.first_block, plain)
+            else:
+                bounds = [decoder.bounds[place] for place in clear]
+                in_clear.decode(frame.first_block, plain, bounds, decoder.weight_sum)
+
+        self._read(aggregate, take)
+        decoder.finish()
+        fault = decoder.fault or self._fault(vectors, limits, len(header.contributions), decoder.weight_sum)
+        if fault:
+            raise ImplausibleSumError(
+                f"the aggregate of round {header.round} is the sum of the updates that it lists, and cannot be used: "
+                f"{fault}. A site encrypts otherwise than the others: compare the versions and configurations of all"
+            )
+        following = None
+        if decoder.counts is not None and decoder.scales is not None:
+            following = decoder.scales.following(decoder.counts)
+        return Mean(vectors, following)
+
+    def decrypt_scales(self, summed: Update) -> Scales:
+        """Return the scales that a sum of calibrations gives, which has been held against the configuration.
+
+        Errors are those of `decrypt`.
+        """
+        header = summed.header
+        codec = CalibrationCodec(self._params, self._aggregation, len(header.layout.sent))
+        parts: list[NDArray[np.uint64]] = []
+        self._read(summed, lambda frame, plain: parts.append(plain.copy()))
+        counts = codec.decode(np.concatenate(parts), len(header.contributions))
+        if counts is None:
+            raise ImplausibleSumError(
+                f"the sum of the calibrations of round {header.round} has counts that so many sites cannot have: a "
+                "site calibrates otherwise than the others: compare the versions and configurations of all"
+            )
+        return Scales.measured(counts)
+
+    def _due(self, draft: Header, state: Mapping[str, Any], weight: float) -> _Due:
+        """Return what a site has to send: its values, checked, and what its earlier updates have left."""
+        layout = draft.layout
+        encrypted, clear = layout.role("encrypted"), layout.role("clear")
+        bounds = layout.bounds(self._aggregation)
+        vectors = checked_vectors(encrypted, state, bounds, clips=self._clips)
+        in_clear = checked_vectors(clear, state, bounds, clips=self._calibrated)
+        residuals = None
+        if self.feedback:
+            residuals = self.feedback.begin(layout.fingerprint, draft.round, [vector.size for vector in vectors])
+        rests: Sequence[NDArray[np.float32] | None] = residuals or [None] * len(vectors)
+        if not isinstance(self._params, QuantisedParams):
+            return _Due(vectors, in_clear, None, [], [])
+        weighed = {
+            spec.name: weigh(vector, weight, rest) for spec, vector, rest in zip(encrypted, vectors, rests, strict=True)
+        }
+        if self._calibrated:
+            weighed |= {spec.name: weigh(vector, weight) for spec, vector in zip(clear, in_clear, strict=True)}
+            for name, (largest, _) in weighed.items():
+                if not math.isfinite(largest):
+                    raise RangeError(f"tensor {name!r} has values that times weight {weight:g} are no float64")
+        tops = [weighed[spec.name][0] for spec in layout.sent] if self._calibrated else []
+        return _Due(vectors, in_clear, residuals, tops, [weighed[spec.name][1] for spec in encrypted])
+
+    def _write(
+        self, header: Header, encoders: Mapping[str, Encoder], identity: Identity | None, stream: Writable
+    ) -> None:
+        """Encode, encrypt and write all frames, then the tail."""
+        cipher = self._backend.cipher(header.round, header.contributions)
+        writer = UpdateWriter(stream, header)
+        authenticator = Authenticator(self._key, header)
+        for frame in header.frames:
+            encoder, secret = encoders[frame.section], frame.section == "encrypted"
+            plain = encoder.encode(frame.first_block, frame.blocks)
+            if encoder.clipped and not self._calibrated and not (self._clips and secret):
+                raise RangeError("a tensor changed to a value out of range while it was encrypted; nothing was sent")
+            words = plain
+            if not (secret and self._lattice):
+                authenticator.add_integers(plain, signed=not secret)
+            if secret:
+                with self._native.held():
+                    words = cipher.encrypt(frame.first_block, plain)
+            if secret and self._lattice:
+                authenticator.add_ciphertext(words)
+            packed = (self._ring if secret else CLEAR_RING).to_bytes(words)
+            writer.write(frame, memoryview(packed))  # type: ignore[arg-type]  # an ndarray is a buffer
+        writer.finish(lambda body: authenticator.tags([body]), identity.sign if identity else None)
+
+    def _read(self, summed: Update, take: Callable[[Frame, NDArray[Any]], None]) -> None:
+        """Verify a sum, and hand the plaintext of each frame on; what has been handed on counts if nothing is raised.
+
+        A fault must not show in the time: whoever learns where it is learns more than that there is one. So `take`
+        raises nothing, and in FLASHE, where to take a pad off shows nothing of a key, tags are looked at last.
+        """
+        header = summed.header
         authenticator = Authenticator(self._key, header)
         if self._lattice:
-            self._verify(aggregate, authenticator)
-        specs = {role: header.layout.role(role) for role in ("encrypted", "clear")}
-        vectors = {spec.name: np.empty(spec.size, FLOAT_DTYPES[spec.dtype]) for role in specs for spec in specs[role]}
-        targets = {role: [vectors[spec.name] for spec in specs[role]] for role in specs}
-        limits = header.layout.bounds(aggregation)
-        bounds = [limits[spec.name] for spec in specs["encrypted"]]
-        sites = len(header.contributions)
-        decoder = self._codec.decoder(targets["encrypted"], bounds, sites)
-        clear = FlatVector(targets["clear"])
+            self._verify(summed, authenticator)
         cipher = self._backend.cipher(header.round, header.contributions)
-        plausible = True
-        for frame, payload in aggregate.frames(recheck=self._lattice):  # the words that were verified, and no others
-            # A fault must not show in the time: whoever learns where it is learns more than that there is one.
-            try:
-                if frame.section == "encrypted":  # these frames come first, and the weight first in them
-                    plain = self._ring.from_bytes(payload)
-                    with self._native.held():
-                        plain = cipher.decrypt(frame.first_block, plain)
-                    decoder.decode(frame.first_block, plain)
-                elif self._clear:
-                    plain = CLEAR_RING.from_bytes(payload)
-                    self._clear.decode(frame.first_block, plain, clear, decoder.weight_sum)
-            except DecryptionError:
-                plausible = False
-            if not self._lattice:  # to take a pad off shows nothing of a key, and what comes out is dropped
-                authenticator.add_integers(plain, signed=frame.section == "clear")
-        if not self._lattice and not authenticator.fits(aggregate.tail):
-            raise DecryptionError  # before anything looks at values: to find one that is none takes a time of its own
-        for name, vector in vectors.items():
-            plausible &= self._is_mean(vector, limits[name], sites, decoder.weight_sum)
-        if not plausible:
+        for frame, payload in summed.frames(recheck=self._lattice):  # the words that were verified, and no others
+            secret = frame.section == "encrypted"
+            plain = (self._ring if secret else CLEAR_RING).from_bytes(payload)
+            if secret:
+                with self._native.held():
+                    plain = cipher.decrypt(frame.first_block, plain)
+            take(frame, plain)
+            if not self._lattice:
+                authenticator.add_integers(plain, signed=not secret)
+        if not self._lattice and not authenticator.fits(summed.tail):
             raise DecryptionError
-        return vectors
 
-    def _verify(self, aggregate: Update, authenticator: Authenticator) -> None:
-        """Hold all words of an aggregate of a lattice scheme against its tags, before any of them is decrypted."""
-        for frame, payload in aggregate.frames(recheck=True):
+    def _verify(self, summed: Update, authenticator: Authenticator) -> None:
+        """Hold all words of a sum of a lattice scheme against its tags, before any of them is decrypted."""
+        for frame, payload in summed.frames(recheck=True):
             if frame.section == "encrypted":
                 authenticator.add_ciphertext(self._ring.from_bytes(payload))
             else:
                 authenticator.add_integers(CLEAR_RING.from_bytes(payload), signed=True)
-        if not authenticator.fits(aggregate.tail):
+        if not authenticator.fits(summed.tail):
             raise DecryptionError
 
-    def _is_mean(self, vector: NDArray[Any], bound: float, sites: int, weight_sum: float) -> bool:
-        """Return whether a mean is within what honest sites can have sent."""
-        error = self._codec.mean_error(sites, weight_sum, bound)
-        largest = bound * (1 + 2.0**-7) + error  # 2**-7: rounding to bfloat16
-        return FlatVector([vector], [largest]).first_out_of_range() is None
+    def _fault(
+        self, vectors: Mapping[str, NDArray[Any]], limits: Mapping[str, float], sites: int, weight_sum: float
+    ) -> str | None:
+        """Return what is wrong with a mean: a value that is none, or beyond what honest sites can have sent."""
+        for name, vector in vectors.items():
+            largest = float(np.finfo(np.float64).max)
+            if not self._calibrated:
+                error = self._codec.mean_error(sites, weight_sum / self._aggregation.largest_weight, limits[name])
+                largest = limits[name] * (1 + 2.0**-7) + error  # 2**-7: rounding to bfloat16
+            if FlatVector([vector], [largest]).first_out_of_range() is not None:
+                return f"tensor {name!r} has a mean that is no number, or beyond its max_abs"
+        return None
+
+    def _report(self, draft: Header, due: _Due, encoder: IntegerEncoder) -> PrecisionReport:
+        """Return how precisely an update was sent."""
+        left = [weigh(residual, 1.0)[1] for residual in due.residuals or ()]
+        tensors = [
+            TensorReport(spec.name, spec.size, math.sqrt(energy / max(spec.size, 1)), step, clipped, math.sqrt(rest))
+            for spec, energy, step, clipped, rest in zip(
+                draft.layout.role("encrypted"),
+                due.energies,
+                encoder.steps,
+                encoder.clipped_by_tensor,
+                left or [0.0] * len(due.energies),
+                strict=True,
+            )
+        ]
+        return PrecisionReport(draft.round, tuple(tensors))
+
+
+@dataclass(frozen=True)
+class _Due:
+    """What a site has to send: vectors of the encrypted and the clear tensors, and residuals of the former.
+
+    `largest` magnitudes of weighted values are those of all tensors that are sent, in order; none where they are not
+    measured. `energies` are sums of squares, of the encrypted ones.
+    """
+
+    vectors: list[NDArray[Any]]
+    in_clear: list[NDArray[Any]]
+    residuals: list[NDArray[np.float32]] | None
+    largest: list[float]
+    energies: list[float]

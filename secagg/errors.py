@@ -50,6 +50,10 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     warnings.warn(message, category, stacklevel=level)
 
 
+class PrecisionWarning(UserWarning):
+    """Rounding loses more of what a site sends than training can be expected to bear."""
+
+
 class PrivacyWarning(UserWarning):
     """A configuration that works, and protects less than one would think."""
 
@@ -148,12 +152,18 @@ class DecryptionError(SecAggError):
     def __init__(self) -> None:
         super().__init__(
             "the aggregate does not decrypt to the sum of the updates that it lists, or the model to what was stored; "
-            "discard it and run the round again (if no round succeeds, max_weight is far above the weights that sites "
-            "give)"
+            "discard it and run the round again"
         )
 
     def __reduce__(self) -> tuple[type[DecryptionError], tuple[()], dict[str, object]]:
         return type(self), (), self.__dict__  # an exception would be made again from its message
+
+
+class ImplausibleSumError(SecAggError):
+    """A sum that is that of the updates listed, and is none of what sites send that share a configuration.
+
+    No lie of the server's: its tags fit. A site encrypts by another program, or under other scales, than the others.
+    """
 
 
 class EpochError(SecAggError):

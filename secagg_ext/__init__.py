@@ -1,9 +1,9 @@
 """Kernels of secagg: tensors to float vectors or lanes of integers, and back; words packed, added, sampled and tagged.
 
-Each kernel exists twice with one signature and one result, to the bit: compiled (`secagg_ext._cython`) and in
-plain NumPy (`secagg_ext._numpy`), which is also where each is documented. `IMPLEMENTATION` says which one runs:
-``"cython"`` if it is built, else ``"numpy"``. The environment variable ``SECAGG_EXT``, with one of these two words,
-chooses; it is read once, at import.
+Each kernel exists twice with one signature and one result, to the bit (only the sum of `weigh` is taken in another
+order): compiled (`secagg_ext._cython`) and in plain NumPy (`secagg_ext._numpy`), where each is also documented.
+`IMPLEMENTATION` says which one runs: ``"cython"`` if it is built, else ``"numpy"``. The environment variable
+``SECAGG_EXT``, with one of these two words, chooses; it is read once, at import.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ __all__ = [
     "replace_mask",
     "scatter",
     "unpack_words",
+    "weigh",
     "word_macs",
 ]
 
@@ -72,6 +73,7 @@ if IMPLEMENTATION == "cython":
         replace_mask,
         scatter,
         unpack_words,
+        weigh,
         word_macs,
     )
 else:
@@ -89,5 +91,6 @@ else:
         replace_mask,
         scatter,
         unpack_words,
+        weigh,
         word_macs,
     )

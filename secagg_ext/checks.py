@@ -21,6 +21,7 @@ Array = NDArray[Any]
 # NumPy has no bfloat16: uint16 stands for its bit patterns.
 _TENSOR = frozenset(map(np.dtype, ("float16", "float32", "float64", "uint16")))
 _VECTOR = frozenset(map(np.dtype, ("float32", "float64", "complex128")))
+_RESIDUALS = frozenset([np.dtype("float32")])
 _WORDS = frozenset([np.dtype("uint64")])
 _PACKED = frozenset([np.dtype("uint8")])
 
@@ -56,6 +57,16 @@ def first_out_of_range(source: Array, bound: float) -> None:
     """Refuse wrong arguments of `first_out_of_range`."""
     _array("source", source, _TENSOR)
     _bound(bound)
+
+
+def weigh(source: Array, factor: float, residual: Array | None) -> None:
+    """Refuse wrong arguments of `weigh`."""
+    _array("source", source, _TENSOR)
+    _factor(factor)
+    if residual is not None:
+        _array("residual", residual, _RESIDUALS)
+        if residual.size != source.size:
+            raise ValueError(f"residual has {residual.size} elements, its source {source.size}")
 
 
 def pack_words(words: Array, moduli: tuple[int, ...], n: int, out: Array) -> None:

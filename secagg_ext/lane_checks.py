@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from secagg_ext.checks import _TENSOR, _WORDS, Array, _array, _arrays, _disjoint
+from secagg_ext.checks import _RESIDUALS, _TENSOR, _WORDS, Array, _array, _arrays, _disjoint
 
-_RESIDUALS = frozenset([np.dtype("float32")])
+_COUNTS = frozenset([np.dtype("int64")])
 
 #: So that a value, its dither and what rounding leaves are exact in float64, and fit a lane beside many others.
 LARGEST_LIMIT = 2**23 - 1
@@ -31,7 +31,9 @@ def quantise(
     limit: int,
     start: int,
     factors: Sequence[float],
+    steps: Sequence[float],
     caps: Sequence[float],
+    clipped: Array,
     seed: int | None,
     residuals: Sequence[Array] | None,
 ) -> None:
@@ -41,11 +43,20 @@ def quantise(
     _integer("limit", limit, 1, LARGEST_LIMIT)
     if 2 * limit >= 1 << lane_bits:
         raise ValueError(f"limit is {limit}: lanes of {lane_bits} bits do not hold twice as much")
+    _array("clipped", clipped, _COUNTS, writable=True)
+    _disjoint("out", out, "clipped", clipped)
     _arrays("sources", sources)
+    if clipped.size != len(sources):
+        raise ValueError(f"clipped has {clipped.size} elements for {len(sources)} tensors: give one each")
     for source in sources:
         _array("a source", source, _TENSOR)
         _disjoint("out", out, "a source", source)
+        _disjoint("clipped", clipped, "a source", source)
     _numbers("factors", factors, len(sources))
+    _numbers("steps", steps, len(sources))
+    for step in steps:
+        if not (step > 0 and math.isfinite(1 / float(step))):
+            raise ValueError(f"a step is {step}: it and its inverse must be finite and over 0")
     _numbers("caps", caps, len(sources))
     for cap in caps:
         if not 0 <= cap <= limit * (1 + CAP_MARGIN):
@@ -53,7 +64,7 @@ def quantise(
     if seed is not None:
         _integer("seed", seed, 0, 2**64 - 1)
     if residuals is not None:
-        _residuals(residuals, sources, out)
+        _residuals(residuals, sources, out, clipped)
 
 
 def dequantise(
@@ -111,7 +122,7 @@ def _numbers(name: str, numbers: Sequence[float], count: int) -> None:
             raise ValueError(f"one of {name} is {number}: it must be finite")
 
 
-def _residuals(residuals: Sequence[Array], sources: Sequence[Array], out: Array) -> None:
+def _residuals(residuals: Sequence[Array], sources: Sequence[Array], *others: Array) -> None:
     _arrays("residuals", residuals)
     if len(residuals) != len(sources):
         raise ValueError(f"{len(residuals)} residuals for {len(sources)} sources: give one each")
@@ -119,7 +130,7 @@ def _residuals(residuals: Sequence[Array], sources: Sequence[Array], out: Array)
         _array("a residual", residual, _RESIDUALS, writable=True)
         if residual.size != source.size:
             raise ValueError(f"a residual has {residual.size} elements, its source {source.size}")
-    if _overlap(residuals, [out, *sources]):
+    if _overlap(residuals, [*others, *sources]):
         raise ValueError("a residual overlaps another array in memory, and is written to")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,14 @@ from .patterns import matches, read_pattern, unmatched
 #: The most contributions that one aggregate can list.
 MAX_CLIENTS = 10_000
 
+PRECISION_CHOICES = ("fixed", "auto", "previous")
+
+#: Weights that are taken where no ``max_weight`` is given: epochs and fractions, up to every voxel of every image.
+MIN_WEIGHT, MAX_WEIGHT = 2.0**-20, 2.0**40
+
+#: What is taken for granted where ``precision`` is fixed and no number is given.
+_DEFAULT_MAX_ABS, _DEFAULT_MAX_WEIGHT = 8.0, 1.0
+
 
 @dataclass(frozen=True)
 class Aggregation:
@@ -22,19 +31,26 @@ class Aggregation:
     ----------
     min_clients, max_clients : int
         Fewest and most contributions of an aggregate.
-    max_abs : float or dict of str to float
-        Largest absolute value of any element: one number, or patterns over tensor names to numbers, with
-        ``default`` for the tensors that no pattern matches.
-    max_weight : float
-        Largest weight that any site may give.
+    precision : str
+        Where the scales of exact schemes come from. ``"fixed"``: from `max_abs`. ``"auto"``: from a calibration in each
+        round, which sites exchange before their updates. ``"previous"``: from the aggregate of the round before.
+    max_abs : float or dict of str to float, optional
+        With ``"fixed"`` alone, 8.0 if it is not given: the largest absolute value of any element, one number, or
+        patterns over tensor names to numbers, with ``default`` for the tensors that no pattern matches.
+    max_weight : float, optional
+        Largest weight that any site may give. With ``"fixed"`` 1.0 if it is not given; else weights of `MIN_WEIGHT` to
+        `MAX_WEIGHT` are taken.
     """
 
     min_clients: int = 2
     max_clients: int = 30
-    max_abs: float | dict[str, float] = 8.0
-    max_weight: float = 1.0
+    precision: str = "fixed"
+    max_abs: float | dict[str, float] | None = None
+    max_weight: float | None = None
 
     def __post_init__(self) -> None:
+        if self.precision not in PRECISION_CHOICES:
+            raise ConfigError(f"aggregation.precision is {show(self.precision)}; use {', '.join(PRECISION_CHOICES)}")
         for name in ("min_clients", "max_clients"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not 2 <= value <= MAX_CLIENTS:
@@ -46,7 +62,18 @@ class Aggregation:
             raise ConfigError(
                 f"aggregation.min_clients {self.min_clients} is above aggregation.max_clients {self.max_clients}"
             )
-        object.__setattr__(self, "max_weight", _positive(self.max_weight, "aggregation.max_weight"))
+        if self.calibrated and self.max_abs is not None:
+            raise ConfigError(
+                f"aggregation.max_abs is given, and precision {self.precision!r} measures what it would say: leave "
+                "one out"
+            )
+        if not self.calibrated:
+            object.__setattr__(self, "max_abs", _DEFAULT_MAX_ABS if self.max_abs is None else self.max_abs)
+            object.__setattr__(self, "max_weight", _DEFAULT_MAX_WEIGHT if self.max_weight is None else self.max_weight)
+        if self.max_weight is not None:
+            object.__setattr__(self, "max_weight", _positive(self.max_weight, "aggregation.max_weight"))
+        if self.calibrated:
+            return
         if isinstance(self.max_abs, Mapping):
             if not self.max_abs:
                 raise ConfigError("aggregation.max_abs is empty; give a number or {default: number, pattern: number}")
@@ -57,6 +84,21 @@ class Aggregation:
             object.__setattr__(self, "max_abs", bounds)
         else:
             object.__setattr__(self, "max_abs", _positive(self.max_abs, "aggregation.max_abs"))
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether scales are measured, and not given by ``max_abs``."""
+        return self.precision != "fixed"
+
+    @property
+    def largest_weight(self) -> float:
+        """The largest weight that is taken."""
+        return MAX_WEIGHT if self.max_weight is None else self.max_weight
+
+    @property
+    def smallest_weight(self) -> float:
+        """The smallest weight that is taken, beside those that round to nothing."""
+        return MIN_WEIGHT if self.max_weight is None else 0.0
 
     @property
     def weakness(self) -> str | None:
@@ -74,7 +116,7 @@ class Aggregation:
             warn(self.weakness, PrivacyWarning)
 
     def bounds_of(self, tensors: tuple[tuple[str, ...], ...]) -> list[float]:
-        """Return ``max_abs`` of each tensor of a model.
+        """Return ``max_abs`` of each tensor of a model; infinity where scales are measured.
 
         Parameters
         ----------
@@ -87,6 +129,8 @@ class Aggregation:
             If no pattern matches a tensor and there is no ``default``, two patterns with different numbers match one,
             or a pattern matches none.
         """
+        if self.max_abs is None:
+            return [math.inf] * len(tensors)
         if isinstance(self.max_abs, float):
             return [self.max_abs] * len(tensors)
         patterns = tuple(pattern for pattern in self.max_abs if pattern != "default")
@@ -108,7 +152,9 @@ class Aggregation:
 
     @property
     def bounds(self) -> tuple[float, ...]:
-        """All numbers of ``max_abs``."""
+        """All numbers of ``max_abs``; none where scales are measured."""
+        if self.max_abs is None:
+            return ()
         return (self.max_abs,) if isinstance(self.max_abs, float) else tuple(self.max_abs.values())
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,7 +162,8 @@ class Aggregation:
         return {
             "min_clients": self.min_clients,
             "max_clients": self.max_clients,
-            "max_abs": self.max_abs if isinstance(self.max_abs, float) else dict(self.max_abs),
+            "precision": self.precision,
+            "max_abs": dict(self.max_abs) if isinstance(self.max_abs, dict) else self.max_abs,
             "max_weight": self.max_weight,
         }
 

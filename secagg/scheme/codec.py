@@ -1,7 +1,7 @@
 """Codecs: a model's tensors as plaintext blocks and back, with the proof that sums fit.
 
-The encrypted section of an update begins with the weight, as a fraction of ``max_weight``; all values behind it are
-multiplied by that fraction before they are encoded, so that sums divide to the weighted mean.
+The encrypted section of an update begins with the weight; all values behind it are multiplied by it before they are
+encoded, so that sums divide to the weighted mean.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from .aggregation import Aggregation
 from .integer_codec import IntegerCodec
 from .params import CKKSParams, Params, QuantisedParams
 from .real_codec import RealCodec
+from .scales import Scales
 
 Array = NDArray[Any]
 
@@ -24,10 +25,9 @@ Array = NDArray[Any]
 class Encoder(Protocol):
     """One update on its way in."""
 
-    clipped: int
-    """Values so far that were beyond their ``max_abs``, or became so since they were checked."""
-    seed: int
-    """Of the randomness with which values are rounded, below 2**64; 0 where nothing is drawn."""
+    @property
+    def clipped(self) -> int:
+        """Values so far that were beyond their bound, or became so since they were checked."""
 
     def encode(self, block: int, blocks: int) -> Array:
         """Return `blocks` whole plaintext blocks from the one of index `block`."""
@@ -36,17 +36,22 @@ class Encoder(Protocol):
 class Decoder(Protocol):
     """One aggregate on its way out."""
 
+    fault: str | None
+    """Why it cannot be a sum of what honest sites encode; None as long as nothing speaks against it."""
     weight_sum: float
-    """Sum of the weights as fractions of ``max_weight``; known once block 0, which comes first, is decoded."""
+    """Sum of the weights; known once the first blocks are decoded, which come first."""
+    bounds: list[float]
+    """Bounds of the weighted values of all tensors that are sent, known with the weight."""
+    scales: Scales | None
+    """Those that the updates were made under, where they are measured."""
+    counts: NDArray[np.float64] | None
+    """What sites have counted in bins, where they do so in each update."""
 
     def decode(self, block: int, plain: Array) -> None:
-        """Write the mean of whole plaintext blocks from the one of index `block` to the targets.
+        """Write the mean of whole plaintext blocks from the one of index `block` to the targets, in order."""
 
-        Raises
-        ------
-        DecryptionError
-            If the block cannot be a sum of what honest sites encoded.
-        """
+    def finish(self) -> None:
+        """Write what could not be written before all blocks were decoded."""
 
 
 class Codec(Protocol):
@@ -54,26 +59,49 @@ class Codec(Protocol):
 
     block_values: int
     """Values a block."""
-    weight_values: int
-    """Values before those of the tensors, which hold the weight."""
 
     def check_moduli(self, primes: tuple[int, ...], plain_modulus: int) -> None:
         """Raise `ConfigError` if what was proved from the moduli's bits does not hold for the moduli themselves."""
 
-    def check_fraction(self, fraction: float) -> None:
-        """Raise `RangeError` if a weight, as a fraction of ``max_weight``, is too small to be encoded."""
+    def check_weight(self, weight: float) -> None:
+        """Raise `RangeError` if a weight is too small to be encoded."""
+
+    def draw(self) -> int | None:
+        """Return the seed of the rounding of an update, below 2**64; None where nothing is drawn."""
+
+    def blocks(self, shapes: Sequence[tuple[int, ...]], tensors: int) -> int:
+        """Return the number of blocks for encrypted tensors of these shapes, of so many that are sent."""
 
     def encoder(
         self,
         vectors: Sequence[Array],
+        shapes: Sequence[tuple[int, ...]],
         bounds: Sequence[float],
-        fraction: float,
+        weight: float,
+        scales: Scales | None = None,
+        counts: NDArray[np.float64] | None = None,
         residuals: Sequence[NDArray[np.float32]] | None = None,
+        seed: int | None = None,
     ) -> Encoder:
-        """Begin an update of `vectors`, each with its ``max_abs``, and the weight `fraction`."""
+        """Begin an update of `vectors`, each with its shape and bound.
 
-    def decoder(self, targets: Sequence[Array], bounds: Sequence[float], sites: int) -> Decoder:
-        """Begin the mean of `sites` updates into `targets`, each with its ``max_abs``."""
+        Bounds are ``max_abs``, or of weighted values where scales are measured. `scales` are then those of all tensors
+        that are sent, and `counts` what this site has counted in bins, where updates say so. `seed` is what `draw` has
+        returned.
+        """
+
+    def decoder(
+        self,
+        targets: Sequence[Array],
+        shapes: Sequence[tuple[int, ...]],
+        places: Sequence[int],
+        bounds: Sequence[float],
+        sites: int,
+    ) -> Decoder:
+        """Begin the mean of `sites` updates into `targets`, each with its shape and its place among all that are sent.
+
+        `bounds` are ``max_abs`` of all that are sent.
+        """
 
     def mean_error(self, sites: int, weight_sum: float, bound: float | None = None) -> float:
         """Return a bound on the absolute error of any value of the mean.
@@ -83,9 +111,9 @@ class Codec(Protocol):
         sites : int
             Number of updates in the sum.
         weight_sum : float
-            Sum of ``weight / max_weight``, in (0, sites].
+            Sum of ``weight / max_weight``, in (0, sites]; of the weights themselves where scales are measured.
         bound : float, optional
-            ``max_abs`` of the tensor; without it the largest one.
+            ``max_abs`` of the tensor; without it the largest one. Of weighted values where scales are measured.
         """
 
 

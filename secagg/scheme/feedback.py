@@ -27,7 +27,7 @@ class Carry:
     round : int
         Of the update.
     before, after : list of ndarray
-        Residuals in units of a quantisation step, float32, one array a vector: those that the round began with, none
+        Residuals in units of weight · value, float32, one array a vector: those that the round began with, none
         if it began with nothing, and those that it left.
     """
 

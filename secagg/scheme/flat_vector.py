@@ -64,15 +64,17 @@ class FlatVector:
         out: NDArray[np.uint64],
         lanes: Lanes,
         factors: Sequence[float],
+        steps: Sequence[float],
         caps: Sequence[float],
+        clipped: NDArray[np.int64],
         seed: int | None,
         residuals: Sequence[NDArray[np.float32]] | None,
-    ) -> int:
+    ) -> None:
         """Fill whole blocks of words with quantised values from `start`; see `secagg_ext.quantise`.
 
-        `factors`, `caps` and `residuals` are those of each vector. Returns the number of values that were clipped.
+        `factors`, `steps`, `caps` and `residuals` are those of each vector; `clipped` counts on, one for each.
         """
-        return secagg_ext.quantise(
+        secagg_ext.quantise(
             self._vectors,
             out,
             lanes.words,
@@ -81,7 +83,9 @@ class FlatVector:
             lanes.limit,
             start,
             factors,
+            steps,
             caps,
+            clipped,
             seed,
             residuals,
         )
@@ -127,3 +131,11 @@ class FlatVector:
         while last < len(self._vectors) and self._offsets[last] < start + size:
             last += 1
         return first, last
+
+
+def weigh(vector: NDArray[Any], factor: float, residual: NDArray[np.float32] | None = None) -> tuple[float, float]:
+    """Return the largest magnitude, and the sum of squares, of the values of a vector times `factor` plus residuals.
+
+    NaN anywhere is the largest.
+    """
+    return secagg_ext.weigh(vector, factor, residual)

@@ -17,7 +17,7 @@ MAX_COEFF_MOD_BITS = {1024: 26, 2048: 53, 4096: 106, 8192: 214, 16384: 430, 3276
 #: Bits of the largest prime that SEAL takes, coefficient or plain modulus.
 MAX_PRIME_BITS = 60
 
-MIN_VALUE_BITS, MAX_VALUE_BITS = 4, 24
+MIN_VALUE_BITS, MAX_VALUE_BITS = 3, 24
 ROUNDING_CHOICES = ("stochastic", "nearest")
 OVERFLOW_CHOICES = ("error", "clip")
 
@@ -192,11 +192,11 @@ class QuantisedParams(Params):
     Parameters
     ----------
     value_bits : int
-        Bits of a quantised value, 4 to 24: integers from −(2**(value_bits−1) − 1) to 2**(value_bits−1) − 1.
+        Bits of a quantised value, 3 to 24: integers from −(2**(value_bits−1) − 1) to 2**(value_bits−1) − 1.
     rounding : str
         ``"stochastic"``, which is unbiased, or ``"nearest"``.
     overflow : str
-        What becomes of values beyond ``max_abs``: ``"error"``, or ``"clip"``, which counts them.
+        What becomes of values beyond ``max_abs``, or what was measured: ``"error"``, or ``"clip"``, which counts them.
     error_feedback : bool
         Whether what rounding and clipping dropped is added to the site's next update.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from .noise import bgv_fits
 from .params import (
     MAX_COEFF_MOD_BITS,
     MAX_PRIME_BITS,
+    MAX_VALUE_BITS,
     BGVParams,
     CKKSParams,
     FLASHEParams,
@@ -33,19 +35,42 @@ PRESETS: dict[str, dict[str, Any]] = {
             "scale_bits": 40,
         },
     },
-    "exact": {"lib": "seal", "config": {"scheme": "BGV", "value_bits": 16}},
-    "smallest": {"lib": "flashe", "config": {"scheme": "FLASHE", "value_bits": 11, "error_feedback": True}},
+    "exact": {"lib": "seal", "config": {"scheme": "BGV"}},
+    "smallest": {"lib": "flashe", "config": {"scheme": "FLASHE"}},
 }
+
+#: What presets of exact schemes say besides, where ``max_abs`` is given.
+_FIXED: dict[str, dict[str, Any]] = {
+    "exact": {"value_bits": 16},
+    "smallest": {"value_bits": 11, "error_feedback": True},
+}
+
+#: What an exact scheme does where scales are measured: what is rounded or clipped away is due in the next round.
+_MEASURED = {"rounding": "nearest", "overflow": "clip", "error_feedback": True}
+
+#: Where ``value_bits`` is not given: as many as cost no more bytes than these.
+LEAST_BITS = 6
 
 #: What is planned together, or given together.
 _PLANNED = ("poly_modulus_degree", "coeff_mod_bit_sizes", "plain_modulus_bits")
 
 
-def preset(name: object) -> dict[str, Any]:
-    """Return the ``he`` block of a preset; an unknown one raises `ConfigError`."""
+def preset(name: object, precision: str) -> dict[str, Any]:
+    """Return the ``he`` block of a preset for a ``precision``; an unknown one raises `ConfigError`."""
     if not isinstance(name, str) or name not in PRESETS:
         raise ConfigError(f"he.preset is {show(name)}; use {', '.join(PRESETS)}, or lib and config")
-    return PRESETS[name]
+    block = PRESETS[name]
+    return block | {"config": block["config"] | _FIXED.get(name, {})} if precision == "fixed" else block
+
+
+def is_exact(he: Mapping[str, Any]) -> bool:
+    """Return whether an ``he`` block, or what it is a preset of, is of an exact scheme; errors come later."""
+    he = PRESETS.get(str(he.get("preset")), he)
+    config = he.get("config")
+    scheme = config.get("scheme") if isinstance(config, Mapping) else None
+    if scheme is None:
+        scheme = _scheme_of(str(he.get("lib")))
+    return scheme in (BGVParams.scheme, FLASHEParams.scheme)
 
 
 def plan_params(lib: str, config: Mapping[str, Any], aggregation: Aggregation) -> Params:
@@ -69,21 +94,57 @@ def plan_params(lib: str, config: Mapping[str, Any], aggregation: Aggregation) -
     """
     block = dict(config)
     if "scheme" not in block:
-        schemes = load_plugin(lib).schemes
-        block["scheme"] = CKKSParams.scheme if CKKSParams.scheme in schemes else schemes[0]
+        block["scheme"] = _scheme_of(lib)
     scheme = block["scheme"]
+    exact = scheme in (BGVParams.scheme, FLASHEParams.scheme)
+    if exact and aggregation.calibrated:
+        block = _MEASURED | block
     if scheme in (CKKSParams.scheme, BGVParams.scheme) and "seeded" not in block:
         backend = load_plugin(lib)
         if scheme not in backend.schemes:
             raise ConfigError(f"backend {lib!r} knows {', '.join(backend.schemes)}, not {scheme}")
         block["seeded"] = backend.symmetric
-    if scheme == BGVParams.scheme and not any(name in block for name in _PLANNED):
-        # What is planned depends on numbers that must be valid themselves.
-        unknown = [name for name in block if name not in known_fields(scheme)]
-        if not unknown and "value_bits" in block:
-            limit = FLASHEParams(value_bits=block["value_bits"]).limit
-            block.update(plan_bgv(limit, aggregation.max_clients, block["seeded"] is True))
+    unknown = [name for name in block if name not in known_fields(scheme)] if exact else []
+    if exact and not unknown:  # what is planned depends on numbers that must be valid themselves
+        bits = [block["value_bits"]] if "value_bits" in block else []
+        if not bits and aggregation.calibrated:
+            bits = list(range(LEAST_BITS, MAX_VALUE_BITS + 1))
+        if bits:
+            block = _planned(block, bits, aggregation.max_clients)
     return Params.from_dict(block)
+
+
+def _planned(block: dict[str, Any], choices: list[int], sites: int) -> dict[str, Any]:
+    """Return a block with the most bits of some that cost no more than the first, and what they need."""
+    best: tuple[float, dict[str, Any]] | None = None
+    for bits in choices:
+        found = block | {"value_bits": bits}
+        limit = FLASHEParams(value_bits=bits).limit
+        if block["scheme"] == BGVParams.scheme and not any(name in block for name in _PLANNED):
+            found |= plan_bgv(limit, sites, block["seeded"] is True)
+        cost = _bits_a_value(found, limit, sites)
+        if best is not None and cost > best[0]:
+            break
+        best = cost, found
+    assert best is not None
+    return best[1]
+
+
+def _bits_a_value(block: Mapping[str, Any], limit: int, sites: int) -> float:
+    """Return what a value costs; infinity, or what only fails later, where a block is not valid."""
+    if block["scheme"] == FLASHEParams.scheme:
+        return 64 / lanes if (lanes := lanes_below(1 << 64, limit, sites)) else math.inf
+    plain, sizes = block.get("plain_modulus_bits"), block.get("coeff_mod_bit_sizes")
+    if not isinstance(plain, int) or not 0 < plain <= MAX_PRIME_BITS or not isinstance(sizes, (list, tuple)):
+        return math.inf
+    lanes = lanes_below(prime_floor(plain), limit, sites) if plain > 10 else 0
+    return sum(sizes[:-1] or sizes) / lanes if lanes else math.inf
+
+
+def _scheme_of(lib: str) -> str:
+    """Return the scheme of a backend where none is named."""
+    schemes = load_plugin(lib).schemes
+    return CKKSParams.scheme if CKKSParams.scheme in schemes else schemes[0]
 
 
 def plan_bgv(limit: int, sites: int, symmetric: bool) -> dict[str, Any]:

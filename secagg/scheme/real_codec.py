@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError, DecryptionError
+from ..errors import ConfigError, RangeError
 from .aggregation import Aggregation
 from .flat_vector import FlatVector
 from .noise import TAIL, ckks_coefficient_bound, ckks_slot_deviation
 from .params import CKKSParams
+from .scales import Scales
 
 #: Bits of precision of a mean below which a configuration is refused.
 MIN_PRECISION_BITS = 4
+
+Array = NDArray[Any]
 
 
 class RealCodec:
@@ -37,10 +40,14 @@ class RealCodec:
         If the sum could wrap, or fewer than four bits of the mean would survive the noise.
     """
 
-    weight_values = 1
-
     def __init__(self, params: CKKSParams, aggregation: Aggregation) -> None:
+        if aggregation.calibrated:
+            raise ConfigError(
+                f"aggregation.precision is {aggregation.precision!r}: {params.scheme} has no steps to be measured; "
+                "leave it out, or use an exact scheme"
+            )
         self._params = params
+        self._largest_weight = aggregation.largest_weight
         self._largest = max(1.0, *aggregation.bounds)  # the weight, at most 1, is a value like any other
         self._smallest = min(aggregation.bounds)
         self.block_values = params.slot_count * (2 if params.complex_slots else 1)
@@ -54,23 +61,48 @@ class RealCodec:
     def check_moduli(self, primes: tuple[int, ...], plain_modulus: int) -> None:
         """Do nothing: what was proved holds for all primes of the right bits."""
 
-    def check_fraction(self, fraction: float) -> None:
-        """Do nothing: any weight can be encoded."""
+    def check_weight(self, weight: float) -> None:
+        """Raise `RangeError` if a weight is nothing beside ``max_weight``."""
+        if weight / self._largest_weight == 0:
+            raise RangeError(
+                f"weight {weight} is nothing beside aggregation.max_weight {self._largest_weight:g}; lower max_weight"
+            )
+
+    def draw(self) -> int | None:
+        """Return None: nothing is drawn here."""
+        return None
+
+    def blocks(self, shapes: Sequence[tuple[int, ...]], tensors: int) -> int:
+        """Return the number of blocks of a section; see `secagg.scheme.codec.Codec`."""
+        return -(-(1 + sum(map(math.prod, shapes))) // self.block_values)
 
     def encoder(
         self,
-        vectors: Sequence[NDArray[Any]],
+        vectors: Sequence[Array],
+        shapes: Sequence[tuple[int, ...]],
         bounds: Sequence[float],
-        fraction: float,
+        weight: float,
+        scales: Scales | None = None,
+        counts: NDArray[np.float64] | None = None,
         residuals: Sequence[NDArray[np.float32]] | None = None,
+        seed: int | None = None,
     ) -> RealEncoder:
         """Begin an update; see `secagg.scheme.codec.Codec`. Nothing is dropped, so there are no residuals."""
         # A constant 1, which the weight turns into the weight itself.
+        fraction = weight / self._largest_weight
         return RealEncoder(self, FlatVector([np.ones(1), *vectors], [1.0, *bounds]), fraction)
 
-    def decoder(self, targets: Sequence[NDArray[Any]], bounds: Sequence[float], sites: int) -> RealDecoder:
+    def decoder(
+        self,
+        targets: Sequence[Array],
+        shapes: Sequence[tuple[int, ...]],
+        places: Sequence[int],
+        bounds: Sequence[float],
+        sites: int,
+    ) -> RealDecoder:
         """Begin a mean; see `secagg.scheme.codec.Codec`."""
-        return RealDecoder(self, FlatVector([np.empty(1), *targets]), sites)
+        weighted = [bound * self._largest_weight for bound in bounds]
+        return RealDecoder(self, FlatVector([np.empty(1), *targets]), sites, self._largest_weight, weighted)
 
     def to_slots(self, values: NDArray[np.float64]) -> NDArray[Any]:
         """Return real values as slots."""
@@ -126,7 +158,7 @@ class RealEncoder:
 
     def __init__(self, codec: RealCodec, source: FlatVector, fraction: float) -> None:
         self._codec, self._source, self._fraction = codec, source, fraction
-        self.clipped = self.seed = 0
+        self.clipped = 0
 
     def encode(self, block: int, blocks: int) -> NDArray[Any]:
         """Return slots of whole blocks; see `secagg.scheme.codec.Encoder`."""
@@ -137,22 +169,32 @@ class RealEncoder:
 
 
 class RealDecoder:
-    """The encrypted section of one aggregate on its way out."""
+    """The encrypted section of one aggregate on its way out; attributes as of `secagg.scheme.codec.Decoder`."""
 
-    def __init__(self, codec: RealCodec, targets: FlatVector, sites: int) -> None:
-        self._codec, self._targets, self._sites = codec, targets, sites
-        self.weight_sum = 1.0  # what comes behind an implausible weight is decoded all the same, and dropped
+    def __init__(
+        self, codec: RealCodec, targets: FlatVector, sites: int, largest_weight: float, bounds: list[float]
+    ) -> None:
+        self._codec, self._targets, self._sites, self._largest_weight = codec, targets, sites, largest_weight
+        self.fault: str | None = None
+        self.weight_sum = largest_weight
+        self.bounds = bounds
+        self.scales: Scales | None = None
+        self.counts: NDArray[np.float64] | None = None
 
     def decode(self, block: int, plain: NDArray[Any]) -> None:
         """Write the mean of whole blocks; see `secagg.scheme.codec.Decoder`."""
         values = plain.view(np.float64)
         if block == 0:
-            self.weight_sum = self._check_weight(float(values[0]))
-        self._targets.write(block * self._codec.block_values, values, 1 / self.weight_sum)
+            self._read_weight(float(values[0]))
+        self._targets.write(block * self._codec.block_values, values, self._largest_weight / self.weight_sum)
 
-    def _check_weight(self, weight_sum: float) -> float:
-        """Refuse what so many sites cannot give, and what noise could have made."""
+    def finish(self) -> None:
+        """Do nothing: all is written."""
+
+    def _read_weight(self, fraction: float) -> None:
+        """Take the weight, unless it is what so many sites cannot give, or noise could have made."""
         sites = self._sites
-        if not weight_sum <= sites + self._codec.sum_error(sites) or not self._codec.is_precise(sites, weight_sum):
-            raise DecryptionError
-        return weight_sum
+        if not fraction <= sites + self._codec.sum_error(sites) or not self._codec.is_precise(sites, fraction):
+            self.fault = f"the sum of weights is {fraction:g} of aggregation.max_weight"
+        else:
+            self.weight_sum = fraction * self._largest_weight

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import MismatchError, RoundMismatchError, StateError, StorageError
 from ..storage.files import os_errors, replace_file, synchronise
-from ..wire.carry import StoredCarry, units_of
+from ..wire.carry import StoredCarry, carries
 from .folder import CARRY_FILE, NEW_UPDATE_FILE, OWN_FILE, UPDATE_FILE
 from .global_model import GlobalModel
 
@@ -72,7 +72,7 @@ def restore_carry(folder: Path, model: GlobalModel) -> None:
     """
     site, path = model.site, folder / CARRY_FILE
     site.restore_carry(b"")
-    if not units_of(site.config):
+    if not carries(site.config):
         return
     with os_errors(StorageError, "it cannot be read"):
         blob = path.read_bytes() if path.exists() else b""

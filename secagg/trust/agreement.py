@@ -76,7 +76,7 @@ def check_header(header: Header, kind: str, config: Config, key: ServerKey) -> N
         raise MismatchError(f"{who} is of kind {header.kind!r}; kind {kind!r} is needed here")
     if header.params != config.params:
         raise MismatchError(f"{who} has other params: {_difference(header.params.to_dict(), config.params.to_dict())}")
-    for name in ("max_clients", "max_abs", "max_weight"):
+    for name in ("max_clients", "precision", "max_abs", "max_weight"):
         theirs, mine = getattr(header.aggregation, name), getattr(config.aggregation, name)
         if theirs != mine:
             raise MismatchError(

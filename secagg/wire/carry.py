@@ -5,7 +5,6 @@ Residuals tell of a site's latest update what rounding dropped of it: they are i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +15,12 @@ from ..config import Config
 from ..errors import FormatError, MismatchError
 from ..scheme.feedback import Carry
 from ..scheme.params import QuantisedParams
+from ..scheme.report import PrecisionReport
 from .arrays import ArrayFormat
 from .container import DIGEST_NBYTES, read_hex
 from .header import check_round, check_site
 
-_FORMAT = ArrayFormat("carry", b"secagg carry", 1, frozenset(["site", "units", "model", "round", "before", "after"]))
+_FORMAT = ArrayFormat("carry", b"secagg carry", 2, frozenset(["site", "model", "round", "before", "after", "report"]))
 
 
 @dataclass(frozen=True)
@@ -31,26 +31,26 @@ class StoredCarry:
     ----------
     site : str
         Name of the site.
-    units : mapping
-        What decides the units of the residuals; see `units_of`.
     carry : Carry
         The carry.
+    report : PrecisionReport or None
+        How precisely the update was sent that has left it.
     """
 
     site: str
-    units: Mapping[str, Any]
     carry: Carry
+    report: PrecisionReport | None = None
 
     def to_bytes(self) -> bytes:
         """Return the whole of it."""
         carry = self.carry
         header = {
             "site": self.site,
-            "units": dict(self.units),
             "model": carry.model,
             "round": carry.round,
             "before": len(carry.before),
             "after": len(carry.after),
+            "report": None if self.report is None else self.report.to_json(),
         }
         return _FORMAT.pack(header, [*carry.before, *carry.after])
 
@@ -67,33 +67,24 @@ class StoredCarry:
 
     @classmethod
     def _build(cls, header: dict[str, Any], arrays: list[NDArray[Any]]) -> StoredCarry:
-        before, after, units = header["before"], header["after"], header["units"]
+        before, after, report = header["before"], header["after"], header["report"]
         read_hex(header["model"], DIGEST_NBYTES, "the model's fingerprint")
-        if before not in (0, after) or len(arrays) != before + after or not isinstance(units, dict):
+        if before not in (0, after) or len(arrays) != before + after:
             raise FormatError("the stored carry has other residuals than its header says")
         for array in arrays:
             if array.dtype != np.float32 or array.ndim != 1 or not np.isfinite(array).all():
                 raise FormatError("the stored carry has residuals that are no finite float32")
         carry = Carry(header["model"], check_round(header["round"]), arrays[:before], arrays[before:])
-        return cls(check_site(header["site"]), units, carry)
+        return cls(check_site(header["site"]), carry, None if report is None else PrecisionReport.from_json(report))
 
     def check(self, site: str, config: Config) -> None:
-        """Raise `MismatchError` unless it is a site's, and in the units of its configuration."""
+        """Raise `MismatchError` unless it is a site's, whose configuration has error feedback."""
         if self.site != site:
             raise MismatchError(f"the carry is of site {self.site!r}, this is {site!r}: each site has its own")
-        units = units_of(config)
-        if not units or self.units != units:
-            there = ", ".join(f"{name} {value}" for name, value in self.units.items())
-            here = ", ".join(f"{name} {value}" for name, value in units.items()) or "no error_feedback"
-            raise MismatchError(
-                f"the carry was left under {there}, the configuration has {here}: go on without it (restore_carry(b''))"
-            )
+        if not carries(config):
+            raise MismatchError("the carry is of error_feedback, which the configuration has not: restore_carry(b'')")
 
 
-def units_of(config: Config) -> dict[str, Any]:
-    """Return what decides the units of residuals under a configuration; nothing without error feedback."""
-    params, aggregation = config.params, config.aggregation.to_dict()
-    if not isinstance(params, QuantisedParams) or not params.error_feedback:
-        return {}
-    units = {name: aggregation[name] for name in ("max_abs", "max_weight")}
-    return {"value_bits": params.value_bits, **units}
+def carries(config: Config) -> bool:
+    """Return whether a configuration has error feedback."""
+    return isinstance(config.params, QuantisedParams) and config.params.error_feedback

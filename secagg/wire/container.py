@@ -18,7 +18,16 @@ from ..scheme.ring import MAX_BLOCK_NBYTES
 
 MAGIC = b"SECAGG\r\n"
 VERSION = 4
-KINDS = {"update": 1, "aggregate": 2, "client-key": 3, "server-key": 4, "model": 5, "project": 6}
+KINDS = {
+    "update": 1,
+    "aggregate": 2,
+    "client-key": 3,
+    "server-key": 4,
+    "model": 5,
+    "project": 6,
+    "calibration": 7,
+    "scales": 8,
+}
 DIGEST_NBYTES = 32
 PREAMBLE_NBYTES = 16
 MAX_HEADER_NBYTES = 4 << 20

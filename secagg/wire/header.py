@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import ConfigError, DuplicateError, FormatError, LayoutError, SecAggError, show
 from ..scheme.aggregation import MAX_CLIENTS, Aggregation
+from ..scheme.calibration import CalibrationCodec
 from ..scheme.codec import codec_for
 from ..scheme.params import LatticeParams, Params, as_int
 from ..scheme.ring import CLEAR_BLOCK_SIZE
@@ -39,8 +40,25 @@ MAX_EPOCH = 1 << 32
 MODEL_BLOCK_NBYTES = 1 << 16
 MODEL_BLOCK_PLAIN_NBYTES = MODEL_BLOCK_NBYTES - 16
 
-_FIELDS = frozenset(["aggregation", "base", "contributions", "epoch", "key", "layout", "manifest", "params", "round"])
-_AGREED = ("max_abs", "max_clients", "max_weight")
+#: What a sum of several is called, by what one site sends.
+SUMS = {"update": "aggregate", "calibration": "scales"}
+_SENT = {summed: sent for sent, summed in SUMS.items()}
+
+_FIELDS = frozenset(
+    [
+        "aggregation",
+        "base",
+        "calibration",
+        "contributions",
+        "epoch",
+        "key",
+        "layout",
+        "manifest",
+        "params",
+        "round",
+    ]
+)
+_AGREED = ("max_abs", "max_clients", "max_weight", "precision")
 
 
 @dataclass(frozen=True)
@@ -73,8 +91,9 @@ class Header:
     Parameters
     ----------
     kind : str
-        ``"update"`` (one contribution), ``"aggregate"``, or ``"model"``: the global model, stored for sites that come
-        back, by the site of its one contribution.
+        ``"update"`` (one contribution) or ``"aggregate"``, the sum of several; ``"calibration"`` or ``"scales"``, the
+        sum of several; or ``"model"``: the global model, stored for sites that come back, by the site of its one
+        contribution.
     round : int
         Round of the federation, from 0; of a model the round that begins from it.
     epoch : int
@@ -84,7 +103,7 @@ class Header:
     params : Params
         Scheme parameters.
     aggregation : Aggregation
-        Those numbers that sites must agree on for a sum to mean anything: `max_abs`, `max_clients`, `max_weight`.
+        What sites must agree on for a sum to mean anything: `max_abs`, `max_clients`, `max_weight`, `precision`.
         (`min_clients` is each party's own demand and is not sent.)
     layout : Layout
         The tensors and their roles.
@@ -96,6 +115,9 @@ class Header:
     manifest : bytes, optional
         Digest of the project manifest under which it was made, 32 bytes, None where there is no project. A model has
         none: it outlives manifests.
+    calibration : bytes, optional
+        Of updates and aggregates whose scales are measured: what names these scales, 32 bytes. The digest of the
+        container of kind ``"scales"``, or a keyed one of scales that follow from an earlier round.
     """
 
     kind: str
@@ -108,6 +130,7 @@ class Header:
     contributions: tuple[Contribution, ...]
     base: bytes | None = None
     manifest: bytes | None = None
+    calibration: bytes | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "aggregation", replace(self.aggregation, min_clients=2))
@@ -118,6 +141,11 @@ class Header:
     def site(self) -> str:
         """Site of the only contribution of an update."""
         return self.contributions[0].site
+
+    @property
+    def summed(self) -> bool:
+        """Whether it is of a sum."""
+        return self.kind in _SENT
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -131,6 +159,7 @@ class Header:
         header = {
             "aggregation": {name: agreed[name] for name in _AGREED},
             "base": None if self.base is None else self.base.hex(),
+            "calibration": None if self.calibration is None else self.calibration.hex(),
             "contributions": [[item.site, item.nonce.hex()] for item in self.contributions],
             "epoch": self.epoch,
             "key": self.key,
@@ -143,8 +172,8 @@ class Header:
 
     @cached_property
     def common(self) -> bytes:
-        """Digest of what an aggregate has in common with the updates in it: all of their heads but contributions."""
-        return replace(self, kind="update", contributions=()).head[-DIGEST_NBYTES:]
+        """Digest of what a sum has in common with the updates in it: all of their heads but contributions."""
+        return replace(self, kind=_SENT.get(self.kind, self.kind), contributions=()).head[-DIGEST_NBYTES:]
 
     @classmethod
     def from_head(cls, head: bytes) -> Header:
@@ -158,8 +187,8 @@ class Header:
             If a site or a nonce is listed twice.
         """
         kind, data = unpack_head(head)
-        if kind not in ("update", "aggregate", "model"):
-            raise FormatError(f"this is a {kind}, not an update, aggregate or model")
+        if kind not in (*SUMS, *_SENT, "model"):
+            raise FormatError(f"this is a {kind}, not an update, aggregate, calibration or model")
         check_keys(data, _FIELDS, "the header", f"make the {kind} again with this one")
         try:
             params = Params.from_dict(_mapping(data["params"], "params"))
@@ -182,7 +211,12 @@ class Header:
             contributions=_contributions(data["contributions"], kind),
             base=_digest(data["base"], "base"),
             manifest=_digest(data["manifest"], "manifest"),
+            calibration=_digest(data["calibration"], "calibration"),
         )
+        if (header.calibration is not None) != (kind in ("update", "aggregate") and aggregation.calibrated):
+            raise FormatError(f"the header of this {kind} names scales that it has not, or none although it has some")
+        if kind in ("calibration", "scales") and aggregation.precision != "auto":
+            raise FormatError(f"there are no {kind} with precision {aggregation.precision!r}")
         if kind == "model" and header.manifest is not None:
             raise FormatError("the header of a model names a manifest, which a model outlives")
         if header.head != head:
@@ -200,6 +234,7 @@ class Header:
             contributions=(longest,),
             base=bytes(DIGEST_NBYTES),
             manifest=bytes(DIGEST_NBYTES),
+            calibration=bytes(DIGEST_NBYTES),
         )
         others = (clients - 1) * len(f',["{longest.site}","{longest.nonce.hex()}"]')
         try:
@@ -214,23 +249,26 @@ class Header:
             )
 
     def of(self, contribution: Contribution) -> Header:
-        """Return the header that the update of one contribution to this aggregate must have had."""
-        return replace(self, kind="update", contributions=(contribution,))
+        """Return the header that what one site has given to this sum must have had."""
+        return replace(self, kind=_SENT[self.kind], contributions=(contribution,))
 
     @property
     def model_nbytes(self) -> int:
-        """Bytes of all float tensors."""
-        return sum(spec.size * np.dtype(FLOAT_DTYPES[spec.dtype]).itemsize for spec in self.layout.sent)
+        """Bytes of all float tensors, and of a bin each where the next scales follow from the last ones."""
+        bins = len(self.layout.sent) if self.aggregation.precision == "previous" else 0
+        return bins + sum(spec.size * np.dtype(FLOAT_DTYPES[spec.dtype]).itemsize for spec in self.layout.sent)
 
     def blocks(self, section: str) -> int:
         """Return the number of blocks of ``"encrypted"`` (it begins with the weight), ``"clear"`` or ``"model"``."""
+        encrypted = section == "encrypted"
         if (section == "model") != (self.kind == "model"):
             return 0
         if section == "model":
             return -(-self.model_nbytes // MODEL_BLOCK_PLAIN_NBYTES)
-        if section == "encrypted":
-            codec = codec_for(self.params, self.aggregation)
-            return -(-(codec.weight_values + self.layout.size("encrypted")) // codec.block_values)
+        if self.kind in ("calibration", "scales"):
+            return CalibrationCodec(self.params, self.aggregation, len(self.layout.sent)).blocks if encrypted else 0
+        if encrypted:
+            return codec_for(self.params, self.aggregation).blocks(self.layout.shapes, len(self.layout.sent))
         return -(-self.layout.size("clear") // CLEAR_BLOCK_SIZE)
 
     @cached_property
@@ -347,7 +385,7 @@ def check_site(name: object, what: str = "site") -> str:
 def _contributions(data: Any, kind: str) -> tuple[Contribution, ...]:
     if not isinstance(data, list) or not 1 <= len(data) <= MAX_CLIENTS:
         raise FormatError(f"the header's contributions are no list of 1 to {MAX_CLIENTS}")
-    if kind != "aggregate" and len(data) != 1:
+    if kind not in _SENT and len(data) != 1:
         raise FormatError(
             f"{'an' if kind == 'update' else 'a'} {kind} has one contribution, this one lists {len(data)}"
         )

@@ -182,6 +182,11 @@ class Layout:
         """Return the number of values of one role."""
         return sum(spec.size for spec in self.role(role))
 
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the encrypted tensors, in order."""
+        return [spec.shape for spec in self.role("encrypted")]
+
     def bounds(self, aggregation: Aggregation) -> dict[str, float]:
         """Return ``max_abs`` of each tensor that is sent, by its first name; errors as of `Aggregation.bounds_of`."""
         numbers = aggregation.bounds_of(tuple(spec.names for spec in self.sent))

@@ -46,12 +46,15 @@ def checked_vectors(
     fault = _first_beyond(specs, vectors, limits)
     if fault:
         spec, value, where = fault
-        advice = "raise max_abs, or find out why the value is so large"
         if not math.isfinite(value):
-            advice = "find out why training diverged"
+            raise RangeError(
+                f"tensor {spec.name!r} has {value:g} at [{where}]: find out why training diverged; nothing was "
+                "encrypted"
+            )
         raise RangeError(
             f"tensor {spec.name!r} has {value:g} at [{where}], beyond aggregation.max_abs {bounds[spec.name]:g}: "
-            f"{advice}; nothing was encrypted"
+            "raise max_abs, leave it out of an exact scheme's configuration to have it measured, or find out why the "
+            "value is so large; nothing was encrypted"
         )
     return vectors
 

@@ -131,8 +131,8 @@ class Update:
         return self._contribution("nonce").nonce
 
     def _contribution(self, what: str) -> Contribution:
-        if self._header.kind == "aggregate":
-            raise StateError(f"an aggregate has more than one {what}: see its header.contributions")
+        if self._header.summed:
+            raise StateError(f"a sum has more than one {what}: see its header.contributions")
         return self._header.contributions[0]
 
     @property
@@ -205,7 +205,7 @@ class Update:
                 if first and first[frame.index] != expected:
                     raise FormatError("the file changed while it was read")
             yield frame, payload
-        if not verified and self._header.kind != "aggregate":  # what is signed is what was read
+        if not verified and not self._header.summed:  # what is signed is what was read
             body = body_digest(self._header.head, digests)
             check_digest(self.tail.proofs[0].body, body, "the body")
         if verified and self._body.stamp() != stamp:

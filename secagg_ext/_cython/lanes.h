@@ -34,6 +34,11 @@ struct lane_quantiser {
     double limit;
 };
 
+/* How the values of one tensor become integers. */
+struct lane_scale {
+    double factor, step, cap;
+};
+
 struct lane_reader {
     struct lane_layout layout;
     uint64_t largest, offset;
@@ -105,26 +110,25 @@ LANES_INLINE double clamp(double value, double bound)
 
 /* Quantises one part of a row. The flags are constants where this is inlined. */
 LANES_INLINE uint64_t quantise_part(const double *wide, const uint32_t *noise, float *residuals, ptrdiff_t count,
-                                    double factor, double cap, double limit, uint64_t *words, unsigned shift,
+                                    const struct lane_scale *scale, double limit, uint64_t *words, unsigned shift,
                                     int seeded, int fed_back, int first_lane)
 {
     const uint64_t zero = bits_of_double(ONES) - (uint64_t)limit;
-    const double whole = ceil(cap), room = !fed_back ? cap : whole < limit ? whole : limit;
+    const double factor = scale->factor, step = scale->step, inverse = 1 / step, cap = scale->cap, whole = ceil(cap);
+    const double room = !fed_back ? cap : whole < limit ? whole : limit, most = fed_back ? cap + 1 : cap;
     uint64_t clipped = 0;
     for (ptrdiff_t i = 0; i < count; i++) {
-        const double y = wide[i] * factor;
-        double z = y, q;
+        const double x = wide[i] * factor, y = fed_back ? x + (double)residuals[i] : x, z = y * inverse;
+        double q;
         uint64_t lane;
-        clipped += !(fabs(y) <= cap);
-        if (fed_back)
-            z += (double)residuals[i];
+        clipped += !(fabs(z) <= most);
         q = clamp(z == z ? z : 0.0, room);
         if (seeded) /* (r + 1/2) * 2^-24 - 1/2, exactly */
             q += ((double)(int32_t)(noise[i] >> 8) - 8388607.5) * 0x1p-24;
         q = clamp(q, limit) + ONES;
         lane = bits_of_double(q) - zero;
         if (fed_back) { /* a mask of bits, for a choice would become a branch */
-            const double left = z - (q - ONES);
+            const double left = y - (q - ONES) * step;
             const uint64_t fits = (uint64_t)0 - (fabs(left) <= FLT_MAX);
             residuals[i] = (float)double_of(bits_of_double(left) & fits);
         }
@@ -137,7 +141,7 @@ LANES_INLINE uint64_t quantise_part(const double *wide, const uint32_t *noise, f
  * many values are clipped. Lanes of a word must be written lowest first. */
 SECAGG_CLONES
 static uint64_t quantise_values(const struct lane_quantiser *to, const void *values, enum tensor_dtype dtype,
-                                float *residuals, ptrdiff_t count, ptrdiff_t at, double factor, double cap,
+                                float *residuals, ptrdiff_t count, ptrdiff_t at, const struct lane_scale *scale,
                                 uint64_t *words)
 {
     const uint8_t *octets = values;
@@ -154,8 +158,7 @@ static uint64_t quantise_values(const struct lane_quantiser *to, const void *val
         if (to->seeded)
             draw_noise(to->seed, position, part.count, random);
 #define QUANTISE(seeded, fed_back, first_lane) \
-    quantise_part(wide, noise, residuals, part.count, factor, cap, to->limit, into, part.shift, seeded, fed_back, \
-                  first_lane)
+    quantise_part(wide, noise, residuals, part.count, scale, to->limit, into, part.shift, seeded, fed_back, first_lane)
         if (to->seeded && residuals)
             clipped += part.shift ? QUANTISE(1, 1, 0) : QUANTISE(1, 1, 1);
         else if (to->seeded)

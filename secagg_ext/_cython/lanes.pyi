@@ -13,10 +13,12 @@ def quantise(
     limit: int,
     start: int,
     factors: Sequence[float],
+    steps: Sequence[float],
     caps: Sequence[float],
+    clipped: NDArray[np.int64],
     seed: int | None = None,
     residuals: Sequence[NDArray[np.float32]] | None = None,
-) -> int: ...
+) -> None: ...
 def dequantise(
     words: NDArray[np.uint64],
     targets: Sequence[NDArray[Any]],

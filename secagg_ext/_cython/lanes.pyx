@@ -1,7 +1,7 @@
 """Floats as integers in the lanes of words, and their sums back. See `secagg_ext._numpy.lanes`, the reference."""
 
 cimport numpy as cnp
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from secagg_ext._cython.floats cimport dtype_of, tensor_dtype
 
@@ -20,50 +20,56 @@ cdef extern from "lanes.h" nogil:
         uint64_t start, seed
         bint seeded
         double limit
+    struct lane_scale:
+        double factor, step, cap
     struct lane_reader:
         lane_layout layout
         uint64_t largest, offset
     uint64_t quantise_values(
         const lane_quantiser*, const void* values, tensor_dtype, float* residuals, Py_ssize_t count, Py_ssize_t at,
-        double factor, double cap, uint64_t* words)
+        const lane_scale*, uint64_t* words)
     void quantise_padding(const lane_quantiser*, Py_ssize_t count, Py_ssize_t at, uint64_t* words)
     Py_ssize_t dequantise_values(
         const lane_reader*, const uint64_t* words, Py_ssize_t at, Py_ssize_t count, double factor, tensor_dtype,
         void* values)
 
 
-def quantise(sources, out, n, lanes, lane_bits, limit, start, factors, caps, seed=None, residuals=None):
+def quantise(
+    sources, out, n, lanes, lane_bits, limit, start, factors, steps, caps, clipped, seed=None, residuals=None
+):
     """See `secagg_ext._numpy.lanes.quantise`."""
-    lane_checks.quantise(sources, out, n, lanes, lane_bits, limit, start, factors, caps, seed, residuals)
+    lane_checks.quantise(
+        sources, out, n, lanes, lane_bits, limit, start, factors, steps, caps, clipped, seed, residuals)
     cdef lane_quantiser to
     to.layout.n, to.layout.lanes, to.layout.bits = n, lanes, lane_bits
     to.start, to.seed, to.seeded, to.limit = start, seed or 0, seed is not None, limit
     cdef uint64_t[::1] words = out
+    cdef int64_t[::1] counts = clipped
     cdef const uint8_t[::1] octets
     cdef float[::1] rests
     cdef float* rest = NULL
     cdef Py_ssize_t first = start, room = out.size * lanes, begin = 0, filled = 0, size, low, high, byte
-    cdef uint64_t clipped = 0
+    cdef uint64_t beyond
     cdef tensor_dtype dtype
-    cdef double factor, cap
+    cdef lane_scale scale
     for index, source in enumerate(sources):
         size = cnp.PyArray_SIZE(source)
         low = max(first - begin, 0)
         high = min(first - begin + room, size)
         if low < high:
             octets, dtype, byte = source.view(np.uint8), dtype_of(source), low * cnp.PyArray_ITEMSIZE(source)
-            factor, cap = factors[index], caps[index]
+            scale.factor, scale.step, scale.cap = factors[index], steps[index], caps[index]
             if residuals is not None:
                 rests = residuals[index]
                 rest = &rests[low]
             with nogil:
-                clipped += quantise_values(&to, &octets[byte], dtype, rest, high - low, filled, factor, cap, &words[0])
+                beyond = quantise_values(&to, &octets[byte], dtype, rest, high - low, filled, &scale, &words[0])
+            counts[index] += <int64_t>beyond
             filled += high - low
         begin += size
     if filled < room:
         with nogil:
             quantise_padding(&to, room - filled, filled, &words[0])
-    return clipped
 
 
 def dequantise(words, targets, n, lanes, lane_bits, largest, offset, start, factors):

@@ -16,6 +16,11 @@ from secagg_ext import checks
 
 cnp.import_array()
 
+cdef extern from "weigh.h" nogil:
+    void weigh_values(
+        const void* values, tensor_dtype, const float* residual, Py_ssize_t count, double factor, double* largest,
+        double* energy)
+
 ctypedef fused Real:
     float
     double
@@ -52,6 +57,21 @@ def first_out_of_range(source, double bound):
     with nogil:
         found = _beyond(octets, dtype, bound)
     return found
+
+
+def weigh(source, factor, residual=None):
+    """See `secagg_ext._numpy.tensors.weigh`."""
+    checks.weigh(source, factor, residual)
+    cdef const void* values = cnp.PyArray_DATA(source)
+    cdef const float* rest = NULL
+    cdef Py_ssize_t size = cnp.PyArray_SIZE(source)
+    cdef tensor_dtype dtype = dtype_of(source)
+    cdef double scale = factor, largest, energy
+    if residual is not None:
+        rest = <const float*>cnp.PyArray_DATA(residual)
+    with nogil:
+        weigh_values(values, dtype, rest, size, scale, &largest, &energy)
+    return largest, energy
 
 
 cdef _flatten(sources, Real[::1] out, Py_ssize_t start, double factor, bounds):

@@ -25,6 +25,7 @@ from secagg_ext import lane_checks
 from secagg_ext._numpy.tensors import Array, Doubles, _narrow, _overlaps, _quiet, _widen
 
 Words = NDArray[np.uint64]
+Counts = NDArray[np.int64]
 Residual = NDArray[np.float32]
 
 
@@ -38,15 +39,17 @@ def quantise(
     limit: int,
     start: int,
     factors: Sequence[float],
+    steps: Sequence[float],
     caps: Sequence[float],
+    clipped: Counts,
     seed: int | None = None,
     residuals: Sequence[Residual] | None = None,
-) -> int:
+) -> None:
     """Fill blocks with a stretch of the concatenated tensors, scaled, clipped and rounded to integers.
 
-    A value x becomes ``y = x * factor``; with its residual r, ``z = y + r``, else ``z = y``. Then
-    ``q = rint(clip(z, -cap, cap) + d)``, kept within the limit, with d = 0 or the dither; a NaN becomes 0. All is
-    computed in float64, without fused operations; `rint` rounds ties to even.
+    A value x becomes ``y = x * factor``, with its residual r ``y = x * factor + r``. In steps that is
+    ``z = y * (1 / step)``. Then ``q = rint(clip(z, -cap, cap) + d)``, kept within the limit, with d = 0 or the dither;
+    a NaN becomes 0. All is computed in float64, without fused operations; `rint` rounds ties to even.
 
     Parameters
     ----------
@@ -63,45 +66,48 @@ def quantise(
     start
         Position of the first value, 0 or more.
     factors
-        For each tensor the finite number that turns its values into units of q.
+        For each tensor the finite number that turns its values into units of y.
+    steps
+        For each tensor what q counts, in units of y: finite, over 0, and with a finite inverse.
     caps
-        For each tensor the magnitude, in units of q, that values are clipped to: 0 … limit. With residuals, z is
-        clipped to the next whole number instead, since the part of a step below the cap would never be used up.
+        For each tensor the magnitude, in steps, that values are clipped to: 0 … limit. With residuals, z is clipped
+        to the next whole number instead, since the part of a step below the cap would never be used up.
+    clipped
+        int64, one for each tensor: increased by how many of its values were clipped. Those are the values for which
+        ``abs(z) <= cap`` does not hold, which is so of NaN too; with residuals ``abs(z) <= cap + 1``, since what
+        is due may exceed the cap by less than a step.
     seed
         0 … 2**64 - 1: rounds up or down at random, with the mean at the value, by noise that depends on the seed and
         the position alone. It is uniform in 2**-24 and not of cryptographic quality. None rounds to the nearest.
     residuals
-        For each tensor a float32 array of its size: what earlier roundings left. It is added to the value and
-        replaced by what this one leaves, ``z - q``, or by 0 if that is no finite float32. Where nothing is read, it
-        stays.
-
-    Returns
-    -------
-    int
-        How many values were clipped: those for which ``abs(y) <= cap`` does not hold, which is so of NaN too.
+        For each tensor a float32 array of its size: what earlier roundings left, in units of y. It is added to the
+        value and replaced by what this one leaves, ``y - q * step``, or by 0 if that is no finite float32. Where
+        nothing is read, it stays.
     """
-    lane_checks.quantise(sources, out, n, lanes, lane_bits, limit, start, factors, caps, seed, residuals)
+    lane_checks.quantise(
+        sources, out, n, lanes, lane_bits, limit, start, factors, steps, caps, clipped, seed, residuals
+    )
     integers = np.zeros(out.size * lanes, np.int64)  # in the order of positions
-    clipped = 0
     done = 0
     rests = (rest for _, rest, _ in _overlaps(residuals, start, integers)) if residuals is not None else repeat(None)
     for (index, source, piece), rest in zip(_overlaps(sources, start, integers), rests, strict=False):
-        cap = np.float64(caps[index])
+        step, cap = np.float64(steps[index]), np.float64(caps[index])
         y = _widen(source) * np.float64(factors[index])
-        clipped += int(np.count_nonzero(~(np.abs(y) <= cap)))
-        z = y if rest is None else y + rest
+        if rest is not None:
+            y += rest
+        z = y * (1 / step)
+        clipped[index] += np.count_nonzero(~(np.abs(z) <= (cap if rest is None else cap + 1)))
         room = cap if rest is None else min(np.ceil(cap), np.float64(limit))
         rounded = np.clip(np.where(np.isnan(z), 0, z), -room, room)
         if seed is not None:
             rounded = rounded + _dither(seed, start + done, piece.size)
         piece[:] = np.clip(np.rint(rounded), -limit, limit)
         if rest is not None:
-            left = z - piece
+            left = y - piece * step
             rest[:] = np.where(np.abs(left) <= np.finfo(np.float32).max, left, 0)
         done += piece.size
     stored = (integers + limit).astype(np.uint64).reshape(-1, lanes, n)
     out[:] = np.bitwise_or.reduce(stored << _shifts(lanes, lane_bits), axis=1).reshape(-1)
-    return clipped
 
 
 @_quiet

@@ -109,6 +109,36 @@ def first_out_of_range(source: Array, bound: float) -> int:
     return _first_beyond(_widen(source), bound)
 
 
+@_quiet
+def weigh(source: Array, factor: float, residual: NDArray[np.float32] | None = None) -> tuple[float, float]:
+    """How large the values of a tensor are, times a factor and with what earlier roundings left.
+
+    A value x becomes ``y = x * factor``, with its residual r ``y = x * factor + r``, as in `lanes.quantise`.
+
+    Parameters
+    ----------
+    source
+        The tensor.
+    factor
+        A finite number.
+    residual
+        float32, of the tensor's size.
+
+    Returns
+    -------
+    float
+        The largest ``abs(y)``: NaN if any y is, and 0 if there is none.
+    float
+        The sum of the squares of y, in float64 and in any order, which alone may differ between the implementations:
+        relative to the sum, by up to ``size * 2**-53`` from the exact one of the rounded squares.
+    """
+    checks.weigh(source, factor, residual)
+    y = _widen(source) * np.float64(factor)
+    if residual is not None:
+        y += residual
+    return float(np.abs(y).max(initial=0)), float(np.square(y).sum())
+
+
 def _reals(vector: Array) -> Array:
     return vector.view(np.float64) if vector.dtype == np.complex128 else vector
 

@@ -82,11 +82,13 @@ def refused(ext, request):
     def quantise(error, **changed):
         sources, out = [np.full(30, 2.0, np.float32), np.full(9, 2.0)], np.full(32, 7, np.uint64)
         rests = [np.full(30, 5, np.float32), np.full(9, 5, np.float32)]
-        arguments = {"sources": sources, "out": out, **GOOD, "limit": 127, "factors": [1.0, 1.0], "caps": [127.0, 1.0]}
+        arguments = {"sources": sources, "out": out, **GOOD, "limit": 127, "factors": [1.0, 1.0], "steps": [1.0, 0.5]}
+        arguments |= {"caps": [127.0, 1.0], "clipped": (clipped := np.full(2, 3, np.int64))}
         arguments |= {"residuals": rests} if request.param else {}
         with pytest.raises(error):
             ext.quantise(**arguments | changed)
         assert (out == 7).all()
+        assert (clipped == 3).all()
         assert all((rest == 5).all() for rest in rests)
 
     def dequantise(error, **changed):
@@ -132,6 +134,36 @@ def test_factors(refused, wrong, error):
     refused.quantise(error, factors=wrong)
     refused.dequantise(error, factors=wrong)
     refused.quantise(error, caps=wrong)
+    refused.quantise(error, steps=wrong)
+
+
+@pytest.mark.parametrize("step", [0.0, -0.0, -1.0, 5e-324, 2.0**-1024, np.float32(0)])
+def test_steps(refused, step):
+    refused.quantise(ValueError, steps=[1.0, step])
+
+
+def test_the_smallest_and_the_largest_step(ext):
+    for step in (2.0**-1023, 1.7976931348623157e308, 10**300, np.float32(1e-45)):
+        out, rest = np.zeros(8, np.uint64), np.zeros(1, np.float32)
+        clipped = np.zeros(1, np.int64)
+        ext.quantise([np.ones(1)], out, 8, 1, 9, 127, 0, [float(step)], [step], [127.0], clipped, None, [rest])
+        assert (out[0], clipped[0], rest[0]) == (128, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        pytest.param(lambda a: a.astype(np.int32), TypeError, id="int32"),
+        pytest.param(lambda a: a.astype(np.uint64), TypeError, id="uint64"),
+        pytest.param(lambda a: a.astype(np.float64), TypeError, id="floats"),
+        pytest.param(lambda a: a[:-1], ValueError, id="too short"),
+        pytest.param(lambda a: np.append(a, a), ValueError, id="too long"),
+        pytest.param(frozen, ValueError, id="read-only"),
+        *(each for each in WRONG_ARRAYS if each.id != "integers"),
+    ],
+)
+def test_counts(refused, wrong, error):
+    refused.quantise(error, clipped=wrong(np.full(2, 3, np.int64)))
 
 
 @pytest.mark.parametrize("cap", [-1.0, -5e-324, 127.001, 127 * (1 + 2**-39)])
@@ -148,13 +180,13 @@ def test_limits(refused, limit, error):
 
 
 def test_a_limit_needs_its_lane_bits(ext):
-    out, source = np.zeros(8, np.uint64), np.ones(1)
+    out, source, clipped = np.zeros(8, np.uint64), np.ones(1), np.zeros(1, np.int64)
     for limit, lane_bits in ((1, 2), (127, 8), (2**23 - 1, 24), (2**23 - 1, 64)):
-        ext.quantise([source], out, 8, 1, lane_bits, limit, 0, [1.0], [float(limit)])
+        ext.quantise([source], out, 8, 1, lane_bits, limit, 0, [1.0], [1.0], [float(limit)], clipped)
         assert out[0] == limit + 1
     for limit, lane_bits in ((1, 1), (128, 8), (2**23 - 1, 23), (2**23, 64)):
         with pytest.raises(ValueError, match="limit"):
-            ext.quantise([source], out, 8, 1, lane_bits, limit, 0, [1.0], [1.0])
+            ext.quantise([source], out, 8, 1, lane_bits, limit, 0, [1.0], [1.0], [1.0], clipped)
 
 
 @pytest.mark.parametrize(
@@ -217,12 +249,16 @@ def test_arrays_that_overlap(ext):
     memory = np.arange(64, dtype=np.uint64)
     before = memory.copy()
     singles, doubles = memory.view(np.float32), memory.view(np.float64)
-    good = {**GOOD, "limit": 127, "caps": [1.0, 1.0], "factors": [1.0, 1.0]}
+    counts = np.zeros(2, np.int64)
+    good = {**GOOD, "limit": 127, "caps": [1.0, 1.0], "factors": [1.0, 1.0], "steps": [1.0, 1.0], "clipped": counts}
     out, one, rest = np.zeros(32, np.uint64), np.ones(1), np.zeros(1, np.float32)
     longer = np.zeros(20, np.float32)
-    pair = [singles[:8], singles[20:28]]
+    pair, apart = [singles[:8], singles[20:28]], [singles[40:48], singles[50:58]]
     for arguments in (
         {"sources": [one, doubles[31:40]], "out": memory[:32]},
+        {"sources": [one, doubles[31:40]], "out": out, "clipped": memory[30:32].view(np.int64)},
+        {"sources": [one, one], "out": memory[:32], "clipped": memory[31:33].view(np.int64)},
+        {"sources": pair, "out": out, "residuals": apart, "clipped": memory[27:29].view(np.int64)},
         {"sources": pair, "out": out, "residuals": [singles[40:48], singles[27:35]]},
         {"sources": pair, "out": out, "residuals": [singles[20:28], singles[40:48]]},
         {"sources": pair, "out": out, "residuals": [singles[40:48], singles[47:55]]},
@@ -235,13 +271,16 @@ def test_arrays_that_overlap(ext):
         ext.dequantise(memory[:32], [one, doubles[31:40]], **GOOD, largest=254, offset=0, factors=[1.0, 1.0])
     np.testing.assert_array_equal(memory, before)
     assert not out.any()
+    assert not counts.any()
 
 
 def test_neighbours_do_not_overlap(ext):
     singles = np.zeros(128, np.float32)
-    out = singles[:64].view(np.uint64)
-    good = {**GOOD, "limit": 127, "factors": [1, 1], "caps": [1, 1]}
+    out, clipped = singles[:64].view(np.uint64), singles[86:90].view(np.int64)
+    good = {**GOOD, "limit": 127, "factors": [1, 1], "steps": [1, 1], "caps": [1, 1], "clipped": clipped}
     sources, rests = [singles[64:72], singles[64:70]], [singles[72:80], singles[80:86]]
-    assert ext.quantise(sources, out, **good, residuals=rests) == 0
+    ext.quantise(sources, out, **good, residuals=rests)
     empty = singles[68:68]  # no byte, so nothing to share
-    assert ext.quantise([sources[0], empty], out, **good, residuals=[rests[0], empty]) == 0
+    ext.quantise([sources[0], empty], out, **good, residuals=[rests[0], empty])
+    assert out.any()
+    assert not clipped.any()

@@ -60,15 +60,20 @@ def doubles(tensor):
     return tensor.astype(np.float64)
 
 
-def quantise(ext, layout, sources, start=0, blocks=None, factors=None, caps=None, seed=None, residuals=None):
-    """Clipped values and words; by default as many blocks as the tensors need, at factor 1 and the limit as cap."""
+def quantise(
+    ext, layout, sources, start=0, blocks=None, factors=None, steps=None, caps=None, seed=None, residuals=None
+):
+    """Clipped values of each tensor, and words; by default all, at factor and step 1 and with the limit as cap."""
     if blocks is None:
         blocks = -(-sum(each.size for each in sources) // (layout.n * layout.lanes))
     out = np.full(blocks * layout.n, 0xAAAA_AAAA_AAAA_AAAA, np.uint64)
     factors = [1.0] * len(sources) if factors is None else factors
+    steps = [1.0] * len(sources) if steps is None else steps
     caps = [float(layout.limit)] * len(sources) if caps is None else caps
-    shape = (layout.n, layout.lanes, layout.lane_bits)
-    return ext.quantise(sources, out, *shape, layout.limit, start, factors, caps, seed, residuals), out
+    clipped = np.zeros(len(sources), np.int64)
+    shape = (layout.n, layout.lanes, layout.lane_bits, layout.limit)
+    ext.quantise(sources, out, *shape, start, factors, steps, caps, clipped, seed, residuals)
+    return clipped.tolist(), out
 
 
 def dequantise(ext, layout, words, targets, count=1, start=0, factors=None):

@@ -1,0 +1,138 @@
+"""The encrypted section of an aggregate of an exact scheme on its way out: see `secagg.scheme.integer_codec`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .digits import join_balanced, small_tensors
+from .flat_vector import FlatVector
+from .scales import BINS, UNKNOWN, Scales
+
+if TYPE_CHECKING:
+    from .integer_codec import IntegerCodec
+
+#: Room for the rounding of products, relative, when a value or weight is held against its bound.
+_SLACK = 1 + 2.0**-48
+
+
+class IntegerDecoder:
+    """The encrypted section of one aggregate on its way out.
+
+    Attributes
+    ----------
+    fault : str or None
+        Why it is no sum of what honest sites encode; None as long as nothing speaks against it. What comes behind a
+        fault is decoded all the same.
+    weight_sum : float
+        Sum of the weights, once the head is decoded.
+    scales : Scales or None
+        Those that the updates were made under, where they are measured.
+    counts : ndarray or None
+        What sites have counted in bins, (tensors, `BINS`), where they do so in each update.
+    bounds : list of float
+        Bounds of weighted values of all tensors that are sent.
+    """
+
+    def __init__(
+        self,
+        codec: IntegerCodec,
+        targets: Sequence[NDArray[Any]],
+        shapes: Sequence[tuple[int, ...]],
+        places: Sequence[int],
+        bounds: Sequence[float],
+        sites: int,
+    ) -> None:
+        self._codec, self._sites, self._where = codec, sites, places
+        count = len(bounds)
+        self._head = np.empty(codec.head_values(count))
+        self._head_blocks = -(-self._head.size // codec.block_values)
+        self._waiting: list[NDArray[np.uint64]] = []
+        self.counts = np.empty((count, BINS)) if codec.counts_bins else None
+        vectors: list[NDArray[Any]] = [self._head, *([] if self.counts is None else [self.counts.reshape(-1)])]
+        self._fixed = len(vectors)
+        self._plan: list[tuple[int, bool]] = []  # of each vector behind these: its tensor, and whether it is of digits
+        self._digits: list[tuple[NDArray[Any], int, list[NDArray[np.float64]]]] = []
+        for index, (target, small) in enumerate(zip(targets, small_tensors(shapes), strict=True)):
+            if small:
+                digits = [np.empty(target.size) for _ in range(codec.lanes_a_value)]
+                self._digits.append((target, index, digits))
+                vectors += digits
+                self._plan += [(index, True)] * len(digits)
+            else:
+                vectors.append(target)
+                self._plan.append((index, False))
+        self._flat = FlatVector(vectors)
+        self._factors = [1.0] * len(vectors)
+        self.fault: str | None = None
+        self.weight_sum = 1.0
+        self.scales: Scales | None = None
+        self.bounds = [bound * codec.unit for bound in bounds]
+
+    def decode(self, block: int, plain: NDArray[np.uint64]) -> None:
+        """Write the mean of whole blocks; see `secagg.scheme.codec.Decoder`."""
+        lanes, words = self._codec.lanes, self._codec.lanes.words
+        if block < self._head_blocks:
+            self._waiting.append(plain.copy())
+            if block + plain.size // words < self._head_blocks:
+                return
+            plain, block = np.concatenate(self._waiting), 0
+            self._waiting = []
+            FlatVector([self._head]).dequantise(0, plain[: self._head_blocks * words], lanes, [1.0], self._sites)
+            self._read_head()
+        if self._flat.dequantise(block * lanes.block_values, plain, lanes, self._factors, self._sites) >= 0:
+            self._blame("a value is none that so many sites can give together")
+
+    def finish(self) -> None:
+        """Write the mean of the tensors that take several lanes a value: all blocks are decoded."""
+        codec = self._codec
+        for target, index, digits in self._digits:
+            step = self._bound(index) / codec.limit_of(True)
+            values = join_balanced(digits, codec.lanes.limit)
+            if not bool((np.abs(values) <= self._sites * codec.limit_of(True)).all()):
+                self._blame("a value is none that so many sites can give together")
+            FlatVector([target]).write(0, values, step / self.weight_sum)
+        if self.counts is not None:
+            counts = self.counts
+            if not bool((counts >= 0).all() and (counts.sum(axis=1) <= self._sites).all()):
+                self._blame("what it counts in bins is none that so many sites can count together")
+
+    def _read_head(self) -> None:
+        """Take weight, number of sites and scales from the sums of the first values."""
+        codec, sites = self._codec, self._sites
+        count = codec.weight.count
+        values = self._head.tolist()
+        total = codec.weight.join(values[:count])
+        weight_sum = total / codec.weight.largest * codec.largest_weight
+        if values[count] != sites:
+            self._blame(f"it has the values of {values[count]:g} sites, and lists {sites}")
+        elif not 0 < weight_sum <= sites * codec.largest_weight * _SLACK:
+            self._blame(f"the sum of weights is {weight_sum:g}")
+        else:
+            self.weight_sum = weight_sum
+        if codec.calibrated:
+            self.scales = self._read_scales(values[count + 1 :])
+            self.bounds = self.scales.bounds
+        for place, (index, small) in enumerate(self._plan, self._fixed):
+            if not small:
+                self._factors[place] = self._bound(index) / codec.lanes.limit / self.weight_sum
+
+    def _read_scales(self, digits: list[float]) -> Scales:
+        codec, sites, width = self._codec, self._sites, self._codec.bin.count
+        sums = [codec.bin.join(digits[at : at + width]) for at in range(0, len(digits), width)]
+        bins = tuple(total // sites for total in sums)
+        known = [0 <= item < BINS for item in bins]
+        whole = all(total == item * sites for total, item in zip(sums, bins, strict=True))
+        if not whole or not (all(known) or all(item == UNKNOWN for item in bins)):
+            self._blame("its sites have used different scales")
+            return Scales.unknown(len(bins))
+        return Scales(bins)
+
+    def _bound(self, index: int) -> float:
+        return self.bounds[self._where[index]]
+
+    def _blame(self, fault: str) -> None:
+        self.fault = self.fault or fault
