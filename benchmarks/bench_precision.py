@@ -107,7 +107,7 @@ def test_metric(name, preset, trajectory, worst, table, benchmark, report, progr
     assert run.finite
     assert run.least_variance >= 0
     lost = float(np.abs(np.subtract(run.metrics, raw.metrics)).max())
-    table[name].raw, table[name].lost[preset] = raw.metrics[-1], lost
+    table[name].raw, table[name].lost[preset] = raw.metrics[-1], (lost, federation.config.params.value_bits)
     benchmark.extra_info.update(raw=raw.metrics, encrypted=run.metrics, nmse=run.nmse)
     assert report.measure("precision-metric", *worst("precision-metric", f"{name}, {preset}", lost)).met
 
@@ -148,14 +148,19 @@ def test_size(backend, sites, benchmark, report, model, flat):
 
 @pytest.mark.parametrize("backend", HE)
 def test_calibration(backend, compare, worst, benchmark, report, model):
-    federation = Federation(HE[backend], [1.0, 1.0])
-    site, scales = federation.sites[0], federation.scales([model, model], 0)
+    """Of a round in which there are residuals to pay back."""
+    federation = Federation(HE[backend], [1.0, 1.0], max_clients=30)
+    federation([model, model], 0)
+    site, scales = federation.sites[0], federation.scales([model, model], 1)
     rounds = 30 if backend == "flashe" else 5
     outcome = compare(
-        lambda: site.calibrate(model).to_bytes(), lambda: site.encrypt(model, calibration=scales).to_bytes(), rounds
+        lambda: site.calibrate(model, round=1).to_bytes(),
+        lambda: site.encrypt(model, round=1, calibration=scales).to_bytes(),
+        rounds,
     )
     report.measure(f"precision-calibration-{backend}", outcome.ratio, outcome.detail)
-    up, down, whole = len(outcome.result), scales.nbytes, site.encrypt(model, calibration=scales).nbytes
+    up, down = len(outcome.result), scales.nbytes
+    whole = site.encrypt(model, round=1, calibration=scales).nbytes
     benchmark.extra_info.update(nbytes=up, scales_nbytes=down, update_nbytes=whole)
     case = f"{backend}: {up / 1e3:.1f} kB up, {down / 1e3:.1f} kB down, update {whole / 1e6:.2f} MB"
     target = "precision-calibration-size"

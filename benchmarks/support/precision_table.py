@@ -9,10 +9,10 @@ from typing import Any
 
 @dataclass
 class Row:
-    """One task: metric of the raw run, largest difference to it under each preset, NMSE by backend and bits."""
+    """One task: the raw run's metric, what each preset loses of it and at how many bits, NMSE by backend and bits."""
 
     raw: float | None = None
-    lost: dict[str, float] = field(default_factory=dict)
+    lost: dict[str, tuple[float, int]] = field(default_factory=dict)
     errors: dict[tuple[str, int], float] = field(default_factory=dict)
     simulated: dict[int, float] = field(default_factory=dict)
 
@@ -27,7 +27,7 @@ class PrecisionTable:
         return self._rows.setdefault(task, Row())
 
     def lines(self) -> Iterator[str]:
-        """Yield the table in Markdown."""
+        """Yield the table in Markdown; errors have those of the simulation in brackets."""
         presets = sorted({preset for row in self._rows.values() for preset in row.lost})
         bits = sorted({bits for row in self._rows.values() for bits in row.simulated})
         head = ["", "raw", *(f"largest difference, {preset}" for preset in presets)]
@@ -35,7 +35,7 @@ class PrecisionTable:
         yield _line(["---"] * (len(head) + len(bits)))
         for task, row in self._rows.items():
             raw = "" if row.raw is None else f"{row.raw:.4f}"
-            lost = [f"{row.lost[preset]:.4f}" if preset in row.lost else "" for preset in presets]
+            lost = ["{:.4f}, {} bits".format(*row.lost[preset]) if preset in row.lost else "" for preset in presets]
             yield _line([task, raw, *lost, *(self._error(row, number) for number in bits)])
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
