@@ -152,7 +152,7 @@ def test_calibration(backend, compare, worst, benchmark, report, model):
     federation = Federation(HE[backend], [1.0, 1.0], max_clients=30)
     federation([model, model], 0)
     site, scales = federation.sites[0], federation.scales([model, model], 1)
-    rounds = 30 if backend == "flashe" else 5
+    rounds = 30 if backend == "flashe" else 9
     outcome = compare(
         lambda: site.calibrate(model, round=1).to_bytes(),
         lambda: site.encrypt(model, round=1, calibration=scales).to_bytes(),
