@@ -294,8 +294,8 @@ class Client:
             If the configuration has ``error_feedback``, the round is not the first, and this client has neither made an
             update before nor been told by `restore_carry` what there is to carry.
         """
-        _, stream = self._write(_in_memory, state, weight, round, base, layout, calibration)
-        return Update.from_bytes(stream.getvalue())
+        header, stream = self._write(_in_memory, state, weight, round, base, layout, calibration)
+        return Update.written(header, stream.getvalue())
 
     def encrypt_to(
         self,
@@ -369,8 +369,8 @@ class Client:
         number = self.check_weight(weight)
         layout = self._layout(state, layout)
         draft = self._header("calibration", layout, round, base)
-        _, stream = self._encryption.calibrate(draft, state, number, self._identity, _in_memory)
-        return Update.from_bytes(stream.getvalue())
+        header, stream = self._encryption.calibrate(draft, state, number, self._identity, _in_memory)
+        return Update.written(header, stream.getvalue())
 
     def decrypt(
         self,
