@@ -334,7 +334,7 @@ def test_values_beyond_the_bins(largest, place, federation):
 
 def test_bounds_of_any_size_are_reported():
     """Powers of large steps are beyond every float64, and no exception."""
-    site = federate("flashe", {"value_bits": BITS, "overflow": "clip"}, max_abs=1e290).site()
+    site = federate("flashe", {"value_bits": BITS, "overflow": "clip", "error_feedback": True}, max_abs=1e290).site()
     site.encrypt({"w": np.ones((2, 3))})
     assert site.clipped == 0
     assert site.report.overall.step == pytest.approx(1e290 / limit_of(BITS))
@@ -583,7 +583,7 @@ def test_there_are_two_kinds_to_add(kind, federation):
 
 @pytest.mark.parametrize("change", ["update", "aggregate", "calibration", "scales", "fixed", "previous"])
 def test_headers_that_name_scales_which_they_have_not(change, federation, states, scales):
-    fixed = federate("flashe", {"value_bits": BITS}, max_clients=4, max_abs=1.0)
+    fixed = federate("flashe", {"value_bits": BITS}, max_clients=4, max_abs=0.01)
     previous = federation_of(precision="previous")
     updates = encrypt(federation, states, scales)
     container, fields = {
@@ -601,7 +601,7 @@ def test_headers_that_name_scales_which_they_have_not(change, federation, states
 
 @pytest.mark.parametrize("precision", ["fixed", "previous"])
 def test_calibrations_where_none_are(precision, states):
-    numbers = {"max_abs": 1.0} if precision == "fixed" else {"precision": precision}
+    numbers = {"max_abs": 0.01} if precision == "fixed" else {"precision": precision}
     update = federation_of(**numbers).site().encrypt(states[0])
     with pytest.raises(FormatError, match=f"there are no calibration with precision '{precision}'"):
         rebuilt(update, kind="calibration", calibration=None)
