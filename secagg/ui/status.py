@@ -85,7 +85,8 @@ class Report:
         if abs(self.clock_difference) > CLOCK_SKEW_SECONDS:
             yield f"the clocks are {show_seconds(abs(self.clock_difference))} apart: set both by NTP"
         if status.trouble:
-            yield f"the server could not store the {self._sum} of round {status.round}, and tries again: {status.trouble}"
+            what = f"the {self._sum} of round {status.round}"
+            yield f"the server could not store {what}, and tries again: {status.trouble}"
         yield from self._disk_problems()
         if self.now > project.expires - EXPIRES_SOON_SECONDS:
             left = project.expires - self.now
@@ -172,8 +173,9 @@ class Report:
         if self.not_joined is None and missing == "nobody":
             missing = f"unknown to this kit, of manifest {self.project.serial}"
         often = "once" if self.status.attempt == 2 else f"{self.status.attempt - 1} times"
+        what = "scales" if self._sum == "scales" else "a sum"
         return (
-            f"round {self.status.round} has ended {often} without {'scales' if self._sum == 'scales' else 'a sum'}, for too few sites or since one was removed, "
+            f"round {self.status.round} has ended {often} without {what}, for too few sites or since one was removed, "
             f"and is open again; missing: {missing}"
         )
 

@@ -474,7 +474,12 @@ def test_a_round_has_two_stages() -> None:
     assert not rounds.ready(aggregate)
     snapshot = rounds.snapshot()
     assert (snapshot.attempt, snapshot.deadline) == (Attempt(0, 1, "update"), 2.0 + TIMEOUT)
-    assert (snapshot.added, snapshot.waiting_for, snapshot.scaled, snapshot.completed) == ((), ("a", "b", "c"), (0,), ())
+    assert (snapshot.added, snapshot.waiting_for, snapshot.scaled, snapshot.completed) == (
+        (),
+        ("a", "b", "c"),
+        (0,),
+        (),
+    )
     run_round(rounds, "a", "b", "c", now=3.0)
     assert rounds.ready(aggregate)
     snapshot = rounds.snapshot()
