@@ -18,6 +18,7 @@ from .errors import (
     MismatchError,
     QuorumError,
     RoundMismatchError,
+    ScalesMismatchError,
     StateError,
     show,
 )
@@ -300,9 +301,9 @@ class Aggregator:
         if (self._project is not None or self._contributions) and header.manifest != self._manifest:
             raise ManifestMismatchError(self._other_manifest(header))
         if (self._calibration is not None or self._contributions) and header.calibration != self._calibration:
-            raise MismatchError(
+            raise ScalesMismatchError(
                 f"the update from {header.site} was made under other scales than those of round {self._round}: "
-                "download the scales of the round, and encrypt again"
+                "calibrate again, and encrypt again"
             )
         if self._project is not None:
             self._project.site(header.site)

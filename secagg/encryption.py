@@ -25,7 +25,7 @@ from .scheme.params import LatticeParams, QuantisedParams
 from .scheme.report import PrecisionReport, TensorReport
 from .scheme.ring import CLEAR_RING, Ring
 from .scheme.scales import Scales, one_hot
-from .scheme.tensors import FLOAT_DTYPES
+from .scheme.tensors import FLOAT_DTYPES, to_vector
 from .storage.files import Writable
 from .storage.mutex import Mutex
 from .trust.identity import Identity
@@ -70,7 +70,8 @@ class Encryption:
     Attributes
     ----------
     report : PrecisionReport or None
-        How precisely the latest update was sent; None without one, and in schemes that do not round.
+        How precisely the latest update was sent; None without one, if it has only measured, and in schemes that do not
+        round.
     feedback : Feedback or None
         What updates leave to the next, where the configuration has error feedback.
     turn : callable
@@ -150,7 +151,7 @@ class Encryption:
         """
         with self.turn():
             layout, round = draft.layout, draft.round
-            due = self._due(draft, state, weight)
+            due = self._due(draft, state, weight, sends=True)
             limits = layout.bounds(self._aggregation)
             named = dict(zip(limits, scales.bounds, strict=True)) if scales else limits
             encrypted, clear = layout.role("encrypted"), layout.role("clear")
@@ -181,7 +182,8 @@ class Encryption:
             }
             stream = open_stream(header)
             self._write(header, encoders, identity, stream)
-            if isinstance(encoder, IntegerEncoder):
+            self.report = None
+            if isinstance(encoder, IntegerEncoder) and (scales is None or scales.known):
                 self.report = self._report(draft, due, encoder)
             if self.feedback and due.residuals is not None:
                 self.feedback.commit(layout.fingerprint, round, due.residuals)
@@ -197,7 +199,7 @@ class Encryption:
     ) -> tuple[Header, _Stream]:
         """Write a calibration for an update that is to come to a stream; parameters and errors as of `encrypt`."""
         with self.turn():
-            due = self._due(draft, state, weight)
+            due = self._due(draft, state, weight, sends=False)
         codec = CalibrationCodec(self._params, self._aggregation, len(draft.layout.sent))
         counts = one_hot(due.largest)
         header = with_nonce(self._key, draft, [counts])
@@ -269,28 +271,38 @@ class Encryption:
             )
         return Scales.measured(counts)
 
-    def _due(self, draft: Header, state: Mapping[str, Any], weight: float) -> _Due:
-        """Return what a site has to send: its values, checked, and what its earlier updates have left."""
+    def _due(self, draft: Header, state: Mapping[str, Any], weight: float, *, sends: bool) -> _Due:
+        """Return what a site has to send: its values, checked, and what its earlier updates have left.
+
+        Residuals are copies, which may be changed, if it `sends`, and does not only measure.
+        """
         layout = draft.layout
         encrypted, clear = layout.role("encrypted"), layout.role("clear")
         bounds = layout.bounds(self._aggregation)
-        vectors = checked_vectors(encrypted, state, bounds, clips=self._clips)
-        in_clear = checked_vectors(clear, state, bounds, clips=self._calibrated)
-        residuals = None
-        if self.feedback:
-            residuals = self.feedback.begin(layout.fingerprint, draft.round, [vector.size for vector in vectors])
-        rests: Sequence[NDArray[np.float32] | None] = residuals or [None] * len(vectors)
+        if self._calibrated:  # what is no number is found when it is weighed
+            vectors, in_clear = ([to_vector(state[spec.name]) for spec in specs] for specs in (encrypted, clear))
+        else:
+            vectors = checked_vectors(encrypted, state, bounds, clips=self._clips)
+            in_clear = checked_vectors(clear, state, bounds, clips=False)
         if not isinstance(self._params, QuantisedParams):
             return _Due(vectors, in_clear, None, [], [])
+        residuals = None
+        if self.feedback:
+            begin = self.feedback.begin if sends else self.feedback.due
+            residuals = begin(layout.fingerprint, draft.round, [vector.size for vector in vectors])
+        rests: Sequence[NDArray[np.float32] | None] = residuals or [None] * len(vectors)
         weighed = {
             spec.name: weigh(vector, weight, rest) for spec, vector, rest in zip(encrypted, vectors, rests, strict=True)
         }
+        tops = []
         if self._calibrated:
             weighed |= {spec.name: weigh(vector, weight) for spec, vector in zip(clear, in_clear, strict=True)}
-            for name, (largest, _) in weighed.items():
-                if not math.isfinite(largest):
-                    raise RangeError(f"tensor {name!r} has values that times weight {weight:g} are no float64")
-        tops = [weighed[spec.name][0] for spec in layout.sent] if self._calibrated else []
+            tops = [weighed[spec.name][0] for spec in layout.sent]
+            if not all(map(math.isfinite, tops)):
+                checked_vectors(layout.sent, state, bounds, clips=True)
+                raise RangeError(
+                    f"a value times weight {weight:g} is beyond every float64: find out why it is so large"
+                )
         return _Due(vectors, in_clear, residuals, tops, [weighed[spec.name][1] for spec in encrypted])
 
     def _write(

@@ -58,10 +58,10 @@ class Feedback:
         self.begun = False
         self._restored = False
 
-    def begin(self, model: str, round: int, sizes: Sequence[int]) -> Residuals:
-        """Return what to add to the update of a round: arrays that the encoder may change.
+    def due(self, model: str, round: int, sizes: Sequence[int]) -> Residuals:
+        """Return what to add to the update of a round, not to be changed; an empty list if that is nothing.
 
-        A round that is encrypted again begins where its first update began. Another `model` begins with zeros.
+        A round that is encrypted again begins where its first update began. Another `model` begins with nothing.
 
         Raises
         ------
@@ -75,8 +75,12 @@ class Feedback:
                 "the carry that was restored is of another model than this update (names, shapes, dtypes or what is "
                 "encrypted): restore that of this model, or none with restore_carry(b'')"
             )
-        carried = [] if carry is None or not fits else carry.before if round == carry.round else carry.after
-        return [residual.copy() for residual in carried] or [np.zeros(size, dtype=np.float32) for size in sizes]
+        return [] if carry is None or not fits else carry.before if round == carry.round else carry.after
+
+    def begin(self, model: str, round: int, sizes: Sequence[int]) -> Residuals:
+        """Return what is `due`, zeros if that is nothing, as arrays that the encoder may change."""
+        due = self.due(model, round, sizes)
+        return [residual.copy() for residual in due] or [np.zeros(size, dtype=np.float32) for size in sizes]
 
     def commit(self, model: str, round: int, residuals: Residuals) -> None:
         """Keep what the update of a round dropped, once that update is whole."""

@@ -74,20 +74,23 @@ class FlatVector:
 
         `factors`, `steps`, `caps` and `residuals` are those of each vector; `clipped` counts on, one for each.
         """
+        first, last = self._span(start, out.size * lanes.per_word)
+        if seed is not None:  # noise depends on the position among all
+            first, last = 0, len(self._vectors)
         secagg_ext.quantise(
-            self._vectors,
+            self._vectors[first:last],
             out,
             lanes.words,
             lanes.per_word,
             lanes.bits,
             lanes.limit,
-            start,
-            factors,
-            steps,
-            caps,
-            clipped,
+            start - self._offsets[first],
+            factors[first:last],
+            steps[first:last],
+            caps[first:last],
+            clipped[first:last],
             seed,
-            residuals,
+            None if residuals is None else residuals[first:last],
         )
 
     def dequantise(

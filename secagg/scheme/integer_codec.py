@@ -9,10 +9,11 @@ standard deviation of at most Δ·√n/(2·W); and at most n·Δ/(2·W) under ro
 Small tensors (`secagg.scheme.digits`) have L = ((2·limit + 1)**d − 1)/2 with d lanes a value, and are rounded to the
 nearest in any case. The encrypted section is
 
-    digits of the weight | 1 | digits of the bins of all tensors | counts of bins | values
+    digits of the weight | 1 | digits of the bins of all tensors | counts of bins | small tensors | other tensors
 
-of which the third is there where scales are measured, and the fourth where they follow from the round before. It tells
-under which scales it was made: whoever decrypts needs nothing else.
+of which the third is there where scales are measured, and the fourth where they follow from the round before; of the
+small tensors first the lowest digits of all values, then the next ones. It tells under which scales it was made:
+whoever decrypts needs nothing else.
 """
 
 from __future__ import annotations

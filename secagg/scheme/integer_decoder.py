@@ -52,19 +52,14 @@ class IntegerDecoder:
         self._head_blocks = -(-self._head.size // codec.block_values)
         self._waiting: list[NDArray[np.uint64]] = []
         self.counts = np.empty((count, BINS)) if codec.counts_bins else None
-        vectors: list[NDArray[Any]] = [self._head, *([] if self.counts is None else [self.counts.reshape(-1)])]
-        self._fixed = len(vectors)
-        self._plan: list[tuple[int, bool]] = []  # of each vector behind these: its tensor, and whether it is of digits
-        self._digits: list[tuple[NDArray[Any], int, list[NDArray[np.float64]]]] = []
-        for index, (target, small) in enumerate(zip(targets, small_tensors(shapes), strict=True)):
-            if small:
-                digits = [np.empty(target.size) for _ in range(codec.lanes_a_value)]
-                self._digits.append((target, index, digits))
-                vectors += digits
-                self._plan += [(index, True)] * len(digits)
-            else:
-                vectors.append(target)
-                self._plan.append((index, False))
+        small = small_tensors(shapes)
+        self._small = [index for index, is_small in enumerate(small) if is_small]
+        self._other = [index for index, is_small in enumerate(small) if not is_small]
+        self._flat_small = FlatVector([targets[index] for index in self._small])
+        self._small_sizes = [targets[index].size for index in self._small]
+        self._digits = [np.empty(self._flat_small.size) for _ in range(codec.lanes_a_value if self._small else 0)]
+        counted = [] if self.counts is None else [self.counts.reshape(-1)]
+        vectors = [self._head, *counted, *self._digits, *(targets[index] for index in self._other)]
         self._flat = FlatVector(vectors)
         self._factors = [1.0] * len(vectors)
         self.fault: str | None = None
@@ -89,12 +84,13 @@ class IntegerDecoder:
     def finish(self) -> None:
         """Write the mean of the tensors that take several lanes a value: all blocks are decoded."""
         codec = self._codec
-        for target, index, digits in self._digits:
-            step = self._bound(index) / codec.limit_of(True)
-            values = join_balanced(digits, codec.lanes.limit)
-            if not bool((np.abs(values) <= self._sites * codec.limit_of(True)).all()):
+        if self._small:
+            limit = codec.limit_of(True)
+            values = join_balanced(self._digits, codec.lanes.limit)
+            if not bool((np.abs(values) <= self._sites * limit).all()):
                 self._blame("a value is none that so many sites can give together")
-            FlatVector([target]).write(0, values, step / self.weight_sum)
+            values *= np.repeat([self._bound(index) / limit for index in self._small], self._small_sizes)
+            self._flat_small.write(0, values, 1 / self.weight_sum)
         if self.counts is not None:
             counts = self.counts
             if not bool((counts >= 0).all() and (counts.sum(axis=1) <= self._sites).all()):
@@ -116,9 +112,8 @@ class IntegerDecoder:
         if codec.calibrated:
             self.scales = self._read_scales(values[count + 1 :])
             self.bounds = self.scales.bounds
-        for place, (index, small) in enumerate(self._plan, self._fixed):
-            if not small:
-                self._factors[place] = self._bound(index) / codec.lanes.limit / self.weight_sum
+        last = len(self._factors) - len(self._other)
+        self._factors[last:] = [self._bound(index) / codec.lanes.limit / self.weight_sum for index in self._other]
 
     def _read_scales(self, digits: list[float]) -> Scales:
         codec, sites, width = self._codec, self._sites, self._codec.bin.count

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,36 +36,36 @@ class IntegerEncoder:
         seed: int | None,
     ) -> None:
         self._codec = codec
-        limit = codec.lanes.limit
         head = [*codec.weight.split(codec.whole_weight(weight)), 1]
         for item in scales.bins if scales is not None else ():
             head += codec.bin.split(item)
-        plain = [np.array(head, dtype=np.float64), *([] if counts is None else [counts.ravel()])]
+        idle = scales is not None and not scales.known  # it measures only, and what is due stays due
+        small = small_tensors(shapes)
+        rests: Sequence[NDArray[np.float32] | None] = [None] * len(vectors) if residuals is None else residuals
         self._sources: list[NDArray[Any]] = []
         self._factors: list[float] = []
         self._steps: list[float] = []
         self._caps: list[float] = []
         self._left: list[NDArray[np.float32]] = []
-        self._owners: list[int] = []
+        self._owners: list[int] = []  # tensors of the sources, −1 of what is no tensor
         self._small_clipped = [0] * len(vectors)
-        self.steps: list[float] = []
-        for array in plain:
-            self._add(array, 1.0, 1.0, limit, None, -1)
-        idle = scales is not None and not scales.known  # it measures only, and what is due stays due
-        for index, (vector, bound, small) in enumerate(zip(vectors, bounds, small_tensors(shapes), strict=True)):
-            largest = codec.limit_of(small)
-            step = (1.0 if idle else bound * codec.unit) / largest
-            cap = largest * (weight / codec.largest_weight) * _SLACK if not codec.calibrated else float(largest)
-            residual = None if residuals is None else residuals[index]
-            self.steps.append(step)
-            if idle:
-                for _ in range(codec.lanes_a_value if small else 1):
-                    self._add(np.zeros(vector.size, np.float32), 1.0, 1.0, limit, None, -1)
-            elif small:
-                for digit in self._digits(index, vector, weight, step, cap, residual):
-                    self._add(digit, 1.0, 1.0, limit, None, -1)
-            else:
-                self._add(vector, weight, step, cap, residual, index)
+        self.steps = [
+            (1.0 if idle else bound * codec.unit) / codec.limit_of(is_small)
+            for bound, is_small in zip(bounds, small, strict=True)
+        ]
+        share = 1.0 if codec.calibrated else weight / codec.largest_weight * _SLACK
+        self._add(np.array(head, dtype=np.float64))
+        if counts is not None:
+            self._add(counts.ravel())
+        chosen = [index for index, is_small in enumerate(small) if is_small]
+        if chosen:
+            for digits in self._digits(chosen, vectors, weight, share, rests, idle):
+                self._add(digits)
+        for index, (vector, is_small) in enumerate(zip(vectors, small, strict=True)):
+            if idle and not is_small:
+                self._add(np.zeros(vector.size, np.float32))
+            elif not is_small:
+                self._add(vector, weight, self.steps[index], codec.lanes.limit * share, rests[index], index)
         self._flat = FlatVector(self._sources)
         self._clipped = np.zeros(len(self._sources), dtype=np.int64)
         self._residuals = None if residuals is None else self._left
@@ -105,40 +105,51 @@ class IntegerEncoder:
     def _add(
         self,
         source: NDArray[Any],
-        factor: float,
-        step: float,
-        cap: float,
-        residual: NDArray[np.float32] | None,
-        owner: int,
+        factor: float = 1.0,
+        step: float = 1.0,
+        cap: float | None = None,
+        residual: NDArray[np.float32] | None = None,
+        owner: int = -1,
     ) -> None:
+        """Take the next source: by default of whole numbers."""
         self._sources.append(source)
         self._factors.append(factor)
         self._steps.append(step)
-        self._caps.append(cap)
+        self._caps.append(self._codec.lanes.limit if cap is None else cap)
         self._left.append(np.zeros(source.size, np.float32) if residual is None else residual)
         self._owners.append(owner)
 
     def _digits(
         self,
-        index: int,
-        vector: NDArray[Any],
+        chosen: list[int],
+        vectors: Sequence[NDArray[Any]],
         weight: float,
-        step: float,
-        cap: float,
-        residual: NDArray[np.float32] | None,
-    ) -> Iterator[NDArray[np.float32]]:
-        """Yield the digits of a small tensor, whose residual is settled by that."""
-        codec = self._codec
-        values = np.empty(vector.size)
-        FlatVector([vector]).read(0, values, weight)
-        if residual is not None:
-            values += residual
-        numbers = values / step
-        self._small_clipped[index] = int(np.count_nonzero(~(np.abs(numbers) <= cap + (residual is not None))))
-        room = cap if residual is None else min(math.ceil(cap), codec.limit_of(True))
-        numbers = np.rint(np.clip(np.nan_to_num(numbers), -room, room))
-        numbers = np.clip(numbers, -codec.limit_of(True), codec.limit_of(True))
-        if residual is not None:
-            left = values - numbers * step
-            residual[:] = np.where(np.abs(left) <= np.finfo(np.float32).max, left, 0)
-        yield from split_balanced(numbers, codec.lanes.limit, codec.lanes_a_value)
+        share: float,
+        residuals: Sequence[NDArray[np.float32] | None],
+        idle: bool,
+    ) -> list[NDArray[np.float32]]:
+        """Return the digits of the small tensors, whose residuals are settled by that."""
+        codec, limit = self._codec, self._codec.limit_of(True)
+        flat = FlatVector([vectors[index] for index in chosen])
+        if idle:
+            return [np.zeros(flat.size, np.float32)] * codec.lanes_a_value
+        sizes = [vectors[index].size for index in chosen]
+        starts = np.cumsum([0, *sizes])
+        values = np.empty(flat.size)
+        flat.read(0, values, weight)
+        fed_back = [residual for residual in (residuals[index] for index in chosen) if residual is not None]
+        if fed_back:
+            values += np.concatenate(fed_back)
+        steps = np.repeat([self.steps[index] for index in chosen], sizes)
+        numbers, cap = values / steps, limit * share
+        beyond = ~(np.abs(numbers) <= cap + bool(fed_back))
+        for index, count in zip(chosen, np.add.reduceat(np.append(beyond, 0), starts[:-1]), strict=True):
+            self._small_clipped[index] = int(count) if vectors[index].size else 0
+        room = min(math.ceil(cap), limit) if fed_back else cap
+        numbers = np.clip(np.rint(np.clip(np.nan_to_num(numbers), -room, room)), -limit, limit)
+        if fed_back:
+            left = values - numbers * steps
+            left = np.where(np.abs(left) <= np.finfo(np.float32).max, left, 0).astype(np.float32)
+            for residual, start in zip(fed_back, starts, strict=False):
+                residual[:] = left[start : start + residual.size]
+        return split_balanced(numbers, codec.lanes.limit, codec.lanes_a_value)
