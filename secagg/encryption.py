@@ -70,7 +70,8 @@ class Encryption:
     Attributes
     ----------
     report : PrecisionReport or None
-        How precisely the latest update was sent; None without one, and in schemes that do not round.
+        How precisely the latest update was sent; None without one, if it has only measured, and in schemes that do not
+        round.
     feedback : Feedback or None
         What updates leave to the next, where the configuration has error feedback.
     turn : callable
@@ -181,7 +182,8 @@ class Encryption:
             }
             stream = open_stream(header)
             self._write(header, encoders, identity, stream)
-            if isinstance(encoder, IntegerEncoder):
+            self.report = None
+            if isinstance(encoder, IntegerEncoder) and (scales is None or scales.known):
                 self.report = self._report(draft, due, encoder)
             if self.feedback and due.residuals is not None:
                 self.feedback.commit(layout.fingerprint, round, due.residuals)
