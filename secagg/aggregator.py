@@ -297,13 +297,13 @@ class Aggregator:
                 raise LayoutError(f"the update from {header.site} has another layout: {fault}")
         if (self._base is not None or self._contributions) and header.base != self._base:
             raise MismatchError(_other_base(header.site, self._round, header.base, self._base))
+        if (self._project is not None or self._contributions) and header.manifest != self._manifest:
+            raise ManifestMismatchError(self._other_manifest(header))
         if (self._calibration is not None or self._contributions) and header.calibration != self._calibration:
             raise MismatchError(
                 f"the update from {header.site} was made under other scales than those of round {self._round}: "
                 "download the scales of the round, and encrypt again"
             )
-        if (self._project is not None or self._contributions) and header.manifest != self._manifest:
-            raise ManifestMismatchError(self._other_manifest(header))
         if self._project is not None:
             self._project.site(header.site)
         refuse_duplicates([*self._contributions, *header.contributions])

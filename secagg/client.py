@@ -307,8 +307,8 @@ class Client:
         PrecisionWarning
             Once, if it has no ``error_feedback``, and rounding loses more than 1 % of a tensor's energy; see `report`.
         """
-        _, stream = self._write(_in_memory, state, weight, round, base, layout, calibration)
-        return Update.from_bytes(stream.getvalue())
+        header, stream = self._write(_in_memory, state, weight, round, base, layout, calibration)
+        return Update.written(header, stream.getvalue())
 
     def encrypt_to(
         self,
@@ -382,8 +382,8 @@ class Client:
         number = self.check_weight(weight)
         layout = self._layout(state, layout)
         draft = self._header("calibration", layout, round, base)
-        _, stream = self._encryption.calibrate(draft, state, number, self._identity, _in_memory)
-        return Update.from_bytes(stream.getvalue())
+        header, stream = self._encryption.calibrate(draft, state, number, self._identity, _in_memory)
+        return Update.written(header, stream.getvalue())
 
     def decrypt(
         self,

@@ -65,9 +65,9 @@ class TensorReport:
         return self.clipped / self.values if self.values else 0.0
 
     @property
-    def energy(self) -> float:
-        """Sum of the squares of what was due, relative to other tensors."""
-        return self.values * self.signal**2
+    def norm(self) -> float:
+        """Of what was due."""
+        return math.sqrt(self.values) * self.signal
 
     def row(self, name: str) -> str:
         """Return a line of the table of `PrecisionReport`."""
@@ -93,11 +93,12 @@ class PrecisionReport:
     @property
     def overall(self) -> TensorReport:
         """All tensors as one: the step is the root mean square of theirs."""
-        values, energy = sum(item.values for item in self.tensors), math.fsum(item.energy for item in self.tensors)
+        values, norm = sum(item.values for item in self.tensors), math.hypot(*(item.norm for item in self.tensors))
+        lost = math.hypot(*(math.sqrt(item.loss) * item.norm for item in self.tensors)) / norm if norm else 0.0
 
         def mean(numbers: Sequence[float]) -> float:
-            squares = sum(item.values * number**2 for item, number in zip(self.tensors, numbers, strict=True))
-            return math.sqrt(squares / values) if values else 0.0
+            each = (math.sqrt(item.values) * number for item, number in zip(self.tensors, numbers, strict=True))
+            return math.hypot(*each) / math.sqrt(values) if values else 0.0
 
         return TensorReport(
             name="overall",
@@ -106,7 +107,7 @@ class PrecisionReport:
             step=mean([item.step for item in self.tensors]) or 1.0,
             clipped=sum(item.clipped for item in self.tensors),
             residual=math.hypot(*(item.residual for item in self.tensors)),
-            loss=math.fsum(item.loss * item.energy for item in self.tensors) / energy if energy else 0.0,
+            loss=lost * lost,
         )
 
     @property
@@ -162,7 +163,8 @@ def rounding_loss(vector: NDArray[Any], factor: float, step: float, signal: floa
     """
     if not signal:
         return 0.0
-    square = (step / signal) ** 2
+    ratio = step / signal
+    square = ratio * ratio  # a power that is too large would raise
     if square / 4 <= MAX_LOSS:  # no error is above half a step, nor its variance above a quarter of a step's square
         return square / (6 if stochastic else 12)
     sample = np.ascontiguousarray(vector[:: -(-vector.size // _SAMPLE)])

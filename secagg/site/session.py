@@ -1,4 +1,4 @@
-"""A site's session with its server: joins, uploads, downloads; waits, retries, and gives up at its deadline."""
+"""A site's session with its server: joins, calibrates, uploads, downloads; waits, retries, and gives up in the end."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from ..errors import (
     SecAggError,
     StateError,
     TransportError,
+    VerificationError,
 )
 from ..protocol.chunks import Progress
 from ..protocol.expected import Expected
@@ -166,6 +167,77 @@ class Session:
             self._receipts[header.round] = receipt
         self._nonces = {header.round: header.contributions[0].nonce}
         return Uploaded(already_added, receipt)
+
+    def calibrate(
+        self,
+        calibration: secagg.Update | str | os.PathLike[str],
+        path: str | os.PathLike[str],
+        progress: Progress | None = None,
+    ) -> secagg.Update:
+        """Upload a calibration, wait for those of the others, and download the scales of the round to `path`.
+
+        If the server has lost the calibration in between, it is uploaded again. If it comes too late, or another one of
+        this site is in the sum, because the site was restarted, a warning is logged, and the scales are those of the
+        others, or of that one: what is too large for them is clipped, and due in the next round.
+
+        Parameters
+        ----------
+        calibration : Update or path
+            What `GlobalModel.calibrate` or `secagg.Client.calibrate` returned, or the file of it.
+        path : path
+            File to write; it appears whole or not at all.
+        progress : callable, optional
+            As in `upload` and `download`.
+
+        Returns
+        -------
+        Update
+            The scales, opened from the file, for ``encrypt(…, calibration=…)``; close it after use.
+
+        Raises
+        ------
+        QuorumError
+            If fewer than `min_clients` sites had sent theirs at the round timeout. What was sent counts: call this
+            again.
+        RoundMismatchError
+            If the round has ended.
+        VerificationError
+            If the server has taken the calibration, and left it out.
+        SecAggError
+            Whatever else it is refused for, as of `upload`. After a `ManifestMismatchError`, do as said there.
+        TransportError
+            If the server cannot be reached, or does not answer, in time.
+        """
+        if not isinstance(calibration, secagg.Update):
+            with secagg.Update.open(calibration) as opened:
+                return self.calibrate(opened, path, progress)
+        header = _check_kind(calibration, "calibration")
+        self._expected = Expected(header.layout, header.params)
+        own, what = header.contributions[0], f"the calibration of round {header.round}"
+
+        def check(scales: secagg.Header) -> None:
+            if own not in scales.contributions:
+                raise VerificationError(f"the server has taken {what} of {own.site}, and has left it out")
+
+        for _ in range(_MAX_EXCHANGES):
+            refusal: SecAggError | None = None
+            try:
+                self._send(what, calibration, progress)
+            except (DuplicateError, RoundMismatchError) as error:
+                refusal = error
+            request = DownloadRequest("scales", header.round, b"" if refusal else own.nonce)
+            try:
+                scales = self._fetch(what, request, path, progress, self._round_timeout, None if refusal else check)
+            except StateError:
+                continue
+            except RoundMismatchError as error:  # there are none: the round is over
+                raise refusal or error from None
+            if refusal:
+                log.warning("%s goes by scales without its own calibration (%s)", self.site_name, refusal)
+            return scales
+        raise TransportError(
+            f"the server lost {what} of {self.site_name!r} {_MAX_EXCHANGES} times: is its disk failing?"
+        )
 
     def skip(self, round: int) -> None:
         """Say that this site has nothing to give to a round: it ends without waiting for this site.
