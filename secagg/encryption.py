@@ -316,7 +316,7 @@ class Encryption:
         for frame in header.frames:
             encoder, secret = encoders[frame.section], frame.section == "encrypted"
             plain = encoder.encode(frame.first_block, frame.blocks)
-            if encoder.clipped and not self._calibrated and not (self._clips and secret):
+            if encoder.clipped and not (secret and self._clips):
                 raise RangeError("a tensor changed to a value out of range while it was encrypted; nothing was sent")
             words = plain
             if not (secret and self._lattice):
