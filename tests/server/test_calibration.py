@@ -354,7 +354,9 @@ def test_an_update_before_the_scales(world: World, signed: Signed, tmp_path: Pat
         other.calibrate("site-1", "site-2")
         early = update_of(world.sites["site-1"], other.download("scales"))
     for send in (world.resume, world.send):
-        with pytest.raises(ScalesMismatchError, match="round 0 has no scales yet, .*'site-1'.*: upload a calibration, download"):
+        with pytest.raises(
+            ScalesMismatchError, match="round 0 has no scales yet, .*'site-1'.*: upload a calibration, download"
+        ):
             send(early)
     assert world.state == (0, "calibration", 1, (), (), ())
     assert world.files() == []

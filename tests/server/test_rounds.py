@@ -586,7 +586,9 @@ def test_a_round_lapses_in_either_stage() -> None:
 
 def test_what_belongs_to_the_other_stage_is_refused() -> None:
     rounds = make(calibrated=True)
-    with pytest.raises(ScalesMismatchError, match="round 0 has no scales yet, .* the update of 'a' .*: upload a calibration"):
+    with pytest.raises(
+        ScalesMismatchError, match="round 0 has no scales yet, .* the update of 'a' .*: upload a calibration"
+    ):
         rounds.known("a", nonce("update"), 0)
     with pytest.raises(StateError, match="the update is not in the sum of round 0; upload it again"):
         rounds.wait(0, nonce("update"))
