@@ -70,9 +70,9 @@ def pack_request(request: DownloadRequest) -> pb.DownloadRequest:
 
 
 def unpack_request(message: pb.DownloadRequest) -> DownloadRequest:
-    """Return the inverse of `pack_request`; of an aggregate round 0 is meant if none is named."""
+    """Return the inverse of `pack_request`; of aggregate and scales round 0 is meant if none is named."""
     kind = message.kind or "aggregate"
-    round = message.round if message.HasField("round") or kind == "aggregate" else None
+    round = message.round if message.HasField("round") or kind != "model" else None
     return DownloadRequest(kind, round, message.nonce, message.head, message.frame)
 
 
@@ -97,6 +97,7 @@ def pack_status(status: ServerStatus) -> pb.StatusReply:
         project_serial=status.project_serial,
         disk_free=status.disk_free,
         trouble=status.trouble,
+        stage=status.stage,
     )
 
 
@@ -121,4 +122,5 @@ def unpack_status(message: pb.StatusReply) -> ServerStatus:
         disk_free=message.disk_free if message.HasField("disk_free") else None,
         trouble=message.trouble,
         time=message.time,
+        stage=message.stage,
     )

@@ -89,7 +89,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("round", "attempt", "state", "added", "waiting_for", "seconds_left", "aggregates", "models", "epoch", "time", "disk_used", "disk_quota", "uploads_in_flight", "base", "project_serial", "disk_free", "trouble", "skipped")
+    __slots__ = ("round", "attempt", "state", "added", "waiting_for", "seconds_left", "aggregates", "models", "epoch", "time", "disk_used", "disk_quota", "uploads_in_flight", "base", "project_serial", "disk_free", "trouble", "skipped", "stage")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -108,6 +108,7 @@ class StatusReply(_message.Message):
     DISK_FREE_FIELD_NUMBER: _ClassVar[int]
     TROUBLE_FIELD_NUMBER: _ClassVar[int]
     SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
     round: int
     attempt: int
     state: str
@@ -126,4 +127,5 @@ class StatusReply(_message.Message):
     disk_free: int
     trouble: str
     skipped: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, round: _Optional[int] = ..., attempt: _Optional[int] = ..., state: _Optional[str] = ..., added: _Optional[_Iterable[str]] = ..., waiting_for: _Optional[_Iterable[str]] = ..., seconds_left: _Optional[float] = ..., aggregates: _Optional[_Iterable[int]] = ..., models: _Optional[_Iterable[int]] = ..., epoch: _Optional[int] = ..., time: _Optional[float] = ..., disk_used: _Optional[int] = ..., disk_quota: _Optional[int] = ..., uploads_in_flight: _Optional[int] = ..., base: _Optional[bytes] = ..., project_serial: _Optional[int] = ..., disk_free: _Optional[int] = ..., trouble: _Optional[str] = ..., skipped: _Optional[_Iterable[str]] = ...) -> None: ...
+    stage: str
+    def __init__(self, round: _Optional[int] = ..., attempt: _Optional[int] = ..., state: _Optional[str] = ..., added: _Optional[_Iterable[str]] = ..., waiting_for: _Optional[_Iterable[str]] = ..., seconds_left: _Optional[float] = ..., aggregates: _Optional[_Iterable[int]] = ..., models: _Optional[_Iterable[int]] = ..., epoch: _Optional[int] = ..., time: _Optional[float] = ..., disk_used: _Optional[int] = ..., disk_quota: _Optional[int] = ..., uploads_in_flight: _Optional[int] = ..., base: _Optional[bytes] = ..., project_serial: _Optional[int] = ..., disk_free: _Optional[int] = ..., trouble: _Optional[str] = ..., skipped: _Optional[_Iterable[str]] = ..., stage: _Optional[str] = ...) -> None: ...

@@ -70,30 +70,30 @@ class SecureAggregationServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Join(self, request, context):
-        """Takes the site into the roster: the round waits for its update until the round timeout.
+        """Takes the site into the roster: the round waits for what it gives until the round timeout.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Skip(self, request, context):
-        """Says that the site gives nothing to a round, which does not wait for it then; the next one does.
+        """Says that the site gives no update to a round, which does not wait for it then; the next one does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Resume(self, request, context):
-        """Says which frame of this very update or model the server wants next; the chunk holds its head. What an earlier
-        upload left behind on the server is kept as far as it is whole.
+        """Says which frame of this very update, calibration or model the server wants next; the chunk holds its head. What an
+        earlier upload left behind on the server is kept as far as it is whole.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Upload(self, request_iterator, context):
-        """Sends an update, or the encrypted global model that a round begins from: the head, then the frames from the one
-        that the first chunk names, then the tail. It is verified whole and on the disk before it is added to the sum,
+        """Sends an update, where scales are measured in the round a calibration before it, or the encrypted global model that
+        a round begins from: the head, then the frames from the one that the first chunk names, then the tail. It is verified whole and on the disk before it is added to the sum,
         or stored: all or nothing. Sending the same again is answered with already_added.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -101,7 +101,8 @@ class SecureAggregationServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Download(self, request, context):
-        """Waits for the end of a round, within the deadline of the call, and sends its aggregate; or sends a stored model.
+        """Waits for the end of a round, within the deadline of the call, and sends its aggregate; or for the end of its
+        calibration, and sends the scales; or sends a stored model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

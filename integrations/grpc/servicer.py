@@ -44,19 +44,19 @@ class Servicer(pb_grpc.SecureAggregationServicer):
             return pb.SkipReply()
 
     def Resume(self, request: pb.Chunk, context: grpc.ServicerContext) -> pb.ResumeReply:
-        """Say which frame of an update or model is wanted next."""
+        """Say which frame of an upload is wanted next."""
         with self.call(context) as call:
             reply = call.resume(request.data)
             return pb.ResumeReply(already_added=reply.already_added, frame=reply.frame, receipt=reply.receipt)
 
     def Upload(self, request_iterator: Iterator[pb.Chunk], context: grpc.ServicerContext) -> pb.UploadReply:
-        """Receive an update or model, and add or store it."""
+        """Receive an update, calibration or model, and add or store it."""
         with self.call(context) as call:
             reply = call.upload(unpack_chunks(coming(request_iterator)))
             return pb.UploadReply(already_added=reply.already_added, receipt=reply.receipt)
 
     def Download(self, request: pb.DownloadRequest, context: grpc.ServicerContext) -> Iterator[pb.Chunk]:
-        """Wait for the end of a round and send its aggregate, or send a stored model."""
+        """Wait for aggregate or scales of a round and send them, or send a stored model."""
         with self.call(context) as call:
             yield from pack_chunks(call.download(unpack_request(request)))
 

@@ -61,6 +61,7 @@ def run(options: argparse.Namespace) -> None:
         refuse_existing(options.out)
     plan = make_plan(options.model, options.sites, options.updates, options.max_weight, progress)
     layout, aggregation = plan.layout, plan.config.aggregation
+    assert aggregation.max_abs is not None  # plans are of fixed precision
     model = (
         f"{len(layout.sent)} float tensors, {layout.size('encrypted'):,} values, {options.sites} sites, "
         f"weights up to {options.max_weight:g}"

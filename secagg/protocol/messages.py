@@ -29,7 +29,7 @@ class BrokenOffError(Exception):
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of an update, aggregate or model on its way: its head first, then frames, then the tail.
+    """A piece of a container on its way, an update say: its head first, then frames, then the tail.
 
     Parameters
     ----------
@@ -102,10 +102,10 @@ class UploadReply:
     Parameters
     ----------
     already_added : bool
-        Whether this very update, by its nonce, was in the sum before, or the same model stored.
+        Whether this very update or calibration, by its nonce, was in the sum before, or the same model stored.
     receipt : bytes
         The server's signed promise that the update is in the aggregate of its round; empty: it has no identity, or
-        the update is not there yet.
+        the update is not there yet, or it is none.
     frame : int
         Of an answer to a head: the frame that the server wants next. The number of frames: only the tail is missing.
 
@@ -130,11 +130,11 @@ class DownloadRequest:
     Parameters
     ----------
     kind : str
-        ``"aggregate"`` or ``"model"``.
+        ``"aggregate"``, ``"scales"`` or ``"model"``.
     round : int or None
         Which round; of a model None: the newest one.
     nonce : bytes
-        Of the own update that must be in the aggregate; empty: none.
+        Of the own update that must be in the aggregate, or calibration in the scales; empty: none.
     head : bytes
         Digest of the head of what an earlier download broke off from; empty: nothing is there.
     frame : int
@@ -160,7 +160,7 @@ class DownloadRequest:
 
 @dataclass(frozen=True)
 class SkipRequest:
-    """What a site says that has nothing to give to a round, which does not wait for it then.
+    """What a site says that has no update to give to a round, which does not wait for it then.
 
     Parameters
     ----------
@@ -189,11 +189,11 @@ class ServerStatus:
     Parameters
     ----------
     round, attempt : int
-        The open round; attempts count from 1.
+        The open round; attempts count from 1, in each stage.
     state : str
         ``"idle"`` while the clock stands still, until a site joins; else ``"open"``.
     added, waiting_for : tuple of str
-        Sites in the sum; sites of the roster that it still waits for. Both sorted by name.
+        Sites in the sum of the stage; sites of the roster that it still waits for. Both sorted by name.
     seconds_left : float or None
         Until the round timeout; None when idle.
     uploads_in_flight : int
@@ -211,12 +211,14 @@ class ServerStatus:
     disk_free : int or None
         Bytes that the file system of the run folder has left; None if a server of another release does not tell.
     trouble : str
-        Why the aggregate of the open round could not be stored at the last attempt, in one line; empty if nothing is
-        wrong, or no more.
+        Why the sum of the open stage could not be stored at the last attempt, in one line; empty if nothing is wrong,
+        or no more.
     time : float
         The server's clock, in seconds since 1970, UTC.
     skipped : tuple of str
-        Sites that have nothing to give to the open round, sorted by name.
+        Sites that have no update to give to the open round, sorted by name.
+    stage : str
+        ``"calibration"`` or ``"update"``: what the open round adds now; empty where no round has a calibration.
 
     Raises
     ------
@@ -242,6 +244,7 @@ class ServerStatus:
     trouble: str = ""
     time: float = 0.0
     skipped: tuple[str, ...] = ()
+    stage: str = ""
 
     def __post_init__(self) -> None:
         counts = ("round", "attempt", "uploads_in_flight", "disk_used", "disk_quota", "epoch", "project_serial")

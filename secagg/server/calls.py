@@ -90,7 +90,7 @@ class Call:
         raise FormatError("the call has no message")
 
     def join(self, site: str) -> JoinReply:
-        """Take a site into the roster: the round waits for its update until the round timeout."""
+        """Take a site into the roster: the round waits for what it gives until the round timeout."""
         site = check_site(site)
         self._desk.members.check_site(self._caller, site, f"site {site!r} joined")
         return self._desk.terms(*self._desk.open_round.join(site))
@@ -102,17 +102,17 @@ class Call:
         self._desk.open_round.skip(site, request.round)
 
     def resume(self, head: bytes) -> UploadReply:
-        """Say which frame of the update or model of this head is wanted next; see `Uploads.resume`."""
+        """Say which frame of what has this head is wanted next; see `Uploads.resume`."""
         with self._desk.turns.watched(self._connection) as stream:
             return self._desk.uploads.resume(self._caller, head, stream)
 
     def upload(self, chunks: Iterable[Chunk]) -> UploadReply:
-        """Receive an update or model, and add or store it: all or nothing; see `Uploads.receive`."""
+        """Receive an update, calibration or model, and add or store it: all or nothing; see `Uploads.receive`."""
         with self._desk.turns.watched(self._connection) as stream:
             return self._desk.uploads.receive(self._caller, _coming(stream.incoming(chunks)), stream)
 
     def download(self, request: DownloadRequest) -> Iterator[Chunk]:
-        """Wait for the end of a round and yield its aggregate, or yield a stored model; take all within the call."""
+        """Wait for aggregate or scales of a round and yield them, or yield a stored model; take all within the call."""
         desk = self._desk
         with self._find(request) as found, desk.turns.watched(self._connection) as stream:
             known = request.head == found.header.head[-DIGEST_NBYTES:]
@@ -127,14 +127,14 @@ class Call:
     def _find(self, request: DownloadRequest) -> secagg.Update:
         if request.kind == "model":
             return self._desk.models.open(request.round)
-        if request.kind != "aggregate":
-            raise FormatError(f"kind {request.kind!r:.80} cannot be downloaded; ask for an aggregate or a model")
+        if request.kind not in ("aggregate", "scales"):
+            raise FormatError(f"kind {request.kind!r:.80} cannot be downloaded; ask for aggregate, scales or model")
         if request.round is None:
-            raise FormatError("an aggregate is that of a round: name it")
-        aggregate = self._desk.open_round.wait(request.round, request.nonce, self._connection.is_active)
-        if aggregate is None:
+            raise FormatError(f"kind {request.kind!r} is that of a round: name it")
+        summed = self._desk.open_round.wait(request.kind, request.round, request.nonce, self._connection.is_active)
+        if summed is None:
             raise BusyError("the server is stopping")
-        return aggregate
+        return summed
 
 
 def _coming(chunks: Iterable[Chunk]) -> Iterator[Chunk]:

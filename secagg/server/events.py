@@ -15,10 +15,13 @@ class Events(Protocol):
         """A call ended with the error of this name in `secagg.errors`."""
 
     def round_ended(self, outcome: str, seconds: float) -> None:
-        """An attempt of a round ended as ``"completed"``, ``"failed"`` or ``"voided"``, `seconds` after it began."""
+        """An attempt of a round ended as ``"completed"``, ``"failed"`` or ``"voided"``, `seconds` after it began.
+
+        That of its calibration: as ``"calibrated"``, ``"failed"`` or ``"voided"``.
+        """
 
     def aggregate_downloaded(self, nbytes: int) -> None:
-        """An aggregate or a model was sent whole."""
+        """An aggregate, scales or a model were sent whole."""
 
 
 class NoEvents:

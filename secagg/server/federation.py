@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class Federation:
-    """Adds the updates of each round, stores aggregates and models; it can decrypt nothing. Safe for threads.
+    """Adds what sites upload in each round, stores sums and models; it can decrypt nothing. Safe for threads.
 
     A transport calls `start`, lets each call of a site in by `call`, and ends by `release` and `close`. Rounds, files,
     signatures and limits are no business of its own.
@@ -49,7 +49,7 @@ class Federation:
         locked until `close`. A federation on a folder that was used before goes on where the earlier one stopped, also
         in the middle of a round, and after a crash or a power failure.
     round_timeout : float
-        Seconds after which a round ends without the missing sites.
+        Seconds after which a round ends without the missing sites; so does its calibration, if it has one.
     project : secagg.Project, optional
         The signed project manifest, which sites get when they join. With it, only its parties are admitted, under the
         very certificates that it names, and updates must be signed. What becomes of a round that was opened under an
@@ -205,6 +205,7 @@ class Federation:
             state="idle" if left is None else "open",
             added=state.added,
             skipped=state.skipped,
+            stage=state.attempt.stage if self._round.calibrated else "",
             waiting_for=state.waiting_for,
             seconds_left=left,
             uploads_in_flight=self._turns.uploads,

@@ -1,4 +1,4 @@
-"""What happened in the open round so far, and its record when it ends: in the log, in ``rounds.jsonl``, in metrics."""
+"""What happened in the open stage so far, and its record when it ends: in the log, in ``rounds.jsonl``, in metrics."""
 
 from __future__ import annotations
 
@@ -39,25 +39,27 @@ class History:
             return
         self._attempt = state.attempt
         log.info(
-            "round %d, attempt %d is open: %d updates are in the sum; waiting for %s",
+            "round %d, attempt %d is open: %d %ss are in the sum; waiting for %s",
             state.attempt.round,
             state.attempt.number,
             len(state.added),
+            state.attempt.stage,
             ", ".join(state.waiting_for) or "nobody",
             extra={"event": "round_opened", "round": state.attempt.round},
         )
 
     def added(self, site: str, nbytes: int, receive_seconds: float = 0.0, add_seconds: float = 0.0) -> None:
-        """Note an update that is in the sum; times are 0 if an earlier server received it."""
+        """Note an update or calibration that is in the sum; times are 0 if an earlier server received it."""
         self._uploads[site] = UploadRecord(site, nbytes, receive_seconds, add_seconds)
 
     def lost(self, site: str) -> None:
-        """Note that the update of a site is in the sum no more."""
+        """Note that what a site gave is in the sum no more."""
         self._uploads.pop(site, None)
 
     def completed(self, state: Snapshot, finish_seconds: float, nbytes: int) -> None:
-        """Record the end of a round, whose `state` is given, with an aggregate of `nbytes`."""
-        self._record("completed", state, finish_seconds, nbytes, "")
+        """Record the end of a stage, whose `state` is given, with a sum of `nbytes`."""
+        outcome = "completed" if state.attempt.stage == "update" else "calibrated"
+        self._record(outcome, state, finish_seconds, nbytes, "")
         self._uploads = {}
 
     def failed(self, state: Snapshot, reason: str, missing: Iterable[str] = ()) -> None:
@@ -94,7 +96,7 @@ class History:
             skipped=state.skipped,
         )
         self._began = now
-        level = logging.INFO if outcome == "completed" else logging.WARNING
+        level = logging.INFO if outcome in ("completed", "calibrated") else logging.WARNING
         log.log(level, "%s", record.line(), extra={"event": f"round_{outcome}", "round": record.round})
         self._events.round_ended(outcome, record.seconds)
         try:

@@ -1,15 +1,17 @@
 """Under which manifest a server adds: a sum belongs to one, and a newer one serves from the next round on.
 
-What a newer kit of the server does to the open round, if updates under the manifest before it are acknowledged there:
+What a newer kit of the server does to the open round, if something under the manifest before it is acknowledged there,
+a calibration, scales or an update:
 
 =====================================  =================================================================
-it revokes a site                      the round is void: it begins anew under the newer manifest, at once
+it revokes a site                      the round is void: it begins anew under the newer manifest, at once,
+                                       with a calibration if it has one
 it revokes nobody new                  the round goes on as it is; the newer manifest serves from the next
-it is of another epoch                 updates under the old key are left out
+it is of another epoch                 what is under the old key is left out
 =====================================  =================================================================
 
-Without such updates the newer manifest serves at once. Whichever serves is on the disk before an update is acknowledged
-under it, so that the next server, which may have a newer one still, can go on under it.
+Otherwise the newer manifest serves at once. Whichever serves is on the disk before anything is acknowledged under it,
+so that the next server, which may have a newer one still, can go on under it.
 """
 
 from __future__ import annotations
@@ -53,9 +55,14 @@ class Manifests:
 
 @dataclass(frozen=True)
 class Void:
-    """The acknowledged updates of an open round that is void, and the sites that have been revoked since."""
+    """What is acknowledged of an open round that is void, in which stage, and the sites that have been revoked since.
 
-    updates: tuple[Path, ...]
+    `uploads` are the updates, or the calibrations while there are no scales, by their sites; `files` all that is void.
+    """
+
+    stage: str
+    uploads: dict[str, Path]
+    files: tuple[Path, ...]
     revoked: tuple[str, ...]
 
 
@@ -68,8 +75,10 @@ def choose(folder: RunFolder, project: secagg.Project | None) -> tuple[Manifests
     if project is None or served is None:
         return Manifests(project), None
     round = max(folder.stored("aggregate"), default=-1) + 1
-    earlier: dict[Path, bytes | None] = {}
-    for path in folder.updates(round):
+    scales, earlier = folder.path_of("scales", round), dict[Path, bytes | None]()
+    uploads = {kind: folder.uploads(round, kind) for kind in ("update", "calibration")}
+    stage = "calibration" if uploads["calibration"] and not scales.exists() else "update"
+    for path in (*uploads["update"].values(), scales, *uploads["calibration"].values()):
         with suppress(SecAggError), secagg.Update.open(path) as update:  # one that is damaged is left out later
             if update.header.epoch == project.epoch and update.header.manifest != project.digest:
                 earlier[path] = update.header.manifest
@@ -77,7 +86,8 @@ def choose(folder: RunFolder, project: secagg.Project | None) -> tuple[Manifests
     if not revoked and any(map(project.voids, earlier.values())):  # a server died while it voided the round
         revoked = _revoked(project)
     if earlier and revoked:
-        return Manifests(project), Void(tuple(earlier), tuple(sorted(revoked)))
+        void = {site: path for site, path in uploads[stage].items() if path in earlier}
+        return Manifests(project), Void(stage, void, tuple(earlier), tuple(sorted(revoked)))
     if served.digest in earlier.values():
         return Manifests(served, project, round + 1), None
     return Manifests(project), None

@@ -1,6 +1,6 @@
-"""The open round: what is in its sum, whom it waits for, and how it ends.
+"""The open round: what is in the sum of its stage, whom it waits for, and how it ends.
 
-Two locks. One orders what changes the sum: additions, and the end of a round; it is held while frames are read or an
+Two locks. One orders what changes the sum: additions, and the end of a stage; it is held while frames are read or an
 aggregate is written. The other guards the state of the rounds and is held for moments only, so that nobody who asks
 waits for who adds. Whoever needs both takes them in this order.
 """
@@ -10,22 +10,31 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
 import secagg
 
-from ..errors import FormatError, RoundMismatchError, SecAggError, TransportError, one_line
+from ..errors import (
+    FormatError,
+    MismatchError,
+    RoundMismatchError,
+    ScalesMismatchError,
+    SecAggError,
+    TransportError,
+    one_line,
+)
 from ..protocol.messages import MAX_TROUBLE_LENGTH
 from ..protocol.part import Part
+from ..wire.header import SUMS
 from .history import History
 from .manifests import Keeper, Manifests, Void, choose
 from .receipts import Receipts
 from .roster import SavedRoster
-from .round_sum import Terms, read_aggregates
+from .round_sum import Terms, read_sums
 from .rounds import Attempt, Due, Rounds, Snapshot
-from .run_folder import UPDATE_SUFFIX
+from .run_folder import StoredRoster
 from .spool import Spool
 
 _POLL_SECONDS = 1.0
@@ -34,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 class OpenRound:
-    """Adds the updates of one round after another. Safe for threads.
+    """Adds the updates of one round after another, and before them its calibrations, if it has some. Safe for threads.
 
     Parameters
     ----------
@@ -42,11 +51,11 @@ class OpenRound:
         Configuration, key, the kit's manifest, and the run folder, whose open round goes on where an earlier server
         left it, under the manifest that `secagg.server.manifests.choose` finds.
     timeout : float
-        Seconds after which a round ends without the missing sites.
+        Seconds after which a stage ends without the missing sites.
     spool : Spool
-        Uploads on their way; those of ended rounds are removed from it.
+        Uploads on their way; those of ended stages are removed from it.
     receipts : Receipts
-        Signs for what was added.
+        Signs for updates that were added.
     history : History
         Writes down what happened.
 
@@ -58,6 +67,7 @@ class OpenRound:
 
     def __init__(self, terms: Terms, timeout: float, spool: Spool, receipts: Receipts, history: History) -> None:
         self._folder = terms.folder
+        self.calibrated = terms.calibrated
         self._spool = spool
         self._receipts = receipts
         self._history = history
@@ -68,20 +78,25 @@ class OpenRound:
         self._keeper = Keeper(terms.folder)
         self._trouble = ""
         manifests, void = choose(terms.folder, terms.project)
-        aggregates, self._sum = read_aggregates(terms, manifests)
+        sums, self._sum = read_sums(terms, manifests)
         aggregation = terms.config.aggregation
+        nonces = {
+            kind: {
+                number: {item.site: item.nonce for item in header.contributions} for number, header in headers.items()
+            }
+            for kind, headers in sums.items()
+        }
         self._rounds = Rounds(
             min_clients=aggregation.min_clients,
             max_clients=aggregation.max_clients,
             timeout=timeout,
-            completed={
-                number: {item.site: item.nonce for item in header.contributions}
-                for number, header in aggregates.items()
-            },
+            completed=nonces["aggregate"],
+            calibrated=terms.calibrated,
+            scaled=nonces["scales"],
         )
-        self._bases = {number: header.base for number, header in aggregates.items()}
-        last = aggregates.get(self._rounds.round - 1)
-        self._go_on([] if last is None else list(last.sites), void)
+        self._bases = {number: header.base for number, header in sums["aggregate"].items()}
+        last = sums["scales"].get(self._rounds.round) or sums["aggregate"].get(self._rounds.round - 1)
+        self._go_on(() if last is None else last.sites, void)
 
     # What is asked
 
@@ -92,12 +107,12 @@ class OpenRound:
 
     @property
     def layout_known(self) -> bool:
-        """Whether the layout of updates is known, and with it their size."""
+        """Whether the layout is known, and with it the size of uploads."""
         return self._sum.layout_known
 
     @property
     def trouble(self) -> str:
-        """Why the aggregate could not be stored at the last attempt, in one line; empty if nothing is wrong."""
+        """Why the sum could not be stored at the last attempt, in one line; empty if nothing is wrong."""
         return self._trouble
 
     def snapshot(self) -> tuple[Snapshot, bytes | None, secagg.Project | None]:
@@ -118,11 +133,12 @@ class OpenRound:
             raise FormatError(f"{nbytes} bytes are no head for this federation's model: those take at most {most}")
 
     def check_open(self, header: secagg.Header) -> None:
-        """Raise `RoundMismatchError` if the round of an update that is being received has ended."""
-        now = self._rounds.round
-        if header.round != now:
+        """Raise `RoundMismatchError` if the stage of what is being received has ended."""
+        now = self._rounds.snapshot().attempt
+        if (header.round, header.kind) != (now.round, now.stage):
             raise RoundMismatchError(
-                f"round {header.round} ended without the update of {header.site!r}; round {now} is open"
+                f"the {header.kind}s of round {header.round} ended without that of {header.site!r}; open are the "
+                f"{now.stage}s of round {now.round}"
             )
 
     def check_model(self, header: secagg.Header) -> None:
@@ -131,7 +147,7 @@ class OpenRound:
             round, judge = self._rounds.round, self._sum
         project = judge.manifests.project  # models are under none: they last as long as their signer takes part
         manifest = None if project is None else project.digest
-        judge.check(replace(header, kind="update", round=round, base=judge.base, manifest=manifest))
+        judge.check_other(replace(header, round=round, base=judge.base, manifest=manifest))
 
     def bases(self) -> tuple[int, Mapping[int, bytes | None]]:
         """Return the number of the open round, and what it and the one before it began from, where it is known."""
@@ -183,41 +199,47 @@ class OpenRound:
             log.info("%s skips round %d", site, round, extra={"event": "skipped", "site": site, "round": round})
 
     def admit(self, header: secagg.Header) -> bytes | None:
-        """Check everything about an update that its head tells, before its frames are taken; its site joins by it.
+        """Check all that its head tells about an update or calibration, before its frames are taken; its site joins.
 
         Returns
         -------
         bytes or None
-            None if it is wanted. If it is in a sum already: its receipt.
+            None if it is wanted. If it is in a sum already: its receipt, empty for a calibration.
 
         Raises
         ------
         SecAggError
-            Whatever makes it unfit for the open round; nothing was added.
+            Whatever makes it unfit for the open stage; nothing was added.
         """
-        receipt = self.known(header)
+        if header.kind == "calibration" and not self.calibrated:
+            raise MismatchError(f"{header.site!r} calibrates, and no round of this federation has a calibration")
+        try:
+            receipt = self.known(header)
+        except ScalesMismatchError:  # it came before the scales
+            self._sum.check_other(header)  # what was made under an earlier manifest, say, is told so
+            raise
         if receipt is None:
             self._sum.check(header)
             self._enter(header.site)
         return receipt
 
     def known(self, header: secagg.Header) -> bytes | None:
-        """Return the receipt of an update that is in the sum of its round; None if it may be added to the open one.
+        """Return the receipt of what is in the sum of its round; None if it may be added to the open one.
 
         Raises
         ------
         SecAggError
-            If the round of the update has ended without it, or another update of the site is in the sum.
+            If its stage has ended without it, or another one of the site is in the sum; or it has not begun.
         """
         with self._changed:
-            known = self._rounds.known(header.site, header.contributions[0].nonce, header.round)
+            known = self._rounds.known(header.site, header.contributions[0].nonce, header.round, header.kind)
         if not known:
             return None
         self._make_last(header.round)  # who added it may not have come to that, or was killed before
-        return self._receipts.again(header)
+        return self._receipts.again(header) if header.kind == "update" else b""
 
     def add(self, part: Part, receive_seconds: float) -> tuple[bool, bytes]:
-        """Verify an update that was received whole, store it, and add it; the round may end by this.
+        """Verify an update or calibration that was received whole, store it, and add it; the stage may end by this.
 
         Parameters
         ----------
@@ -231,12 +253,12 @@ class OpenRound:
         bool
             False if it was in the sum already.
         bytes
-            The receipt.
+            The receipt, empty for a calibration.
 
         Raises
         ------
         SecAggError
-            If it is unfit, or the round ended meanwhile; nothing was added.
+            If it is unfit, or the stage ended meanwhile; nothing was added.
         """
         with self._adding:
             known = self.known(part.header)  # rounds end while uploads come in
@@ -249,15 +271,17 @@ class OpenRound:
         self._make_last(part.header.round)  # not under the lock: others add meanwhile, and the disk serves many at once
         return True, receipt
 
-    def wait(self, round: int, nonce: bytes, alive: Callable[[], bool]) -> secagg.Update | None:
-        """Return the aggregate of `round`, opened from its file, once it is there.
+    def wait(self, kind: str, round: int, nonce: bytes, alive: Callable[[], bool]) -> secagg.Update | None:
+        """Return the aggregate or the scales (`kind`) of `round`, opened from their file, once they are there.
 
         Parameters
         ----------
+        kind : str
+            ``"aggregate"`` or ``"scales"``.
         round : int
             The open round or a completed one.
         nonce : bytes
-            Of the caller's update, which must be in the sum of an open round; empty: none.
+            Of the caller's update or calibration, which must be in the sum of an open round; empty: none.
         alive : callable
             Says whether anybody still waits; None is returned when not, or after `release`.
 
@@ -266,20 +290,24 @@ class OpenRound:
         QuorumError
             If the round timeout found fewer than `min_clients`.
         TransportError
-            If the aggregate could not be stored until then.
+            If the sum could not be stored until then.
         StateError
-            If the update is not in the sum.
+            If the update or calibration is not in the sum.
         RoundMismatchError
-            If the round has not begun, or its aggregate is not kept any more.
+            If the round has not begun, or its sum is not kept any more.
+        MismatchError
+            If scales are asked for, and no round has any.
         """
+        if kind == "scales" and not self.calibrated:
+            raise MismatchError("no round of this federation has scales")
         with self._changed:
-            waiting = self._rounds.wait(round, nonce)
+            waiting = self._rounds.wait(round, nonce, "calibration" if kind == "scales" else "update")
             while not self._rounds.ready(waiting):
                 if self._released or not alive():
                     return None
                 self._changed.wait(_POLL_SECONDS)
         try:
-            return secagg.Update.open(self._folder.path_of("aggregate", round))
+            return secagg.Update.open(self._folder.path_of(kind, round))
         except SecAggError:
             with self._changed:
                 self._rounds.ready(waiting)  # deleted in this moment: says so
@@ -292,7 +320,7 @@ class OpenRound:
         self._keeper.try_to_keep(self.manifests.project)
 
     def watch(self) -> None:
-        """End rounds at their timeout, and tidy up after them, until `release` is called."""
+        """End stages at their timeout, and tidy up after them, until `release` is called."""
         while True:
             with self._changed:
                 if self._released:
@@ -317,7 +345,7 @@ class OpenRound:
     # Updates
 
     def _enter(self, site: str) -> None:
-        """Take a site whose update is fit into the roster; a part or an update tells so after a crash."""
+        """Take a site whose upload is fit into the roster; a part, or what is stored of it, tells so after a crash."""
         with self._changed:
             self._rounds.join(site, time.monotonic())
             self._changed.notify_all()
@@ -328,27 +356,30 @@ class OpenRound:
         self._make_whole()
         with secagg.Update.open(part.path) as update:
             try:
-                self._sum.add(update, lambda: self._folder.keep_update(part.path, header.round, header.site))
+                self._sum.add(
+                    update, lambda: self._folder.keep_upload(part.path, header.round, header.site, header.kind)
+                )
             except (SecAggError, OSError):
                 # If the disk failed between verifying and adding, the update is stored, and may be added yet.
                 if self._sum.whole or header.site not in self._make_whole():
                     raise
-            receipt = self._receipts.sign(update)
+            receipt = self._receipts.sign(update) if header.kind == "update" else b""
         now = time.monotonic()
         with self._changed:
             self._rounds.added(header.site, header.contributions[0].nonce, now)
             self._history.added(header.site, header.nbytes, receive_seconds, now - started)
             self._changed.notify_all()
         log.info(
-            "the update of %s is in the sum of round %d",
+            "the %s of %s is in the sum of round %d",
+            header.kind,
             header.site,
             header.round,
-            extra={"event": "update_added", "site": header.site, "round": header.round},
+            extra={"event": f"{header.kind}_added", "site": header.site, "round": header.round},
         )
         return receipt
 
     def _make_last(self, round: int) -> None:
-        """Synchronise the names of the open round's updates; those of completed rounds are in aggregates."""
+        """Synchronise the names of what the open round has stored; that of completed rounds is in aggregates."""
         if round == self._rounds.round:
             self._folder.synchronise_round(round)
 
@@ -377,7 +408,8 @@ class OpenRound:
                 self._rounds.seal(now)
             elif due is Due.FAIL:
                 state = self._rounds.snapshot()
-                self._history.failed(state, "fewer than min_clients at the round timeout", self._missing(state))
+                reason = f"fewer {state.attempt.stage}s than min_clients at the round timeout"
+                self._history.failed(state, reason, self._missing(state))
                 self._rounds.fail(now)
                 self._changed.notify_all()
             elif due is Due.LAPSE:
@@ -406,29 +438,33 @@ class OpenRound:
             self._history.completed(self._rounds.snapshot(), now - started, header.nbytes)
             self._rounds.complete(now)
             self._trouble = ""
-            self._sum, self._bases = following, {header.round: header.base}
+            self._sum = following
+            if header.kind == "aggregate":
+                self._bases = {header.round: header.base}
             self._untidy = True  # who uploads need not wait until their files are deleted
             self._changed.notify_all()
 
     def _postpone(self, error: Exception) -> None:
-        """Keep the round open, whose aggregate could not be stored: the disk may be mended, or freed."""
+        """Keep the stage open, whose sum could not be stored: the disk may be mended, or freed."""
         round, kind = self._rounds.round, type(error).__name__
+        what = SUMS[self._rounds.stage]
         log.error(
-            "round %d: the aggregate cannot be stored, trying again: %s: %s",
+            "round %d: the %s cannot be stored, trying again: %s: %s",
             round,
+            what,
             kind,
             error,
-            extra={"event": "aggregate_not_stored", "round": round, "error": kind},
+            extra={"event": f"{what}_not_stored", "round": round, "error": kind},
         )
         with suppress(SecAggError, OSError):  # if not now, then before it is added to again
             self._make_whole()
         with self._changed:
             now, state = time.monotonic(), self._rounds.snapshot()
-            told = TransportError(f"the server could not store the aggregate of round {round}; its log says why")
+            told = TransportError(f"the server could not store the {what} of round {round}; its log says why")
             self._rounds.unseal(now, told)
             self._trouble = one_line(self._folder.hide(str(error)))[:MAX_TROUBLE_LENGTH]
             if self._rounds.snapshot().attempt != state.attempt:
-                self._history.failed(state, "the aggregate could not be stored")
+                self._history.failed(state, f"the {what} could not be stored")
             self._changed.notify_all()
 
     def _succeed(self, round: int, manifests: Manifests) -> None:
@@ -443,24 +479,27 @@ class OpenRound:
 
     # The folder
 
-    def _go_on(self, last_sites: list[str], void: Void | None) -> None:
-        """Go on with the open round as an earlier server has left it."""
-        round, now = self._rounds.round, time.monotonic()
+    def _go_on(self, last_sites: tuple[str, ...], void: Void | None) -> None:
+        """Go on with the open stage as an earlier server has left it; `last_sites` are those of the sum before it."""
+        round, stage, now = self._rounds.round, self._rounds.stage, time.monotonic()
         self._folder.open_round(round)
-        self._clear()
-        attempt, roster, skipped = self._folder.load_roster(round) or (1, last_sites, [])
-        acknowledged = [path.name.removesuffix(UPDATE_SUFFIX) for path in self._folder.updates(round)]
+        saved = self._folder.load_roster(round) or StoredRoster(stage, 1, last_sites, ())
+        attempt, roster, skipped = saved.attempt, saved.sites, saved.skipped
+        if stage == "update" and saved.stage == "calibration":  # killed between the end of one stage and that note
+            attempt, roster = 1, (*last_sites, *skipped)
+        acknowledged = self._folder.uploads(round, saved.stage)
         if void is not None:
-            self._drop(void, Attempt(round, attempt), roster, skipped)
+            self._drop(void, Attempt(round, attempt, void.stage), roster, skipped)
             attempt += 1
+        self._clear()
         stored = self._sum.restore()
-        # Whose update is left out is waited for: its site may upload it again, or another one.
-        uploading = [*acknowledged, *self._spool.sites("update")]
-        roster = [*stored, *filter(self._takes_part, [*roster, *uploading])]
+        # Who is left out is waited for: that site may upload the same again, or anew.
+        uploading = [*acknowledged, *self._spool.sites(stage)]
+        roster = (*stored, *filter(self._takes_part, [*roster, *uploading]))
         self._rounds.restore(attempt, roster, set(skipped).difference(uploading), now)
         for site, nonce in stored.items():
             self._rounds.added(site, nonce, now)
-            self._history.added(site, self._folder.update_of(round, site).stat().st_size)
+            self._history.added(site, self._folder.upload_of(round, site, stage).stat().st_size)
         if len(stored) < len(acknowledged):
             self._saved_roster.save()
         if self.manifests.later is not None:
@@ -473,23 +512,22 @@ class OpenRound:
             )
         self._history.opened(self._rounds.snapshot())
 
-    def _drop(self, void: Void, attempt: Attempt, roster: list[str], skipped: list[str]) -> None:
-        """Drop the updates of an attempt that is void, and record it.
+    def _drop(self, void: Void, attempt: Attempt, roster: Iterable[str], skipped: Iterable[str]) -> None:
+        """Drop what was acknowledged of a round that is void, and its scales, and record the end of its attempt.
 
-        The manifest comes first: from then on no server adds them, also if this one dies before they are removed.
+        The manifest comes first: from then on no server adds it, also if this one dies before it is removed.
         """
         assert self.manifests.project is not None
         self._folder.save_project(self.manifests.project.signed)
-        nbytes = {path.name.removesuffix(UPDATE_SUFFIX): path.stat().st_size for path in void.updates}
-        for site in nbytes:
-            self._history.added(site, nbytes[site])
-        waiting_for = set(roster).difference(nbytes, skipped)
-        state = Snapshot(attempt, tuple(sorted(nbytes)), tuple(sorted(skipped)), tuple(sorted(waiting_for)), None, ())
-        self._history.voided(state, void.revoked)
-        self._folder.drop_updates(attempt.round, void.updates)
+        for site, path in void.uploads.items():
+            self._history.added(site, path.stat().st_size)
+        added, skipping = tuple(sorted(void.uploads)), tuple(sorted(skipped))
+        waiting_for = set(roster).difference(added, skipped)
+        self._history.voided(Snapshot(attempt, added, skipping, tuple(sorted(waiting_for)), None, ()), void.revoked)
+        self._folder.drop(attempt.round, void.files)
 
     def _missing(self, state: Snapshot) -> set[str]:
-        """Return all sites whose update a round lacks, also those that it does not wait for."""
+        """Return all sites that a stage lacks, also those that it does not wait for."""
         project = self.manifests.project
         sites = () if project is None else project.sites
         known = {*state.skipped, *state.waiting_for, *(site.name for site in sites if not site.revoked)}
@@ -502,17 +540,21 @@ class OpenRound:
             return True
         return False
 
-    def _waited_for(self) -> tuple[Attempt, frozenset[str], tuple[str, ...]]:
+    def _waited_for(self) -> tuple[int, StoredRoster]:
         with self._changed:
-            state = self._rounds.snapshot()
-            return state.attempt, self._rounds.roster, state.skipped
+            state, roster = self._rounds.snapshot(), tuple(sorted(self._rounds.roster))
+            return state.attempt.round, StoredRoster(state.attempt.stage, state.attempt.number, roster, state.skipped)
 
     def _clear(self) -> None:
         """Remove what nobody needs any more."""
         self._untidy = False
         try:
-            self._folder.prune("aggregate", self._rounds.snapshot().completed)
-            self._folder.drop_rounds(but=self._rounds.round)
-            self._spool.sweep("update", since=self._rounds.round)
+            state = self._rounds.snapshot()
+            round, stage = state.attempt.round, state.attempt.stage
+            self._folder.prune("aggregate", state.completed)
+            self._folder.prune("scales", state.scaled)
+            self._folder.drop_rounds(but=round)
+            for kind in SUMS:
+                self._spool.sweep(kind, since=round if kind == stage else round + 1)
         except OSError as error:
             log.warning("cannot clear the run folder: %s", error.strerror, extra={"event": "not_cleared"})

@@ -32,7 +32,7 @@ class Receipts:
         if self._identity is None:
             return b""
         try:
-            with secagg.Update.open(self._folder.update_of(header.round, header.site)) as update:
+            with secagg.Update.open(self._folder.upload_of(header.round, header.site)) as update:
                 if update.header.head == header.head:
                     return self.sign(update)
         except SecAggError:  # its round has ended

@@ -11,7 +11,7 @@ from ..errors import show_size
 
 @dataclass(frozen=True)
 class UploadRecord:
-    """One update that was added.
+    """One update or calibration that was added.
 
     Parameters
     ----------
@@ -33,16 +33,17 @@ class UploadRecord:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One attempt of a round.
+    """One attempt of a round, or of its calibration.
 
     Parameters
     ----------
     time : str
         When it ended: date and time in UTC, as ISO 8601 has it.
     round, attempt : int
-        Which one; attempts count from 1.
+        Which one; attempts count from 1, those of a calibration by themselves.
     outcome : str
-        ``"completed"``, ``"failed"``, or ``"voided"`` by a manifest that revokes a site: what was added is dropped.
+        ``"completed"``, ``"calibrated"`` if that was a calibration, ``"failed"``, or ``"voided"`` by a manifest that
+        revokes a site: what was added is dropped.
     uploads : tuple of UploadRecord
         What was added, in the order of addition.
     missing : tuple of str
@@ -51,13 +52,13 @@ class RoundRecord:
     seconds : float
         From the opening of the attempt to its end.
     finish_seconds : float
-        To finish the sum and store the aggregate.
+        To finish the sum and store it.
     nbytes : int
-        Size of the aggregate in bytes; 0 if there is none.
+        Size of the aggregate or the scales in bytes; 0 if there are none.
     reason : str
-        Why it failed or is void; empty if it was completed.
+        Why it failed or is void; empty if it did not.
     skipped : tuple of str
-        Sites that had nothing to give.
+        Sites that had no update to give.
     """
 
     time: str
@@ -76,7 +77,7 @@ class RoundRecord:
         """Return the record as one line for people."""
         missing = f"; skipped: {', '.join(self.skipped)}" if self.skipped else ""
         missing += f"; missing: {', '.join(self.missing)}" if self.missing else ""
-        if self.outcome != "completed":
+        if self.reason:
             added = ", ".join(upload.site for upload in self.uploads) or "none"
             return f"round {self.round} {self.outcome}, {self.reason}; added: {added}{missing}"
         nbytes = show_size(sum(upload.nbytes for upload in self.uploads))

@@ -1,4 +1,4 @@
-"""The roster on the disk: whom the open round waits for, for a server that starts again."""
+"""The roster on the disk: whom the open stage waits for, for a server that starts again."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ import threading
 from collections.abc import Callable
 
 from ..errors import StorageError
-from .rounds import Attempt
-from .run_folder import RunFolder
-
-_Roster = tuple[Attempt, frozenset[str], tuple[str, ...]]
+from .run_folder import RunFolder, StoredRoster
 
 log = logging.getLogger(__name__)
 
@@ -23,14 +20,14 @@ class SavedRoster:
     folder : RunFolder
         Where they lie.
     current : callable
-        Returns attempt, sites, and those of them that skip the round, as they are now.
+        Returns the round and its roster as they are now.
     """
 
-    def __init__(self, folder: RunFolder, current: Callable[[], _Roster]) -> None:
+    def __init__(self, folder: RunFolder, current: Callable[[], tuple[int, StoredRoster]]) -> None:
         self._folder = folder
         self._current = current
         self._lock = threading.Lock()
-        self._saved: _Roster | None = None
+        self._saved: tuple[int, StoredRoster] | None = None
 
     def save(self) -> None:
         """Write down what is not on the disk yet; one thread does it for all that came before it.
@@ -42,9 +39,8 @@ class SavedRoster:
             current = self._current()
             if self._saved == current:
                 return
-            attempt, sites, skipped = current
             try:
-                self._folder.save_roster(attempt.round, attempt.number, sites, skipped)
+                self._folder.save_roster(*current)
                 self._saved = current
             except StorageError as error:
                 log.warning("%s", error, extra={"event": "roster_not_stored", "error": type(error).__name__})

@@ -1,7 +1,7 @@
 """When a round begins and ends: a state machine without I/O, threads or clocks.
 
-Whoever drives it passes in the time, in seconds of any clock that never runs back, adds the updates that it
-admits, and asks after each step and at `wake` what is due:
+Whoever drives it passes in the time, in seconds of any clock that never runs back, adds what it admits, and asks after
+each step and at `wake` what is due:
 
 ===============================================================================  ==============
 all of the roster was added or has skipped, at least `min_clients` were added    ``COMPLETE``
@@ -11,19 +11,32 @@ the deadline has passed, fewer were added                                       
 anything else                                                                    ``NOTHING``
 ===============================================================================  ==============
 
-An attempt that fails ends for those who wait, and for the clock, but not for the sum: the round goes on under its own
-number, as its next attempt, with all that was added. Whoever was told that an update is in the sum will find it
-in the aggregate. The roster is the sites that a round waits for: a site enters it by joining or uploading, and leaves
-it when an attempt ends without its update. While the roster is empty, the clock stands still.
+Where scales are measured in the round, it has two stages, each with a sum, a clock and attempts of its own:
+
+==================  ===================  =============================================================================
+stage               what is added        ``COMPLETE`` makes
+==================  ===================  =============================================================================
+``"calibration"``   calibrations         the scales, and opens the next stage: it waits for those who have calibrated;
+                                         who skips the round skips this stage, too
+``"update"``        updates              the aggregate, and opens the next round
+==================  ===================  =============================================================================
+
+Elsewhere each round has the stage of updates alone. A site that missed the calibration may join in the next stage.
+
+An attempt that fails ends for those who wait, and for the clock, but not for the sum: the stage goes on in its round,
+as its next attempt, with all that was added. Whoever was told that an update is in the sum will find it in the
+aggregate. The roster is the sites that a stage waits for: a site enters it by joining or uploading, and leaves it when
+an attempt ends without what it should have added. While the roster is empty, the clock stands still.
 
 An attempt lapses to which nobody gives anything, as after the last round of a training: it goes on for whoever joins
 next, with a clock of its own, and only those are told who have waited for it in vain.
 
-A site with nothing to give says that it skips the round, and is not waited for then. It may join or upload all the same
-while the round is open. The next round waits for it, unless the attempt fails: then it must join again.
+A site with nothing to give says that it skips the round, and is not waited for then: one that has calibrated, for its
+update. It may join or upload all the same while the round is open. The next round waits for it, unless the attempt
+fails: then it must join again.
 
-To complete a round takes time: `seal` it first, so that nothing is due and nothing is added meanwhile, then call
-`complete`, or `unseal` if the aggregate could not be stored.
+To complete a stage takes time: `seal` it first, so that nothing is due and nothing is added meanwhile, then call
+`complete`, or `unseal` if the sum could not be stored.
 """
 
 from __future__ import annotations
@@ -38,6 +51,7 @@ from ..errors import (
     DuplicateError,
     QuorumError,
     RoundMismatchError,
+    ScalesMismatchError,
     SecAggError,
     StateError,
 )
@@ -48,7 +62,7 @@ _LONGEST_PAUSE_SECONDS = 60.0
 
 
 class Due(Enum):
-    """What to do with the open round."""
+    """What to do with the open stage."""
 
     NOTHING = "nothing"
     COMPLETE = "complete"
@@ -58,24 +72,30 @@ class Due(Enum):
 
 @dataclass(frozen=True)
 class Attempt:
-    """One opening of a round; `number` counts from 1."""
+    """One opening of a stage of a round; `number` counts from 1 in each stage."""
 
     round: int
     number: int
+    stage: str = "update"
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """What somebody waits for who came after so many `ends`; with a `nonce`, who has added an update."""
+    """What somebody waits for who came after so many `ends`; with a `nonce`, who has added to the sum of the stage."""
 
     round: int
     ends: int
     nonce: bytes
+    stage: str = "update"
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """How the open round stands; sites are sorted by name, `deadline` is None while the clock stands still."""
+    """How the open stage stands.
+
+    Sites are sorted by name. One that has calibrated and skips the round is in `added` and in `skipped`. `deadline` is
+    None while the clock stands still. `completed` and `scaled` are the rounds whose aggregates and scales are there.
+    """
 
     attempt: Attempt
     added: tuple[str, ...]
@@ -83,6 +103,7 @@ class Snapshot:
     waiting_for: tuple[str, ...]
     deadline: float | None
     completed: tuple[int, ...]
+    scaled: tuple[int, ...] = ()
 
 
 class Rounds:
@@ -91,12 +112,17 @@ class Rounds:
     Parameters
     ----------
     min_clients, max_clients : int
-        Fewest updates of an aggregate; most sites in the roster.
+        Fewest contributions to a sum; most sites in the roster.
     timeout : float
-        Seconds after which a round ends without the missing sites.
+        Seconds after which a stage ends without the missing sites.
     completed : mapping of int to mapping of str to bytes
-        The nonces, by site, of the rounds that were completed before; the round after the last of them opens.
-        Empty: round 0 opens.
+        The nonces, by site, of the updates of rounds that were completed before; the round after the last of them
+        opens. Empty: round 0 opens.
+    calibrated : bool
+        Whether rounds begin with a calibration.
+    scaled : mapping of int to mapping of str to bytes
+        The nonces, by site, of the calibrations whose scales are there; if those of the round that opens are, it opens
+        with its updates.
 
     Raises
     ------
@@ -111,6 +137,8 @@ class Rounds:
         max_clients: int,
         timeout: float,
         completed: Mapping[int, Mapping[str, bytes]] | None = None,
+        calibrated: bool = False,
+        scaled: Mapping[int, Mapping[str, bytes]] | None = None,
     ) -> None:
         if not 0 < timeout <= MAX_TIMEOUT_SECONDS:
             raise ConfigError(f"the round timeout is {timeout} s; use above 0 and at most {MAX_TIMEOUT_SECONDS:g} s")
@@ -118,7 +146,10 @@ class Rounds:
         self._max_clients = max_clients
         self._timeout = timeout
         self._completed = {number: dict(nonces) for number, nonces in (completed or {}).items()}
-        self._attempt = Attempt(max(self._completed, default=-1) + 1, 1)
+        self._scaled = {number: dict(nonces) for number, nonces in (scaled or {}).items()}
+        self._first_stage = "calibration" if calibrated else "update"
+        round = max(self._completed, default=-1) + 1
+        self._attempt = Attempt(round, 1, "update" if round in self._scaled else self._first_stage)
         self._roster: set[str] = set()
         self._added: dict[str, bytes] = {}
         self._skipped: set[str] = set()
@@ -136,8 +167,13 @@ class Rounds:
         return self._attempt.round
 
     @property
+    def stage(self) -> str:
+        """Its stage."""
+        return self._attempt.stage
+
+    @property
     def roster(self) -> frozenset[str]:
-        """The sites that the open round waits for, those that were added, and those that skip it."""
+        """The sites that the open stage waits for, those that were added, and those that skip it."""
         return frozenset(self._roster)
 
     @property
@@ -148,7 +184,7 @@ class Rounds:
         return self._deadline if self._retry is None else self._retry
 
     def snapshot(self) -> Snapshot:
-        """Return how the open round stands."""
+        """Return how the open stage stands."""
         return Snapshot(
             self._attempt,
             tuple(sorted(self._added)),
@@ -156,11 +192,12 @@ class Rounds:
             tuple(sorted(self._roster - self._added.keys() - self._skipped)),
             self._deadline,
             tuple(sorted(self._completed)),
+            tuple(sorted(self._scaled)),
         )
 
     def restore(self, attempt: int, roster: Iterable[str], skipped: Iterable[str], now: float) -> None:
-        """Go on with what an earlier server had in the open round: attempt, roster, cut to `max_clients`, who skips."""
-        self._attempt = Attempt(self.round, attempt)
+        """Go on with what an earlier server had in the open stage: attempt, roster, cut to `max_clients`, who skips."""
+        self._attempt = Attempt(self.round, attempt, self.stage)
         self._roster.update(list(dict.fromkeys(roster))[: self._max_clients])
         self._skipped.update(self._roster.intersection(skipped))
         if self._roster:
@@ -206,7 +243,7 @@ class Rounds:
             return False
         if round != self.round:
             raise RoundMismatchError(f"{site!r} skips round {round}; round {self.round} is open")
-        if site in self._added:
+        if self.stage == "update" and site in self._added:
             raise DuplicateError(f"{site!r} skips round {round}, and an update of it is already in the sum: it counts")
         if site in self._skipped:
             return False
@@ -214,47 +251,62 @@ class Rounds:
         self._skipped.add(site)
         return True
 
-    def known(self, site: str, nonce: bytes, round: int) -> bool:
-        """Return whether the update of `site` with `nonce`, made for `round`, is in the sum of its round already.
+    def known(self, site: str, nonce: bytes, round: int, stage: str = "update") -> bool:
+        """Return whether the update or calibration (`stage`) of `site` with `nonce` is in the sum of its round already.
 
-        If not, it may be added to the open round, once its site has joined.
+        If not, it may be added to the open stage, once its site has joined.
 
         Raises
         ------
         RoundMismatchError
-            If another round is open, and this very update was not added to its own.
+            If another round is open, or the scales of the calibration's are there, and this very one was not added.
+        ScalesMismatchError
+            If it is an update, and its round has no scales yet.
         DuplicateError
-            If another update of the site, or another site's update with the same nonce, is in the sum.
+            If another one of the site, or another site's with the same nonce, is in the sum.
         """
-        if round in self._completed and self._completed[round].get(site) == nonce:
+        summed = self._completed if stage == "update" else self._scaled
+        if round in summed and summed[round].get(site) == nonce:
             return True
         if round != self.round:
-            raise RoundMismatchError(f"the update of {site!r} is of round {round}; round {self.round} is open")
+            raise RoundMismatchError(f"the {stage} of {site!r} is of round {round}; round {self.round} is open")
+        if stage == "calibration" != self.stage:
+            raise RoundMismatchError(
+                f"the calibration of {site!r} is of round {round}, whose scales are there already: download them, and "
+                "encrypt under them"
+            )
+        if stage != self.stage:
+            raise ScalesMismatchError(
+                f"round {round} has no scales yet, so that the update of {site!r} is under none of it: upload a "
+                "calibration, download the scales once they are there, and encrypt under them"
+            )
         if self._added.get(site) == nonce:
             return True
         if site in self._added:
-            raise DuplicateError(f"another update of {site!r} is already in the sum of round {round}")
+            raise DuplicateError(f"another {stage} of {site!r} is already in the sum of round {round}")
         if nonce in self._added.values():
-            raise DuplicateError(f"the nonce of the update of {site!r} is already in the sum of round {round}")
+            raise DuplicateError(f"the nonce of the {stage} of {site!r} is already in the sum of round {round}")
         return False
 
     def added(self, site: str, nonce: bytes, now: float) -> None:
-        """Record that the update of `site` with `nonce` is now in the sum; its site joins by it.
+        """Record that what `site` gives to the stage, with `nonce`, is now in the sum; its site joins by it.
 
         Raises
         ------
         StateError
-            If it is there already, or the round is sealed.
+            If it is there already, or the stage is sealed.
         DuplicateError, CapacityError
             As `known` and `join`.
         """
-        if self._sealed or self.known(site, nonce, self.round):
-            raise StateError(f"the update of {site!r} cannot be recorded in round {self.round}: twice, or too late")
+        if self._sealed or self.known(site, nonce, self.round, self.stage):
+            raise StateError(
+                f"the {self.stage} of {site!r} cannot be recorded in round {self.round}: twice or too late"
+            )
         self.join(site, now)
         self._added[site] = nonce
 
     def lost(self, site: str) -> None:
-        """Record that the update of `site` is in the sum no more: its file could not be read again."""
+        """Record that what `site` gave to the stage is in the sum no more: its file could not be read again."""
         self._added.pop(site, None)
 
     def due(self, now: float) -> Due:
@@ -270,7 +322,7 @@ class Rounds:
         return Due.FAIL if self._added or self._roster != self._skipped else Due.LAPSE
 
     def seal(self, now: float) -> None:
-        """Close the round, to make its aggregate.
+        """Close the stage, to make its sum.
 
         Raises
         ------
@@ -282,33 +334,38 @@ class Rounds:
         self._sealed = True
 
     def complete(self, now: float) -> None:
-        """Open the next round: the aggregate of the sealed one is ready.
+        """Open the next stage: the sum of the sealed one is stored.
 
         Raises
         ------
         StateError
-            If the round is not sealed.
+            If the stage is not sealed.
         """
         if not self._sealed:
             raise StateError(f"round {self.round} is not sealed")
-        self._completed[self.round] = self._added
         self._sealed, self._retry, self._pause = False, None, _FIRST_PAUSE_SECONDS
         self._failure = None
-        self._attempt = Attempt(self.round + 1, 1)
-        heard_of = self._added.keys() | self._skipped
+        added, heard_of = self._added, self._added.keys() | self._skipped
         self._added = {}
-        self._restart(heard_of, now)
+        if self.stage == "calibration":
+            self._scaled[self.round] = added
+            self._attempt = Attempt(self.round, 1, "update")
+            self._restart(heard_of, self._skipped, now)
+        else:
+            self._completed[self.round] = added
+            self._attempt = Attempt(self.round + 1, 1, self._first_stage)
+            self._restart(heard_of, (), now)
         self._forget()
 
     def unseal(self, now: float, error: SecAggError) -> None:
-        """Open the sealed round again: its aggregate could not be stored. It is due again after a growing pause.
+        """Open the sealed stage again: its sum could not be stored. It is due again after a growing pause.
 
         Those who wait are told `error` only if the deadline has passed: until then it may still go well.
 
         Raises
         ------
         StateError
-            If the round is not sealed.
+            If the stage is not sealed.
         """
         if not self._sealed:
             raise StateError(f"round {self.round} is not sealed")
@@ -319,7 +376,7 @@ class Rounds:
         self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
 
     def fail(self, now: float) -> None:
-        """End the attempt, which has too few updates at its deadline, and begin the next one of the same round.
+        """End the attempt, which has too few contributions at its deadline, and begin the next one of the same stage.
 
         Raises
         ------
@@ -329,7 +386,7 @@ class Rounds:
         if self.due(now) is not Due.FAIL:
             raise StateError(f"round {self.round} has not failed: {self.due(now).value} is due")
         error = QuorumError(
-            f"round {self.round} has {len(self._added)} of at least {self._min_clients} updates after "
+            f"round {self.round} has {len(self._added)} of at least {self._min_clients} {self.stage}s after "
             f"{self._timeout:g} s; it goes on, and what was uploaded stays in it: wait for it again, or start "
             "`secagg site` again"
         )
@@ -350,29 +407,31 @@ class Rounds:
         )
         self._end(now, error)
 
-    def wait(self, round: int, nonce: bytes = b"") -> Waiting:
-        """Return what somebody who wants the aggregate of `round` waits for.
+    def wait(self, round: int, nonce: bytes = b"", stage: str = "update") -> Waiting:
+        """Return what somebody waits for who wants the aggregate of `round`, or its scales (`stage` ``"calibration"``).
 
         Parameters
         ----------
         round : int
             The open round or a completed one.
         nonce : bytes
-            Of the update that must be in the sum of an open round; empty: any sum will do.
+            Of the update or calibration that must be in the sum of an open round; empty: any sum will do.
+        stage : str
+            Whose sum is wanted.
 
         Raises
         ------
         RoundMismatchError
             If the round has not begun, or is not remembered any more.
         StateError
-            If the update is not in the sum: it must be uploaded again.
+            If the update or calibration is not in the sum: it must be uploaded again.
         """
-        waiting = Waiting(round, self._ends, nonce)
+        waiting = Waiting(round, self._ends, nonce, stage)
         self.ready(waiting)
         return waiting
 
     def ready(self, waiting: Waiting) -> bool:
-        """Return whether the round that somebody waits for is completed; False while the attempt is open.
+        """Return whether the sum that somebody waits for is stored; False while the attempt is open.
 
         Raises
         ------
@@ -381,32 +440,36 @@ class Rounds:
         SecAggError
             If the attempt has failed or lapsed: `QuorumError`, or the error given to `unseal`.
         """
-        if waiting.round in self._completed:
+        summed = self._completed if waiting.stage == "update" else self._scaled
+        if waiting.round in summed:
             return True
         if waiting.round > self.round:
             raise RoundMismatchError(f"round {waiting.round} has not begun; round {self.round} is open")
         if waiting.round < self.round:
-            kept = ", ".join(map(str, sorted(self._completed)))
-            raise RoundMismatchError(f"the aggregate of round {waiting.round} is not kept any more; kept are: {kept}")
-        if waiting.nonce and waiting.nonce not in self._added.values():
-            raise StateError(f"the update is not in the sum of round {waiting.round}; upload it again")
+            kept, what = ", ".join(map(str, sorted(summed))), "aggregate" if waiting.stage == "update" else "scales"
+            are = "is" if waiting.stage == "update" else "are"
+            raise RoundMismatchError(f"the {what} of round {waiting.round} {are} not kept any more; kept are: {kept}")
+        if waiting.nonce and (waiting.stage != self.stage or waiting.nonce not in self._added.values()):
+            raise StateError(f"the {waiting.stage} is not in the sum of round {waiting.round}; upload it again")
         if waiting.ends < self._ends and self._failure is not None:
             raise type(self._failure)(*self._failure.args)  # a copy: each of the waiting threads raises its own
         return False
 
     def _next_attempt(self, now: float, error: SecAggError) -> None:
-        self._attempt = Attempt(self.round, self._attempt.number + 1)
+        self._attempt = Attempt(self.round, self._attempt.number + 1, self.stage)
         self._end(now, error)
 
     def _end(self, now: float, error: SecAggError) -> None:
         self._failure = error
         self._ends += 1
-        self._restart(self._added, now)
+        self._restart(self._added, self._skipped.intersection(self._added), now)
 
-    def _restart(self, roster: Iterable[str], now: float) -> None:
-        self._roster, self._skipped = set(roster), set()
+    def _restart(self, roster: Iterable[str], skipped: Iterable[str], now: float) -> None:
+        self._roster, self._skipped = set(roster), set(skipped)
         self._deadline = now + self._timeout if self._roster else None
 
     def _forget(self) -> None:
         for number in sorted(self._completed)[:-KEPT_ROUNDS]:
             del self._completed[number]
+        for number in self._scaled.keys() - self._completed.keys() - {self.round}:
+            del self._scaled[number]

@@ -3,10 +3,11 @@
 ==============================  =======================================================================
 ``lock``                        held by the server that works here
 ``aggregate-<r>.secagg``        aggregates of the last two rounds
+``scales-<r>.secagg``           where scales are measured in the round: theirs, and those of the open one
 ``model-<r>.secagg``            the last two stored models; round r begins from it
-``round-<r>/<site>.update``     what was acknowledged of the open round, one file a site
+``round-<r>/<site>.update``     what was acknowledged of the open round, one file a site; so too ``.calibration``
 ``spool/``                      uploads on their way
-``roster.json``                 the sites that the open round waits for, and those that skip it
+``roster.json``                 the sites that the open stage waits for, and those that skip the round
 ``project.secagg``              the manifest that was served last: no earlier one is served here any more
 ``rounds.jsonl``                one line an attempt: `secagg.server.records`
 ==============================  =======================================================================
@@ -27,6 +28,7 @@ import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import secagg
@@ -35,19 +37,28 @@ from ..errors import ConfigError, StorageError
 from ..storage.files import absolute, os_errors, replace_file, synchronise
 from ..storage.locks import open_locked
 
-_STORED = {kind: re.compile(rf"{kind}-(\d+)\.secagg") for kind in ("aggregate", "model")}
+_STORED = {kind: re.compile(rf"{kind}-(\d+)\.secagg") for kind in ("aggregate", "scales", "model")}
 _ROUND = re.compile(r"round-(\d+)")
-_TEMPORARY = re.compile(r"\.(aggregate|model)-\d+\.secagg\..*|\.(roster\.json|project\.secagg)(\..*)?")
+_TEMPORARY = re.compile(r"\.(aggregate|scales|model)-\d+\.secagg\..*|\.(roster\.json|project\.secagg)(\..*)?")
 
-UPDATE_SUFFIX = ".update"
 PROJECT_FILE = "project.secagg"
 ROSTER_FILE = "roster.json"
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class StoredRoster:
+    """Whom the open stage of a round waited for, when that was written down, and who of them skipped the round."""
+
+    stage: str
+    attempt: int
+    sites: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+
 def stored(folder: Path, kind: str) -> dict[int, Path]:
-    """Return the files of the aggregates or models (`kind`) in a run folder by their rounds; none if it is not there.
+    """Return the files of aggregates, scales or models (`kind`) in a run folder by rounds; none if it is not there.
 
     Raises
     ------
@@ -99,23 +110,24 @@ class RunFolder:
         return text.replace(f"{self.path}/", "")
 
     def stored(self, kind: str) -> dict[int, Path]:
-        """Return the files of the stored aggregates or models (`kind`), by their rounds."""
+        """Return the files of the stored aggregates, scales or models (`kind`), by their rounds."""
         return stored(self.path, kind)
 
     def path_of(self, kind: str, round: int) -> Path:
-        """Return where the aggregate or model of a round lies."""
+        """Return where aggregate, scales or model of a round lie."""
         return self.path / f"{kind}-{round}.secagg"
 
-    def update_of(self, round: int, site: str) -> Path:
-        """Return where the update of a site lies once it is acknowledged."""
-        return self._round_folder(round) / f"{site}{UPDATE_SUFFIX}"
+    def upload_of(self, round: int, site: str, kind: str = "update") -> Path:
+        """Return where the update or calibration of a site lies once it is acknowledged."""
+        return self._round_folder(round) / f"{site}.{kind}"
 
-    def updates(self, round: int) -> list[Path]:
-        """Return the files of the updates of a round, in the order of their sites' names."""
-        return sorted(self._round_folder(round).glob(f"*{UPDATE_SUFFIX}"))
+    def uploads(self, round: int, kind: str = "update") -> dict[str, Path]:
+        """Return the files of the updates or calibrations of a round by their sites, in the order of their names."""
+        files = sorted(self._round_folder(round).glob(f"*.{kind}"))
+        return {path.name.removesuffix(f".{kind}"): path for path in files}
 
     def open_round(self, round: int) -> None:
-        """Make the folder of a round's updates.
+        """Make the folder of what is acknowledged of a round, if it is not there.
 
         Raises
         ------
@@ -127,84 +139,85 @@ class RunFolder:
             synchronise(self.path)
 
     def drop_rounds(self, but: int) -> None:
-        """Remove the updates of all rounds but one: they are in their aggregates."""
+        """Remove what was acknowledged of all rounds but one: it is in their aggregates."""
         for path in self.path.iterdir():
             match = _ROUND.fullmatch(path.name)
             if match and int(match[1]) != but:
                 shutil.rmtree(path, ignore_errors=True)
 
-    def keep_update(self, part: Path, round: int, site: str) -> None:
-        """Give a received update, already synchronised, its name in the folder of the round; see `synchronise_round`.
+    def keep_upload(self, part: Path, round: int, site: str, kind: str) -> None:
+        """Give what was received, already synchronised, its name in the folder of the round; see `synchronise_round`.
 
         Raises
         ------
         StorageError
             If that failed.
         """
-        with storing(f"the update of {site!r}"):
-            os.rename(part, self.update_of(round, site))
+        with storing(f"the {kind} of {site!r}"):
+            os.rename(part, self.upload_of(round, site, kind))
 
-    def drop_updates(self, round: int, updates: Iterable[Path]) -> None:
-        """Remove updates of a round; they are gone from here on.
+    def drop(self, round: int, files: Iterable[Path]) -> None:
+        """Remove acknowledged files of a round, and its scales; they are gone from here on.
 
         Raises
         ------
         StorageError
             If that failed.
         """
-        with os_errors(StorageError, f"the server could not remove the updates of round {round}"):
-            for path in updates:
+        with os_errors(StorageError, f"the server could not remove what was uploaded to round {round}"):
+            for path in files:
                 path.unlink()
             synchronise(self._round_folder(round))
+            synchronise(self.path)
 
     def synchronise_round(self, round: int) -> None:
-        """Make the names of a round's updates last: they survive from here on. Errors as of `keep_update`.
+        """Make the names of what was uploaded to a round last: it survives from here on. Errors as of `keep_upload`.
 
-        A round whose folder is gone has ended: its updates are in the aggregate, which was synchronised.
+        A round whose folder is gone has ended: what was in it is in the aggregate, which was synchronised.
         """
-        with storing(f"the updates of round {round}"), suppress(FileNotFoundError):
+        with storing(f"the uploads of round {round}"), suppress(FileNotFoundError):
             synchronise(self._round_folder(round))
 
     def keep_model(self, part: Path, round: int) -> None:
-        """Give a received model, already synchronised, its name; it survives. Errors as of `keep_update`."""
+        """Give a received model, already synchronised, its name; it survives. Errors as of `keep_upload`."""
         target = self.path_of("model", round)
         with storing(f"the model of round {round}"):
             os.rename(part, target)
             with _removed_if_unsure(target):
                 synchronise(self.path)
 
-    def save_aggregate(self, aggregate: secagg.Update) -> None:
-        """Write an aggregate; it survives from here on. Errors as of `keep_update`."""
-        target = self.path_of("aggregate", aggregate.header.round)
+    def save_sum(self, summed: secagg.Update) -> None:
+        """Write an aggregate or scales; they survive from here on. Errors as of `keep_upload`."""
+        target = self.path_of(summed.header.kind, summed.header.round)
         with _removed_if_unsure(target):
-            aggregate.save(target)
+            summed.save(target)
 
     def prune(self, kind: str, kept: Iterable[int]) -> None:
-        """Remove the aggregates or models of other rounds than those to be kept."""
+        """Remove the aggregates, scales or models of other rounds than those to be kept."""
         stored = self.stored(kind)
         for round in stored.keys() - set(kept):
             stored[round].unlink(missing_ok=True)
 
-    def save_roster(self, round: int, attempt: int, sites: Iterable[str], skipped: Iterable[str]) -> None:
-        """Write down whom the open round waits for, and who of them skips it; errors as of `keep_update`."""
-        data = {"round": round, "attempt": attempt, "sites": sorted(sites), "skipped": sorted(skipped)}
-        text = json.dumps(data)
-        self._replace(ROSTER_FILE, text.encode())
+    def save_roster(self, round: int, roster: StoredRoster) -> None:
+        """Write down whom the open stage waits for, and who of them skips the round; errors as of `keep_upload`."""
+        data = {"round": round, **asdict(roster)}
+        self._replace(ROSTER_FILE, json.dumps(data).encode())
 
     def save_project(self, manifest: bytes) -> None:
-        """Write down the signed manifest that is served from now on; errors as of `keep_update`."""
+        """Write down the signed manifest that is served from now on; errors as of `keep_upload`."""
         self._replace(PROJECT_FILE, manifest)
 
-    def load_roster(self, round: int) -> tuple[int, list[str], list[str]] | None:
-        """Return attempt, roster and who skips as written down; None if they are not there, or of an earlier round.
+    def load_roster(self, round: int) -> StoredRoster | None:
+        """Return the roster as written down; None if it is not there, or of an earlier round.
 
-        None, and a warning in the log, also if they cannot be read, or are of a later round: its aggregate is lost.
+        None, and a warning in the log, also if it cannot be read, or is of a later round: its aggregate is lost.
         """
         path = self.path / ROSTER_FILE
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            written, attempt = int(data["round"]), int(data["attempt"])
-            sites, skipped = ([str(site) for site in data[key]] for key in ("sites", "skipped"))
+            written = int(data["round"])
+            sites, skipped = (tuple(map(str, data[key])) for key in ("sites", "skipped"))
+            roster = StoredRoster(str(data["stage"]), int(data["attempt"]), sites, skipped)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -225,7 +238,7 @@ class RunFolder:
                 round,
                 extra={"event": "roster_left_out", "round": round},
             )
-        return (attempt, sites, skipped) if written == round else None
+        return roster if written == round else None
 
     def used(self) -> int:
         """Return the bytes of all files, those of uploads on their way in the size that they will have."""

@@ -19,15 +19,15 @@ from ..wire.container import DIGEST_NBYTES
 from .limits import Limits
 from .run_folder import RunFolder
 
-#: What an aggregate takes beyond the size of an update for each site that it may list: name, nonce, proof.
+#: What a sum takes beyond the size of what is added for each site that it may list: name, nonce, proof.
 _LISTED_NBYTES = 320
 
 #: Suffixes of the files by the kinds of what is uploaded. Only such files of the spool are ever deleted.
-SUFFIXES = {"update": ".part", "model": ".model"}
+SUFFIXES = {"update": ".part", "calibration": ".calibration", "model": ".model"}
 
 
 class Spool:
-    """The parts of all sites: one update and one model a site at a time.
+    """The parts of all sites: one update, one calibration and one model a site at a time.
 
     Parameters
     ----------
@@ -43,12 +43,12 @@ class Spool:
         self._lock = threading.Lock()
         self._open: set[Path] = set()
         self._left: dict[Path, tuple[bytes, int]] = {}  # by parts that broke off: digest of the head, frames
-        self._reserved = 0  # for the aggregate of the open round
+        self._reserved = 0  # for the sum of the open stage
         self._used: int | None = None  # at most so many bytes of the folder; None: to be counted
 
     @contextmanager
     def part(self, header: secagg.Header, *, layout_known: bool) -> Iterator[Part]:
-        """Open the part of an update or model, which nobody else may have open; it stays if the block breaks off.
+        """Open the part of an upload, which nobody else may have open; it stays if the block breaks off.
 
         What the block refuses, by an error of secagg or of the disk, is deleted.
 
@@ -122,7 +122,7 @@ class Spool:
                 f"{limits.max_upload_nbytes} bytes while it does not know the model: raise --max-upload "
                 "(max_upload_nbytes) there"
             )
-        if header.kind == "update":
+        if header.kind != "model":
             self._reserved = header.nbytes + _LISTED_NBYTES * header.aggregation.max_clients
         free = self._folder.free()
         # To count what hundreds of uploads have left takes longer than to receive one: only if it may be too much.

@@ -30,27 +30,30 @@ def check_stored(folder: Path, key: secagg.ServerKey, project: secagg.Project | 
     ------
     ConfigError
         If the folder cannot be read; if it was served under a later manifest or that of another federation, or an
-        aggregate was made under another key of this epoch or under a later one. Aggregates of earlier epochs are those
-        of the same federation before its key was rotated.
+        aggregate was made under another key of this epoch or under a later one, or scales were. Those of earlier epochs
+        are of the same federation before its key was rotated.
     FormatError
-        If an aggregate is damaged.
+        If an aggregate is damaged, or scales are.
     """
-    for _ in stored_aggregates(folder, key, project):
+    for _ in stored_sums(folder, key, project):
         pass
 
 
-def stored_aggregates(folder: Path, key: secagg.ServerKey, project: secagg.Project | None) -> Iterator[secagg.Update]:
-    """Yield the aggregates in the order of their rounds, each open until the next; errors as of `check_stored`."""
+def stored_sums(folder: Path, key: secagg.ServerKey, project: secagg.Project | None) -> Iterator[secagg.Update]:
+    """Yield aggregates and scales, each open until the next: by rounds, the scales of a round before its aggregate.
+
+    Errors as of `check_stored`.
+    """
     with os_errors(ConfigError, f"cannot use the run folder {folder}"):
         served = served_project(folder) if project is not None and project.signed else None
-        aggregates = stored(folder, "aggregate")
+        files = [(item, kind) for kind in ("scales", "aggregate") for item in stored(folder, kind).items()]
     if project is not None and served is not None:
         _check_successor(folder / PROJECT_FILE, served, project)  # first: its epoch says nothing of another federation
-    for round, path in sorted(aggregates.items()):
+    for (round, path), kind in sorted(files, key=lambda file: file[0][0]):  # stable
         try:
-            with secagg.Update.open(path) as aggregate:
-                _check_aggregate(path, aggregate.header, round, key)
-                yield aggregate
+            with secagg.Update.open(path) as summed:
+                _check_sum(path, summed.header, kind, round, key)
+                yield summed
         except FormatError as error:
             raise type(error)(f"{path}: {error}; {_REMEDY}") from error
 
@@ -91,9 +94,9 @@ def _check_successor(path: Path, served: secagg.Project, project: secagg.Project
         ) from error
 
 
-def _check_aggregate(path: Path, header: secagg.Header, round: int, key: secagg.ServerKey) -> None:
-    if header.kind != "aggregate" or header.round != round:
-        raise ConfigError(f"{path} is not the aggregate of round {round}; {_REMEDY}")
+def _check_sum(path: Path, header: secagg.Header, kind: str, round: int, key: secagg.ServerKey) -> None:
+    if (header.kind, header.round) != (kind, round):
+        raise ConfigError(f"{path} is not the {kind} of round {round}; {_REMEDY}")
     if header.epoch > key.epoch:
         raise ConfigError(f"{path} is of epoch {header.epoch}, this key of epoch {key.epoch}: use the newest kit")
     if header.epoch == key.epoch and header.key != key.fingerprint:

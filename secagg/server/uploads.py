@@ -16,11 +16,11 @@ from .open_round import OpenRound
 from .spool import Spool
 from .turns import Stream, Turns
 
-_UPLOADED = {"update": "an update", "model": "a model"}
+_UPLOADED = {"update": "an update", "calibration": "a calibration", "model": "a model"}
 
 
 class Uploads:
-    """Takes updates and models of sites.
+    """Takes updates, calibrations and models of sites.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class Uploads:
     spool : Spool
         Where they lie until they are whole.
     open_round : OpenRound
-        Where updates go.
+        Where updates and calibrations go.
     models : ModelStore
         Where models go.
     events : Events
@@ -49,7 +49,7 @@ class Uploads:
         self._events = events
 
     def resume(self, caller: Caller, head: bytes, stream: Stream) -> UploadReply:
-        """Say which frame of an update or model is wanted next, or that it is there already.
+        """Say which frame of an update, calibration or model is wanted next, or that it is there already.
 
         Raises
         ------
@@ -70,7 +70,7 @@ class Uploads:
                 return UploadReply(already_added=False, frame=part.frame)
 
     def receive(self, caller: Caller, chunks: Iterator[Chunk], stream: Stream) -> UploadReply:
-        """Receive an update or model, and add or store it; errors as of `resume`."""
+        """Receive an update, calibration or model, and add or store it; errors as of `resume`."""
         first = next(chunks, Chunk(b""))
         header = self._read(caller, bytes(first.data))
         receipt, added = self._admit(header), False
@@ -85,24 +85,24 @@ class Uploads:
         self._round.check_head(len(head))
         header = secagg.Header.from_head(head)
         if header.kind not in _UPLOADED:
-            raise MismatchError(f"this is an {header.kind}; upload an update or a model")
+            raise MismatchError(f"{header.kind} cannot be uploaded; upload {', '.join(_UPLOADED.values())}")
         self._members.check_site(caller, header.site, f"{_UPLOADED[header.kind]} of site {header.site!r} came")
         return header
 
     def _admit(self, header: secagg.Header) -> bytes | None:
-        """Return None if an update or model is wanted; if it is there already, its receipt, empty for a model.
+        """Return None if it is wanted; if it is there already, its receipt, empty for what is no update.
 
         It is asked before the turn: what is unfit must not break off an earlier upload of its site.
         """
-        if header.kind == "update":
+        if header.kind != "model":
             return self._round.admit(header)
         wanted = self._models.wants(header, *self._round.bases())
         self._round.check_model(header)
         return None if wanted else b""
 
     def _known(self, header: secagg.Header) -> bytes | None:
-        """Return the receipt of an update if an earlier upload has been added while this one waited for its turn."""
-        return self._round.known(header) if header.kind == "update" else None
+        """Return the receipt of what an earlier upload has added to the sum while this one waited for its turn."""
+        return None if header.kind == "model" else self._round.known(header)
 
     def _receive(
         self, header: secagg.Header, frame: int, chunks: Iterator[Chunk], stream: Stream
@@ -113,10 +113,10 @@ class Uploads:
         with self._spool.part(header, layout_known=self._round.layout_known) as part:
             if frame > part.frame:
                 raise BusyError(f"the server wants frame {part.frame} next, not {frame}: ask it again")
-            update = header.kind == "update"
-            check = (lambda: self._round.check_open(header)) if update else (lambda: None)
+            summed = header.kind != "model"
+            check = (lambda: self._round.check_open(header)) if summed else (lambda: None)
             part.receive(frame, (bytes(chunk.data) for chunk in chunks), check)
-            if update:
+            if summed:
                 return self._round.add(part, time.monotonic() - stream.began)
             added = self._models.keep(part.path, header)
             self._spool.sweep("model", since=header.round + 1)

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..client import Client
-from ..errors import LayoutError, MismatchError, RangeError, StateError, VerificationError, warn
+from ..errors import ConfigError, LayoutError, MismatchError, RangeError, StateError, VerificationError, warn
+from ..scheme.scales import Scales
 from ..scheme.tensors import held, is_torch, to_array
 from ..storage.files import Target
 from ..trust.receipt import Receipt
@@ -28,9 +29,12 @@ class GlobalModel:
     """The model that all sites of a federation share, at one site, from round to round. For one thread.
 
     A round is: train what `state` holds, `encrypt` what has come out, exchange the update for the aggregate, `apply`
-    that. What is sent is the difference (local − global) of every float tensor; the site's integer and bool tensors,
-    such as BatchNorm's ``num_batches_tracked``, stay its own. The global model is held in main memory, and 16-bit
-    floats are held and sent as float32, so that small mean differences are not lost in rounding.
+    that. Where scales are measured in the round (``precision: auto``, the default of exact schemes), another exchange
+    comes before: of what `calibrate` returns, for the scales that `encrypt` takes.
+
+    What is sent is the difference (local − global) of every float tensor; the site's integer and bool tensors, such as
+    BatchNorm's ``num_batches_tracked``, stay its own. The global model is held in main memory, and 16-bit floats are
+    held and sent as float32, so that small mean differences are not lost in rounding.
 
     Each update says which global model its training began from (`base`), and `apply` takes only the sum of updates that
     began from the same one, and this site's own update among them. A site that restarts goes on `from_bytes`, or makes
@@ -39,6 +43,9 @@ class GlobalModel:
 
     Tensors that cannot be negative, such as variances (``nonnegative`` in the configuration), are floored at 0 after
     each sum, at all sites alike: rounding would take small ones below, and a network divides by their root.
+
+    With ``precision: previous``, scales are part of the global model: those of a round follow from the aggregate of the
+    round before. Nothing is known in round 0, whose updates only measure: its aggregate leaves the model as it is.
 
     Parameters
     ----------
@@ -59,7 +66,8 @@ class GlobalModel:
     Raises
     ------
     StateError
-        If a round is given without its `base`.
+        If a round is given without its `base`; with ``precision: previous``, whose scales are needed too, for any round
+        but the first.
     LayoutError, ConfigError
         If the model cannot be aggregated, or round or base are none.
     RangeError
@@ -93,6 +101,12 @@ class GlobalModel:
                 f"round {round} needs its base: give that of the global model which was at this round, or take the "
                 "model that is stored on the server with load_model"
             )
+        previous = site.config.aggregation.precision == "previous"
+        if round != 0 and previous:
+            raise StateError(
+                f"round {round} needs the scales that follow from the round before (precision: previous): go on from "
+                "to_bytes of the global model that was at this round, or take the stored one with load_model"
+            )
         state = _state_of(state)
         layout = Layout.of(state, site.config).widened()
         specs = layout.tensors
@@ -111,6 +125,7 @@ class GlobalModel:
             spec.name for spec in specs if spec.nonnegative and bool((arrays[spec.name] >= 0).all())
         )
         self._own: tuple[bytes, ...] = ()  # nonces of this site's updates of the round
+        self._scales = Scales.unknown(len(layout.sent)) if previous else None
         self._absent = base is None  # whether no sum since the first model has an update of this site
 
     @property
@@ -199,7 +214,30 @@ class GlobalModel:
         local = _state_of(local)
         return self._as_given(self._difference(local), self._own_of(local))
 
-    def encrypt(self, local: Any, weight: float) -> Update:
+    @property
+    def calibrates(self) -> bool:
+        """Whether the sites exchange a calibration in each round, before they encrypt."""
+        return self.site.config.aggregation.precision == "auto"
+
+    def calibrate(self, local: Any, weight: float) -> Update:
+        """Tell, encrypted, how large what training has changed is: exchange it for the scales that `encrypt` takes.
+
+        Parameters
+        ----------
+        local, weight
+            Those that will be encrypted.
+
+        Raises
+        ------
+        ConfigError
+            If nothing is calibrated by this configuration: see `calibrates`.
+        SecAggError
+            As `encrypt`.
+        """
+        tensors = _tie(self.layout, self._difference(_state_of(local)))
+        return self.site.calibrate(tensors, weight, self.round, base=self.base, layout=self.layout)
+
+    def encrypt(self, local: Any, weight: float, calibration: Update | None = None) -> Update:
         """Encrypt what training has changed, as this site's update of the round; its integer tensors are kept from now.
 
         Parameters
@@ -208,27 +246,36 @@ class GlobalModel:
             As of `difference`.
         weight : float
             Weight of this site in the mean: its number of examples.
+        calibration : Update, optional
+            Where `calibrates` is true: the scales of the round, the sum of what the sites' `calibrate` returned. What
+            is too large for them is clipped, and due in the next round.
 
         Raises
         ------
+        StateError
+            If there is no `calibration`, and the round needs one.
+        ConfigError
+            If there is one, and the scales come from elsewhere.
         LayoutError, RangeError
             As `difference`.
         SecAggError
-            Whatever makes the update unfit; see `secagg.Client.encrypt`.
+            Whatever makes the update or the calibration unfit; see `secagg.Client.encrypt`.
         """
-        local = _state_of(local)
+        local, scales = _state_of(local), self._under(calibration)
         sent, stays = self._difference(local), self._own_of(local)
         tensors = _tie(self.layout, sent)
-        update = self.site.encrypt(tensors, weight, self.round, base=self.base, layout=self.layout)
+        update = self.site.encrypt(tensors, weight, self.round, base=self.base, layout=self.layout, calibration=scales)
         self._sent(update.header, sent, stays)
         return update
 
-    def encrypt_to(self, target: Target, local: Any, weight: float) -> None:
+    def encrypt_to(self, target: Target, local: Any, weight: float, calibration: Update | None = None) -> None:
         """Encrypt into a file or a stream, a frame at a time. See `encrypt` and `secagg.Client.encrypt_to`."""
-        local = _state_of(local)
+        local, scales = _state_of(local), self._under(calibration)
         sent, stays = self._difference(local), self._own_of(local)
         tensors = _tie(self.layout, sent)
-        header = self.site.encrypt_to(target, tensors, weight, self.round, base=self.base, layout=self.layout)
+        header = self.site.encrypt_to(
+            target, tensors, weight, self.round, base=self.base, layout=self.layout, calibration=scales
+        )
         self._sent(header, sent, stays)
 
     def withdraw(self) -> None:
@@ -287,6 +334,7 @@ class GlobalModel:
             value = np.asarray(self._held[spec.name] + mean[spec.name])
             after[spec.name] = np.asarray(np.maximum(value, 0)) if spec.name in self._floored else value
         self._held |= after
+        self._follow(aggregate)
         self.base = base
         self.round += 1
         self._own = ()
@@ -304,10 +352,12 @@ class GlobalModel:
             If it cannot be written.
         """
         tensors = _tie(self.layout, self._held)
-        self.site.encrypt_model(target, tensors, round=self.round, base=self.base, layout=self.layout)
+        self.site.encrypt_model(
+            target, tensors, round=self.round, base=self.base, layout=self.layout, scales=self._scales
+        )
 
     def load_model(self, model: Update) -> None:
-        """Go on from an encrypted global model that any site has saved: take over its tensors, round and base.
+        """Go on from an encrypted global model that any site has saved: take over tensors, round, base and scales.
 
         The site's own tensors stay, and what error feedback carries. If anything is raised, global model, base and
         round stay as they were.
@@ -332,6 +382,7 @@ class GlobalModel:
                 "train from the same one: store it with GlobalModel.save_model"
             )
         self._held |= {spec.name: found[spec.name] for spec in self.layout.sent}
+        self._follow(model)
         self.round, self.base, self._own, self._absent = model.header.round, model.header.base, (), False
 
     @property
@@ -373,9 +424,9 @@ class GlobalModel:
     def to_bytes(self) -> bytes:
         """Return all of this object, from which `from_bytes` makes it again, bit for bit.
 
-        The model, the site's own tensors and what error feedback carries (`secagg.Client.carry`) are in it in the
-        clear: keep it as you keep patients' data. Not in it are the client's keys, and its count of failures where that
-        is in no file.
+        The model, the site's own tensors, its scales and what error feedback carries (`secagg.Client.carry`) are in it
+        in the clear: keep it as you keep patients' data. Not in it are the client's keys, and its count of failures
+        where that is in no file.
 
         Warns
         -----
@@ -398,6 +449,7 @@ class GlobalModel:
             torch=self._torch,
             floored=self._floored,
             own=self._own,
+            scales=self._scales.to_bytes() if self._scales else b"",
             carry=self.site.carry(),
         ).to_bytes()
 
@@ -419,6 +471,8 @@ class GlobalModel:
             damaged).
         MismatchError
             If another site has stored it.
+        StateError
+            If the configuration of `site` needs scales (``precision: previous``), and that of the stored model did not.
         LayoutError, ConfigError
             If the configuration of `site` does not fit the model.
 
@@ -444,12 +498,35 @@ class GlobalModel:
         model._held, model._names, model._torch = dict(snapshot.arrays), snapshot.names, snapshot.torch
         model._stays, model._floored, model._own = dict(snapshot.stays), snapshot.floored, snapshot.own
         model._absent = False
+        model._scales = None
+        if site.config.aggregation.precision == "previous":
+            if not snapshot.scales:
+                raise StateError(
+                    "the stored global model has no scales, which precision: previous needs: take the one that is "
+                    "stored on the server with load_model"
+                )
+            model._scales = Scales.from_bytes(snapshot.scales)
         try:
             site.restore_carry(snapshot.carry)
         except MismatchError as error:
             site.restore_carry(b"")
             warn(f"what error feedback carried is lost: {error}")
         return model
+
+    def _under(self, calibration: Update | None) -> Update | Scales | None:
+        """Return what the scales of an update are given by: `calibration`, or what the rounds before have measured."""
+        if self._scales is None:
+            return calibration
+        if calibration is not None:
+            raise ConfigError(
+                "a calibration is given, and with precision: previous the global model has its scales by itself"
+            )
+        return self._scales
+
+    def _follow(self, source: Update) -> None:
+        """Take over the scales of the round that begins with an aggregate or stored model, just decrypted."""
+        if self._scales is not None:
+            self._scales = self.site.scales_after(source) or Scales.unknown(len(self.layout.sent))
 
     def _difference(self, local: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """Return what has changed in each tensor of the layout, by its first name."""

@@ -1,4 +1,4 @@
-"""A site's session with its server: joins, uploads, downloads; waits, retries, and gives up at its deadline."""
+"""A site's session with its server: joins, calibrates, uploads, downloads; waits, retries, and gives up in the end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -54,8 +55,8 @@ class Session:
     site_name : str
         The site's name in its updates.
     timeout : float
-        Seconds that one call may take, retries included. Waiting for the other sites in `download` comes on top: up
-        to the server's round timeout, which `join` learns.
+        Seconds that one call may take, retries included. Waiting for the other sites in `calibrate` and `download`
+        comes on top: up to the server's round timeout, which `join` learns.
     project : secagg.Project, optional
         The site's project manifest. With it, the server must show the same one or a later one of the same authority,
         and sign a receipt for each update.
@@ -166,6 +167,72 @@ class Session:
             self._receipts[header.round] = receipt
         self._nonces = {header.round: header.contributions[0].nonce}
         return Uploaded(already_added, receipt)
+
+    def calibrate(
+        self,
+        calibration: secagg.Update | str | os.PathLike[str],
+        path: str | os.PathLike[str],
+        progress: Progress | None = None,
+    ) -> secagg.Update:
+        """Upload a calibration, wait for those of the others, and download the scales of the round to `path`.
+
+        If the server has lost the calibration in between, it is uploaded again. If another one of this site is in the
+        sum, because the site was restarted, that one counts; if all of them come too late, a warning is logged, and the
+        scales are those of the others. What is too large for the scales is clipped, and due in the next round.
+
+        Parameters
+        ----------
+        calibration : Update or path
+            What `GlobalModel.calibrate` or `secagg.Client.calibrate` returned, or the file of it.
+        path : path
+            File to write; it appears whole or not at all.
+        progress : callable, optional
+            As in `upload` and `download`.
+
+        Returns
+        -------
+        Update
+            The scales, opened from the file, for ``encrypt(…, calibration=…)``; close it after use.
+
+        Raises
+        ------
+        QuorumError
+            If fewer than `min_clients` sites had sent theirs at the round timeout. What was sent counts: call this
+            again.
+        RoundMismatchError
+            If the round has ended.
+        SecAggError
+            Whatever else it is refused for, as of `upload`. After a `ManifestMismatchError`, do as said there.
+        TransportError
+            If the server cannot be reached, or does not answer, in time.
+        """
+        if not isinstance(calibration, secagg.Update):
+            with secagg.Update.open(calibration) as opened:
+                return self.calibrate(opened, path, progress)
+        header = _check_kind(calibration, "calibration")
+        self._expected = Expected(header.layout, header.params)
+        nonce, what = header.contributions[0].nonce, f"the calibration of round {header.round}"
+        for _ in range(_MAX_EXCHANGES):
+            request = DownloadRequest("scales", header.round, nonce)
+            try:
+                self._send(what, calibration, progress)
+            except (DuplicateError, RoundMismatchError):
+                request = replace(request, nonce=b"")
+            try:
+                scales = self._fetch(what, request, path, progress, self._round_timeout)
+            except StateError:
+                continue
+            if self.site_name not in scales.header.sites:
+                log.warning(
+                    "the scales of round %d are without those of %s: what is too large for them is clipped, and due in "
+                    "the next round",
+                    header.round,
+                    self.site_name,
+                )
+            return scales
+        raise TransportError(
+            f"the server lost {what} of {self.site_name!r} {_MAX_EXCHANGES} times: is its disk failing?"
+        )
 
     def skip(self, round: int) -> None:
         """Say that this site has nothing to give to a round: it ends without waiting for this site.
@@ -433,7 +500,7 @@ class Session:
         while True:
             catch_up(model, self.status, step)
             status = self.status()
-            if status.round == model.round and self.site_name not in status.added:
+            if status.round == model.round and (self.site_name not in status.added or status.stage == "calibration"):
                 return
             if status.round == model.round:  # an update of an earlier process counts
                 with self.download(model.round, path, progress) as aggregate:

@@ -1,9 +1,9 @@
 """A site's global model as bytes, from which a fresh process goes on; see `secagg.wire.arrays`.
 
 The header has site, round, base, the layout of what is sent or local, all names in order, dtypes and shapes of what
-stays by the configuration, which tensors are torch's or floored, and the nonces of the site's updates of the round. The
-arrays are the tensors of the layout, those that stay (bfloat16 as its bits), and the client's carry, which is bytes of
-a format of its own.
+stays by the configuration, which tensors are torch's or floored, the nonces of the site's updates of the round, and
+scales that follow from the round before, a byte for each tensor that is sent. The arrays are the tensors of the layout,
+those that stay (bfloat16 as its bits), and the client's carry, which is bytes of a format of its own.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from .own_tensors import pack_own, unpack_own
 _FORMAT = ArrayFormat(
     "global model",
     b"secagg global model v1",
-    2,
-    frozenset(["site", "round", "base", "layout", "names", "stays", "torch", "floored", "own"]),
+    3,
+    frozenset(["site", "round", "base", "layout", "names", "stays", "torch", "floored", "own", "scales"]),
 )
 
 #: Of what is held: 16-bit floats are held as float32, and bfloat16 is none of NumPy's.
@@ -59,6 +59,8 @@ class Snapshot:
         First names of the tensors that are floored at 0.
     own : tuple of bytes
         Nonces of this site's updates of the round.
+    scales : bytes
+        Those of the round, where they follow from the round before; else empty.
     carry : bytes
         What `secagg.Client.carry` returned.
     """
@@ -73,6 +75,7 @@ class Snapshot:
     torch: frozenset[str]
     floored: frozenset[str]
     own: tuple[bytes, ...]
+    scales: bytes
     carry: bytes = field(repr=False)
 
     def to_bytes(self) -> bytes:
@@ -88,6 +91,7 @@ class Snapshot:
             "torch": sorted(self.torch),
             "floored": sorted(self.floored),
             "own": [nonce.hex() for nonce in self.own],
+            "scales": self.scales.hex(),
         }
         tensors = [self.arrays[spec.name] for spec in self.layout.tensors]
         return _FORMAT.pack(header, [*tensors, *own, np.frombuffer(self.carry, np.uint8)])
@@ -129,6 +133,7 @@ class Snapshot:
             raise FormatError("the stored global model floors tensors that are not sent")
         base = read_hex(header["base"], DIGEST_NBYTES, "the base")
         nonces = tuple(read_hex(nonce, NONCE_NBYTES, "a nonce") for nonce in header["own"])
+        scales = read_hex(header["scales"], len(layout.sent), "the scales") if header["scales"] else b""
         round = check_round(header["round"])
         site = check_site(header["site"])
-        return cls(site, round, base, layout, names, state, stays, torch, floored, nonces, carry.tobytes())
+        return cls(site, round, base, layout, names, state, stays, torch, floored, nonces, scales, carry.tobytes())
