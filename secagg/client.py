@@ -577,14 +577,15 @@ class Client:
             If it is of another site, or the configuration has no ``error_feedback``. That it is of another model, the
             next `encrypt` says.
         """
-        carry = None
+        carry = report = None
         if blob != b"":
             stored = StoredCarry.from_bytes(blob)
             stored.check(self._name, self._config)
-            carry = stored.carry
+            carry, report = stored.carry, stored.report
         with self._encryption.turn():
             if self._encryption.feedback is not None:
                 self._encryption.feedback.restore(carry)
+                self._encryption.report = report
 
     def _layout(self, state: Mapping[str, Any], layout: Layout | None) -> Layout:
         """Return the layout of a state dict whose values do not matter, or the given one, which must fit it."""

@@ -250,7 +250,7 @@ class Header:
 
     def of(self, contribution: Contribution) -> Header:
         """Return the header that what one site has given to this sum must have had."""
-        return replace(self, kind=_SENT[self.kind], contributions=(contribution,))
+        return replace(self, kind=_SENT.get(self.kind, self.kind), contributions=(contribution,))
 
     @property
     def model_nbytes(self) -> int:
