@@ -183,7 +183,7 @@ def test_what_is_due_does_not_depend_on_steps(change: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("overflow", ["error", "clip"])
 def test_what_is_due_beyond_a_bound_is_paid_back_in_parts(overflow: str) -> None:
-    """Coarse steps have left more than finer ones can take at once: values are within their bound, and that is enough."""
+    """Coarse steps have left more than finer ones can take at once: it is enough that values are within their bound."""
     one, other = federation_of(value_bits=3).site(), federation_of(value_bits=16, overflow=overflow)
     values, rounds = {"w": np.full(300, 0.85)}, 4
     one.encrypt(values)  # a step is 1/3, and 0.15 too little is left
