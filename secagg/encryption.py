@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from .scheme.feedback import Feedback
 from .scheme.flat_vector import FlatVector, weigh
 from .scheme.integer_encoder import IntegerEncoder
 from .scheme.params import LatticeParams, QuantisedParams
-from .scheme.report import PrecisionReport, TensorReport
+from .scheme.report import PrecisionReport, TensorReport, rounding_loss
 from .scheme.ring import CLEAR_RING, Ring
 from .scheme.scales import Scales, one_hot
 from .scheme.tensors import FLOAT_DTYPES, to_vector
@@ -70,7 +71,8 @@ class Encryption:
     Attributes
     ----------
     report : PrecisionReport or None
-        How precisely the latest update was sent; None without one, and in schemes that do not round.
+        How precisely the latest update was sent; None without one, if it has only measured, and in schemes that do not
+        round.
     feedback : Feedback or None
         What updates leave to the next, where the configuration has error feedback.
     turn : callable
@@ -182,7 +184,8 @@ class Encryption:
             stream = open_stream(header)
             self._write(header, encoders, identity, stream)
             if isinstance(encoder, IntegerEncoder):
-                self.report = self._report(draft, due, encoder)
+                # What measures only sends nothing that could be more or less precise.
+                self.report = None if scales and not scales.known else self._report(draft, due, weight, encoder)
             if self.feedback and due.residuals is not None:
                 self.feedback.commit(layout.fingerprint, round, due.residuals)
             return header, stream
@@ -374,20 +377,26 @@ class Encryption:
                 return f"tensor {name!r} has a mean that is no number, or beyond its max_abs"
         return None
 
-    def _report(self, draft: Header, due: _Due, encoder: IntegerEncoder) -> PrecisionReport:
+    def _report(self, draft: Header, due: _Due, weight: float, encoder: IntegerEncoder) -> PrecisionReport:
         """Return how precisely an update was sent."""
-        left = [weigh(residual, 1.0)[1] for residual in due.residuals or ()]
-        tensors = [
-            TensorReport(spec.name, spec.size, math.sqrt(energy / max(spec.size, 1)), step, clipped, math.sqrt(rest))
-            for spec, energy, step, clipped, rest in zip(
+        tensors = []
+        for index, (spec, vector, energy, step, clipped) in enumerate(
+            zip(
                 draft.layout.role("encrypted"),
+                due.vectors,
                 due.energies,
                 encoder.steps,
                 encoder.clipped_by_tensor,
-                left or [0.0] * len(due.energies),
                 strict=True,
             )
-        ]
+        ):
+            signal = math.sqrt(min(energy, sys.float_info.max) / max(spec.size, 1))
+            if due.residuals is None:
+                left, loss = 0.0, rounding_loss(vector, weight, step, signal, stochastic=encoder.is_stochastic(index))
+            else:
+                left = weigh(due.residuals[index], 1.0)[1]
+                loss = left / energy if energy else 0.0
+            tensors.append(TensorReport(spec.name, spec.size, signal, step, clipped, math.sqrt(left), loss))
         return PrecisionReport(draft.round, tuple(tensors))
 
 

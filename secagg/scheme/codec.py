@@ -123,10 +123,28 @@ def codec_for(params: Params, aggregation: Aggregation) -> Codec:
     Raises
     ------
     ConfigError
-        If sums of ``max_clients`` updates would not fit.
+        If sums of ``max_clients`` updates would not fit, or as of `check_precision`.
     """
+    check_precision(params, aggregation)
     if isinstance(params, CKKSParams):
         return RealCodec(params, aggregation)
     if isinstance(params, QuantisedParams):
         return IntegerCodec(params, aggregation)
     raise ConfigError(f"no codec for {show(params)}")
+
+
+def check_precision(params: Params, aggregation: Aggregation) -> None:
+    """Raise `ConfigError` unless params go with where scales come from."""
+    if not aggregation.calibrated:
+        return
+    if not isinstance(params, QuantisedParams):
+        raise ConfigError(
+            f"aggregation.precision is {aggregation.precision!r}: {params.scheme} has no steps to be measured; leave "
+            "it out, or use an exact scheme"
+        )
+    if params.overflow != "clip":
+        raise ConfigError(
+            f"overflow is {params.overflow!r}, and with precision {aggregation.precision!r} what is beyond the scales "
+            "of a round is clipped, and due in the next: use 'clip', leave it out of he.config, or give "
+            "aggregation.max_abs"
+        )

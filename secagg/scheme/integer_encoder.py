@@ -38,7 +38,7 @@ class IntegerEncoder:
         for item in scales.bins if scales is not None else ():
             head += form.bin.split(item)
         idle = scales is not None and not scales.known  # it measures only, and what is due stays due
-        small = small_tensors(shapes)
+        self._small = small = small_tensors(shapes)
         rests: Sequence[NDArray[np.float32] | None] = [None] * len(vectors) if residuals is None else residuals
         self._sources: list[NDArray[Any]] = []
         self._factors: list[float] = []
@@ -77,6 +77,10 @@ class IntegerEncoder:
             if owner >= 0:
                 counts[owner] += count
         return counts
+
+    def is_stochastic(self, tensor: int) -> bool:
+        """Return whether a tensor's values are rounded at random; small ones never are."""
+        return self._seed is not None and not self._small[tensor]
 
     @property
     def clipped(self) -> int:

@@ -45,11 +45,6 @@ class IntegerForm:
     """
 
     def __init__(self, params: QuantisedParams, aggregation: Aggregation) -> None:
-        if aggregation.calibrated and params.overflow != "clip":
-            raise ConfigError(
-                f"overflow is {params.overflow!r}, and with precision {aggregation.precision!r} what is beyond the "
-                "scales of a round is clipped, and due in the next: use 'clip', or leave it out of he.config"
-            )
         for bound in aggregation.bounds:
             if not 1e-290 <= bound <= 1e290:  # else steps and their inverses leave the range of float64
                 raise ConfigError(f"aggregation.max_abs {bound:g} cannot be quantised: use 1e-290 to 1e290")

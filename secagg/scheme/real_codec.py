@@ -41,11 +41,6 @@ class RealCodec:
     """
 
     def __init__(self, params: CKKSParams, aggregation: Aggregation) -> None:
-        if aggregation.calibrated:
-            raise ConfigError(
-                f"aggregation.precision is {aggregation.precision!r}: {params.scheme} has no steps to be measured; "
-                "leave it out, or use an exact scheme"
-            )
         self._params = params
         self._largest_weight = aggregation.largest_weight
         self._largest = max(1.0, *aggregation.bounds)  # the weight, at most 1, is a value like any other
