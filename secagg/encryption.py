@@ -313,7 +313,8 @@ class Encryption:
         for frame in header.frames:
             encoder, secret = encoders[frame.section], frame.section == "encrypted"
             plain = encoder.encode(frame.first_block, frame.blocks)
-            if encoder.clipped and not (secret and self._clips):
+            # What error feedback adds may exceed a bound, and what is clipped of it is due again.
+            if encoder.clipped and not (secret and (self._clips or self.feedback)):
                 raise RangeError("a tensor changed to a value out of range while it was encrypted; nothing was sent")
             words = plain
             if not (secret and self._lattice):
