@@ -161,7 +161,7 @@ class Client:
 
     @property
     def report(self) -> PrecisionReport | None:
-        """How precisely the latest update was sent, tensor by tensor; None before the first, and in CKKS."""
+        """How precisely the latest update was sent; None before the first, in CKKS, and of one that measured only."""
         return self._encryption.report
 
     @property

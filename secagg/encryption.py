@@ -71,7 +71,8 @@ class Encryption:
     Attributes
     ----------
     report : PrecisionReport or None
-        How precisely the latest update was sent; None without one, and in schemes that do not round.
+        How precisely the latest update was sent; None without one, if it has only measured, and in schemes that do not
+        round.
     feedback : Feedback or None
         What updates leave to the next, where the configuration has error feedback.
     turn : callable
@@ -315,7 +316,7 @@ class Encryption:
         for frame in header.frames:
             encoder, secret = encoders[frame.section], frame.section == "encrypted"
             plain = encoder.encode(frame.first_block, frame.blocks)
-            if encoder.clipped and not self._calibrated and not (self._clips and secret):
+            if encoder.clipped and not (secret and self._clips):
                 raise RangeError("a tensor changed to a value out of range while it was encrypted; nothing was sent")
             words = plain
             if not (secret and self._lattice):

@@ -122,6 +122,10 @@ class ManifestMismatchError(MismatchError):
     """An update or aggregate made under another project manifest: join again, and encrypt again."""
 
 
+class ScalesMismatchError(MismatchError):
+    """An update made under other scales than those of its round, or under none: calibrate again, and encrypt again."""
+
+
 class DuplicateError(SecAggError):
     """A site or a nonce that is already in the sum."""
 

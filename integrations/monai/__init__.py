@@ -3,10 +3,10 @@
 ::
 
     model = GlobalModel(site, network.state_dict())                # secagg.site
-    handler = SecAggHandler(model, weight=len(patches))
+    handler = SecAggHandler(model, weight=len(patches), calibrate=exchange)
     trainer = SupervisedTrainer(..., train_handlers=[handler])     # or handler.attach(trainer)
     for _ in range(rounds):
-        trainer.run()
+        trainer.run()                                              # calibrates and encrypts in the end
         model.apply(exchange(handler.update))                      # upload, wait, download: any transport
 """
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +33,10 @@ class SecAggHandler:
     `secagg.site.network_state`. Where several processes train one network, each has a handler, and one of them sends
     its update.
 
+    Where a round begins with a calibration (``precision: auto``, the default of exact schemes), the handler needs to be
+    told how to exchange it, and waits for the scales of the round between training and encryption:
+    ``SecAggHandler(model, weight=n, calibrate=lambda update: session.calibrate(update, "scales.secagg"))``.
+
     If training raises an exception, or is ended by ``terminate(skip_completed=True)``, there is no update.
 
     Parameters
@@ -39,6 +45,9 @@ class SecAggHandler:
         Made from the network, which must be the same at all sites (made from one seed, say).
     weight : float
         Weight of this site in the mean: its number of examples.
+    calibrate : callable, optional
+        Takes this site's calibration, an `Update`, and returns the sum of all sites', the scales of the round, which
+        the handler closes after use. Needed where `GlobalModel.calibrates`, and not called elsewhere.
     upload_path : path, optional
         File to encrypt to, a frame at a time, in place of `update`; a file of an earlier round is removed when
         training starts.
@@ -46,7 +55,7 @@ class SecAggHandler:
     Raises
     ------
     ConfigError
-        If something else than a `GlobalModel` is given.
+        If something else than a `GlobalModel` is given, or `calibrate` is needed and missing.
     RangeError
         If the weight is not one that the configuration allows.
 
@@ -55,17 +64,30 @@ class SecAggHandler:
     update : secagg.Update or None
         The encrypted difference, once training has completed and no `upload_path` is given.
     encrypt_seconds : float
-        Wall-clock time that the latest encryption took.
+        Wall-clock time that the latest encryption took, after the scales had come.
     """
 
-    def __init__(self, model: GlobalModel, *, weight: float, upload_path: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self,
+        model: GlobalModel,
+        *,
+        weight: float,
+        calibrate: Callable[[secagg.Update], secagg.Update] | None = None,
+        upload_path: str | os.PathLike[str] | None = None,
+    ) -> None:
         if not isinstance(model, GlobalModel):
             raise ConfigError(
                 f"a SecAggHandler is given a {type(model).__name__}; give it the global model: "
                 "SecAggHandler(GlobalModel(site, network), weight=…)"
             )
+        if model.calibrates and calibrate is None:
+            raise ConfigError(
+                "each round begins with a calibration (aggregation.precision is 'auto'): tell the SecAggHandler how to "
+                "exchange it, calibrate=lambda update: session.calibrate(update, 'scales.secagg')"
+            )
         model.site.check_weight(weight)
         self.model = model
+        self._calibrate = calibrate
         self.weight = weight
         self.upload_path = None if upload_path is None else Path(upload_path).absolute()
         self.update: secagg.Update | None = None
@@ -93,12 +115,19 @@ class SecAggHandler:
     def _complete(self, engine: Engine) -> None:
         """Encrypt the difference of the network from the global model that it started from."""
         local = _network(engine)
-        start = time.perf_counter()
-        if self.upload_path is None:
-            self.update = self.model.encrypt(local, self.weight)
-        else:
-            self.model.encrypt_to(self.upload_path, local, self.weight)
-        self.encrypt_seconds = time.perf_counter() - start
+        with self._scales(local) as scales:
+            start = time.perf_counter()
+            if self.upload_path is None:
+                self.update = self.model.encrypt(local, self.weight, scales)
+            else:
+                self.model.encrypt_to(self.upload_path, local, self.weight, scales)
+            self.encrypt_seconds = time.perf_counter() - start
+
+    def _scales(self, local: torch.nn.Module) -> AbstractContextManager[secagg.Update | None]:
+        """Return the scales of the round, if it has any to wait for."""
+        if self._calibrate is None or not self.model.calibrates:
+            return nullcontext()
+        return self._calibrate(self.model.calibrate(local, self.weight))
 
 
 def _network(engine: Engine) -> torch.nn.Module:

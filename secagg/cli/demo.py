@@ -16,11 +16,15 @@ from ..demo.picture import write_picture
 from ..demo.report import print_table, write_report
 from ..demo.task import check_least
 from ..errors import ConfigError
-from ..scheme.presets import PRESETS
+from ..scheme.params import QuantisedParams
+from ..scheme.presets import PRESETS, is_exact
 from ..ui.units import show_count
 
 EXAMPLE = """secagg demo --sites 3 --rounds 4 --backend pyfhel --encrypt conv
 secagg demo --preset smallest"""
+
+#: What no site has more of: two of them share 49.
+_MOST_PATCHES = 32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,8 +52,8 @@ def run(options: argparse.Namespace) -> None:
 
     federation = DemoFederation(out, config, options.sites, rounds, options.seed)
     print(
-        f"{show_count(options.sites, 'site')}, {show_count(rounds, 'round')}, {config.lib} {config.params.scheme}, "
-        f"encrypt {config.encrypt.to_value()}; see {out}"
+        f"{show_count(options.sites, 'site')}, {show_count(rounds, 'round')}, {config.lib} {config.params.scheme}"
+        f"{_show_bits(config)}, encrypt {config.encrypt.to_value()}; see {out}"
     )
     results = {"encrypted": federation.encrypted(), "raw": federation.raw()}
     seconds = time.perf_counter() - start
@@ -80,9 +84,10 @@ def demo_config(options: argparse.Namespace) -> Config:
     if options.config is not None:
         data = Config.load(options.config).to_dict()
     else:
-        aggregation = {"min_clients": 2, "max_clients": 30, "max_abs": 0.5, "max_weight": 32}
-        data = {"he": {"preset": options.preset or "clara"}, "encrypt": "all", "aggregation": aggregation}
-        data = Config.from_dict(data).to_dict()
+        he, aggregation = {"preset": options.preset or "clara"}, {"min_clients": 2, "max_clients": 30}
+        if not is_exact(he):
+            aggregation["max_weight"] = _MOST_PATCHES
+        data = Config.from_dict({"he": he, "encrypt": "all", "aggregation": aggregation}).to_dict()
     if options.backend is not None:
         data["he"] = _with_backend(data["he"], options.backend)
     if options.encrypt is not None:
@@ -94,6 +99,13 @@ def demo_config(options: argparse.Namespace) -> Config:
         )
     # No round may end before the slowest site has joined.
     return replace(config, aggregation=replace(config.aggregation, min_clients=options.sites))
+
+
+def _show_bits(config: Config) -> str:
+    """Return how many bits a value has in an exact scheme, and where its scale comes from."""
+    if not isinstance(config.params, QuantisedParams):
+        return ""
+    return f" of {config.params.value_bits} bits, precision {config.aggregation.precision}"
 
 
 def _with_backend(he: Mapping[str, Any], lib: str) -> dict[str, Any]:

@@ -37,10 +37,11 @@ def combine(sites: Sequence[Sequence[SiteRecord]], add_seconds: Sequence[float])
     for records, add in zip(zip(*sites, strict=True), add_seconds, strict=True):
         mean = {
             name: sum(getattr(record, name) for record in records) / len(records)
-            for name in ("nbytes", "train_seconds", "encrypt_seconds", "upload_seconds", "decrypt_seconds")
+            for name in ("train_seconds", "encrypt_seconds", "upload_seconds", "decrypt_seconds")
         }
+        nbytes = sum(record.nbytes + record.calibration_nbytes for record in records) / len(records)
         dice = sum(record.metrics["dice"] for record in records) / len(records)
-        results.append(RoundResult(round=records[0].round, dice=dice, add_seconds=add, **mean))
+        results.append(RoundResult(round=records[0].round, dice=dice, nbytes=nbytes, add_seconds=add, **mean))
     return results
 
 

@@ -25,7 +25,7 @@ from .aggregation import Aggregation
 from .capacity import check_moduli
 from .integer_decoder import IntegerDecoder
 from .integer_encoder import IntegerEncoder
-from .integer_form import WEIGHT_BITS, IntegerForm
+from .integer_form import IntegerForm
 from .params import QuantisedParams
 from .scales import Scales
 
@@ -107,5 +107,8 @@ class IntegerCodec(IntegerForm):
         largest = max(self._bounds) if bound is None else bound
         step = largest / self.lanes.limit
         each = step if self._stochastic or self._params.error_feedback else step / 2
-        # The weights are rounded as well, to half of 2**-WEIGHT_BITS at most.
-        return sites * (each + largest * 2.0**-WEIGHT_BITS) / weight_sum if weight_sum > 0 else math.inf
+        if weight_sum <= 0:
+            return math.inf
+        # Weights are rounded too, each to half of a unit, and what they are multiplied by is at most this:
+        mean, unit = (largest, 1.0) if not self.calibrated else (sites * largest / weight_sum, self.largest_weight)
+        return sites * (each + mean * unit / self.weight.largest) / weight_sum

@@ -85,8 +85,6 @@ class IntegerDecoder:
         if self._small:
             limit = form.limit_of(True)
             values = join_balanced(self._digits, form.lanes.limit)
-            if not bool((np.abs(values) <= self._sites * limit).all()):
-                self._blame("a value is none that so many sites can give together")
             values *= np.repeat([self._bound(index) / limit for index in self._small], self._small_sizes)
             self._flat_small.write(0, values, 1 / self.weight_sum)
         if self.counts is not None:
@@ -117,9 +115,10 @@ class IntegerDecoder:
         form, sites, width = self._form, self._sites, self._form.bin.count
         sums = [form.bin.join(digits[at : at + width]) for at in range(0, len(digits), width)]
         bins = tuple(total // sites for total in sums)
-        known = [0 <= item < BINS for item in bins]
         whole = all(total == item * sites for total, item in zip(sums, bins, strict=True))
-        if not whole or not (all(known) or all(item == UNKNOWN for item in bins)):
+        known = all(0 <= item < BINS for item in bins)
+        unknown = form.counts_bins and all(item == UNKNOWN for item in bins)
+        if not whole or not (known or unknown):
             self._blame("its sites have used different scales")
             return Scales.unknown(len(bins))
         return Scales(bins)

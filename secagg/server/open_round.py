@@ -16,7 +16,15 @@ from dataclasses import replace
 
 import secagg
 
-from ..errors import FormatError, MismatchError, RoundMismatchError, SecAggError, StateError, TransportError, one_line
+from ..errors import (
+    FormatError,
+    MismatchError,
+    RoundMismatchError,
+    ScalesMismatchError,
+    SecAggError,
+    TransportError,
+    one_line,
+)
 from ..protocol.messages import MAX_TROUBLE_LENGTH
 from ..protocol.part import Part
 from ..wire.header import SUMS
@@ -207,7 +215,7 @@ class OpenRound:
             raise MismatchError(f"{header.site!r} calibrates, and no round of this federation has a calibration")
         try:
             receipt = self.known(header)
-        except StateError:  # it came before the scales
+        except ScalesMismatchError:  # it came before the scales
             self._sum.check_other(header)  # what was made under an earlier manifest, say, is told so
             raise
         if receipt is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import secagg
 
-from ..errors import FormatError, ManifestMismatchError, SecAggError, StorageError
+from ..errors import FormatError, ScalesMismatchError, SecAggError, StorageError
 from ..storage.files import os_errors
 from ..trust.agreement import check_header
 from .manifests import Manifests
@@ -164,7 +164,7 @@ class RoundSum:
         folder = self._terms.folder
         if self.stage == "calibration":
             for site, path in folder.uploads(self.round, "update").items():
-                self._put_aside(site, path, ManifestMismatchError("the scales that it was made under are not served"))
+                self._put_aside(site, path, ScalesMismatchError("the scales that it was made under are not served"))
         for site, path in folder.uploads(self.round, self.stage).items():
             with os_errors(StorageError, f"the server cannot read its {self.stage}s"):
                 path.open("rb").close()

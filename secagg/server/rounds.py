@@ -51,6 +51,7 @@ from ..errors import (
     DuplicateError,
     QuorumError,
     RoundMismatchError,
+    ScalesMismatchError,
     SecAggError,
     StateError,
 )
@@ -259,7 +260,7 @@ class Rounds:
         ------
         RoundMismatchError
             If another round is open, or the scales of the calibration's are there, and this very one was not added.
-        StateError
+        ScalesMismatchError
             If it is an update, and its round has no scales yet.
         DuplicateError
             If another one of the site, or another site's with the same nonce, is in the sum.
@@ -275,7 +276,7 @@ class Rounds:
                 "encrypt under them"
             )
         if stage != self.stage:
-            raise StateError(
+            raise ScalesMismatchError(
                 f"round {round} has no scales yet, so that the update of {site!r} is under none of it: upload a "
                 "calibration, download the scales once they are there, and encrypt under them"
             )

@@ -5,6 +5,8 @@
 ``update.secagg``      its update of the round, from the end of training on; written as ``update.secagg.new``
 ``own``                the tensors that are the site's own, as training left them, for its owner alone
 ``carry``              what error feedback carries from that update to the next, for its owner alone
+``trained``            where a round begins with a calibration: what it has trained for it, for its owner alone
+``scales.secagg``      the scales of the round, under which the update is encrypted
 ``receipt.secagg``     the server's receipt for that update, until it is in an aggregate
 ``download.secagg``    the aggregate or model that was downloaded last
 ``failures``           which key did not decrypt an aggregate, as often as that happened
@@ -27,6 +29,8 @@ UPDATE_FILE = "update.secagg"
 NEW_UPDATE_FILE = "update.secagg.new"
 OWN_FILE = "own"
 CARRY_FILE = "carry"
+TRAINED_FILE = "trained"
+SCALES_FILE = "scales.secagg"
 RECEIPT_FILE = "receipt.secagg"
 DOWNLOAD_FILE = "download.secagg"
 

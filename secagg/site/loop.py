@@ -7,8 +7,15 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 from ..client import Client
-from ..errors import ManifestMismatchError, QuorumError, RoundMismatchError, SecAggError, show_size
-from ..scheme.params import QuantisedParams
+from ..errors import (
+    ManifestMismatchError,
+    QuorumError,
+    RoundMismatchError,
+    ScalesMismatchError,
+    SecAggError,
+    show_size,
+)
+from ..scheme.report import TensorReport
 from ..wire.update import Update
 from .participant import Participant
 from .record import SiteRecord, show_metrics
@@ -81,6 +88,9 @@ class _Given:
     train_seconds: float = 0.0
     encrypt_seconds: float = 0.0
     upload_seconds: float = 0.0
+    calibration_nbytes: int = 0
+    calibrate_seconds: float = 0.0
+    bits: float = 0.0
     clipped: int = 0
 
 
@@ -101,7 +111,7 @@ def _one_round(participant: Participant, task: CheckedTask, rounds: int) -> Site
                 received, header = time.perf_counter(), aggregate.header
                 participant.receive(aggregate)
             break
-        except ManifestMismatchError as error:  # a site that gives nothing learns of it by the sum
+        except (ManifestMismatchError, ScalesMismatchError) as error:  # a site that gives nothing learns by the sum
             if not participant.renew(error):
                 given = _give(participant, task, here)
     try:
@@ -136,26 +146,45 @@ def _wait(participant: Participant, given: _Given, here: str) -> Update:
 
 def _give(participant: Participant, task: CheckedTask, here: str) -> _Given:
     """Train and encrypt, or skip the round if there is nothing to train with."""
-    model, reporter, params = participant.model, participant.reporter, participant.model.site.config.params
-    train_seconds, encrypt_seconds, clipped = 0.0, 0.0, 0
+    model, reporter = participant.model, participant.reporter
     if participant.has_update():
         reporter.news(f"{here}: going on with the update that was encrypted before")
-    elif not (weight := check_examples(model.site, task)):  # they may have changed since the last round
+        return _Given(participant.update_nbytes)
+    start = trained = time.perf_counter()
+    if participant.has_trained():
+        reporter.news(f"{here}: going on with what was trained before")
+        participant.encrypt_again()
+    elif weight := check_examples(model.site, task):  # they may have changed since the last round
+        task.load(model.state)
+        with reporter.step(f"{here}: train") as report:
+            task.train(model.round, report)
+        trained = time.perf_counter()
+        participant.encrypt(task.state, weight)
+    else:
         reporter.news(f"{here}: skipped, for lack of examples")
         participant.skip()
         return _Given()
-    else:
-        task.load(model.state)
-        start = time.perf_counter()
-        with reporter.step(f"{here}: train") as report:
-            task.train(model.round, report)
-            trained = time.perf_counter()
-            participant.encrypt(task.state, weight)
-        train_seconds, encrypt_seconds = trained - start, time.perf_counter() - trained
-        if isinstance(params, QuantisedParams) and params.overflow == "clip":
-            clipped = model.site.clipped
-            reporter.news(f"{here}: clipped {clipped:,} values beyond max_abs")
-    return _Given(participant.update_nbytes, train_seconds, encrypt_seconds, clipped=clipped)
+    waited, bits, clipped = participant.calibrate_seconds, 0.0, 0
+    if (sent := model.site.report) is not None:
+        bits, clipped = sent.overall.bits, sent.overall.clipped
+        reporter.news(f"{here}: {_show_precision(sent.overall)}")
+    elif model.site.config.aggregation.precision == "previous":
+        reporter.news(f"{here}: this update measures only, and leaves the global model as it is")
+    return _Given(
+        nbytes=participant.update_nbytes,
+        train_seconds=trained - start,
+        encrypt_seconds=time.perf_counter() - trained - waited,
+        calibration_nbytes=participant.calibration_nbytes,
+        calibrate_seconds=waited,
+        bits=bits,
+        clipped=clipped,
+    )
+
+
+def _show_precision(sent: TensorReport) -> str:
+    """Return how precisely an update was sent, for a line of text."""
+    clipped = f", {sent.clipped:,} of {sent.values:,} clipped" if sent.clipped else ""
+    return f"{sent.bits:.1f} bits a value{clipped}"
 
 
 def _measure(participant: Participant, task: CheckedTask) -> dict[str, float]:

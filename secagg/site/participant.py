@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 from ..client import Client
@@ -12,7 +12,9 @@ from ..errors import (
     DuplicateError,
     LayoutError,
     ManifestMismatchError,
+    QuorumError,
     RoundMismatchError,
+    ScalesMismatchError,
     SecAggError,
     StateError,
     StorageError,
@@ -33,6 +35,8 @@ from .folder import (
     NEW_UPDATE_FILE,
     OWN_FILE,
     RECEIPT_FILE,
+    SCALES_FILE,
+    TRAINED_FILE,
     UPDATE_FILE,
     make_old_client,
 )
@@ -41,6 +45,7 @@ from .own_update import keep_carry, restore_carry, restore_own, write_update
 from .promise import binding_receipt, check_kept, is_acknowledged, promised_round, release
 from .reporter import Reporter
 from .session import Session
+from .trained import Trained
 
 
 class Participant:
@@ -68,8 +73,11 @@ class Participant:
         The same, wherever the federation is.
     reporter : Reporter
         As given, or one that tells nothing.
-    decrypt_seconds : float
-        Wall-clock time that the latest aggregate took to be checked, decrypted and applied.
+    calibration_nbytes : int
+        Size of the latest calibration, if rounds begin with one.
+    calibrate_seconds, decrypt_seconds : float
+        Wall-clock time that the latest calibration took, with waiting for others; and that the latest aggregate took to
+        be checked, decrypted and applied.
     """
 
     def __init__(self, kit: SiteKit, session: Session, model: GlobalModel, reporter: Reporter | None = None) -> None:
@@ -78,14 +86,16 @@ class Participant:
         if fault:
             raise LayoutError(f"the model is another than that of project {kit.project.name}: {fault}")
         self.model = model
-        self.decrypt_seconds = 0.0
+        self.calibration_nbytes = 0
+        self.calibrate_seconds = self.decrypt_seconds = 0.0
         self._kit = kit
         self._session = session
         self.reporter = reporter or Reporter()
         self._update = kit.folder / UPDATE_FILE
         self._begun = False  # whether the model is more than the initial one
         self._skipped: int | None = None  # the latest round to which nothing was given
-        self._trained: tuple[int, Mapping[str, Any], float] | None = None  # round, what was encrypted for it, weight
+        self._trained: Trained | None = None  # what was encrypted
+        self._stale = 0  # how often the server had other scales for what was encrypted for the round
         self._unusable: dict[int, SecAggError] = {}  # models on the server by their rounds, and why
         self._revoked: dict[int, tuple[str, ...]] = {}  # aggregates that cannot be used since, and because of whom
         self._bases: dict[int, bytes | None] = {}  # those of rounds after such aggregates, where one was promised
@@ -145,34 +155,62 @@ class Participant:
         except SecAggError:
             return False  # it is made anew
 
+    def has_trained(self) -> bool:
+        """Return whether what was trained for the round that the model is at is at hand, if not encrypted yet."""
+        model = self.model
+        if self._trained is None or (self._trained.round, self._trained.base) != (model.round, model.base):
+            self._trained = Trained.find(self._kit.folder, model.round, model.base)
+        return self._trained is not None
+
     def encrypt(self, local: Mapping[str, Any], weight: float) -> None:
         """Encrypt what has been trained, as the update in the folder; see `GlobalModel.encrypt`.
 
+        Where a round begins with a calibration, that comes first, and this waits for the others. What was trained is in
+        the folder meanwhile: another process does not train again, but calls `encrypt_again`.
+
         What `local` holds stays as it is until `receive`: `renew` may need it again.
+
+        Raises
+        ------
+        RoundMismatchError
+            If the round has ended without this site.
+        SecAggError
+            Whatever calibration or update are refused for.
         """
-        write_update(self._kit.folder, self.model, local, weight)
-        self._trained = self.model.round, local, weight
+        self._trained = Trained(self.model.round, self.model.base, local, weight)
+        self.encrypt_again()
 
-    def renew(self, refusal: ManifestMismatchError) -> bool:
-        """Join again, and encrypt what has been trained again, when another manifest has taken the place of its own.
+    def encrypt_again(self) -> None:
+        """Encrypt what was trained for the round, by an earlier process perhaps: see `has_trained` and `encrypt`."""
+        assert self._trained is not None
+        local, weight = self._trained.local, self._trained.weight
+        try:
+            with self._calibrate(self._trained) if self.model.calibrates else nullcontext() as scales:
+                write_update(self._kit.folder, self.model, local, weight, scales)
+        except ManifestMismatchError as error:
+            self.renew(error)
 
+    def renew(self, refusal: ManifestMismatchError | ScalesMismatchError) -> bool:
+        """Join again, and encrypt what has been trained again, when the round has other terms than the update.
+
+        Another manifest has taken the place of its own, or other scales, as the server has lost those of the round.
         The server cannot drive a site on and on by this: each time it must show a later manifest, which only the
-        provisioner signs.
+        provisioner signs; and scales, it loses a few times only.
 
         Parameters
         ----------
-        refusal : ManifestMismatchError
+        refusal : ManifestMismatchError or ScalesMismatchError
             What the update was refused for.
 
         Returns
         -------
         bool
-            False if an earlier process has trained: then it must be trained again.
+            False if an earlier process has trained, and has not kept it: then it must be trained again.
 
         Raises
         ------
-        ManifestMismatchError
-            If there is no later manifest.
+        ManifestMismatchError, ScalesMismatchError
+            If there is no later manifest; if scales were lost too often.
         RoundMismatchError
             If the round has ended without this site.
         SecAggError
@@ -182,7 +220,9 @@ class Participant:
         self.join()
         project = self._kit.project
         if project.serial <= before.serial:
-            raise refusal
+            self._stale += 1
+            if not isinstance(refusal, ScalesMismatchError) or self._stale > MAX_MISSES:
+                raise refusal
         if self.model.round != round:
             raise RoundMismatchError(f"round {round} ended without this site ({refusal})") from refusal
         known = {site.name for site in before.sites if site.revoked}
@@ -192,13 +232,14 @@ class Participant:
                 f"ATTENTION: the server had acknowledged this site's update of round {round}, and refuses it now "
                 "although nobody has been revoked: ask its operators why"
             )
-        why = f"was voided: {_have_been_revoked(revoked)}" if revoked else "is under another manifest by now"
-        if self._trained is None or self._trained[0] != round:
+        what = "scales" if isinstance(refusal, ScalesMismatchError) else "manifest"
+        why = f"was voided: {_have_been_revoked(revoked)}" if revoked else f"is under another {what} by now"
+        if not self.has_trained():
+            self._update.unlink(missing_ok=True)
             self.reporter.news(f"round {round} {why}; to be trained again under manifest {project.serial}")
             return False
-        _, local, weight = self._trained
         self.model.withdraw()
-        self.encrypt(local, weight)
+        self.encrypt_again()
         self.reporter.news(f"round {round} {why}; encrypted again under manifest {project.serial}")
         return True
 
@@ -207,8 +248,9 @@ class Participant:
 
         Raises
         ------
-        ManifestMismatchError
-            If it is under another manifest than the round: `renew` it, and upload again. So for `download`.
+        ManifestMismatchError, ScalesMismatchError
+            If it is under another manifest than the round, or other scales: `renew` it, and upload again. So for
+            `download`.
         SecAggError
             Whatever else it is refused for.
         """
@@ -245,9 +287,10 @@ class Participant:
             if not self.model.apply(aggregate, receipt):  # a server that plays back the last one
                 raise RoundMismatchError(f"the aggregate is of round {header.round}, not of round {self.model.round}")
         self.decrypt_seconds = time.perf_counter() - start
-        self._trained = None
+        self._trained, self._stale = None, 0
         self._settle_carry(header)
         self.model.save_model(self._kit.folder / MODEL_FILE)
+        (self._kit.folder / TRAINED_FILE).unlink(missing_ok=True)
         release(self._kit, header.round)
 
     def store_model(self, aggregate: Header) -> bool:
@@ -259,15 +302,30 @@ class Participant:
 
     def clear(self) -> None:
         """Remove what is of no use after the last round; the global model stays, and what is to be carried."""
-        if self.has_update():
+        if self.has_update() or self.has_trained():
             return  # of the open round: for others, that was not the last one, nor perhaps for the next process
-        for name in (UPDATE_FILE, NEW_UPDATE_FILE, RECEIPT_FILE, DOWNLOAD_FILE):
+        for name in (UPDATE_FILE, NEW_UPDATE_FILE, TRAINED_FILE, SCALES_FILE, RECEIPT_FILE, DOWNLOAD_FILE):
             (self._kit.folder / name).unlink(missing_ok=True)
 
     def leave(self) -> None:
         """Say, after the last round, that this site gives nothing to the open one: nobody waits for it then."""
-        if not self.has_update():  # else it has something to give
+        if not self.has_update() and not self.has_trained():  # else it has something to give
             self._session.leave(self.model.round)
+
+    def _calibrate(self, trained: Trained) -> Update:
+        """Calibrate for what has been trained, which is kept meanwhile, and return the scales of the round."""
+        model, target, start = self.model, self._kit.folder / SCALES_FILE, time.perf_counter()
+        calibration = model.calibrate(trained.local, trained.weight)
+        trained.keep(self._kit.folder)  # now that it can be sent
+        while True:
+            try:
+                with self.reporter.step(f"round {model.round}: calibrate, and wait for others") as report:
+                    scales = self._session.calibrate(calibration, target, report)
+                break
+            except QuorumError as error:  # to end here, for others, is of no use
+                self.reporter.news(f"round {model.round}: waiting again: {error}")
+        self.calibration_nbytes, self.calibrate_seconds = calibration.nbytes, time.perf_counter() - start
+        return scales
 
     def _take_manifest(self) -> None:
         """Join, and keep the server's manifest."""

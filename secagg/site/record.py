@@ -12,9 +12,11 @@ from pathlib import Path
 class SiteRecord:
     """One round at one site: metrics of the new global model, bytes sent, seconds of each step.
 
-    `clipped` is how many values of the update were beyond ``max_abs`` and were clipped; `verified` whether the sum is
-    verified to be that of the updates that it lists. What was trained and encrypted before a restart took 0 seconds; a
-    round that was skipped has 0 bytes.
+    `nbytes` is that of the update, `calibration_nbytes` of what came before it, if the round began with that; to
+    calibrate takes as long as the others do. `bits` is what a typical value of the update has taken, 0 where nothing is
+    rounded; `clipped` how many were too large for their scale; `verified` whether the sum is verified to be that of the
+    updates that it lists. What was trained and encrypted before a restart took 0 seconds; a round that was skipped has
+    0 bytes.
     """
 
     round: int
@@ -25,6 +27,9 @@ class SiteRecord:
     upload_seconds: float
     wait_seconds: float
     decrypt_seconds: float
+    calibration_nbytes: int = 0
+    calibrate_seconds: float = 0.0
+    bits: float = 0.0
     clipped: int = 0
     verified: bool = False
 

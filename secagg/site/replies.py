@@ -23,6 +23,7 @@ from ..wire.header import MAX_ROUND, check_site
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _STATES = ("idle", "open")
+_STAGES = ("", "calibration", "update")
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,8 @@ def read_status(reply: ServerStatus) -> ServerStatus:
     """Return what a server answers to whoever asks how it stands; `FormatError` if it makes no sense."""
     if reply.state not in _STATES:
         raise FormatError(f"the server names the state {reply.state!r:.80}; it is one of {', '.join(_STATES)}")
+    if reply.stage not in _STAGES:
+        raise FormatError(f"the server names the stage {reply.stage!r:.80}; it is one of {', '.join(_STAGES[1:])}")
     if not (math.isfinite(reply.time) and math.isfinite(reply.seconds_left or 0.0)):
         raise FormatError(f"the server names the time {reply.time} s, and {reply.seconds_left} s left; that is none")
     return replace(

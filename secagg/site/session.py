@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -20,7 +21,6 @@ from ..errors import (
     SecAggError,
     StateError,
     TransportError,
-    VerificationError,
 )
 from ..protocol.chunks import Progress
 from ..protocol.expected import Expected
@@ -55,8 +55,8 @@ class Session:
     site_name : str
         The site's name in its updates.
     timeout : float
-        Seconds that one call may take, retries included. Waiting for the other sites in `download` comes on top: up
-        to the server's round timeout, which `join` learns.
+        Seconds that one call may take, retries included. Waiting for the other sites in `calibrate` and `download`
+        comes on top: up to the server's round timeout, which `join` learns.
     project : secagg.Project, optional
         The site's project manifest. With it, the server must show the same one or a later one of the same authority,
         and sign a receipt for each update.
@@ -176,9 +176,9 @@ class Session:
     ) -> secagg.Update:
         """Upload a calibration, wait for those of the others, and download the scales of the round to `path`.
 
-        If the server has lost the calibration in between, it is uploaded again. If it comes too late, or another one of
-        this site is in the sum, because the site was restarted, a warning is logged, and the scales are those of the
-        others, or of that one: what is too large for them is clipped, and due in the next round.
+        If the server has lost the calibration in between, it is uploaded again. If another one of this site is in the
+        sum, because the site was restarted, that one counts; if all of them come too late, a warning is logged, and the
+        scales are those of the others. What is too large for the scales is clipped, and due in the next round.
 
         Parameters
         ----------
@@ -201,8 +201,6 @@ class Session:
             again.
         RoundMismatchError
             If the round has ended.
-        VerificationError
-            If the server has taken the calibration, and left it out.
         SecAggError
             Whatever else it is refused for, as of `upload`. After a `ManifestMismatchError`, do as said there.
         TransportError
@@ -213,27 +211,24 @@ class Session:
                 return self.calibrate(opened, path, progress)
         header = _check_kind(calibration, "calibration")
         self._expected = Expected(header.layout, header.params)
-        own, what = header.contributions[0], f"the calibration of round {header.round}"
-
-        def check(scales: secagg.Header) -> None:
-            if own not in scales.contributions:
-                raise VerificationError(f"the server has taken {what} of {own.site}, and has left it out")
-
+        nonce, what = header.contributions[0].nonce, f"the calibration of round {header.round}"
         for _ in range(_MAX_EXCHANGES):
-            refusal: SecAggError | None = None
+            request = DownloadRequest("scales", header.round, nonce)
             try:
                 self._send(what, calibration, progress)
-            except (DuplicateError, RoundMismatchError) as error:
-                refusal = error
-            request = DownloadRequest("scales", header.round, b"" if refusal else own.nonce)
+            except (DuplicateError, RoundMismatchError):
+                request = replace(request, nonce=b"")
             try:
-                scales = self._fetch(what, request, path, progress, self._round_timeout, None if refusal else check)
+                scales = self._fetch(what, request, path, progress, self._round_timeout)
             except StateError:
                 continue
-            except RoundMismatchError as error:  # there are none: the round is over
-                raise refusal or error from None
-            if refusal:
-                log.warning("%s goes by scales without its own calibration (%s)", self.site_name, refusal)
+            if self.site_name not in scales.header.sites:
+                log.warning(
+                    "the scales of round %d are without those of %s: what is too large for them is clipped, and due in "
+                    "the next round",
+                    header.round,
+                    self.site_name,
+                )
             return scales
         raise TransportError(
             f"the server lost {what} of {self.site_name!r} {_MAX_EXCHANGES} times: is its disk failing?"
@@ -505,7 +500,7 @@ class Session:
         while True:
             catch_up(model, self.status, step)
             status = self.status()
-            if status.round == model.round and self.site_name not in status.added:
+            if status.round == model.round and (self.site_name not in status.added or status.stage == "calibration"):
                 return
             if status.round == model.round:  # an update of an earlier process counts
                 with self.download(model.round, path, progress) as aggregate:

@@ -216,7 +216,7 @@ class Header:
         if (header.calibration is not None) != (kind in ("update", "aggregate") and aggregation.calibrated):
             raise FormatError(f"the header of this {kind} names scales that it has not, or none although it has some")
         if kind in ("calibration", "scales") and aggregation.precision != "auto":
-            raise FormatError(f"there are no {kind} with precision {aggregation.precision!r}")
+            raise FormatError(f"kind {kind!r} is of precision 'auto', not of {aggregation.precision!r}")
         if kind == "model" and header.manifest is not None:
             raise FormatError("the header of a model names a manifest, which a model outlives")
         if header.head != head:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -72,8 +73,15 @@ def test_a_preset_and_a_choice_of_layers(secagg: Secagg, tmp_path: Path) -> None
     report = report_of(tmp_path / "run")
     assert report["config"]["he"]["lib"] == "flashe"
     assert report["config"]["encrypt"] == "conv"
-    assert report["config"]["aggregation"]["max_abs"] == 0.5
+    assert report["config"]["aggregation"]["precision"] == "auto"  # nobody has guessed anything
+    assert report["config"]["he"]["config"]["value_bits"] == 7  # no more bytes for 30 sites than 6
+    assert "flashe FLASHE of 7 bits, precision auto, encrypt conv" in result.stdout
     encrypted, raw = report["runs"]["encrypted"][0], report["runs"]["raw"][0]
+    record = json.loads((tmp_path / "run" / "encrypted" / "site-1.jsonl").read_text("utf-8"))
+    assert 0 < record["calibration_nbytes"] < record["nbytes"]
+    assert record["calibrate_seconds"] > 0
+    assert record["bits"] > 4
+    assert record["clipped"] == 0
     assert encrypted["nbytes"] < raw["nbytes"]
     assert abs(encrypted["dice"] - raw["dice"]) <= 0.02
 
@@ -92,8 +100,9 @@ def test_values_that_a_site_clips_are_reported(secagg: Secagg, tmp_path: Path) -
         folder = tmp_path / "run" / "encrypted"
         clipped = json.loads((folder / f"{site}.jsonl").read_text("utf-8"))["clipped"]
         assert 0 < clipped < 108_346
-        assert f"round 0 (1 of 1): clipped {clipped:,} values beyond max_abs" in (folder / f"{site}.log").read_text(
-            "utf-8"
+        log = (folder / f"{site}.log").read_text("utf-8")
+        assert re.search(
+            rf"^round 0 \(1 of 1\): [\d.]+ bits a value, {clipped:,} of 108,346 clipped$", log, re.MULTILINE
         )
     assert json.loads((tmp_path / "run" / "raw" / "site-1.jsonl").read_text("utf-8"))["clipped"] == 0
 

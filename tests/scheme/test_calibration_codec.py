@@ -96,6 +96,14 @@ def test_another_number_of_sites(variant, sites):
     assert codec.decode(words, 2) is not None
 
 
+def test_a_site_that_does_not_count_itself():
+    """By another program: each word is what so many sites could send. To count twice, a lane has no room."""
+    codec, modulus = codec_of()
+    words = sum_of(codec, modulus, counted(3, (0, 5)), counted(3, (0, 5)))
+    words[0] -= np.uint64(1)  # the first lane of the first word is the count of sites
+    assert codec.decode(words, 2) is None
+
+
 def test_more_counts_of_a_tensor_than_sites():
     codec, modulus = codec_of()
     twice = sum_of(codec, modulus, counted(3, (1, 5)), counted(3, (1, 6), (1, 7)))

@@ -98,8 +98,8 @@ def test_attempts_are_counted_on(
     with serving(signed, tmp_path / "run") as running:
         assert running.server.status().attempt >= 3
         assert running.server.status().added == ("site-1",)
-    later = json.dumps({"round": 7, "attempt": 3, "sites": [], "skipped": []})
-    none = json.dumps({"round": 0, "attempt": 3, "sites": [], "skipped": 7})
+    later = json.dumps({"round": 7, "stage": "update", "attempt": 3, "sites": [], "skipped": []})
+    none = json.dumps({"round": 0, "stage": "update", "attempt": 3, "sites": [], "skipped": 7})
     for text in ("rubbish", "[]", '{"round": 0}', '{"round": 0, "attempt": "x", "sites": 7}', "", none, later):
         (tmp_path / "run" / "roster.json").write_text(text)
         caplog.clear()
