@@ -182,8 +182,8 @@ def _show_update(update: Update) -> None:
     _row("epoch", _epoch(header.epoch))
     _row("sites", ", ".join(header.sites))
     _row("size", f"{update.nbytes:,} bytes in {show_count(header.frame_count, 'frame')}")
-    share = f"{update.nbytes / max(raw, 1):{'.2f' if values else '.2g'}}"
-    _row("expansion", f"{share} × the {raw:,} bytes that {'its' if values else 'all'} values take as float32")
+    if values:
+        _row("expansion", f"{update.nbytes / max(raw, 1):.2f} × the {raw:,} bytes that its values take as float32")
     _row("digests", damaged or "all fit")
     if header.kind != "model":  # those of a model are AES-GCM's, in each block
         _row("tags", f"{show_count(header.tag_count, 'tag')}, by which sites verify the sum")
@@ -193,7 +193,10 @@ def _show_update(update: Update) -> None:
     _rows(params_rows(header.params) + sum_rows(header.params, header.aggregation))
     if header.calibration is not None:
         _row("scales", f"{header.calibration.hex()}, those of its round")
-    _show_roles(header)
+    if values:
+        _show_roles(header)
+    else:
+        _row("encrypted", f"in which half-octave the largest value lies, of {show_count(len(layout.sent), 'tensor')}")
     if damaged:
         raise FormatError(f"the {header.kind} is damaged: {damaged}")
 
@@ -203,7 +206,7 @@ def _show_roles(header: Header) -> None:
     layout = header.layout
     for role, meaning in (("encrypted", "encrypted"), ("clear", "IN THE CLEAR"), ("local", "stays at the site")):
         specs = layout.role(role)
-        if header.kind not in ("update", "aggregate"):  # of these, nothing is in the clear
+        if header.kind == "model":  # nothing of it is in the clear, and what stays is not in it
             specs = layout.sent if role == "encrypted" else () if role == "clear" else specs
         _row(meaning, f"{show_count(len(specs), 'tensor')}, {sum(spec.size for spec in specs):,} values")
         if role != "encrypted":
