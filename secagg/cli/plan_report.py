@@ -35,14 +35,14 @@ def print_table(rows: Sequence[Row], best: Row) -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # of 80 columns at most
     for title in ("", "he.lib", "scheme"):
         table.add_column(title, no_wrap=True)
-    for title in (f"up {name}", f"down {name}", "× raw", "error", "encrypt", "decrypt"):
+    for title in (f"up {name}", "down", "× raw", "error", "encrypt", "decrypt"):
         table.add_column(title, justify="right", no_wrap=True)
     problems: dict[str, int] = {}
     for row in rows:
         cells = ["–"] * 6
         if row.cost is not None:
-            sizes = (f"{nbytes / unit:.3f}" for nbytes in (row.cost.update_nbytes, row.cost.aggregate_nbytes))
-            cells[:4] = [*sizes, f"{row.cost.expansion:.2f}", show_share(row.cost.loss)]
+            sizes = (f"{nbytes / unit:.2f}" for nbytes in (row.cost.update_nbytes, row.cost.aggregate_nbytes))
+            cells[:4] = [*sizes, f"{row.cost.expansion:.2f}", show_share(row.cost.loss).replace(" ", "")]
         if row.seconds is not None:
             cells[4:] = map(_time, row.seconds)
         if row.problem is not None:

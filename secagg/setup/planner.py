@@ -134,7 +134,7 @@ def recommend(rows: Sequence[Row]) -> tuple[Row, Config, str]:
 
     The smallest of an exact scheme, if one can be used: its sums are verified, its rounding is made good in the next
     round, and its models may be published, whereas means of CKKS leak about the key where they leave the sites. Of two
-    of one size, as the same params of two libraries have it, the one that encrypts faster.
+    of one size, the more precise one, and of the same params of two libraries the one that encrypts faster.
 
     Raises
     ------
@@ -147,7 +147,8 @@ def recommend(rows: Sequence[Row]) -> tuple[Row, Config, str]:
         raise BackendUnavailableError(f"no choice is left: {'; '.join(problems)}")
     exact = [item for item in usable if isinstance(item[1].config.params, QuantisedParams)]
     best, chosen, _ = min(
-        exact or usable, key=lambda item: (item[1].update_nbytes + item[1].aggregate_nbytes, item[2].encrypt)
+        exact or usable,
+        key=lambda item: (item[1].update_nbytes + item[1].aggregate_nbytes, item[1].loss, item[2].encrypt),
     )
     why = "the smallest, as no exact one can be used"
     if exact:
