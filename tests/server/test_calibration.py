@@ -28,6 +28,7 @@ from secagg.errors import (
     QuorumError,
     QuotaError,
     RoundMismatchError,
+    ScalesMismatchError,
     SecAggError,
     StateError,
     StorageError,
@@ -353,13 +354,15 @@ def test_an_update_before_the_scales(world: World, signed: Signed, tmp_path: Pat
         other.calibrate("site-1", "site-2")
         early = update_of(world.sites["site-1"], other.download("scales"))
     for send in (world.resume, world.send):
-        with pytest.raises(StateError, match="round 0 has no scales yet, .*'site-1'.*: upload a calibration, download"):
+        with pytest.raises(
+            ScalesMismatchError, match="round 0 has no scales yet, .*'site-1'.*: upload a calibration, download"
+        ):
             send(early)
     assert world.state == (0, "calibration", 1, (), (), ())
     assert world.files() == []
     world.calibrate("site-1", "site-2")
     for send in (world.resume, world.send):
-        with pytest.raises(MismatchError, match="made under other scales than those of round 0: download the scales"):
+        with pytest.raises(ScalesMismatchError, match="made under other scales than those of round 0: calibrate again"):
             send(early)
     assert world.state == (0, "update", 1, (), (), ("site-1", "site-2"))
 
@@ -650,11 +653,11 @@ def test_scales_that_are_lost(world: World, caplog: pytest.LogCaptureFixture) ->
     lost = world.update("site-1")
     (world.folder / "scales-0.secagg").unlink()
     world.restart()
-    assert "the stored update of site-1 is left out: ManifestMismatchError" in caplog.text
+    assert "the stored update of site-1 is left out: ScalesMismatchError" in caplog.text
     assert world.state[:4] == (0, "calibration", 1, ("site-1", "site-2"))
     world.join("site-3")
     world.calibrate("site-3")
-    with pytest.raises(MismatchError, match="under other scales"):
+    with pytest.raises(ScalesMismatchError, match="under other scales"):
         world.send(*lost)
     world.update(*SITES)
     world.ends_well(*SITES)
