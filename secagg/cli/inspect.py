@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import FormatError, KeyFileError, StateError, show_time
+from ..scheme.report import PrecisionReport
 from ..setup.packing import MAGIC as KIT_MAGIC
 from ..site.folder import CARRY_FILE
 from ..site.own_tensors import own_from_bytes
-from ..site.snapshot import Snapshot
+from ..site.snapshot import Snapshot, carry_of
 from ..storage.files import open_regular, os_errors
 from ..trust.key import ClientKey, ServerKey, load_key
 from ..trust.kit_files import CLIENT_KEY_FILE, PROJECT_FILE, SERVER_KEY_FILE, find_file, is_server_kit
@@ -106,10 +107,8 @@ def _show_folder(folder: Path) -> None:
         print(f"  secagg inspect {path}")
     carry = folder / CARRY_FILE
     if carry.is_file() and not server:
-        print(f"  secagg inspect {carry}")
-        with os_errors(FormatError, f"cannot read {str(carry)!r}"):
-            blob = carry.read_bytes()
-        _show_report(StoredCarry.from_bytes(blob) if blob else None)
+        print(f"  secagg inspect {carry}\n", flush=True)
+        _show_kept(carry)
 
 
 def _show_kept(path: Path) -> None:
@@ -131,20 +130,28 @@ def _show_kept(path: Path) -> None:
             _row("round", kept.round)
             _row("layout", kept.layout.fingerprint)
         _row("size", f"{len(blob):,} bytes")
-        _show_report(kept)
+        carry = _carry_in(kept, blob)
+        _show_report(carry.report if carry else None)
         return
     raise FormatError(f"{path} looks like what a site keeps, and is damaged, or of another release")
 
 
-def _show_report(kept: object) -> None:
-    """Show how precisely the site's latest update was sent, if what it keeps says so."""
-    if isinstance(kept, Snapshot) and kept.carry:
-        kept = StoredCarry.from_bytes(kept.carry)
-    report = kept.report if isinstance(kept, StoredCarry) else None
-    if report is None:
-        return
-    _row("update", f"of round {report.round}, how precisely it was sent: the tensor first that lost most")
-    print("", report, "", *_REPORT_WORDS, sep="\n")
+def _carry_in(kept: object, blob: bytes) -> StoredCarry | None:
+    """Return what error feedback carries, of all that a site keeps: alone, or with its global model."""
+    if isinstance(kept, StoredCarry):
+        return kept
+    try:
+        carry = carry_of(blob)
+    except FormatError:  # its own tensors
+        return None
+    return StoredCarry.from_bytes(carry) if carry else None
+
+
+def _show_report(report: PrecisionReport | None) -> None:
+    """Show how precisely the site's latest update was sent, if that is known."""
+    if report is not None:
+        _row("update", f"of round {report.round}, how precisely it was sent: the tensor first that lost most")
+        print("", report, "", *_REPORT_WORDS, sep="\n")
 
 
 def _show_key(key: ClientKey | ServerKey) -> None:
