@@ -1,18 +1,21 @@
 """Prometheus metrics of a server: what happened is counted, how it stands is read when somebody asks.
 
 ==================================================  ==================================================================
-``secagg_uploads_total{result}``                    updates and models that were ``added``, or ``already_added`` before
+``secagg_uploads_total{result}``                    uploads that were ``added``, or ``already_added`` before
 ``secagg_upload_bytes_total{result}``               their bytes
 ``secagg_upload_seconds``                           histogram: from the head of an upload to its answer
 ``secagg_refusals_total{error}``                    refused calls, by the type in `secagg.errors`
-``secagg_rounds_total{outcome}``                    rounds ``completed``; those ``failed`` or ``voided`` are open again
-``secagg_round_seconds{outcome}``                   histogram: from the opening of a round to its end
-``secagg_downloads_total``                          aggregates and models that were sent
+``secagg_rounds_total{outcome}``                    rounds ``completed``, or ``calibrated`` and open still; those
+                                                    ``failed`` or ``voided`` are open again
+``secagg_round_seconds{outcome}``                   histogram: from the opening of a round, or its stage, to its end
+``secagg_downloads_total``                          aggregates, scales and models that were sent
 ``secagg_download_bytes_total``                     their bytes
 ``secagg_round``, ``secagg_round_attempt``          the open round; attempts count from 1
+``secagg_round_stage{stage}``                       1 if the open round adds this now, else 0: ``calibration``,
+                                                    ``update``; absent where no round has a calibration
 ``secagg_round_seconds_left``                       until its timeout; absent while its clock stands still
-``secagg_round_sites{state}``                       of the open round: ``added``, ``skipped``, ``waiting_for``
-``secagg_round_site_added{site}``                   1 if the site is in the open round, 0 if the round waits for it
+``secagg_round_sites{state}``                       of the open stage: ``added``, ``skipped``, ``waiting_for``
+``secagg_round_site_added{site}``                   1 if the site is in the sum of the stage, 0 if that waits for it
 ``secagg_uploads_in_flight``                        uploads that are being received
 ``secagg_disk_used_bytes``                          what the run folder takes
 ``secagg_disk_quota_bytes``                         what it may take
@@ -44,7 +47,8 @@ if TYPE_CHECKING:
     from secagg.protocol import ServerStatus
 
 _RESULTS = {True: "added", False: "already_added"}
-_OUTCOMES = ("completed", "failed", "voided")
+_OUTCOMES = ("completed", "calibrated", "failed", "voided")
+_STAGES = ("calibration", "update")
 _OTHER = "other"
 
 #: Whoever says nothing for so long is not answered.
@@ -67,7 +71,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._uploads = Counter(
-            "secagg_uploads", "Updates and models that were uploaded.", ["result"], registry=self.registry
+            "secagg_uploads", "Updates, calibrations and models.", ["result"], registry=self.registry
         )
         self._upload_bytes = Counter("secagg_upload_bytes", "Their bytes.", ["result"], registry=self.registry)
         self._upload_seconds = Histogram(
@@ -79,18 +83,20 @@ class Metrics:
         self._refusals = Counter(
             "secagg_refusals", "Refused calls, by the type of the error.", ["error"], registry=self.registry
         )
-        self._rounds = Counter("secagg_rounds", "Rounds that ended.", ["outcome"], registry=self.registry)
+        self._rounds = Counter(
+            "secagg_rounds", "Rounds and calibrations that ended.", ["outcome"], registry=self.registry
+        )
         self._round_seconds = Histogram(
             "secagg_round_seconds",
-            "From the opening of a round to its end.",
+            "From the opening of a round, or its stage, to its end.",
             ["outcome"],
             buckets=_ROUND_BUCKETS,
             registry=self.registry,
         )
-        self._downloads = Counter("secagg_downloads", "Aggregates and models that were sent.", registry=self.registry)
-        self._download_bytes = Counter(
-            "secagg_download_bytes", "Bytes of the aggregates and models that were sent.", registry=self.registry
+        self._downloads = Counter(
+            "secagg_downloads", "Aggregates, scales and models that were sent.", registry=self.registry
         )
+        self._download_bytes = Counter("secagg_download_bytes", "Their bytes.", registry=self.registry)
         self._expiry = Gauge(
             "secagg_expiry_timestamp_seconds",
             "When the server's certificate and the project manifest expire.",
@@ -117,12 +123,12 @@ class Metrics:
         self._refusals.labels(error_type if error_type in _ERRORS else _OTHER).inc()
 
     def round_ended(self, outcome: str, seconds: float) -> None:
-        """Count a round that ended as ``"completed"``, ``"failed"`` or ``"voided"``, `seconds` after it was opened."""
+        """Count a round or calibration that ended, as `Events` has it, `seconds` after it was opened."""
         self._rounds.labels(outcome).inc()
         self._round_seconds.labels(outcome).observe(seconds)
 
     def aggregate_downloaded(self, nbytes: int) -> None:
-        """Count an aggregate or a model that was sent whole."""
+        """Count an aggregate, scales or a model that were sent whole."""
         self._downloads.inc()
         self._download_bytes.inc(nbytes)
 
@@ -149,6 +155,10 @@ class _Gauges:
         now = self._status()
         yield GaugeMetricFamily("secagg_round", "The open round.", now.round)
         yield GaugeMetricFamily("secagg_round_attempt", "Attempts of the open round, from 1.", now.attempt)
+        stage = GaugeMetricFamily("secagg_round_stage", "What the open round adds now.", labels=["stage"])
+        for name in _STAGES if now.stage else ():
+            stage.add_metric([name], float(name == now.stage))
+        yield stage
         left = GaugeMetricFamily("secagg_round_seconds_left", "Until the round timeout; absent while the clock stands.")
         if now.seconds_left is not None:
             left.add_metric([], now.seconds_left)
@@ -160,7 +170,7 @@ class _Gauges:
         yield sites
         each = GaugeMetricFamily(
             "secagg_round_site_added",
-            "1 if the site is in the open round, 0 if the round waits for it.",
+            "1 if the site is in the sum of the open stage, 0 if that waits for it.",
             labels=["site"],
         )
         for site in sorted({*now.added, *now.waiting_for}):

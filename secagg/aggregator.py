@@ -31,7 +31,7 @@ from .trust.project import Project
 from .trust.tags import tag_moduli
 from .wire.body import MemoryBody
 from .wire.container import DIGEST_NBYTES, frame_digest
-from .wire.header import SUMS, Contribution, Header, check_base, check_round, refuse_duplicates
+from .wire.header import SUMS, Contribution, Header, check_base, check_calibration, check_round, refuse_duplicates
 from .wire.layout import Layout
 from .wire.tail import Proof, Tail, add_tags, check_tags, tail_nbytes
 from .wire.update import Update, check_update
@@ -70,7 +70,7 @@ class Aggregator:
     MismatchError
         If the key was made for other params, or the project has another configuration.
     ConfigError
-        If `round` is not a whole number from 0, or `base` is not 32 bytes.
+        If `round` is not a whole number from 0, `base` or `calibration` is not 32 bytes, or `kind` is none.
     LayoutError
         If `layout` is something else, a state dict say.
     """
@@ -95,7 +95,8 @@ class Aggregator:
         if kind not in SUMS:
             raise ConfigError(f"kind is {show(kind)}; use {' or '.join(SUMS)}")
         self._config = config
-        self._kind, self._calibration = kind, calibration
+        self._kind = kind
+        self._calibration = None if calibration is None else check_calibration(calibration)
         self._key = key
         self._round = check_round(round)
         self._layout = _check_layout(layout)
@@ -133,8 +134,8 @@ class Aggregator:
         Raises
         ------
         ConfigError
-            If the kit's configuration is missing or invalid, `round` is not a whole number from 0, or `base` is not 32
-            bytes.
+            If the kit's configuration is missing or invalid, `round` is not a whole number from 0, `base` or
+            `calibration` is not 32 bytes, or `kind` is none.
         LayoutError
             If `layout` is something else.
         KeyFileError
@@ -290,14 +291,14 @@ class Aggregator:
         check_header(header, self._kind, self._config, self._key)
         if header.round != self._round:
             raise RoundMismatchError(
-                f"the update from {header.site} is for round {header.round}, this is round {self._round}"
+                f"the {header.kind} from {header.site} is for round {header.round}, this is round {self._round}"
             )
         if self._layout is not None:
             fault = self._layout.difference(header.layout)
             if fault:
-                raise LayoutError(f"the update from {header.site} has another layout: {fault}")
+                raise LayoutError(f"the {header.kind} from {header.site} has another layout: {fault}")
         if (self._base is not None or self._contributions) and header.base != self._base:
-            raise MismatchError(_other_base(header.site, self._round, header.base, self._base))
+            raise MismatchError(_other_base(header, self._round, self._base))
         if (self._project is not None or self._contributions) and header.manifest != self._manifest:
             raise ManifestMismatchError(self._other_manifest(header))
         if (self._calibration is not None or self._contributions) and header.calibration != self._calibration:
@@ -316,13 +317,13 @@ class Aggregator:
         if self._manifest is None or header.manifest is None:
             one, others = ("no", "one") if header.manifest is None else ("a", "none")
             return (
-                f"the update from {header.site} was made under {one} project manifest, those of round {self._round} "
-                f"under {others}: give every Client the project (Client.load of a kit does), or none"
+                f"the {header.kind} from {header.site} was made under {one} project manifest, those of round "
+                f"{self._round} under {others}: give every Client the project (Client.load of a kit does), or none"
             )
         serial = f", of serial {self._project.serial}" if self._project else ""
         return (
-            f"the update from {header.site} was made under another project manifest than those of round {self._round}, "
-            f"which are under {self._manifest.hex()[:16]}…{serial}: join again, and encrypt again"
+            f"the {header.kind} from {header.site} was made under another project manifest than those of round "
+            f"{self._round}, which are under {self._manifest.hex()[:16]}…{serial}: join again, and encrypt again"
         )
 
     def _refuse_closed(self) -> None:
@@ -343,12 +344,13 @@ def _refuse_transparent(blocks: list[NDArray[np.uint8]]) -> None:
             raise FormatError("a block is a plaintext where ciphertext belongs: its second polynomial is zero")
 
 
-def _other_base(site: str, round: int, base: bytes | None, expected: bytes | None) -> str:
+def _other_base(header: Header, round: int, expected: bytes | None) -> str:
     """Return what is wrong with an update whose base is not that of its round."""
+    base, who = header.base, f"the {header.kind} from {header.site}"
     if base is None or expected is None:
         names, other = ("names no", "names one") if base is None else ("names a", "names none")
         return (
-            f"the update from {site} {names} global model that it began from, and the sum of round {round} {other}: "
+            f"{who} {names} global model that it began from, and the sum of round {round} {other}: "
             "let all sites give encrypt() a `base`, or none"
         )
     remedy = "load the current global model and train again"
@@ -357,6 +359,6 @@ def _other_base(site: str, round: int, base: bytes | None, expected: bytes | Non
             "the first models differ, or their `context`: give all sites one seed or file, one dtype and one run id"
         )
     return (
-        f"the update from {site} began from the global model {base.hex()[:16]}…, those of round {round} begin from "
+        f"{who} began from the global model {base.hex()[:16]}…, those of round {round} begin from "
         f"{expected.hex()[:16]}…: {remedy}"
     )

@@ -12,9 +12,19 @@ import numpy as np
 
 from .config import Config
 from .encryption import Encryption
-from .errors import ConfigError, KeyFileError, LayoutError, PrivacyWarning, RangeError, show, warn
+from .errors import (
+    ConfigError,
+    KeyFileError,
+    LayoutError,
+    PrecisionWarning,
+    PrivacyWarning,
+    RangeError,
+    show,
+    warn,
+)
 from .measuring import Measuring
-from .scheme.report import PrecisionReport
+from .scheme.params import QuantisedParams
+from .scheme.report import MAX_LOSS, PrecisionReport, show_share
 from .scheme.scales import Scales
 from .scheme.tensors import FLOAT_DTYPES, to_vector
 from .storage.files import Target, Writable, open_target
@@ -101,6 +111,7 @@ class Client:
                 )
         self._failures = Failures(key.server, failures)
         self._told = False  # that some tensors are in the clear
+        self._told_loss = False  # that rounding loses much
         self._encryption = Encryption(config, key)
         self._measuring = Measuring(config, key, project, self._failures, self._encryption)
 
@@ -293,9 +304,11 @@ class Client:
         UserWarning
             If the configuration has ``error_feedback``, the round is not the first, and this client has neither made an
             update before nor been told by `restore_carry` what there is to carry.
+        PrecisionWarning
+            Once, if it has no ``error_feedback``, and rounding loses more than 1 % of a tensor's energy; see `report`.
         """
-        _, stream = self._write(_in_memory, state, weight, round, base, layout, calibration)
-        return Update.from_bytes(stream.getvalue())
+        header, stream = self._write(_in_memory, state, weight, round, base, layout, calibration)
+        return Update.written(header, stream.getvalue())
 
     def encrypt_to(
         self,
@@ -369,8 +382,8 @@ class Client:
         number = self.check_weight(weight)
         layout = self._layout(state, layout)
         draft = self._header("calibration", layout, round, base)
-        _, stream = self._encryption.calibrate(draft, state, number, self._identity, _in_memory)
-        return Update.from_bytes(stream.getvalue())
+        header, stream = self._encryption.calibrate(draft, state, number, self._identity, _in_memory)
+        return Update.written(header, stream.getvalue())
 
     def decrypt(
         self,
@@ -662,7 +675,27 @@ class Client:
                 "with each update, and give it to restore_carry of the client that makes the next, or keep "
                 "GlobalModel.to_bytes(); restore_carry(b'') says that there was nothing"
             )
-        return self._encryption.encrypt(draft, state, number, scales, self._identity, open_stream)
+        written = self._encryption.encrypt(draft, state, number, scales, self._identity, open_stream)
+        if feedback is None:
+            self._warn_of_loss()
+        return written
+
+    def _warn_of_loss(self) -> None:
+        """Issue a `PrecisionWarning`, once, if rounding loses much of the latest update for good."""
+        lossy = [] if self.report is None else [item for item in self.report.worst if item.loss > MAX_LOSS]
+        params = self._config.params
+        if not lossy or self._told_loss or not isinstance(params, QuantisedParams):
+            return
+        self._told_loss = True
+        worst, fixed = lossy[0], not self._config.aggregation.calibrated
+        others = f", and more than {show_share(MAX_LOSS)} of {len(lossy) - 1} other tensors" if len(lossy) > 1 else ""
+        remedy = "; or leave out aggregation.max_abs, and each round measures how large values are" if fixed else ""
+        warn(
+            f"rounding loses {show_share(worst.loss)} of the energy of {worst.name!r}{others}: its values, times their "
+            f"weight, are typically {worst.signal:.2g}, and a step is {worst.step:.2g}. Set error_feedback: true in "
+            f"he.config, or more than value_bits: {params.value_bits}{remedy}",
+            PrecisionWarning,
+        )
 
 
 def _in_memory(header: Header) -> BytesIO:

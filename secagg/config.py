@@ -8,6 +8,7 @@ from typing import Any
 
 from .errors import BackendUnavailableError, ConfigError, show
 from .scheme.aggregation import Aggregation
+from .scheme.codec import check_precision
 from .scheme.params import Params
 from .scheme.patterns import read_patterns
 from .scheme.plugins import check_registered, registered_backends
@@ -108,6 +109,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check_registered(self.lib)
+        check_precision(self.params, self.aggregation)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Config:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from .scheme.feedback import Feedback
 from .scheme.flat_vector import FlatVector, weigh
 from .scheme.integer_encoder import IntegerEncoder
 from .scheme.params import LatticeParams, QuantisedParams
-from .scheme.report import PrecisionReport, TensorReport
+from .scheme.report import PrecisionReport, TensorReport, rounding_loss
 from .scheme.ring import CLEAR_RING, Ring
 from .scheme.scales import Scales, one_hot
 from .scheme.tensors import FLOAT_DTYPES, to_vector
@@ -182,9 +183,9 @@ class Encryption:
             }
             stream = open_stream(header)
             self._write(header, encoders, identity, stream)
-            self.report = None
-            if isinstance(encoder, IntegerEncoder) and (scales is None or scales.known):
-                self.report = self._report(draft, due, encoder)
+            if isinstance(encoder, IntegerEncoder):
+                # What measures only sends nothing that could be more or less precise.
+                self.report = None if scales and not scales.known else self._report(draft, due, weight, encoder)
             if self.feedback and due.residuals is not None:
                 self.feedback.commit(layout.fingerprint, round, due.residuals)
             return header, stream
@@ -249,10 +250,7 @@ class Encryption:
                 f"the aggregate of round {header.round} is the sum of the updates that it lists, and cannot be used: "
                 f"{fault}. A site encrypts otherwise than the others: compare the versions and configurations of all"
             )
-        following = None
-        if decoder.counts is not None and decoder.scales is not None:
-            following = decoder.scales.following(decoder.counts)
-        return Mean(vectors, following)
+        return Mean(vectors, decoder.following())
 
     def decrypt_scales(self, summed: Update) -> Scales:
         """Return the scales that a sum of calibrations gives, which has been held against the configuration.
@@ -315,7 +313,8 @@ class Encryption:
         for frame in header.frames:
             encoder, secret = encoders[frame.section], frame.section == "encrypted"
             plain = encoder.encode(frame.first_block, frame.blocks)
-            if encoder.clipped and not self._calibrated and not (self._clips and secret):
+            # What error feedback adds may exceed a bound, and what is clipped of it is due again.
+            if encoder.clipped and not (secret and (self._clips or self.feedback)):
                 raise RangeError("a tensor changed to a value out of range while it was encrypted; nothing was sent")
             words = plain
             if not (secret and self._lattice):
@@ -375,20 +374,26 @@ class Encryption:
                 return f"tensor {name!r} has a mean that is no number, or beyond its max_abs"
         return None
 
-    def _report(self, draft: Header, due: _Due, encoder: IntegerEncoder) -> PrecisionReport:
+    def _report(self, draft: Header, due: _Due, weight: float, encoder: IntegerEncoder) -> PrecisionReport:
         """Return how precisely an update was sent."""
-        left = [weigh(residual, 1.0)[1] for residual in due.residuals or ()]
-        tensors = [
-            TensorReport(spec.name, spec.size, math.sqrt(energy / max(spec.size, 1)), step, clipped, math.sqrt(rest))
-            for spec, energy, step, clipped, rest in zip(
+        tensors = []
+        for index, (spec, vector, energy, step, clipped) in enumerate(
+            zip(
                 draft.layout.role("encrypted"),
+                due.vectors,
                 due.energies,
                 encoder.steps,
                 encoder.clipped_by_tensor,
-                left or [0.0] * len(due.energies),
                 strict=True,
             )
-        ]
+        ):
+            signal = math.sqrt(min(energy, sys.float_info.max) / max(spec.size, 1))
+            if due.residuals is None:
+                left, loss = 0.0, rounding_loss(vector, weight, step, signal, stochastic=encoder.is_stochastic(index))
+            else:
+                left = weigh(due.residuals[index], 1.0)[1]
+                loss = left / energy if energy else 0.0
+            tensors.append(TensorReport(spec.name, spec.size, signal, step, clipped, math.sqrt(left), loss))
         return PrecisionReport(draft.round, tuple(tensors))
 
 

@@ -72,7 +72,8 @@ class Measuring:
 
     def after(self, source: Update) -> Scales | None:
         """Return the scales of the round that begins with an aggregate or stored model that was decrypted last."""
-        return self._latest[1] if self._latest and self._latest[0] == source.digest() else None
+        latest = self._latest  # another thread may replace it meanwhile
+        return latest[1] if latest and latest[0] == source.digest() else None
 
     def _calibrated(self, calibration: object, layout: Layout, round: int, base: bytes | None) -> tuple[Scales, bytes]:
         """Return the scales that a sum of calibrations gives, and its digest."""
@@ -86,11 +87,12 @@ class Measuring:
         self._check(summed, "scales", layout, round, base)
         if header.base != base:
             raise MismatchError(f"the scales of round {round} are of another global model than this update")
-        name = summed.digest()
-        if self._latest is None or self._latest[0] != name:
+        name, found = summed.digest(), self.after(summed)
+        if found is None:
             with self._failures.guard():
-                self._latest = name, self._encryption.decrypt_scales(summed)
-        return self._latest[1], name
+                found = self._encryption.decrypt_scales(summed)
+            self.remember(summed, found)
+        return found, name
 
     def _previous(self, calibration: object, layout: Layout, round: int, base: bytes | None) -> Scales:
         """Return the scales that follow from the aggregate of the round before."""

@@ -1,6 +1,7 @@
 """What holds for the whole suite, and the contract.
 
-What asks for `lib` runs over every backend and scheme, what asks for `kernels` over both of these. A backend that is
+What asks for `lib` runs over every backend and scheme, what asks for `mode` over each precision of them too, and what
+asks for `kernels` over both of these. A backend that is
 registered but whose library is missing fails; nothing is skipped.
 """
 
@@ -12,7 +13,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from federation import VARIANTS, libs_of
+from federation import MODES, VARIANTS, libs_of
 from hypothesis import HealthCheck, settings
 
 import secagg_ext
@@ -58,6 +59,12 @@ def own_environment() -> Iterator[None]:
 @pytest.fixture(scope="session", params=VARIANTS)
 def lib(request: pytest.FixtureRequest) -> str:
     """A variant: a backend and one of its schemes, as `federate` takes it."""
+    return request.param
+
+
+@pytest.fixture(scope="session", params=MODES)
+def mode(request: pytest.FixtureRequest) -> str:
+    """A variant, and where its scales come from, as `federate` takes them."""
     return request.param
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from federation import CLARA
 
 from secagg import Config
 from secagg.errors import ConfigError
+from secagg.scheme.aggregation import Aggregation
 from secagg.scheme.params import MAX_COEFF_MOD_BITS, CKKSParams
 
 FULL = {
@@ -23,6 +26,7 @@ FULL = {
     "aggregation": {
         "min_clients": 3,
         "max_clients": 12,
+        "precision": "fixed",
         "max_abs": {"default": 0.5, "*.running_var": 10.0},
         "max_weight": 1000.0,
     },
@@ -49,14 +53,105 @@ def test_round_trip():
 
 
 def test_defaults():
-    config = Config.from_dict({"he": {"lib": "pyfhel", "config": CLARA}})
+    data = {"he": {"lib": "pyfhel", "config": CLARA}}
+    config = Config.from_dict(data)
+    assert config == Config.from_dict(data | {"aggregation": {"precision": "fixed"}})
     assert config.to_dict() == {
         "he": {"lib": "pyfhel", "config": {**CLARA, "complex_slots": False, "seeded": False}},
         "encrypt": "all",
         "stay": [],
         "nonnegative": [],
-        "aggregation": {"min_clients": 2, "max_clients": 30, "max_abs": 8.0, "max_weight": 1.0},
+        "aggregation": {
+            "min_clients": 2,
+            "max_clients": 30,
+            "precision": "fixed",
+            "max_abs": 8.0,
+            "max_weight": 1.0,
+        },
     }
+
+
+EXACT = [
+    {"preset": "exact"},
+    {"preset": "smallest"},
+    {"lib": "flashe", "config": {}},
+    {"lib": "flashe", "config": {"value_bits": 11}},
+    {"lib": "seal", "config": {"scheme": "BGV"}},
+    {"lib": "pyfhel", "config": {"scheme": "BGV", "value_bits": 16}},
+]
+
+
+@pytest.mark.parametrize("he", EXACT, ids=str)
+def test_exact_schemes_measure_where_no_number_is_given(he):
+    for aggregation in ({}, {"max_weight": 40}, {"max_abs": None, "precision": None}, {"precision": "auto"}):
+        config = Config.from_dict({"he": he, "aggregation": aggregation})
+        assert config.aggregation.precision == "auto"
+        assert config.aggregation.max_abs is None
+        assert config.aggregation.max_weight == aggregation.get("max_weight")
+        assert Config.from_dict(config.to_dict()) == config
+    assert Config.from_dict({"he": he}) == Config.from_dict({"he": he, "aggregation": {}})
+    previous = Config.from_dict({"he": he, "aggregation": {"precision": "previous"}})
+    assert (previous.aggregation.precision, previous.aggregation.max_abs) == ("previous", None)
+    assert Config.from_dict(previous.to_dict()) == previous
+    assert previous.params == Config.from_dict({"he": he}).params
+
+
+@pytest.mark.parametrize("he", EXACT, ids=str)
+@pytest.mark.parametrize("max_abs", [0.5, {"default": 0.5, "*.bias": 2.0}], ids=str)
+def test_what_is_given_is_fixed(he, max_abs):
+    if "value_bits" not in he.get("config", {"value_bits": 0}):
+        he = {**he, "config": he["config"] | {"value_bits": 8}}
+    config = Config.from_dict({"he": he, "aggregation": {"max_abs": max_abs}})
+    assert config.aggregation.to_dict() == {
+        "min_clients": 2,
+        "max_clients": 30,
+        "precision": "fixed",
+        "max_abs": max_abs,
+        "max_weight": 1.0,
+    }
+    assert Config.from_dict(config.to_dict()) == config
+    stated = Config.from_dict({"he": he, "aggregation": {"precision": "fixed"}})
+    assert stated.aggregation.max_abs == 8.0
+    assert stated.params == config.params
+
+
+@pytest.mark.parametrize("precision", ["auto", "previous"])
+@pytest.mark.parametrize(
+    ("he", "numbers", "message"),
+    [
+        (
+            {"preset": "exact"},
+            {"max_abs": 0.5},
+            "max_abs is 0.5, and precision '{}' measures what it would say: leave one",
+        ),
+        ({"preset": "clara"}, {"max_abs": {"default": 1}}, "max_abs is {{'default': 1}}, and precision '{}' measures"),
+        (
+            {"preset": "clara"},
+            {},
+            "precision is '{}': CKKS has no steps to be measured; leave it out, or use an exact scheme",
+        ),
+        ({"lib": "tenseal", "config": CLARA}, {"max_weight": 3}, "precision is '{}': CKKS has no steps"),
+        (
+            {"lib": "flashe", "config": {"overflow": "error"}},
+            {},
+            "overflow is 'error', and with precision '{}' what is beyond .*'clip', leave it out of he.config, or give "
+            "aggregation.max_abs",
+        ),
+    ],
+    ids=str,
+)
+def test_precision_that_cannot_work(he, numbers, message, precision):
+    aggregation = {"precision": precision} | numbers
+    with pytest.raises(ConfigError, match=re.escape(message.format(precision)).replace(r"\.\*", ".*")):
+        Config.from_dict({"he": he, "aggregation": aggregation})
+
+
+def test_a_config_made_by_hand_is_held_to_the_same():
+    exact = Config.from_dict({"he": {"preset": "smallest"}, "aggregation": {"max_abs": 1.0}})
+    with pytest.raises(ConfigError, match="overflow is 'error', and with precision 'auto'"):
+        replace(exact, aggregation=Aggregation(precision="auto"))
+    with pytest.raises(ConfigError, match="precision is 'previous': CKKS has no steps"):
+        replace(Config.from_dict({"he": {"preset": "clara"}}), aggregation=Aggregation(precision="previous"))
 
 
 def test_files(tmp_path):
@@ -163,6 +258,15 @@ def test_a_missing_key(path):
         (("aggregation", "max_clients"), 10_001, "max_clients is 10001"),
         (("aggregation", "max_clients"), 4.0, "max_clients is 4.0"),
         (("aggregation", "max_clients"), True, "max_clients is True"),
+        (("aggregation", "precision"), "best", "precision is 'best'; use fixed, auto, previous"),
+        (("aggregation", "precision"), True, "precision is True; use"),
+        (("aggregation", "precision"), ["auto"], r"precision is \['auto'\]; use"),
+        (("aggregation", "precision"), {}, r"precision is \{\}; use"),
+        (("aggregation", "precision"), 8, "precision is 8; use"),
+        (("aggregation", "max_abs"), "8", "max_abs is '8'; use a number above 0"),
+        (("aggregation", "max_abs"), [8.0], r"max_abs is \[8.0\]; use a number above 0"),
+        (("aggregation", "max_weight"), [1], r"max_weight is \[1\]; use a number above 0"),
+        (("aggregation", "max_weight"), {}, r"max_weight is \{\}; use a number above 0"),
         (("aggregation", "max_weight"), 0, "max_weight is 0; use a number above 0"),
         (("aggregation", "max_weight"), "1e3", "max_weight is '1e3'"),
         (("aggregation", "max_weight"), float("inf"), "max_weight is inf"),

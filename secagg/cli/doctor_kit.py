@@ -5,22 +5,17 @@ from __future__ import annotations
 import shutil
 import stat
 import time
-import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ..aggregator import Aggregator
 from ..backends.registry import available_backends
-from ..client import Client
-from ..config import Config, Encrypt
+from ..config import Config
 from ..errors import (
     BackendError,
     BackendUnavailableError,
     KeyFileError,
-    PrivacyWarning,
     StorageError,
     show_size,
     show_time,
@@ -28,6 +23,7 @@ from ..errors import (
 from ..scheme.codec import codec_for
 from ..scheme.ring import KERNELS
 from ..setup.disk import LEAST_FREE_NBYTES, round_nbytes
+from ..setup.trial import Trial
 from ..storage.staging import is_committed
 from ..trust import Certificate, Tls
 from ..trust.identity import Identity
@@ -219,17 +215,13 @@ def _backend(folder: Path, project: Project) -> str:
 
 def _try_backend(config: Config, key: ClientKey) -> None:
     """Hold the mean of two small updates, encrypted and decrypted, against the exact one."""
-    aggregation = replace(config.aggregation, min_clients=2, max_abs=min(config.aggregation.bounds))
-    config = replace(config, encrypt=Encrypt(), stay=(), nonnegative=(), aggregation=aggregation)
-    (bound,), weight = aggregation.bounds, aggregation.max_weight
-    states = [{"trial": np.linspace(low, bound, _TRIAL_VALUES)} for low in (-bound, 0.0)]
-    aggregator = Aggregator(config, key.server)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PrivacyWarning)
-        sites = [Client(config, key, name) for name in ("trial-1", "trial-2")]
-    for site, state in zip(sites, states, strict=True):
-        aggregator.add(site.encrypt(state, weight=weight))
-    mean = sites[0].decrypt(aggregator.finish(), like=states[0])["trial"]
-    error = np.abs(mean - (states[0]["trial"] + states[1]["trial"]) / 2).max()
-    if not error <= codec_for(config.params, aggregation).mean_error(2, 2.0):
+    trial = Trial(config, key)
+    states = [np.linspace(low, trial.bound, _TRIAL_VALUES, dtype=np.float32) for low in (-trial.bound, 0.0)]
+    mean = trial.sites[0].decrypt(trial.aggregate(states, trial.scales(states)))["trial"]
+    error = np.abs(mean - np.sum(states, axis=0, dtype=np.float64) / len(states)).max()
+    calibrated = trial.config.aggregation.calibrated
+    # A calibrated bound is the power of √2 above the largest weighted value.
+    bound, unit = (2 * trial.weight * trial.bound, trial.weight) if calibrated else (trial.bound, 1.0)
+    allowed = codec_for(config.params, trial.config.aggregation).mean_error(2, 2 * unit, bound)
+    if not error <= allowed + np.spacing(np.float32(trial.bound)):
         raise BackendError(f"{config.lib} returns sums that are {error:.2g} off: install another version of it")

@@ -64,8 +64,8 @@ class Aggregation:
             )
         if self.calibrated and self.max_abs is not None:
             raise ConfigError(
-                f"aggregation.max_abs is given, and precision {self.precision!r} measures what it would say: leave "
-                "one out"
+                f"aggregation.max_abs is {show(self.max_abs)}, and precision {self.precision!r} measures what it would "
+                "say: leave one out"
             )
         if not self.calibrated:
             object.__setattr__(self, "max_abs", _DEFAULT_MAX_ABS if self.max_abs is None else self.max_abs)

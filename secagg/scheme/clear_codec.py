@@ -80,7 +80,8 @@ class ClearEncoder:
         self.clipped += self._source.read(start, values, self._weight) >= 0
         for part, bound in _parts(values, start, self._ends, self._bounds):
             part[:] = np.clip(part / bound, -self._most, self._most) if bound else 0
-        return np.rint(np.ldexp(values, self._bits)).astype(np.int64).view(np.uint64)
+        with np.errstate(invalid="ignore"):  # a NaN is counted above, and nothing of it is sent
+            return np.rint(np.ldexp(values, self._bits)).astype(np.int64).view(np.uint64)
 
 
 class ClearDecoder:

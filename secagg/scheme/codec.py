@@ -44,14 +44,15 @@ class Decoder(Protocol):
     """Bounds of the weighted values of all tensors that are sent, known with the weight."""
     scales: Scales | None
     """Those that the updates were made under, where they are measured."""
-    counts: NDArray[np.float64] | None
-    """What sites have counted in bins, where they do so in each update."""
 
     def decode(self, block: int, plain: Array) -> None:
         """Write the mean of whole plaintext blocks from the one of index `block` to the targets, in order."""
 
     def finish(self) -> None:
         """Write what could not be written before all blocks were decoded."""
+
+    def following(self) -> Scales | None:
+        """Return the scales of the next round, where they follow from this one."""
 
 
 class Codec(Protocol):
@@ -123,10 +124,28 @@ def codec_for(params: Params, aggregation: Aggregation) -> Codec:
     Raises
     ------
     ConfigError
-        If sums of ``max_clients`` updates would not fit.
+        If sums of ``max_clients`` updates would not fit, or as of `check_precision`.
     """
+    check_precision(params, aggregation)
     if isinstance(params, CKKSParams):
         return RealCodec(params, aggregation)
     if isinstance(params, QuantisedParams):
         return IntegerCodec(params, aggregation)
     raise ConfigError(f"no codec for {show(params)}")
+
+
+def check_precision(params: Params, aggregation: Aggregation) -> None:
+    """Raise `ConfigError` unless params go with where scales come from."""
+    if not aggregation.calibrated:
+        return
+    if not isinstance(params, QuantisedParams):
+        raise ConfigError(
+            f"aggregation.precision is {aggregation.precision!r}: {params.scheme} has no steps to be measured; leave "
+            "it out, or use an exact scheme"
+        )
+    if params.overflow != "clip":
+        raise ConfigError(
+            f"overflow is {params.overflow!r}, and with precision {aggregation.precision!r} what is beyond the scales "
+            "of a round is clipped, and due in the next: use 'clip', leave it out of he.config, or give "
+            "aggregation.max_abs"
+        )

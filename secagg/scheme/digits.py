@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 #: Values of small tensors, norms, biases, running statistics, have at least so many levels.
 MIN_LEVELS = 2**20 - 1
 
-#: The largest part of the encrypted values that take several lanes each.
-MAX_SMALL_SHARE = 0.05
+#: Of so many encrypted values, at most one takes several lanes.
+VALUES_A_SMALL_ONE = 20
 
 
 class Digits:
@@ -55,10 +55,10 @@ def lanes_a_value(limit: int) -> int:
 def small_tensors(shapes: Sequence[tuple[int, ...]]) -> list[bool]:
     """Return which of the encrypted tensors take several lanes a value.
 
-    Those of at most one dimension, smallest first, as long as they are together at most `MAX_SMALL_SHARE` of all.
+    Those of at most one dimension, smallest first, as long as they are together at most one in `VALUES_A_SMALL_ONE`.
     """
     sizes = [math.prod(shape) for shape in shapes]
-    room = MAX_SMALL_SHARE * sum(sizes)
+    room = sum(sizes) // VALUES_A_SMALL_ONE
     chosen = [False] * len(shapes)
     for index in sorted(range(len(shapes)), key=lambda index: sizes[index]):
         if len(shapes[index]) <= 1:

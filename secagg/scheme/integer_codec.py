@@ -7,13 +7,7 @@ rounding: with W = Σ wᵢ over n sites its error is at most n·Δ/W under stoch
 standard deviation of at most Δ·√n/(2·W); and at most n·Δ/(2·W) under rounding to nearest.
 
 Small tensors (`secagg.scheme.digits`) have L = ((2·limit + 1)**d − 1)/2 with d lanes a value, and are rounded to the
-nearest in any case. The encrypted section is
-
-    digits of the weight | 1 | digits of the bins of all tensors | counts of bins | small tensors | other tensors
-
-of which the third is there where scales are measured, and the fourth where they follow from the round before; of the
-small tensors first the lowest digits of all values, then the next ones. It tells under which scales it was made:
-whoever decrypts needs nothing else.
+nearest in any case. What lies where, `secagg.scheme.integer_form` says.
 """
 
 from __future__ import annotations
@@ -26,23 +20,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError, RangeError
+from ..errors import RangeError
 from .aggregation import Aggregation
-from .capacity import check_moduli, fitting_lanes
-from .digits import Digits, lanes_a_value, small_tensors
+from .capacity import check_moduli
 from .integer_decoder import IntegerDecoder
 from .integer_encoder import IntegerEncoder
+from .integer_form import IntegerForm
 from .params import QuantisedParams
-from .scales import BINS, UNKNOWN, Scales
-
-#: The weight is a whole number of at least so many bits: where ``max_weight`` is given, and where it is not.
-WEIGHT_BITS, FREE_WEIGHT_BITS = 40, 80
-
-#: Bits of a bin, or of `UNKNOWN`.
-_BIN_BITS = UNKNOWN.bit_length()
+from .scales import Scales
 
 
-class IntegerCodec:
+class IntegerCodec(IntegerForm):
     """Quantised values in lanes.
 
     Construction proves that no sum of ``max_clients`` updates carries from a lane into the next, or wraps modulo the
@@ -62,30 +50,8 @@ class IntegerCodec:
     """
 
     def __init__(self, params: QuantisedParams, aggregation: Aggregation) -> None:
-        self._params = params
-        self._sites, self._bounds = aggregation.max_clients, aggregation.bounds
-        if aggregation.calibrated and params.overflow != "clip":
-            raise ConfigError(
-                f"overflow is {params.overflow!r}, and with precision {aggregation.precision!r} what is beyond the "
-                "scales of a round is clipped, and due in the next: use 'clip', or leave it out of he.config"
-            )
-        for bound in aggregation.bounds:
-            if not 1e-290 <= bound <= 1e290:  # else steps and their inverses leave the range of float64
-                raise ConfigError(f"aggregation.max_abs {bound:g} cannot be quantised: use 1e-290 to 1e290")
-        self.calibrated = aggregation.calibrated
-        self.counts_bins = aggregation.precision == "previous"
-        self.largest_weight = aggregation.largest_weight
-        #: What turns a bound of values into one of weighted values.
-        self.unit = 1.0 if self.calibrated else self.largest_weight
-        if not all(1e-290 <= bound * self.unit <= 1e290 for bound in aggregation.bounds):
-            raise ConfigError(
-                f"aggregation.max_weight {self.unit:g} times max_abs cannot be quantised: lower max_weight"
-            )
-        self.lanes = fitting_lanes(params, params.limit, self._sites)
-        self.block_values = self.lanes.block_values
-        self.lanes_a_value = lanes_a_value(params.limit)
-        self.weight = Digits(WEIGHT_BITS if aggregation.max_weight is not None else FREE_WEIGHT_BITS, params.limit)
-        self.bin = Digits(_BIN_BITS, params.limit)
+        super().__init__(params, aggregation)
+        self._params, self._sites, self._bounds = params, aggregation.max_clients, aggregation.bounds
         self._stochastic = params.rounding == "stochastic"
 
     def check_moduli(self, primes: tuple[int, ...], plain_modulus: int) -> None:
@@ -103,25 +69,6 @@ class IntegerCodec:
     def draw(self) -> int | None:
         """Return the seed of the rounding of an update, below 2**64; None where nothing is drawn."""
         return secrets.randbits(64) if self._stochastic else None
-
-    def whole_weight(self, weight: float) -> int:
-        """Return a weight as the whole number that is sent."""
-        return min(round(weight / self.largest_weight * self.weight.largest), self.weight.largest)
-
-    def blocks(self, shapes: Sequence[tuple[int, ...]], tensors: int) -> int:
-        """Return the number of blocks of a section; see `secagg.scheme.codec.Codec`."""
-        values = self.head_values(tensors) + (tensors * BINS if self.counts_bins else 0)
-        for shape, small in zip(shapes, small_tensors(shapes), strict=True):
-            values += math.prod(shape) * (self.lanes_a_value if small else 1)
-        return -(-values // self.block_values)
-
-    def head_values(self, tensors: int) -> int:
-        """Return how many values come before counts and tensors."""
-        return self.weight.count + 1 + (tensors * self.bin.count if self.calibrated else 0)
-
-    def limit_of(self, small: bool) -> int:
-        """Return the largest magnitude of a quantised value."""
-        return ((2 * self.lanes.limit + 1) ** self.lanes_a_value - 1) // 2 if small else self.lanes.limit
 
     def encoder(
         self,
@@ -160,5 +107,8 @@ class IntegerCodec:
         largest = max(self._bounds) if bound is None else bound
         step = largest / self.lanes.limit
         each = step if self._stochastic or self._params.error_feedback else step / 2
-        # The weights are rounded as well, to half of 2**-WEIGHT_BITS at most.
-        return sites * (each + largest * 2.0**-WEIGHT_BITS) / weight_sum if weight_sum > 0 else math.inf
+        if weight_sum <= 0:
+            return math.inf
+        # Weights are rounded too, each to half of a unit, and what they are multiplied by is at most this:
+        mean, unit = (largest, 1.0) if not self.calibrated else (sites * largest / weight_sum, self.largest_weight)
+        return sites * (each + mean * unit / self.weight.largest) / weight_sum

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .digits import small_tensors, split_balanced
 from .flat_vector import FlatVector
+from .integer_form import IntegerForm
 from .scales import Scales
-
-if TYPE_CHECKING:
-    from .integer_codec import IntegerCodec
 
 #: Room for the rounding of products, relative, when a value or weight is held against its bound.
 _SLACK = 1 + 2.0**-48
@@ -25,7 +23,7 @@ class IntegerEncoder:
 
     def __init__(
         self,
-        codec: IntegerCodec,
+        form: IntegerForm,
         vectors: Sequence[NDArray[Any]],
         shapes: Sequence[tuple[int, ...]],
         bounds: Sequence[float],
@@ -35,12 +33,12 @@ class IntegerEncoder:
         residuals: Sequence[NDArray[np.float32]] | None,
         seed: int | None,
     ) -> None:
-        self._codec = codec
-        head = [*codec.weight.split(codec.whole_weight(weight)), 1]
+        self._form = form
+        head = [*form.weight.split(form.whole_weight(weight)), 1]
         for item in scales.bins if scales is not None else ():
-            head += codec.bin.split(item)
+            head += form.bin.split(item)
         idle = scales is not None and not scales.known  # it measures only, and what is due stays due
-        small = small_tensors(shapes)
+        self._small = small = small_tensors(shapes)
         rests: Sequence[NDArray[np.float32] | None] = [None] * len(vectors) if residuals is None else residuals
         self._sources: list[NDArray[Any]] = []
         self._factors: list[float] = []
@@ -50,10 +48,10 @@ class IntegerEncoder:
         self._owners: list[int] = []  # tensors of the sources, −1 of what is no tensor
         self._small_clipped = [0] * len(vectors)
         self.steps = [
-            (1.0 if idle else bound * codec.unit) / codec.limit_of(is_small)
+            (1.0 if idle else bound * form.unit) / form.limit_of(is_small)
             for bound, is_small in zip(bounds, small, strict=True)
         ]
-        share = 1.0 if codec.calibrated else weight / codec.largest_weight * _SLACK
+        share = 1.0 if form.calibrated else weight / form.largest_weight * _SLACK
         self._add(np.array(head, dtype=np.float64))
         if counts is not None:
             self._add(counts.ravel())
@@ -65,7 +63,7 @@ class IntegerEncoder:
             if idle and not is_small:
                 self._add(np.zeros(vector.size, np.float32))
             elif not is_small:
-                self._add(vector, weight, self.steps[index], codec.lanes.limit * share, rests[index], index)
+                self._add(vector, weight, self.steps[index], form.lanes.limit * share, rests[index], index)
         self._flat = FlatVector(self._sources)
         self._clipped = np.zeros(len(self._sources), dtype=np.int64)
         self._residuals = None if residuals is None else self._left
@@ -80,6 +78,10 @@ class IntegerEncoder:
                 counts[owner] += count
         return counts
 
+    def is_stochastic(self, tensor: int) -> bool:
+        """Return whether a tensor's values are rounded at random; small ones never are."""
+        return self._seed is not None and not self._small[tensor]
+
     @property
     def clipped(self) -> int:
         """Values so far that were beyond their bound."""
@@ -87,7 +89,7 @@ class IntegerEncoder:
 
     def encode(self, block: int, blocks: int) -> NDArray[np.uint64]:
         """Return words of whole blocks; see `secagg.scheme.codec.Encoder`."""
-        lanes = self._codec.lanes
+        lanes = self._form.lanes
         words = np.empty(blocks * lanes.words, dtype=np.uint64)
         self._flat.quantise(
             block * lanes.block_values,
@@ -115,7 +117,7 @@ class IntegerEncoder:
         self._sources.append(source)
         self._factors.append(factor)
         self._steps.append(step)
-        self._caps.append(self._codec.lanes.limit if cap is None else cap)
+        self._caps.append(self._form.lanes.limit if cap is None else cap)
         self._left.append(np.zeros(source.size, np.float32) if residual is None else residual)
         self._owners.append(owner)
 
@@ -129,10 +131,10 @@ class IntegerEncoder:
         idle: bool,
     ) -> list[NDArray[np.float32]]:
         """Return the digits of the small tensors, whose residuals are settled by that."""
-        codec, limit = self._codec, self._codec.limit_of(True)
+        form, limit = self._form, self._form.limit_of(True)
         flat = FlatVector([vectors[index] for index in chosen])
         if idle:
-            return [np.zeros(flat.size, np.float32)] * codec.lanes_a_value
+            return [np.zeros(flat.size, np.float32)] * form.lanes_a_value
         sizes = [vectors[index].size for index in chosen]
         starts = np.cumsum([0, *sizes])
         values = np.empty(flat.size)
@@ -152,4 +154,4 @@ class IntegerEncoder:
             left = np.where(np.abs(left) <= np.finfo(np.float32).max, left, 0).astype(np.float32)
             for residual, start in zip(fed_back, starts, strict=False):
                 residual[:] = left[start : start + residual.size]
-        return split_balanced(numbers, codec.lanes.limit, codec.lanes_a_value)
+        return split_balanced(numbers, form.lanes.limit, form.lanes_a_value)

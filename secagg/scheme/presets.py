@@ -104,41 +104,46 @@ def plan_params(lib: str, config: Mapping[str, Any], aggregation: Aggregation) -
         if scheme not in backend.schemes:
             raise ConfigError(f"backend {lib!r} knows {', '.join(backend.schemes)}, not {scheme}")
         block["seeded"] = backend.symmetric
-    unknown = [name for name in block if name not in known_fields(scheme)] if exact else []
-    if exact and not unknown:  # what is planned depends on numbers that must be valid themselves
-        bits = [block["value_bits"]] if "value_bits" in block else []
-        if not bits and aggregation.calibrated:
-            bits = list(range(LEAST_BITS, MAX_VALUE_BITS + 1))
-        if bits:
-            block = _planned(block, bits, aggregation.max_clients)
-    return Params.from_dict(block)
+    if not exact or any(name not in known_fields(scheme) for name in block):
+        return Params.from_dict(block)
+    if "value_bits" in block:
+        choices = [block["value_bits"]]
+    elif aggregation.calibrated:
+        choices = list(range(LEAST_BITS, MAX_VALUE_BITS + 1))
+    else:
+        raise ConfigError(
+            "he.config needs 'value_bits' where aggregation.max_abs is given; leave out both, and each round measures "
+            "how large values are, and takes the bits that cost the least"
+        )
+    return Params.from_dict(_planned(block, choices, aggregation.max_clients))
 
 
 def _planned(block: dict[str, Any], choices: list[int], sites: int) -> dict[str, Any]:
-    """Return a block with the most bits of some that cost no more than the first, and what they need."""
-    best: tuple[float, dict[str, Any]] | None = None
+    """Return a block with the most bits of these that cost no more than the first, and with the moduli they need."""
+    least, best = math.inf, block
     for bits in choices:
+        limit = FLASHEParams(value_bits=bits).limit  # what is planned depends on a number that must be valid itself
         found = block | {"value_bits": bits}
-        limit = FLASHEParams(value_bits=bits).limit
         if block["scheme"] == BGVParams.scheme and not any(name in block for name in _PLANNED):
             found |= plan_bgv(limit, sites, block["seeded"] is True)
         cost = _bits_a_value(found, limit, sites)
-        if best is not None and cost > best[0]:
+        if bits != choices[0] and not cost <= least < math.inf:  # the cost never falls
             break
-        best = cost, found
-    assert best is not None
-    return best[1]
+        least, best = cost, found
+    return best
 
 
 def _bits_a_value(block: Mapping[str, Any], limit: int, sites: int) -> float:
-    """Return what a value costs; infinity, or what only fails later, where a block is not valid."""
-    if block["scheme"] == FLASHEParams.scheme:
-        return 64 / lanes if (lanes := lanes_below(1 << 64, limit, sites)) else math.inf
-    plain, sizes = block.get("plain_modulus_bits"), block.get("coeff_mod_bit_sizes")
-    if not isinstance(plain, int) or not 0 < plain <= MAX_PRIME_BITS or not isinstance(sizes, (list, tuple)):
+    """Return what a value costs; infinity where the block is not valid, or has no room for a sum."""
+    try:
+        params = Params.from_dict(block)
+    except ConfigError:  # whoever makes params of it says so
         return math.inf
-    lanes = lanes_below(prime_floor(plain), limit, sites) if plain > 10 else 0
-    return sum(sizes[:-1] or sizes) / lanes if lanes else math.inf
+    modulus, bits = 1 << 64, 64
+    if isinstance(params, BGVParams):
+        modulus, bits = prime_floor(params.plain_modulus_bits), sum(params.data_bit_sizes)
+    lanes = lanes_below(modulus, limit, sites)
+    return bits / lanes if lanes else math.inf
 
 
 def _scheme_of(lib: str) -> str:

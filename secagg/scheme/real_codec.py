@@ -41,11 +41,6 @@ class RealCodec:
     """
 
     def __init__(self, params: CKKSParams, aggregation: Aggregation) -> None:
-        if aggregation.calibrated:
-            raise ConfigError(
-                f"aggregation.precision is {aggregation.precision!r}: {params.scheme} has no steps to be measured; "
-                "leave it out, or use an exact scheme"
-            )
         self._params = params
         self._largest_weight = aggregation.largest_weight
         self._largest = max(1.0, *aggregation.bounds)  # the weight, at most 1, is a value like any other
@@ -179,7 +174,6 @@ class RealDecoder:
         self.weight_sum = largest_weight
         self.bounds = bounds
         self.scales: Scales | None = None
-        self.counts: NDArray[np.float64] | None = None
 
     def decode(self, block: int, plain: NDArray[Any]) -> None:
         """Write the mean of whole blocks; see `secagg.scheme.codec.Decoder`."""
@@ -190,6 +184,9 @@ class RealDecoder:
 
     def finish(self) -> None:
         """Do nothing: all is written."""
+
+    def following(self) -> None:
+        """Return None: nothing is measured."""
 
     def _read_weight(self, fraction: float) -> None:
         """Take the weight, unless it is what so many sites cannot give, or noise could have made."""

@@ -15,12 +15,16 @@ def round_nbytes(project: Project, *, server: bool = True) -> int | None:
     """Return what rounds take on the disk, of the server or of a site, in bytes; None while the model is not known.
 
     Of the server: the updates of the open round, the aggregates of the last two rounds and the one that is being
-    written, two models and the next one. Of a site: its update, what it downloads, and two models.
+    written, two models and the next one; calibrations as updates, and scales as aggregates. Of a site: its update, what
+    it downloads, and two models.
     """
     if project.layout is None:
         return None
     count = len(active_sites(project))
-    update = header("update", 1, project.config, project.layout).nbytes
-    aggregate = header("aggregate", count, project.config, project.layout).nbytes
+    sent, sums = ["update"], ["aggregate"]
+    if project.config.aggregation.precision == "auto":
+        sent, sums = [*sent, "calibration"], [*sums, "scales"]
+    update = sum(header(kind, 1, project.config, project.layout).nbytes for kind in sent)
+    aggregate = sum(header(kind, count, project.config, project.layout).nbytes for kind in sums)
     model = header("model", 1, project.config, project.layout).nbytes
     return count * update + 3 * aggregate + 3 * model if server else update + aggregate + 2 * model

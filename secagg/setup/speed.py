@@ -7,13 +7,12 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..aggregator import Aggregator
 from ..backends.registry import load_backend
-from ..client import Client
 from ..config import Config
 from ..keygen import generate_keys
 from ..scheme.codec import codec_for
@@ -21,6 +20,8 @@ from ..scheme.params import LatticeParams
 from ..scheme.ring import Ring
 from ..trust.key import ClientKey
 from ..wire.header import NONCE_NBYTES, Contribution, Header
+from ..wire.update import Update
+from .trial import Trial
 
 #: By how many more contributions the time that each adds to decryption is measured.
 _MORE_SITES = 64
@@ -33,7 +34,7 @@ _SAMPLE_SECONDS = 0.05
 
 
 class Seconds(NamedTuple):
-    """Estimated wall-clock time of a site's work in one round."""
+    """Estimated wall-clock time of a site's work in one round; calibration, where there is one, is in both."""
 
     encrypt: float
     decrypt: float
@@ -56,31 +57,31 @@ def measure(config: Config, header: Header) -> Seconds:
     SecAggError
         If it refuses the params.
     """
-    # The sample is one tensor, which no pattern of max_abs would match, and the sum of two sites.
-    aggregation = replace(config.aggregation, min_clients=2, max_abs=max(config.aggregation.bounds))
-    config = replace(config, aggregation=aggregation)
-    total, sites = header.blocks("encrypted"), len(header.contributions)
     keys = generate_keys(config)
-    clients = [Client(config, keys.client, name) for name in ("site-1", "site-2")]
-    # A weight of 1 would drown in the error of the sum where max_weight is a number of examples.
-    weight = config.aggregation.max_weight
+    trial = Trial(config, keys.client)
+    codec = codec_for(trial.config.params, trial.config.aggregation)
+    total, sites = header.blocks("encrypted"), len(header.contributions)
+    if trial.config.aggregation.calibrated:
+        total += replace(header, kind="scales", calibration=None).blocks("encrypted")
 
-    blocks = min(total, _FEWEST_BLOCKS)
-    state = _state(config, blocks)
-    clients[0].encrypt(state, weight=weight)  # libraries load and warm up
-    once = _median(lambda: clients[0].encrypt(state, weight=weight))
-    blocks = min(total, max(blocks, int(blocks * _SAMPLE_SECONDS / once)))
-    state = _state(config, blocks)
+    def work(values: NDArray[np.float32], scales: Update | None) -> int:
+        """Do what a site does before it sends, and return of how many blocks that was."""
+        sent = [trial.calibrate(0, values), trial.encrypt(0, values, scales)]
+        return sum(update.header.blocks("encrypted") for update in sent if update is not None)
 
-    aggregator = Aggregator(config, keys.server)
-    for client in clients:
-        aggregator.add(client.encrypt(state, weight=weight))
-    aggregate = aggregator.finish()
-    encrypt = _median(lambda: clients[0].encrypt(state, weight=weight))
-    decrypt = _median(lambda: clients[0].decrypt(aggregate))
-    if sites > len(clients):
-        decrypt += (sites - len(clients)) * _contribution_seconds(config, keys.client, blocks)
-    return Seconds(encrypt * total / blocks, decrypt * total / blocks)
+    values = _values(trial, _FEWEST_BLOCKS * codec.block_values)
+    scales = trial.scales([values, values])
+    blocks = work(values, scales)  # libraries load and warm up
+    once = _median(lambda: work(values, scales))
+    values = _values(trial, max(1, min(total, int(blocks * _SAMPLE_SECONDS / once))) * codec.block_values)
+    scales = trial.scales([values, values])
+    aggregate = trial.aggregate([values, values], scales)
+    encrypt = _median(lambda: work(values, scales)) / work(values, scales)
+    blocks = aggregate.header.blocks("encrypted")
+    decrypt = _median(lambda: trial.sites[0].decrypt(aggregate)) / blocks
+    if sites > len(trial.sites):
+        decrypt += (sites - len(trial.sites)) * _contribution_seconds(config, keys.client, blocks) / blocks
+    return Seconds(encrypt * total, decrypt * total)
 
 
 def _contribution_seconds(config: Config, key: ClientKey, blocks: int) -> float:
@@ -101,11 +102,8 @@ def _contribution_seconds(config: Config, key: ClientKey, blocks: int) -> float:
     return max(0.0, decrypt(2 + _MORE_SITES) - decrypt(2)) / _MORE_SITES
 
 
-def _state(config: Config, blocks: int) -> dict[str, Any]:
-    """Return a state whose update has so many blocks."""
-    codec, bound = codec_for(config.params, config.aggregation), max(config.aggregation.bounds)
-    size = blocks * codec.block_values - codec.weight_values
-    return {"sample": np.random.default_rng(0).uniform(-bound, bound, size).astype(np.float32)}
+def _values(trial: Trial, size: int) -> NDArray[np.float32]:
+    return np.random.default_rng(0).uniform(-trial.bound, trial.bound, size).astype(np.float32)
 
 
 def _median(work: Callable[[], object]) -> float:

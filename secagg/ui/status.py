@@ -12,6 +12,7 @@ from ..errors import QuorumError, SecAggError, show_size
 from ..protocol.messages import ServerStatus
 from ..setup.disk import LEAST_FREE_NBYTES, round_nbytes
 from ..trust.project import CLOCK_SKEW_SECONDS, EXPIRES_SOON_SECONDS, Project
+from ..wire.header import SUMS
 from .units import show_seconds
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ class Report:
             yield self._quorum()
         if self._out_of_reach:
             skipped, least = status.skipped, project.config.aggregation.min_clients
-            yield f"{', '.join(skipped)} {'skips' if len(skipped) == 1 else 'skip'}, so {least} updates cannot come"
+            what = f"{status.stage or 'update'}s"
+            yield f"{', '.join(skipped)} {'skips' if len(skipped) == 1 else 'skip'}, so {least} {what} cannot come"
         if project.epoch < status.epoch:
             yield (
                 f"this kit is out of date, it has epoch {project.epoch} of the HE key, the server {status.epoch}: "
@@ -83,7 +85,8 @@ class Report:
         if abs(self.clock_difference) > CLOCK_SKEW_SECONDS:
             yield f"the clocks are {show_seconds(abs(self.clock_difference))} apart: set both by NTP"
         if status.trouble:
-            yield f"the server could not store the aggregate of round {status.round}, and tries again: {status.trouble}"
+            what = f"the {self._sum} of round {status.round}"
+            yield f"the server could not store {what}, and tries again: {status.trouble}"
         yield from self._disk_problems()
         if self.now > project.expires - EXPIRES_SOON_SECONDS:
             left = project.expires - self.now
@@ -115,11 +118,12 @@ class Report:
         """Return all of it as lines for people."""
         status, project = self.status, self.project
         left = "" if status.seconds_left is None else f", {show_seconds(status.seconds_left)} left"
+        stage = f"stage {status.stage}, " if status.stage else ""
         ahead = "ahead of" if self.clock_difference >= 0 else "behind"
         rows = [
             ("server", f"{self.server}, epoch {status.epoch} of the key"),
             ("project", f"{project.name}, manifest {status.project_serial} (this kit: {project.serial})"),
-            ("round", f"{status.round}, attempt {status.attempt}, {status.state}{left}"),
+            ("round", f"{status.round}, {stage}attempt {status.attempt}, {status.state}{left}"),
             ("added", f"{_names(status.added)} (at least {project.config.aggregation.min_clients} are needed)"),
             ("skipped", _names(status.skipped)),
             ("waiting for", _names(status.waiting_for)),
@@ -132,6 +136,10 @@ class Report:
         ]
         lines = [f"{name:<12} {text}" for name, text in rows]
         return "\n".join([*lines, *(f"ATTENTION    {problem}" for problem in self.problems())])
+
+    @property
+    def _sum(self) -> str:
+        return SUMS.get(self.status.stage, "aggregate")
 
     @property
     def _failed(self) -> bool:
@@ -165,8 +173,9 @@ class Report:
         if self.not_joined is None and missing == "nobody":
             missing = f"unknown to this kit, of manifest {self.project.serial}"
         often = "once" if self.status.attempt == 2 else f"{self.status.attempt - 1} times"
+        what = "scales" if self._sum == "scales" else "a sum"
         return (
-            f"round {self.status.round} has ended {often} without a sum, for too few sites or since one was removed, "
+            f"round {self.status.round} has ended {often} without {what}, for too few sites or since one was removed, "
             f"and is open again; missing: {missing}"
         )
 

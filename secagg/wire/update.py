@@ -65,6 +65,11 @@ class Update:
         return cls(header, MemoryBody(memoryview(blob)[len(header.head) :], blob))
 
     @classmethod
+    def written(cls, header: Header, blob: bytes) -> Update:
+        """Return the update that has just been written to `blob` under `header`, whole."""
+        return cls(header, MemoryBody(memoryview(blob)[len(header.head) :], blob))
+
+    @classmethod
     def open(cls, source: Source) -> Update:
         """Open an update that is in a file or a stream; frames stay there until they are read.
 

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -90,7 +91,10 @@ class Noise:
     def _of_another(self, update: secagg.Update) -> list[bytes]:
         other = next(name for name in SITES if name != self._site.name)
         contribution = secagg.wire.header.Contribution(other, update.header.contributions[0].nonce)
-        return [update.header.of(contribution).head, *(bytes(chunk) for chunk in list(update.chunks())[1:])]
+        return [
+            replace(update.header, contributions=(contribution,)).head,
+            *(bytes(chunk) for chunk in list(update.chunks())[1:]),
+        ]
 
 
 def outcome(name: str, call: Callable[[], object]) -> str:

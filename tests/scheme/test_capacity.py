@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -62,14 +63,6 @@ def test_a_mean_that_would_drown_in_noise(params, aggregation):
         real(params, **aggregation)
 
 
-@pytest.mark.parametrize(
-    "aggregation", [{"max_abs": 2.0**34, "max_clients": 30}, {"max_abs": 2.0**26, "max_clients": 8192}]
-)
-def test_clear_tensors_without_room_for_a_fraction(aggregation):
-    with pytest.raises(ConfigError, match="bits for the fraction.*: lower max_abs or max_clients"):
-        FixedPointCodec(Aggregation(**aggregation))
-
-
 def test_errors_grow_with_sites_and_shrink_with_weight():
     codec = real(CLARA)
     assert codec.sum_error(1) < codec.sum_error(2) < codec.sum_error(30) < 30 * codec.sum_error(1)
@@ -78,15 +71,83 @@ def test_errors_grow_with_sites_and_shrink_with_weight():
     assert real(CLARA | {"scale_bits": 41}).sum_error(2) < codec.sum_error(2)
 
 
+# Clear tensors: the unit is the bound of a weighted value.
+
+MEASURED = {"precision": "auto"}
+
+
+def in_words(aggregation, values, weight=1.0, bound=1.0, max_abs=math.inf):
+    """Words of clear values under a bound of their weighted values."""
+    encoder = FixedPointCodec(aggregation).encoder([values], [max_abs], [bound], weight)
+    return encoder.encode(0, -(-values.size // 4096))[: values.size], encoder.clipped
+
+
 @pytest.mark.parametrize(
-    ("aggregation", "places"), [({}, 54), ({"max_abs": 0.001}, 57), ({"max_clients": 2, "max_abs": 1.0}, 61)]
+    ("aggregation", "places"),
+    [
+        ({}, 57),
+        ({"max_abs": 2.0**40}, 57),
+        ({"max_clients": 2}, 61),
+        (MEASURED, 41),
+        (MEASURED | {"max_clients": 2}, 45),
+    ],
+    ids=str,
 )
-def test_fixed_point_words(aggregation, places):
-    codec = FixedPointCodec(Aggregation(**aggregation))
-    values = np.array([0.0, 2.0**-places, -(2.0**-places), 0.25, -0.25, 2.0 ** -(places + 1)])
-    words = codec.to_words(values)
+@pytest.mark.parametrize("bound", [1.0, 0.001, 2.0**44])
+def test_fixed_point_words(aggregation, places, bound):
+    """So many places whatever the bound is."""
+    aggregation = Aggregation(**aggregation)
+    parts = np.array([0.0, 2.0**-places, -(2.0**-places), 0.25, -0.25, 2.0 ** -(places + 1)])
+    words, _ = in_words(aggregation, parts * bound, bound=bound)
     assert words.tolist() == [0, 1, 2**64 - 1, 2 ** (places - 2), 2**64 - 2 ** (places - 2), 0]  # ties to even
-    np.testing.assert_array_equal(codec.to_values(words)[:5], values[:5])
+    found = np.empty(6)
+    FixedPointCodec(aggregation).decoder([found]).decode(0, words, [bound], 1.0)
+    np.testing.assert_array_equal(found[:5], parts[:5] * bound)
+
+
+@pytest.mark.parametrize("clients", [2, 3, 30, 10_000])
+@pytest.mark.parametrize("aggregation", [{}, MEASURED], ids=["fixed", "measured"])
+def test_sums_of_clear_words_stay_below_half(aggregation, clients):
+    """As many sites as are planned for, all at what is the most; beyond that, values are clipped to it."""
+    aggregation = Aggregation(max_clients=clients, **aggregation)
+    most = 2.0**16 if aggregation.calibrated else 1.0
+    words, clipped = in_words(aggregation, np.array([most, -most, 1e300, -1e300]), bound=1.0)
+    assert words.view(np.int64).tolist() == [words[0], -int(words[0])] * 2
+    assert clients * int(words[0]) < 2**63 <= 4 * clients * int(words[0])
+    assert not clipped
+
+
+def test_a_clear_value_is_held_against_its_max_abs_and_its_word_against_the_bound():
+    values = np.array([1.5, -1.5, 0.3])
+    words, clipped = in_words(Aggregation(max_weight=8.0), values, weight=4.0, bound=12.0, max_abs=1.5)
+    np.testing.assert_array_equal(words.view(np.int64) * 2.0**-57, np.rint(values * 4 / 12 * 2.0**57) * 2.0**-57)
+    assert not clipped
+    assert in_words(Aggregation(max_weight=8.0), values, weight=4.0, bound=12.0, max_abs=1.4)[1] == 1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_clear_value_that_is_none_is_counted(value):
+    assert in_words(Aggregation(**MEASURED), np.array([0.5, value]))[1] == 1
+
+
+def test_what_has_not_been_measured_is_sent_as_nothing():
+    words, _ = in_words(Aggregation(precision="previous"), np.array([1.0, -3.0]), bound=0.0)
+    assert not words.any()
+
+
+def test_each_clear_tensor_has_a_bound_of_its_own():
+    """Across blocks, with tensors of no value between them."""
+    sizes, bounds = [5000, 0, 3, 4096], [2.0, 7.0, 1e-9, 1e9]
+    rng = np.random.default_rng(0)
+    vectors = [rng.uniform(-1, 1, size) * bound / 4 for size, bound in zip(sizes, bounds, strict=True)]
+    codec, blocks = FixedPointCodec(Aggregation(**MEASURED)), -(-sum(sizes) // 4096)
+    encoder = codec.encoder(vectors, [math.inf] * 4, bounds, 3.0)
+    found = [np.empty(size) for size in sizes]
+    decoder = codec.decoder(found)
+    for block in range(blocks):
+        decoder.decode(block, encoder.encode(block, 1), bounds, 3.0)
+    for one, other, bound in zip(found, vectors, bounds, strict=True):
+        assert np.abs(one - other).max(initial=0) <= bound / 3 * 2.0**-42 * (1 + 2.0**-8)
 
 
 def use_everywhere(federation):
@@ -108,13 +169,12 @@ def test_a_sum_of_integers_that_could_wrap_is_refused_everywhere(lib):
             use()
 
 
-def test_no_words_for_what_is_clear(lib):
-    federation = federate(lib, LARGE).but(max_abs=2.0**40)
-    with pytest.raises(ConfigError, match="bits for the fraction"):
-        federation.but(encrypt="conv").site()
-    with pytest.raises(ConfigError, match="bits for the fraction"):
-        generate_keys(federation.but(encrypt="conv").config)
-    federation.site()  # nothing is clear: no words for it are needed
+@pytest.mark.parametrize("max_abs", [1e-200, 2.0**40, 1e200])
+def test_any_bound_is_one_for_what_is_clear(max_abs):
+    """Words are in units of it, so that none is too large or small to have a fraction."""
+    federation = federate("flashe", LARGE, encrypt={"include": ["w"]}, max_abs=max_abs, max_weight=7)
+    states = [{"w": np.ones(1) * max_abs, "c": np.array([1.0, -0.3, 1e-9]) * max_abs}] * 3
+    federation.assert_mean(federation.site().decrypt(federation.sum(states, [7, 1, 2])), states, [7, 1, 2])
 
 
 def test_a_block_that_fits_no_frame():

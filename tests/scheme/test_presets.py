@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import seal
@@ -18,7 +19,7 @@ from secagg.scheme.params import BGVParams, CKKSParams, FLASHEParams, Params
 from secagg.scheme.presets import PRESETS, plan_bgv, plan_params
 from secagg.scheme.ring import Ring
 
-VALUE_BITS = range(4, 25)
+VALUE_BITS = range(3, 25)
 SITES = (2, 3, 9, 30, 100, 1000, 4681, 10_000)
 #: ePrint 2024/463, table 5.2, once more.
 CEILINGS = {1024: 26, 2048: 53, 4096: 106, 8192: 214, 16384: 430, 32768: 868}
@@ -121,6 +122,11 @@ GIVEN = {"poly_modulus_degree": 4096, "coeff_mod_bit_sizes": [53], "plain_modulu
 
 
 def config_of(he_config, lib="seal", **aggregation):
+    """What is given means what it says where ``max_abs`` is given, too."""
+    return Config.from_dict({"he": {"lib": lib, "config": he_config}, "aggregation": {"max_abs": 8.0} | aggregation})
+
+
+def measured(lib, he_config, **aggregation):
     return Config.from_dict({"he": {"lib": lib, "config": he_config}, "aggregation": aggregation})
 
 
@@ -194,7 +200,7 @@ WRONG = {
     "scale": ({"scale_bits": 40}, "unknown key 'scale_bits'; BGV knows scheme, "),
     "complex slots": ({"complex_slots": True}, "unknown key 'complex_slots'"),
     "a number for a key": ({7: 8}, "unknown key '7'"),
-    "bits": ({"value_bits": 3}, "value_bits is 3; use a whole number from 4 to 24"),
+    "bits": ({"value_bits": 2}, "value_bits is 2; use a whole number from 3 to 24"),
     "more bits": ({"value_bits": 25}, "value_bits is 25"),
     "bits of a bool": ({"value_bits": True}, "value_bits is True"),
     "bits of a float": ({"value_bits": 16.0}, r"value_bits is 16\.0"),
@@ -219,7 +225,7 @@ def test_params_that_are_none(changes, message):
 @pytest.mark.parametrize("lib", ["seal", "flashe"])
 def test_exact_schemes_need_bits(lib):
     scheme = {"seal": "BGV", "flashe": "FLASHE"}[lib]
-    with pytest.raises(ConfigError, match="he.config needs '"):
+    with pytest.raises(ConfigError, match="he.config needs 'value_bits' where aggregation.max_abs is given; leave out"):
         config_of({"scheme": scheme}, lib)
 
 
@@ -264,16 +270,103 @@ def test_presets(name):
     preset = Config.from_dict({"he": {"preset": name}})
     assert preset == Config.from_dict({"he": PRESETS[name]})
     assert preset == Config.from_dict({"he": {"preset": name}, "encrypt": "all", "aggregation": {}})
+    assert preset.aggregation.precision == ("fixed" if name == "clara" else "auto")
     assert generate_keys(preset).server.params == preset.params
 
 
 def test_what_the_presets_are():
+    clara = CKKSParams(8192, (60, 40, 40), 40, seeded=True)
     params = {name: Config.from_dict({"he": {"preset": name}}).params for name in PRESETS}
+    feedback = {"rounding": "nearest", "overflow": "clip", "error_feedback": True}
     assert params == {
-        "clara": CKKSParams(8192, (60, 40, 40), 40, seeded=True),
+        "clara": clara,
+        "exact": replace(planned(6, 30, seeded=True), **feedback),
+        "smallest": FLASHEParams(value_bits=7, **feedback),
+    }
+    given = {"aggregation": {"max_abs": 8.0}}
+    params = {name: Config.from_dict({"he": {"preset": name}} | given).params for name in PRESETS}
+    assert params == {
+        "clara": clara,
         "exact": planned(16, 30, seeded=True),
         "smallest": FLASHEParams(value_bits=11, error_feedback=True),
     }
+
+
+# Bits that are planned.
+
+LIBS = [("flashe", {}), ("seal", {"scheme": "BGV"}), ("pyfhel", {"scheme": "BGV"}), ("seal", bgv())]
+
+
+def words_a_value(params, sites):
+    """Bits of ciphertext a value, of one polynomial."""
+    if isinstance(params, FLASHEParams):
+        return 64 / lanes_of(params.value_bits, sites, 1 << 64)
+    return sum(params.data_bit_sizes) / lanes_of(params.value_bits, sites, moduli_of(params)[1])
+
+
+@pytest.mark.parametrize("precision", ["auto", "previous"])
+@pytest.mark.parametrize("sites", [2, 3, 30, 100, 1000])
+@pytest.mark.parametrize(("lib", "block"), LIBS, ids=["flashe", "seal", "pyfhel", "given moduli"])
+def test_the_most_bits_that_cost_no_more_than_6(lib, block, sites, precision):
+    block = {key: value for key, value in block.items() if key != "value_bits"}
+    numbers = {"max_clients": sites, "precision": precision}
+    found = measured(lib, block, **numbers).params
+    each = {bits: measured(lib, block | {"value_bits": bits}, **numbers).params for bits in range(6, 25)}
+    costs = {bits: words_a_value(params, sites) for bits, params in each.items() if fits(params, sites)}
+    assert found.value_bits == max(bits for bits, cost in costs.items() if cost == costs[6])
+    assert found == each[found.value_bits]
+    assert (found.rounding, found.overflow, found.error_feedback) == ("nearest", "clip", True)
+
+
+def fits(params, sites):
+    return isinstance(params, FLASHEParams) or bool(lanes_of(params.value_bits, sites, moduli_of(params)[1]))
+
+
+@pytest.mark.parametrize(("sites", "bits"), [(3, 6), (10, 6), (30, 7), (100, 9)])
+def test_bits_of_flashe(sites, bits):
+    """Lanes of 64 bits: 8 of 8 bits for 3 sites, but 5 of 12 for 30, which 7 bits fill."""
+    assert measured("flashe", {}, max_clients=sites).params.value_bits == bits
+
+
+@pytest.mark.parametrize("bits", [3, 4, 24])
+@pytest.mark.parametrize(("lib", "block"), LIBS[:3], ids=["flashe", "seal", "pyfhel"])
+def test_bits_that_are_given_stay(lib, block, bits):
+    given = {"value_bits": bits, "rounding": "stochastic", "error_feedback": False}
+    params = measured(lib, block | given).params
+    assert (params.value_bits, params.rounding, params.error_feedback) == (bits, "stochastic", False)
+    assert codec_for(params, Aggregation(precision="auto")).lanes.limit == 2 ** (bits - 1) - 1
+
+
+def test_given_moduli_without_room_for_6_bits_say_so():
+    block = {key: value for key, value in bgv(plain_modulus_bits=14).items() if key != "value_bits"}
+    config = measured("seal", block, max_clients=10_000)
+    with pytest.raises(ConfigError, match="value_bits 6 from max_clients 10000 need 20 bits, plain_modulus_bits is 14"):
+        generate_keys(config)
+
+
+SCALARS = [None, True, "16", 16.0, ["16"], {"a": 16}, -1, 10**30, float("nan")]
+
+
+@pytest.mark.parametrize("value", SCALARS, ids=repr)
+@pytest.mark.parametrize("precision", ["fixed", "auto", "previous"])
+@pytest.mark.parametrize(("lib", "block"), LIBS, ids=["flashe", "seal", "pyfhel", "given moduli"])
+def test_values_that_are_none_of_an_exact_scheme(lib, block, precision, value):
+    """Whatever a key is given in place of what it takes, it is named, also where bits are planned from it."""
+    keys = ["value_bits", "rounding", "overflow", "error_feedback", "scheme"]
+    if lib != "flashe":
+        keys += ["seeded", "poly_modulus_degree", "coeff_mod_bit_sizes", "plain_modulus_bits"]
+    for key in keys:
+        if (key, value) in (("error_feedback", True), ("seeded", True)):
+            continue
+        with pytest.raises(ConfigError, match=f"{key} is |he.config needs '"):
+            measured(lib, block | {key: value}, precision=precision)
+
+
+@pytest.mark.parametrize("sizes", [["60", 40], [None], [[53]], [True, 53], ["53", "53"]], ids=repr)
+def test_primes_that_are_none_where_bits_are_planned(sizes):
+    block = {key: value for key, value in bgv(coeff_mod_bit_sizes=sizes).items() if key != "value_bits"}
+    with pytest.raises(ConfigError, match="coeff_mod_bit_sizes is .*give the bits of each prime"):
+        measured("seal", block)
 
 
 @pytest.mark.parametrize(

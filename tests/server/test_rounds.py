@@ -13,6 +13,7 @@ from secagg.errors import (
     DuplicateError,
     QuorumError,
     RoundMismatchError,
+    ScalesMismatchError,
     SecAggError,
     StateError,
     TransportError,
@@ -23,8 +24,8 @@ from secagg.server.rounds import Attempt, Due, Rounds, Waiting
 TIMEOUT = 10.0
 
 
-def make(min_clients: int = 2, max_clients: int = 4) -> Rounds:
-    return Rounds(min_clients=min_clients, max_clients=max_clients, timeout=TIMEOUT)
+def make(min_clients: int = 2, max_clients: int = 4, *, calibrated: bool = False) -> Rounds:
+    return Rounds(min_clients=min_clients, max_clients=max_clients, timeout=TIMEOUT, calibrated=calibrated)
 
 
 def nonce(text: str) -> bytes:
@@ -34,7 +35,7 @@ def nonce(text: str) -> bytes:
 def add(rounds: Rounds, *sites: str, now: float = 0.0) -> None:
     for site in sites:
         own = nonce(f"{site} {rounds.round}")
-        assert not rounds.known(site, own, rounds.round)
+        assert not rounds.known(site, own, rounds.round, rounds.stage)
         rounds.added(site, own, now)
 
 
@@ -460,6 +461,184 @@ def test_a_timeout_must_be_positive(timeout: float) -> None:
         Rounds(min_clients=2, max_clients=3, timeout=timeout)
 
 
+def test_a_round_has_two_stages() -> None:
+    rounds = make(calibrated=True)
+    for site in ("a", "b", "c"):
+        rounds.join(site, 0.0)
+    add(rounds, "a", "b")
+    scales, aggregate = rounds.wait(0, nonce("a 0"), "calibration"), rounds.wait(0)
+    assert rounds.due(1.0) is Due.NOTHING
+    add(rounds, "c", now=1.0)
+    assert not rounds.ready(scales)
+    complete(rounds, 2.0)
+    assert rounds.ready(scales)
+    assert not rounds.ready(aggregate)
+    snapshot = rounds.snapshot()
+    assert (snapshot.attempt, snapshot.deadline) == (Attempt(0, 1, "update"), 2.0 + TIMEOUT)
+    assert (snapshot.added, snapshot.waiting_for, snapshot.scaled, snapshot.completed) == (
+        (),
+        ("a", "b", "c"),
+        (0,),
+        (),
+    )
+    run_round(rounds, "a", "b", "c", now=3.0)
+    assert rounds.ready(aggregate)
+    snapshot = rounds.snapshot()
+    assert (snapshot.attempt, snapshot.deadline) == (Attempt(1, 1, "calibration"), 3.0 + TIMEOUT)
+    assert (snapshot.waiting_for, snapshot.scaled, snapshot.completed) == (("a", "b", "c"), (0,), (0,))
+
+
+def test_who_did_not_calibrate_is_not_waited_for_and_may_come() -> None:
+    rounds = make(max_clients=3, calibrated=True)
+    rounds.join("slow", 0.0)
+    add(rounds, "a", "b")
+    assert rounds.due(TIMEOUT) is Due.COMPLETE
+    complete(rounds, TIMEOUT)
+    assert rounds.snapshot().waiting_for == ("a", "b")
+    rounds.join("late", TIMEOUT)
+    assert rounds.snapshot().waiting_for == ("a", "b", "late")
+    with pytest.raises(CapacityError, match="'slow'"):
+        rounds.added("slow", nonce("slow"), TIMEOUT)
+    add(rounds, "a", "b", "late", now=TIMEOUT)
+    assert rounds.due(TIMEOUT) is Due.COMPLETE
+
+
+def test_who_skips_a_round_skips_both_stages() -> None:
+    rounds = make(calibrated=True)
+    rounds.skip("idle", 0, 0.0)
+    add(rounds, "a", "b")
+    complete(rounds)
+    snapshot = rounds.snapshot()
+    assert (snapshot.skipped, snapshot.waiting_for) == (("idle",), ("a", "b"))
+    run_round(rounds, "a", "b")
+    snapshot = rounds.snapshot()
+    assert (snapshot.skipped, snapshot.waiting_for) == ((), ("a", "b", "idle"))
+
+
+def test_who_has_calibrated_may_skip_its_update() -> None:
+    """In either stage; what it calibrated stays in the sum."""
+    rounds = make(calibrated=True)
+    rounds.join("slow", 0.0)
+    add(rounds, "a", "b", "c")
+    assert rounds.skip("a", 0, 0.0)
+    assert not rounds.skip("a", 0, 0.0)
+    snapshot = rounds.snapshot()
+    assert (snapshot.added, snapshot.skipped, snapshot.waiting_for) == (("a", "b", "c"), ("a",), ("slow",))
+    rounds.skip("slow", 0, 0.0)
+    complete(rounds)
+    snapshot = rounds.snapshot()
+    assert (snapshot.skipped, snapshot.waiting_for) == (("a", "slow"), ("b", "c"))
+    add(rounds, "b")
+    assert rounds.skip("c", 0, 0.0)
+    with pytest.raises(DuplicateError, match="'b' skips round 0"):
+        rounds.skip("b", 0, 0.0)
+    assert rounds.due(1.0) is Due.NOTHING  # one update is no sum
+    add(rounds, "a")
+    assert rounds.snapshot().skipped == ("c", "slow")
+    assert rounds.due(1.0) is Due.COMPLETE
+
+
+def test_a_calibration_without_quorum_is_repeated() -> None:
+    rounds = make(calibrated=True)
+    rounds.join("slow", 0.0)
+    add(rounds, "a")
+    rounds.skip("a", 0, 0.0)
+    waiting = [rounds.wait(0, nonce("a 0"), "calibration"), rounds.wait(0)]
+    rounds.fail(TIMEOUT)
+    for one in waiting:
+        with pytest.raises(QuorumError, match="round 0 has 1 of at least 2 calibrations after 10 s; it goes on"):
+            rounds.ready(one)
+    snapshot = rounds.snapshot()
+    assert snapshot.attempt == Attempt(0, 2, "calibration")
+    assert (snapshot.added, snapshot.skipped, snapshot.waiting_for) == (("a",), ("a",), ())
+    assert rounds.known("a", nonce("a 0"), 0, "calibration")
+    add(rounds, "b", now=TIMEOUT)
+    complete(rounds, TIMEOUT)
+    snapshot = rounds.snapshot()
+    assert (snapshot.attempt, snapshot.skipped) == (Attempt(0, 1, "update"), ("a",))  # attempts count by stages
+
+
+def test_updates_without_quorum_need_no_other_calibration() -> None:
+    rounds = make(calibrated=True)
+    run_round(rounds, "a", "b")
+    add(rounds, "a")
+    rounds.fail(TIMEOUT)
+    snapshot = rounds.snapshot()
+    assert (snapshot.attempt, snapshot.scaled) == (Attempt(0, 2, "update"), (0,))
+    assert (snapshot.added, snapshot.waiting_for) == (("a",), ())
+    assert rounds.ready(rounds.wait(0, stage="calibration"))
+
+
+def test_a_round_lapses_in_either_stage() -> None:
+    rounds = make(calibrated=True)
+    rounds.skip("a", 0, 0.0)
+    assert rounds.due(TIMEOUT) is Due.LAPSE
+    rounds.lapse(TIMEOUT)
+    assert rounds.snapshot().attempt == Attempt(0, 1, "calibration")
+    run_round(rounds, "a", "b", now=TIMEOUT)
+    rounds.skip("a", 0, TIMEOUT)
+    rounds.skip("b", 0, TIMEOUT)
+    assert rounds.due(2 * TIMEOUT) is Due.LAPSE
+    rounds.lapse(2 * TIMEOUT)
+    snapshot = rounds.snapshot()
+    assert (snapshot.attempt, snapshot.waiting_for, snapshot.deadline) == (Attempt(0, 1, "update"), (), None)
+
+
+def test_what_belongs_to_the_other_stage_is_refused() -> None:
+    rounds = make(calibrated=True)
+    with pytest.raises(ScalesMismatchError, match="the update of 'a' is of round 0, which has no scales yet: upload"):
+        rounds.known("a", nonce("update"), 0)
+    with pytest.raises(StateError, match="the update is not in the sum of round 0; upload it again"):
+        rounds.wait(0, nonce("update"))
+    run_round(rounds, "a", "b")
+    assert rounds.known("a", nonce("a 0"), 0, "calibration")  # a retry
+    for own in (nonce("another"), nonce("b 0")):
+        with pytest.raises(RoundMismatchError, match="the calibration of 'a' is of round 0, whose scales are there"):
+            rounds.known("a", own, 0, "calibration")
+    assert not rounds.known("a", nonce("a 0"), 0)  # in the sum of calibrations, not of updates
+    run_round(rounds, "a", "b")
+    assert rounds.known("a", nonce("a 0"), 0, "calibration")
+    with pytest.raises(RoundMismatchError, match="the calibration of 'c' is of round 0; round 1 is open"):
+        rounds.known("c", nonce("c"), 0, "calibration")
+    add(rounds, "a")
+    with pytest.raises(DuplicateError, match="another calibration of 'a' is already in the sum of round 1"):
+        rounds.known("a", nonce("another"), 1, "calibration")
+    with pytest.raises(DuplicateError, match="the nonce of the calibration of 'b'"):
+        rounds.known("b", nonce("a 1"), 1, "calibration")
+
+
+def test_waiting_for_scales_that_cannot_come() -> None:
+    rounds = make(calibrated=True)
+    with pytest.raises(StateError, match="the calibration is not in the sum of round 0; upload it again"):
+        rounds.wait(0, nonce("a 0"), "calibration")
+    for _ in range(2 * KEPT_ROUNDS + 2):
+        run_round(rounds, "a", "b")
+    run_round(rounds, "a", "b")
+    assert rounds.snapshot().attempt == Attempt(3, 1, "update")
+    assert (rounds.snapshot().completed, rounds.snapshot().scaled) == ((1, 2), (1, 2, 3))
+    with pytest.raises(RoundMismatchError, match="the scales of round 0 are not kept any more; kept are: 1, 2, 3"):
+        rounds.wait(0, b"", "calibration")
+    with pytest.raises(RoundMismatchError, match="round 4 has not begun; round 3 is open"):
+        rounds.wait(4, b"", "calibration")
+    for round in (1, 2, 3):
+        assert rounds.ready(rounds.wait(round, nonce("a site that missed it"), "calibration"))
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_goes_on_in_either_stage(scaled: bool) -> None:
+    nonces = {site: nonce(f"{site} 0") for site in ("a", "b")}
+    rounds = Rounds(
+        min_clients=2, max_clients=3, timeout=TIMEOUT, calibrated=True, scaled={0: nonces} if scaled else {}
+    )
+    stage = "update" if scaled else "calibration"
+    rounds.restore(3, ["a", "b", "c"], {"c"}, 5.0)
+    snapshot = rounds.snapshot()
+    assert (snapshot.attempt, snapshot.skipped, snapshot.waiting_for) == (Attempt(0, 3, stage), ("c",), ("a", "b"))
+    if scaled:
+        assert rounds.known("a", nonce("a 0"), 0, "calibration")
+        assert rounds.ready(rounds.wait(0, nonce("a 0"), "calibration"))
+
+
 SITES = ("a", "b", "c", "d")
 
 
@@ -467,18 +646,25 @@ class RoundHistories(RuleBasedStateMachine):
     """Random histories; the model is the list of everything that was added."""
 
     MIN_CLIENTS, MAX_CLIENTS = 2, 3
+    CALIBRATED = False
 
     def __init__(self) -> None:
         super().__init__()
-        self.rounds = make(self.MIN_CLIENTS, self.MAX_CLIENTS)
+        self.rounds = make(self.MIN_CLIENTS, self.MAX_CLIENTS, calibrated=self.CALIBRATED)
+        self.scaled: list[dict[str, bytes]] = []
         self.now = 0.0
         self.sum: dict[str, bytes] = {}
         self.skipped: set[str] = set()
         self.completed: list[dict[str, bytes]] = []
         self.failures: list[type[SecAggError]] = []
+        self.mended = 0  # so many of them were of stages that have ended well since
         self.retry = 0.0
         self.waiting: list[tuple[Waiting, int]] = []
         self.nonces = 0
+
+    @property
+    def stage(self) -> str:
+        return "calibration" if self.CALIBRATED and len(self.scaled) == len(self.completed) else "update"
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 4.0, TIMEOUT]))
     def time_passes(self, seconds: float) -> None:
@@ -507,6 +693,7 @@ class RoundHistories(RuleBasedStateMachine):
             assert offset == 1 or not self.completed
         except DuplicateError:
             assert site in self.sum
+            assert self.stage == "update"
         else:
             assert new == (offset == 0 and site not in self.skipped)
             if new:
@@ -515,19 +702,30 @@ class RoundHistories(RuleBasedStateMachine):
                 return
         assert self.roster() == before
 
-    @rule(site=st.sampled_from(SITES), offset=st.sampled_from([-1, 0, 0, 0, 1]), breaks=st.booleans())
-    def upload(self, site: str, offset: int, breaks: bool) -> None:
+    @rule(
+        site=st.sampled_from(SITES),
+        offset=st.sampled_from([-1, 0, 0, 0, 1]),
+        breaks=st.booleans(),
+        other=st.sampled_from([False, False, False, True]),
+    )
+    def upload(self, site: str, offset: int, breaks: bool, other: bool) -> None:
         self.nonces += 1
+        stage = self.stage
+        if other and self.CALIBRATED:
+            stage = "update" if stage == "calibration" else "calibration"
         own = self.nonces.to_bytes(32, "big")
         round = self.rounds.round + offset
         before, full = self.sum.copy(), len(self.roster() | {site}) > self.MAX_CLIENTS
         try:
-            already_added = self.rounds.known(site, own, round)
+            already_added = self.rounds.known(site, own, round, stage)
         except RoundMismatchError:
-            assert offset != 0
+            assert offset != 0 or (stage, self.stage) == ("calibration", "update")
+        except ScalesMismatchError:
+            assert (stage, self.stage) == ("update", "calibration")
         except DuplicateError:
             assert site in self.sum
         else:
+            assert stage == self.stage
             assert not already_added
             assert offset == 0
             assert site not in self.sum
@@ -545,15 +743,18 @@ class RoundHistories(RuleBasedStateMachine):
     @precondition(lambda self: self.sum or self.completed)
     @rule(data=st.data())
     def retry(self, data: st.DataObject) -> None:
-        known = [(len(self.completed), self.sum), *list(enumerate(self.completed))[-KEPT_ROUNDS:]]
-        round, nonces = data.draw(st.sampled_from([item for item in known if item[1]]))
+        known = [("update", round, nonces) for round, nonces in enumerate(self.completed)][-KEPT_ROUNDS:]
+        known += [("calibration", round, self.scaled[round]) for round in self.kept(self.scaled)]
+        known.append((self.stage, len(self.completed), self.sum))
+        stage, round, nonces = data.draw(st.sampled_from([item for item in known if item[2]]))
         site = data.draw(st.sampled_from(sorted(nonces)))
-        assert self.rounds.known(site, nonces[site], round)
+        assert self.rounds.known(site, nonces[site], round, stage)
         assert self.rounds.snapshot().added == tuple(sorted(self.sum))
 
-    @rule()
-    def wait(self) -> None:
-        self.waiting.append((self.rounds.wait(self.rounds.round), len(self.failures)))
+    @rule(stage=st.sampled_from(["update", "calibration"]))
+    def wait(self, stage: str) -> None:
+        stage = stage if self.CALIBRATED else "update"
+        self.waiting.append((self.rounds.wait(self.rounds.round, b"", stage), len(self.failures)))
 
     @precondition(lambda self: self.sum)
     @rule(data=st.data())
@@ -594,10 +795,11 @@ class RoundHistories(RuleBasedStateMachine):
             assert late or roster == self.sum.keys() | self.skipped
             self.rounds.seal(self.now)
             if stored:
+                calibration, self.mended = self.stage == "calibration", len(self.failures)
                 self.rounds.complete(self.now)
-                self.completed.append(self.sum)
+                (self.scaled if calibration else self.completed).append(self.sum)
                 assert self.roster() == self.sum.keys() | self.skipped
-                self.sum, self.skipped = {}, set()
+                self.sum, self.skipped = {}, self.skipped if calibration else set()
                 return
             self.rounds.unseal(self.now, TransportError("disk full"))
             assert self.rounds.wake is not None
@@ -607,7 +809,10 @@ class RoundHistories(RuleBasedStateMachine):
                 self.failures.append(TransportError)
         assert self.roster() == (self.sum.keys() if late else roster)  # what was added stays
         if late:
-            self.skipped = set()
+            self.skipped &= self.sum.keys()
+
+    def kept(self, sums: list[dict[str, bytes]]) -> tuple[int, ...]:
+        return tuple(range(max(0, len(self.completed) - KEPT_ROUNDS), len(sums)))
 
     def roster(self) -> set[str]:
         snapshot = self.rounds.snapshot()
@@ -619,11 +824,14 @@ class RoundHistories(RuleBasedStateMachine):
         assert snapshot.attempt.round == len(self.completed)
         assert snapshot.added == tuple(sorted(self.sum))
         assert snapshot.skipped == tuple(sorted(self.skipped))
-        assert len(self.roster()) == len((*snapshot.added, *snapshot.skipped, *snapshot.waiting_for))
+        assert snapshot.attempt.stage == self.rounds.stage == self.stage
+        both = set(snapshot.added).intersection(snapshot.skipped)
+        assert not both or self.stage == "calibration"
+        assert len(self.roster()) == len((*snapshot.added, *snapshot.skipped, *snapshot.waiting_for)) - len(both)
         assert len(self.roster()) <= self.MAX_CLIENTS
         assert (snapshot.deadline is None) == (not self.roster())
-        first = max(0, len(self.completed) - KEPT_ROUNDS)
-        assert snapshot.completed == tuple(range(first, len(self.completed)))
+        assert snapshot.completed == self.kept(self.completed)
+        assert snapshot.scaled == self.kept(self.scaled)
 
     @invariant()
     def all_who_wait_get_what_is_theirs(self) -> None:
@@ -633,16 +841,22 @@ class RoundHistories(RuleBasedStateMachine):
                 outcome = self.rounds.ready(attempt)
             except SecAggError as error:
                 outcome = type(error)
-            done = len(self.completed) - attempt.round
-            if done > KEPT_ROUNDS:
-                assert outcome is RoundMismatchError
-            elif done > 0:
+            sums = self.completed if attempt.stage == "update" else self.scaled
+            if attempt.round in self.kept(sums):
                 assert outcome is True
-            elif len(self.failures) > failures:
+            elif attempt.round < len(sums):
+                assert outcome is RoundMismatchError
+            elif len(self.failures) > max(failures, self.mended):
                 assert outcome is self.failures[-1]
             else:
                 assert outcome is False
 
 
+class CalibratedRoundHistories(RoundHistories):
+    CALIBRATED = True
+
+
 RoundHistories.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+CalibratedRoundHistories.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
 TestRoundHistories = RoundHistories.TestCase
+TestCalibratedRoundHistories = CalibratedRoundHistories.TestCase

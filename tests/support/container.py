@@ -14,11 +14,13 @@ from math import ceil, log2, prod
 from typing import Any, NamedTuple
 
 from blake3 import blake3
+from section_numbers import BINS, Numbers, limit_of, sent, weight_digits
 
 MAGIC = b"SECAGG\r\n"
-UPDATE, AGGREGATE, CLIENT_KEY, SERVER_KEY, MODEL, PROJECT = 1, 2, 3, 4, 5, 6
-#: Kinds with a tail.
-WITH_TAIL = (UPDATE, AGGREGATE, MODEL)
+UPDATE, AGGREGATE, CLIENT_KEY, SERVER_KEY, MODEL, PROJECT, CALIBRATION, SCALES = 1, 2, 3, 4, 5, 6, 7, 8
+#: Of what a sum is one, and kinds with a tail.
+SUMS = {AGGREGATE: UPDATE, SCALES: CALIBRATION}
+WITH_TAIL = (*SUMS, *SUMS.values(), MODEL)
 PREAMBLE_NBYTES, DIGEST_NBYTES, SIGNATURE_NBYTES = 16, 32, 64
 #: Of the tag of integers, and of each tag of ciphertext words.
 TAG_NBYTES, WORD_TAG_NBYTES = 16, 8
@@ -82,7 +84,7 @@ class Container:
             for start in range(sum(sizes), len(tail), PROOF_NBYTES):
                 proof = tail[start : start + PROOF_NBYTES]
                 container.proofs.append((proof[:DIGEST_NBYTES], proof[DIGEST_NBYTES:]))
-            if kind != AGGREGATE:
+            if kind not in SUMS:
                 assert container.proofs[0][0] == body_digest(head_digest, digests)
         assert place == len(blob)
         return container
@@ -109,8 +111,8 @@ class Container:
 
     @property
     def all_proofs(self) -> list[tuple[bytes, bytes]]:
-        """Those of a tail: that of an update names its body, that of an aggregate has a proof a site."""
-        if self.kind == AGGREGATE:
+        """Those of a tail: that of an update names its body, that of a sum has a proof a site."""
+        if self.kind in SUMS:
             listed = self.header["contributions"] if isinstance(self.header, dict) else self.proofs
             count = len(listed) if isinstance(listed, list) else 0
             return [*self.proofs, *[(bytes(DIGEST_NBYTES), bytes(SIGNATURE_NBYTES))] * count][:count]
@@ -151,18 +153,20 @@ def frame_sizes(kind: int, header: dict[str, Any], nbytes: int) -> Iterator[int]
         return
     if kind == MODEL:
         nbytes = sum(FLOATS.get(dtype, 0) * prod(shape) for _, dtype, shape, *_ in header["layout"])
+        nbytes += len(sent(header)) if header["aggregation"]["precision"] == "previous" else 0
         blocks, most = ceil(nbytes / MODEL_PLAIN), FRAME_NBYTES // MODEL_BLOCK
         yield from [most * MODEL_BLOCK] * (blocks // most) + [blocks % most * MODEL_BLOCK] * (blocks % most > 0)
         return
-    values = {
-        role: sum(prod(shape) for _, _, shape, its, _ in header["layout"] if its == role)
-        for role in ("encrypted", "clear")
-    }
     params, numbers = header["params"], header["aggregation"]
-    encrypted = weight_values(params) + values["encrypted"]
+    clear = 0
+    if kind in (CALIBRATION, SCALES):
+        encrypted, limit = 1 + BINS * len(sent(header)), 1
+    else:
+        encrypted, limit = sum(Numbers.of(header)), limit_of(params)
+        clear = sum(prod(shape) for _, _, shape, role, _ in header["layout"] if role == "clear")
     for blocks, block in (
-        (ceil(encrypted / block_values(params, numbers)), block_nbytes(params)),
-        (ceil(values["clear"] / CLEAR_WORDS), 8 * CLEAR_WORDS),
+        (ceil(encrypted / block_values(params, numbers, limit)), block_nbytes(params)),
+        (ceil(clear / CLEAR_WORDS), 8 * CLEAR_WORDS),
     ):
         most = FRAME_NBYTES // block
         yield from [most * block] * (blocks // most) + [blocks % most * block] * (blocks % most > 0)
@@ -181,9 +185,9 @@ class Lanes(NamedTuple):
         return value % self.words, value // self.words * self.bits
 
 
-def lanes(params: dict[str, Any], aggregation: dict[str, Any]) -> Lanes:
-    """The lanes of BGV or FLASHE."""
-    limit = 2 ** (params["value_bits"] - 1) - 1
+def lanes(params: dict[str, Any], aggregation: dict[str, Any], limit: int | None = None) -> Lanes:
+    """The lanes of BGV or FLASHE; those of an update without a limit."""
+    limit = limit or limit_of(params)
     largest = 2 * limit * aggregation["max_clients"]
     bits, words, below = largest.bit_length(), FLASHE_WORDS, 2**64
     if params["scheme"] == "BGV":
@@ -195,21 +199,16 @@ def lanes(params: dict[str, Any], aggregation: dict[str, Any]) -> Lanes:
     return Lanes(words, count, bits, limit)
 
 
-def block_values(params: dict[str, Any], aggregation: dict[str, Any]) -> int:
-    """Values a block."""
+def block_values(params: dict[str, Any], aggregation: dict[str, Any], limit: int | None = None) -> int:
+    """Numbers a block; those of an update without a limit."""
     if params["scheme"] == "CKKS":
         return params["poly_modulus_degree"] // (1 if params["complex_slots"] else 2)
-    return lanes(params, aggregation).words * lanes(params, aggregation).per_word
-
-
-def weight_digits(params: dict[str, Any]) -> int:
-    """Digits of the weight in exact schemes; a 1 that counts the sites follows them."""
-    return ceil(40 / (params["value_bits"] - 1))
+    return lanes(params, aggregation, limit).words * lanes(params, aggregation, limit).per_word
 
 
 def weight_values(params: dict[str, Any]) -> int:
-    """Values before those of the tensors."""
-    return 1 if params["scheme"] == "CKKS" else weight_digits(params) + 1
+    """Numbers before those of the tensors, where `precision` is fixed."""
+    return 1 if params["scheme"] == "CKKS" else weight_digits(params, 1.0) + 1
 
 
 def data_bits(params: dict[str, Any]) -> list[int]:
@@ -300,10 +299,8 @@ def put_word(payload: bytes, row_start: int, bits: int, index: int, word: int) -
 
 
 def fraction_bits(aggregation: dict[str, Any]) -> int:
-    """Binary places of the fixed-point words of clear tensors."""
-    bounds = aggregation["max_abs"]
-    largest = max(bounds.values()) if isinstance(bounds, dict) else bounds
-    return 62 - ceil(log2(aggregation["max_clients"]) + max(log2(largest), 0))
+    """Binary places of the fixed-point words of clear tensors, whose unit is the bound of the tensor."""
+    return 62 - ceil(log2(aggregation["max_clients"])) - (0 if aggregation["precision"] == "fixed" else 16)
 
 
 def fingerprint(header: dict[str, Any], payload: bytes) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from container import fraction_bits
+from section_numbers import Numbers, digits_a_value, limit_of, small_ones
 
 import secagg
 from secagg.backends.base import Backend
@@ -38,6 +40,9 @@ LARGE: dict[str, dict[str, Any]] = {"CKKS": CLARA, "BGV": {"value_bits": 16}, "F
 #: Of as many bits as CKKS has by `CLARA`, or nearly.
 PRECISE: dict[str, dict[str, Any]] = {"CKKS": CLARA, "BGV": {"value_bits": 24}, "FLASHE": {"value_bits": 24}}
 
+#: What goes with the params of training.
+TRAINING_AGGREGATION = {"max_abs": 8.0}
+
 #: Library and scheme of every variant: a backend's id means its first scheme, ``id-SCHEME`` another one.
 VARIANTS = {
     f"{lib}-{scheme}" if index else lib: (lib, scheme)
@@ -46,6 +51,15 @@ VARIANTS = {
 }
 #: The variants whose blocks are ciphertexts of SEAL's form.
 LATTICE = [variant for variant, (_, scheme) in VARIANTS.items() if scheme in ("CKKS", "BGV")]
+
+#: What the contract holds for: every variant with ``max_abs``, under its own name, and the exact ones with measured
+#: scales, as ``variant/precision``.
+MODES = {variant: (variant, "fixed") for variant in VARIANTS} | {
+    f"{variant}/{precision}": (variant, precision)
+    for variant, (_, scheme) in VARIANTS.items()
+    if scheme in ("BGV", "FLASHE")
+    for precision in ("auto", "previous")
+}
 
 #: Half a unit of the last place, relative; 16-bit floats are rounded to float32 on the way.
 ROUNDING = {"float16": 2.0**-11 + 2.0**-24, "bfloat16": 2.0**-8 + 2.0**-24, "float32": 2.0**-24, "float64": 2.0**-53}
@@ -65,15 +79,17 @@ class Federation:
     def sites(self, count: int) -> list[secagg.Client]:
         return [self.site(f"site-{number}") for number in range(1, count + 1)]
 
-    def aggregator(self, round: int = 0, layout: secagg.Layout | None = None) -> secagg.Aggregator:
-        return secagg.Aggregator(self.config, self.keys.server, round, layout)
+    def aggregator(
+        self, round: int = 0, layout: secagg.Layout | None = None, kind: str = "update"
+    ) -> secagg.Aggregator:
+        return secagg.Aggregator(self.config, self.keys.server, round, layout, kind=kind)
 
     def using(self, lib: str) -> Federation:
         """The same federation with another HE library of the scheme."""
         return replace(self, config=replace(self.config, lib=lib))
 
     def but(self, **blocks: Any) -> Federation:
-        """The same keys under a config that differs in what of a tensor becomes what, or in ``aggregation``."""
+        """The same keys under a config that differs in what becomes of a tensor, or in ``aggregation``."""
         config = self.config.to_dict()
         for key in ("encrypt", "stay", "nonnegative"):
             if key in blocks:
@@ -82,43 +98,103 @@ class Federation:
         return replace(self, config=read_config(json.dumps(config)))
 
     def add(self, updates: Iterable[secagg.Update]) -> secagg.Update:
-        """The aggregate of updates."""
-        aggregator = self.aggregator()
-        for update in updates:
+        """The sum of updates, or of calibrations, of one round."""
+        first, *others = updates
+        header, key = first.header, self.keys.server
+        aggregator = secagg.Aggregator(self.config, key, header.round, base=header.base, kind=header.kind)
+        for update in (first, *others):
             aggregator.add(update)
         return aggregator.finish()
 
+    def encrypt(self, states: Sequence[State], weights: Sequence[float] | None = None) -> list[secagg.Update]:
+        """The update of each site; where scales are measured, after what sites exchange before."""
+        weights = weights or [1.0] * len(states)
+        parts = list(zip(self.sites(len(states)), states, weights, strict=True))
+        if self.precision == "auto":
+            scales = self.add(site.calibrate(state, weight) for site, state, weight in parts)
+            return [site.encrypt(state, weight, calibration=scales) for site, state, weight in parts]
+        updates = [site.encrypt(state, weight) for site, state, weight in parts]
+        if self.precision == "fixed":
+            return updates
+        first = self.add(updates)
+        return [site.encrypt(state, weight, 1, calibration=first) for site, state, weight in parts]
+
     def sum(self, states: Sequence[State], weights: Sequence[float] | None = None) -> secagg.Update:
         """The aggregate of one update a state."""
-        weights = weights or [1.0] * len(states)
-        return self.add(
-            site.encrypt(state, weight)
-            for site, state, weight in zip(self.sites(len(states)), states, weights, strict=True)
-        )
+        return self.add(self.encrypt(states, weights))
 
     def assert_mean(self, mean: State, states: Sequence[State], weights: Sequence[float] | None = None) -> None:
         """Hold every float tensor of `mean` against the weighted mean, and its dtype and shape against the states'."""
         weights = weights or [1.0] * len(states)
         names = [name for name, value in states[0].items() if dtype_of(value) in ROUNDING]
         assert [name for name, value in mean.items() if dtype_of(value) in ROUNDING] == names
-        every = tuple((name,) for name in names)
-        bounds = dict(zip(names, self.config.aggregation.bounds_of(every), strict=True))
+        layout = secagg.Layout.of(states[0], self.config)
+        kinds = self.kinds(layout)
+        bounds = layout.bounds(self.config.aggregation)
+        first = {name: spec.name for spec in layout.sent for name in spec.names}
         for name in names:
             value, model = mean[name], states[0][name]
             assert tuple(value.shape) == tuple(model.shape), name
-            expected = sum(w * doubles(state[name]) for w, state in zip(weights, states, strict=True)) / sum(weights)
+            weighted = [w * doubles(state[name]) for w, state in zip(weights, states, strict=True)]
+            expected = sum(weighted) / sum(weights)
+            bound = bounds[first[name]] * self.config.aggregation.largest_weight
+            if self.precision != "fixed":
+                bound = self.measured(max(np.abs(part).max(initial=0) for part in weighted))
+            allowed = self.tolerance(weights, expected, dtype_of(value), bound, kinds[first[name]])
             error = np.abs(doubles(value) - expected)
-            bound = bounds[name]
-            assert (error <= self.tolerance(weights, expected, dtype_of(value), bound)).all(), (name, error.max())
+            assert (error <= allowed).all(), (name, error.max(), np.max(allowed))
 
-    def tolerance(self, weights: Sequence[float], mean: Any, dtype: str, bound: float | None = None) -> Any:
-        """The largest error that params, number of sites, weights, dtype and the tensor's ``max_abs`` explain."""
-        aggregation, sites = self.config.aggregation, len(weights)
-        bound = max(aggregation.bounds) if bound is None else bound
-        weight_sum = sum(weights) / aggregation.max_weight
-        error = self.codec.mean_error(sites, weight_sum, bound)
-        error += sites * 2.0 ** -(fraction_bits(aggregation.to_dict()) + 1) / weight_sum  # of clear tensors
+    def kinds(self, layout: secagg.Layout) -> dict[str, str]:
+        """What becomes of each tensor that is sent: "clear", "small" or "encrypted"."""
+        kinds = {spec.name: spec.role for spec in layout.sent}
+        encrypted = [name for name, role in kinds.items() if role == "encrypted"]
+        if self.exact:
+            small = small_ones({"layout": layout.to_json()})
+            kinds |= {name: "small" for name, is_small in zip(encrypted, small, strict=True) if is_small}
+        return kinds
+
+    def measured(self, largest: float) -> float:
+        """The bound of a tensor whose largest weighted value at any site this is."""
+        halves = math.ceil(2 * math.log2(largest)) if largest else -math.inf
+        return 2.0 ** ((halves + (self.precision == "previous")) / 2)
+
+    def tolerance(
+        self, weights: Sequence[float], mean: Any, dtype: str, bound: float | None = None, kind: str = "encrypted"
+    ) -> Any:
+        """The largest error that params, number of sites, weights, dtype and the bound of weighted values explain."""
+        aggregation, params = self.config.aggregation, self.config.params.to_dict()
+        sites, weight_sum = len(weights), sum(weights)
+        unit = aggregation.largest_weight if self.precision == "fixed" else 1.0
+        bound = max(aggregation.bounds) * unit if bound is None else bound
+        error = self.codec.mean_error(sites, weight_sum / unit, bound / unit)
+        if self.exact and kind != "encrypted":  # all that is rounded to steps of the codec is the weight
+            error = sites * 2.0**-40 * (aggregation.max_weight or 1.0) / weight_sum * np.abs(mean)
+        if kind == "small":
+            error = (
+                error + sites * bound / (((2 * limit_of(params) + 1) ** digits_a_value(params) - 1) // 2) / weight_sum
+            )
+        if kind == "clear":
+            error = error + sites * bound * 2.0 ** -(fraction_bits(aggregation.to_dict()) + 1) / weight_sum
         return error + ROUNDING[dtype] * (np.abs(mean) + error) + SMALLEST[dtype]
+
+    def head_values(self, tensors: int = 1) -> int:
+        """Numbers of the encrypted section before those of so many tensors."""
+        header = {
+            "params": self.config.params.to_dict(),
+            "aggregation": self.config.aggregation.to_dict(),
+            "layout": [[[str(index)], "float32", [], "encrypted", False] for index in range(tensors)],
+        }
+        numbers = Numbers.of(header)
+        return sum(numbers) - numbers.small - numbers.other
+
+    @property
+    def exact(self) -> bool:
+        """Whether sums are of integers."""
+        return self.config.params.scheme != "CKKS"
+
+    @property
+    def precision(self) -> str:
+        return self.config.aggregation.precision
 
     @property
     def variant(self) -> str:
@@ -146,15 +222,25 @@ def twin_of(site: secagg.Client) -> secagg.Client:
     return twin
 
 
-def federate(variant: str, params: Mapping[str, Any] = SMALL, encrypt: Any = "all", **aggregation: Any) -> Federation:
-    """A federation of a variant; keys are made once for each library and params.
+def federate(mode: str, params: Mapping[str, Any] = SMALL, encrypt: Any = "all", **aggregation: Any) -> Federation:
+    """A federation of a variant, or of a mode; keys are made once for each library and params.
 
-    `params` is an ``he.config``, or maps schemes to theirs, as `SMALL` and `LARGE` do.
+    `params` is an ``he.config``, or maps schemes to theirs, as `SMALL` and `LARGE` do. Where scales are measured, there
+    is no ``max_abs``, whatever is given.
     """
+    variant, precision = MODES[mode]
     lib, scheme = VARIANTS[variant]
     block = {"scheme": scheme, **params.get(scheme, params)}
     assert block["scheme"] == scheme, f"{variant} is no variant of {block['scheme']}"
-    numbers = TINY_AGGREGATION if params is TINY or params is SMALL else {}
+    numbers: dict[str, Any] = {}
+    if params is TINY or params is SMALL:
+        numbers = TINY_AGGREGATION
+    elif params is CLARA or params is LARGE or params is PRECISE:
+        numbers = TRAINING_AGGREGATION
+    if precision != "fixed":
+        numbers = {name: number for name, number in numbers.items() if name not in ("max_abs", "max_weight")}
+        aggregation = {name: number for name, number in aggregation.items() if name != "max_abs"}
+        aggregation["precision"] = precision
     he = {"lib": lib, "config": block}
     config = read_config(json.dumps({"he": he, "encrypt": encrypt, "aggregation": {**numbers, **aggregation}}))
     return Federation(config, make_keys(lib, config.params))

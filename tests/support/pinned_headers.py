@@ -7,16 +7,18 @@ from typing import Any
 from secagg import Header, Layout
 from secagg.scheme.aggregation import Aggregation
 from secagg.scheme.params import Params
-from secagg.wire.header import Contribution
+from secagg.wire.header import SUMS, Contribution
 
 
 def header_of(case: dict[str, Any]) -> Header:
     """The header of a case's update or aggregate, whose common digest is as the case says."""
     fields = case["header"]
     contributions = tuple(Contribution(site, bytes.fromhex(nonce)) for site, nonce in case["contributions"])
-    base, manifest = (None if fields[name] is None else bytes.fromhex(fields[name]) for name in ("base", "manifest"))
+    base, manifest, calibration = (
+        None if fields[name] is None else bytes.fromhex(fields[name]) for name in ("base", "manifest", "calibration")
+    )
     header = Header(
-        "update" if len(contributions) == 1 else "aggregate",
+        case["kind"] if len(contributions) == 1 else SUMS[case["kind"]],
         fields["round"],
         fields["epoch"],
         fields["key"],
@@ -26,6 +28,7 @@ def header_of(case: dict[str, Any]) -> Header:
         contributions,
         base,
         manifest,
+        calibration,
     )
     assert header.common.hex() == case["common"]
     return header

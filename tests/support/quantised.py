@@ -1,7 +1,8 @@
 """What quantisation must compute, written from the documentation alone; and updates with another header.
 
-An update of weight w = `fraction` · ``max_weight`` holds, in lanes, the weight's digits and then q = round(x · fraction
-· L / ``max_abs``) of every value. Nothing here is taken from `secagg.scheme.integer_codec` or the kernels.
+Under a ``max_abs``, an update of weight w = `fraction` · ``max_weight`` holds, in lanes, the weight's digits and then
+z = round(x · fraction · L / ``max_abs``) of every value: first those of small tensors, several digits each, whose L is
+larger. Nothing here is taken from `secagg.scheme` or the kernels.
 """
 
 from __future__ import annotations
@@ -13,24 +14,34 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
+import section_numbers
 from federation import twin_of
 
 import secagg
 from secagg.wire.tail import Proof, Tail
 from secagg.wire.update import UpdateWriter
 
-#: The weight has at least so many bits.
-WEIGHT_BITS = 40
 
-
-def limit_of(value_bits: int) -> int:
-    """Largest quantised value."""
-    return 2 ** (value_bits - 1) - 1
+def limit_of(value_bits: int, small: bool = False) -> int:
+    """Largest quantised value; that of a small tensor takes several digits."""
+    digits = small_digits(value_bits) if small else 1
+    return ((2**value_bits - 1) ** digits - 1) // 2
 
 
 def weight_digits(value_bits: int) -> int:
     """Digits of the weight; a 1 that counts the sites, and then the tensors, follow them."""
-    return -(-WEIGHT_BITS // (value_bits - 1))
+    return section_numbers.weight_digits({"value_bits": value_bits}, 1.0)
+
+
+def small_digits(value_bits: int) -> int:
+    """Digits of a value of a small tensor."""
+    return section_numbers.digits_a_value({"value_bits": value_bits})
+
+
+def small_ones(shapes: Sequence[tuple[int, ...]]) -> list[bool]:
+    """Which tensors are small, of these that are encrypted."""
+    layout = [[[str(index)], "float32", list(shape), "encrypted", False] for index, shape in enumerate(shapes)]
+    return section_numbers.small_ones({"layout": layout})
 
 
 def weight_of(fraction: float, value_bits: int) -> Fraction:
@@ -51,21 +62,37 @@ def dither(seed: int, position: int) -> float:
 
 
 def quantised(
-    values: Any, fraction: float, bound: float, value_bits: int, seed: int | None = None, first: int = 0
+    values: Any,
+    fraction: float,
+    bound: float,
+    value_bits: int,
+    seed: int | None = None,
+    first: int = 0,
+    small: bool = False,
 ) -> np.ndarray[Any, Any]:
-    """The integers of one tensor, whose first value is at position `first` behind the weight."""
-    limit = limit_of(value_bits)
+    """The integers of one tensor, whose first value is at position `first` behind the weight.
+
+    Those of a small one are rounded to the nearest in any case.
+    """
+    limit = limit_of(value_bits, small)
     scaled = np.asarray(values, dtype=np.float64).reshape(-1) * (fraction * limit / bound)
-    if seed is not None:
+    if seed is not None and not small:
         first += weight_digits(value_bits) + 1
         scaled = scaled + [dither(seed, first + index) for index in range(scaled.size)]
     return np.rint(scaled).clip(-limit, limit).astype(np.int64)
 
 
-def mean_of(sums: np.ndarray[Any, Any], fractions: Sequence[float], bound: float, value_bits: int) -> Any:
+def mean_of(
+    sums: np.ndarray[Any, Any],
+    fractions: Sequence[float],
+    bound: float,
+    value_bits: int,
+    max_weight: float = 1.0,
+    small: bool = False,
+) -> Any:
     """The mean that sums of integers mean, in float64, from the sum of the rounded weights."""
-    total = float(sum(weight_of(fraction, value_bits) for fraction in fractions))
-    return sums * (bound / limit_of(value_bits) / total)
+    total = float(sum(weight_of(fraction, value_bits) for fraction in fractions)) * max_weight
+    return sums * (bound * max_weight / limit_of(value_bits, small) / total)
 
 
 def renamed(site: secagg.Client, name: str) -> secagg.Client:
@@ -76,7 +103,7 @@ def renamed(site: secagg.Client, name: str) -> secagg.Client:
 
 
 def rebuilt(update: secagg.Update, **changes: Any) -> secagg.Update:
-    """An update or aggregate, same frames and tags, behind a changed header, every digest made anew, unsigned.
+    """An update, a calibration or a sum, same frames and tags, behind a changed header, unsigned, every digest right.
 
     An aggregate has the body digests that it had of each site.
     """
@@ -85,7 +112,7 @@ def rebuilt(update: secagg.Update, **changes: Any) -> secagg.Update:
     writer = UpdateWriter(stream, header)
     for frame, payload in update.frames():
         writer.write(frame, payload)
-    if header.kind == "update" and len(header.contributions) == 1:
+    if header.kind in ("update", "calibration") and len(header.contributions) == 1:
         writer.finish(lambda _: tags, None)
     else:
         bodies = dict(zip(update.header.sites, (proof.body for proof in update.tail.proofs), strict=True))

@@ -12,12 +12,12 @@ import itertools
 from collections.abc import Iterator
 from fractions import Fraction
 from math import ceil
-from typing import Any
 
 import numpy as np
-from container import Container, block_nbytes, block_values, lanes, rows, unpack, weight_digits
+from container import CALIBRATION, SCALES, Container, block_nbytes, lanes, rows, unpack
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from phases import phase
+from section_numbers import limit_of
 
 #: What a client key's payload begins with.
 ROOT_NBYTES = 32
@@ -106,26 +106,20 @@ def derive(root: bytes, info: bytes) -> bytes:
 
 
 def sums(aggregate: Container, key: Container, count: int) -> list[int]:
-    """The first values of the encrypted section of an exact scheme: Σ q, weight digits first."""
+    """The first numbers of the encrypted section of an exact scheme: Σ z. All that is behind them must be 0."""
     params, numbers = aggregate.header["params"], aggregate.header["aggregation"]
-    shape, sites, blocks = lanes(params, numbers), len(aggregate.header["contributions"]), {}
-    result = []
-    for index in range(count):
-        block, value = divmod(index, block_values(params, numbers))
-        if block not in blocks:
-            blocks[block] = plain_words(aggregate, key, block)
-        word, shift = shape.place(value)
-        total = blocks[block][word] >> shift & (1 << shape.bits) - 1
-        assert total <= 2 * shape.limit * sites
-        assert blocks[block][word] >> shape.bits * shape.per_word == 0
-        result.append(total - shape.limit * sites)
-    return result
-
-
-def weight_sum(sums: list[int], params: dict[str, Any]) -> Fraction:
-    """Σ w / max_weight, from the sums of the weight's digits."""
-    digits, base = sums[: weight_digits(params)], 2 ** (params["value_bits"] - 1)
-    return Fraction(sum(digit * base**place for place, digit in enumerate(digits)), base ** len(digits) - 1)
+    limit = 1 if aggregate.kind in (CALIBRATION, SCALES) else limit_of(params)
+    shape, sites, result = lanes(params, numbers, limit), len(aggregate.header["contributions"]), []
+    for block in range(block_count(aggregate)):
+        words = plain_words(aggregate, key, block)
+        assert all(word >> shape.bits * shape.per_word == 0 for word in words)
+        for value in range(shape.words * shape.per_word):
+            word, shift = shape.place(value)
+            total = words[word] >> shift & (1 << shape.bits) - 1
+            assert total <= 2 * shape.limit * sites
+            result.append(total - shape.limit * sites)
+    assert not any(result[count:])
+    return result[:count]
 
 
 def plain_words(aggregate: Container, key: Container, block: int) -> list[int]:

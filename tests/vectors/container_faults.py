@@ -318,7 +318,7 @@ def container_faults(maker: Maker) -> None:
             tail_by_hand.fit(container, good.key(config))
 
         source = f"{prefix_of(config)}aggregate"
-        edit(name, "DecryptionError", fault, fitted, source, reads="decrypt", config=config)
+        edit(name, "ImplausibleSumError", fault, fitted, source, reads="decrypt", config=config)
 
     garbage("aggregate-zeros", "all words zero", lambda payload: bytes(len(payload)))
     garbage("whole-aggregate-zeros", "all words zero", lambda payload: bytes(len(payload)), "whole")

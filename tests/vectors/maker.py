@@ -12,7 +12,14 @@ from container import Container, canonical
 Change = Callable[[Any], Any]
 
 #: Whose keys a configuration has, where they are not its own.
-KEYS = {"partly": "all", "seeded": "whole", "complex": "whole", "bgv-whole": "bgv", "bgv-partly": "signed"}
+KEYS = {
+    "partly": "all",
+    "seeded": "whole",
+    "complex": "whole",
+    "bgv-whole": "bgv",
+    "bgv-partly": "signed",
+    "bgv-auto": "signed",
+}
 
 
 def prefix_of(config: str) -> str:

@@ -43,8 +43,12 @@ def encrypt(model: Container, secret: bytes, plain: bytes, first: int = 0) -> li
 
 def plain_of(layout: list[Any], state: dict[str, Any]) -> bytes:
     """The values of a model, and zeros to a whole block."""
-    values = values_of(layout, state)
-    return values + bytes(-len(values) % MODEL_PLAIN)
+    return padded(values_of(layout, state))
+
+
+def padded(plain: bytes) -> bytes:
+    """Bytes, and zeros to a whole block."""
+    return plain + bytes(-len(plain) % MODEL_PLAIN)
 
 
 def gcm_stream(secret: bytes, index: int, data: bytes) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 import by_hand
 import tail_by_hand
 from blake3 import blake3
-from container import fingerprint
+from container import CALIBRATION, UPDATE, fingerprint
 
 #: Primes of so many bits, 1 modulo 2**14: the largest, of which candidates hardly ever fall short, and the smallest,
 #: which nearly half of all candidates are not below.
@@ -107,7 +107,8 @@ def _bytes32(name: str, number: int) -> bytes:
 
 ONE = [[["w"], "float32", [2, 3], "encrypted", False]]
 TWO = [[["w.running_var", "v"], "float32", [], "encrypted", True], [["n"], "int64", [4], "local", False]]
-AGREED = {"max_abs": 1.0, "max_clients": 4, "max_weight": 1.0}
+AGREED = {"max_abs": 1.0, "max_clients": 4, "max_weight": 1.0, "precision": "fixed"}
+MEASURED = AGREED | {"max_abs": None, "max_weight": None, "precision": "auto"}
 FLASHE = {
     "scheme": "FLASHE",
     "value_bits": 11,
@@ -117,7 +118,15 @@ FLASHE = {
 }
 CKKS = {"scheme": "CKKS", "scale_bits": 20, "complex_slots": False, "seeded": True}
 #: The header of a case, but for params, key and contributions, and what other cases have instead.
-HEADER = {"aggregation": AGREED, "base": None, "epoch": 0, "layout": ONE, "manifest": None, "round": 0}
+HEADER = {
+    "aggregation": AGREED,
+    "base": None,
+    "calibration": None,
+    "epoch": 0,
+    "layout": ONE,
+    "manifest": None,
+    "round": 0,
+}
 LAST = {"base": "ff" * 32, "epoch": 2**32 - 1, "layout": TWO, "manifest": "0f" * 32, "round": 2**32 - 1}
 OTHERS: list[dict[str, Any]] = [
     {"round": 1},
@@ -130,7 +139,13 @@ OTHERS: list[dict[str, Any]] = [
     {"aggregation": AGREED | {"max_abs": {"default": 1.0, "w": 2.0}}},
     {"aggregation": AGREED | {"max_weight": 2.0}},
     {"aggregation": AGREED | {"max_clients": 5}},
+    {"aggregation": MEASURED, "calibration": "00" * 32},
+    {"aggregation": MEASURED, "calibration": "00" * 31 + "01"},
+    {"aggregation": MEASURED | {"precision": "previous"}, "calibration": "00" * 32},
 ]
+#: What calibrations have instead.
+KINDS = {"update": UPDATE, "calibration": CALIBRATION}
+CALIBRATES: dict[str, Any] = {"kind": "calibration", "aggregation": MEASURED}
 Site = tuple[str, int, int]
 #: Sites with the numbers of nonce and body.
 FIRST, SECOND, THIRD = ("site-1", 0, 0), ("site-2", 1, 1), ("site-3", 2, 2)
@@ -146,6 +161,7 @@ TAGS: list[tuple[int, dict[str, Any], list[Site], list[int], list[int]]] = [
     *[(0, other, [FIRST], [1], []) for other in OTHERS],
     (0, {"params": FLASHE | {"rounding": "nearest"}}, [FIRST], [1], []),
     (0, {"params": FLASHE | {"overflow": "clip"}}, [FIRST], [1], []),
+    (0, CALIBRATES, [FIRST], [1], []),
     (0, {}, [FIRST], [1, 0], []),
     (0, {}, [FIRST], [2**64 - 1, 2**63, 5], []),
     (0, {}, [FIRST], [2**64 - 1, 7], [-1, 2**62, -(2**63), 3]),
@@ -165,6 +181,7 @@ WORD_TAGS: list[tuple[list[int], int, int, dict[str, Any], list[Site], int]] = [
     ([SMALL[26]], 1024, 1, {}, [FIRST], 1),
     *[([SMALL[26]], 1024, 0, other, [FIRST], 1) for other in OTHERS],
     ([SMALL[26]], 1024, 0, {"params": CKKS | {"scale_bits": 19}}, [FIRST], 1),
+    ([SMALL[26]], 1024, 0, CALIBRATES, [FIRST], 1),
     ([LARGE[53]], 2048, 0, {}, [("site-2", 0, 0)], 2),
     ([LARGE[60], SMALL[36], LARGE[40]], 8192, 0, {}, [FIRST, SECOND, THIRD], 4),
     ([SMALL[60]], 4096, 2, LAST, [LONGEST], 40),
@@ -175,9 +192,9 @@ def tags() -> dict[str, Any]:
     """The content of tags.json."""
     about = (
         "tags, α, β and r in hexadecimal, key is the root, common the common digest, which is that of the header of an "
-        "update as it stands here; of integers the encrypted words are unsigned, the clear ones signed; of ciphertext "
-        "words, word j modulo the prime of index i of polynomial B is (step·(j + 1) + B + i)² modulo that prime; BLAKE3"
-        " is that of β and of α as little-endian u64, and the words of the key are zero"
+        "update or calibration as it stands here; of integers the encrypted words are unsigned, the clear ones signed; "
+        "of ciphertext words, word j modulo the prime of index i of polynomial B is (step·(j + 1) + B + i)² modulo it; "
+        " BLAKE3 is that of β and of α as little-endian u64, and the words of the key are zero"
     )
     return {
         "about": about,
@@ -188,12 +205,14 @@ def tags() -> dict[str, Any]:
 
 def _tag(key: int, other: dict[str, Any], sites: list[Site], encrypted: list[int], clear: list[int]) -> dict[str, Any]:
     root, header = _bytes32("key", key), HEADER | {"params": FLASHE, "contributions": []} | other
+    kind = header.pop("kind", "update")
     header["key"] = fingerprint(header | {"primes": [], "plain_modulus": 0}, root)
-    place = tail_by_hand.Place(root, header)
+    place = tail_by_hand.Place(root, header, KINDS[kind])
     contributions = [(site, _bytes32("tag nonce", nonce), _bytes32("tag body", body)) for site, nonce, body in sites]
     alpha, pads = tail_by_hand.point(place), [tail_by_hand.pad(place, *item) for item in contributions]
     return {
         "key": root.hex(),
+        "kind": kind,
         "header": header,
         "common": place.common.hex(),
         "contributions": [[site, nonce.hex()] for site, nonce, _ in contributions],
@@ -211,11 +230,11 @@ def _word_tags(
 ) -> dict[str, Any]:
     root, chain = _bytes32("key", key), primes if len(primes) == 1 else [*primes, SPECIAL]
     header = HEADER | {"params": CKKS, "contributions": []} | other
-    bits = [prime.bit_length() for prime in chain]
+    kind, bits = header.pop("kind", "update"), [prime.bit_length() for prime in chain]
     header["params"] = header["params"] | {"poly_modulus_degree": degree, "coeff_mod_bit_sizes": bits}
     payload = root + bytes(24 * degree * len(chain))
     header["key"] = fingerprint(header | {"primes": chain, "plain_modulus": 0}, payload)
-    place = tail_by_hand.Place(root, header)
+    place = tail_by_hand.Place(root, header, KINDS[kind])
     contributions = [(site, _bytes32("tag nonce", nonce), _bytes32("tag body", body)) for site, nonce, body in sites]
     made = []
     for element in tail_by_hand.elements(primes):
@@ -239,6 +258,7 @@ def _word_tags(
         )
     return {
         "key": root.hex(),
+        "kind": kind,
         "header": header,
         "common": place.common.hex(),
         "contributions": [[site, nonce.hex()] for site, nonce, _ in contributions],

@@ -8,8 +8,9 @@ from typing import Any
 import by_hand
 import tail_by_hand
 from blake3 import blake3
-from container import Container, block_nbytes, fingerprint, lanes, pack_rows, put_word, row_offsets, rows, weight_digits
+from container import Container, block_nbytes, fingerprint, lanes, pack_rows, put_word, row_offsets, rows
 from maker import Maker, prefix_of
+from section_numbers import Numbers
 
 Change = Callable[[Any], Any]
 
@@ -163,7 +164,7 @@ def _flashe(maker: Maker) -> None:
     bad("degree", "a degree, which only lattices have", put("params", "poly_modulus_degree", to=2048))
     bad("primes", "primes, which only lattices have", put("params", "coeff_mod_bit_sizes", to=[53]))
     bad("seeded", "seeded, which only lattices are", put("params", "seeded", to=True))
-    bad("value-bits", "value_bits 3", put("params", "value_bits", to=3))
+    bad("value-bits", "value_bits 2", put("params", "value_bits", to=2))
     bad("scheme", "a scheme that there is not", put("params", "scheme", to="FLASH"))
     maker.edit(
         "flashe-body-short",
@@ -201,16 +202,19 @@ def _sums(maker: Maker) -> None:
 
     good = maker.good["flashe-aggregate"]
     shape, sites = shape_of(good), len(good.header["contributions"])
-    digits = weight_digits(good.header["params"])
-    sums = by_hand.sums(good, maker.good["flashe-client-key"], digits + 2)
+    numbers = Numbers.of(good.header)
+    sums = by_hand.sums(good, maker.good["flashe-client-key"], sum(numbers))
+    digits, first = numbers.weight, sum(numbers) - numbers.other  # that of the first value with a lane of its own
     top = [0] * (digits - 1)
     bad("flashe", "above", "a bit above all lanes", added({4095: 1 << shape.bits * shape.per_word}))
     padding = 4095, (shape.limit * sites + 1) << shape.bits * (shape.per_word - 1)
     bad("flashe", "lane", "a sum beyond 2·L·n in the padding", added(dict([padding])))
     bad("flashe", "weight-zero", "no weight", digits_are(sums[:digits], [0] * digits))
     bad("flashe", "weight-less", "less than no weight", digits_are(sums[:digits], [*top, -1]))
-    bad("flashe", "weight-small", "so little weight that rounding is everything", digits_are(sums[:digits], [*top, 1]))
-    bad("flashe", "mean", "a mean beyond max_abs", added({digits + 1: shape.limit * sites - sums[digits + 1]}))
+    bad(
+        "flashe", "weight-small", "so little weight that means are beyond max_abs", digits_are(sums[:digits], [*top, 1])
+    )
+    bad("flashe", "mean", "a mean beyond max_abs", added({first: shape.limit * sites - sums[first]}))
     bad("flashe", "count", "the sum of one site more", added({digits: 1}))
 
 
@@ -256,15 +260,17 @@ def _keys(maker: Maker) -> None:
         )
 
 
-def fitted(maker: Maker, config: str, name: str, fault: str, change: Change) -> None:
-    """A sum that no sites can have sent, with tags that fit it."""
+def fitted(
+    maker: Maker, config: str, name: str, fault: str, change: Change, source: str = "aggregate", reads: str = "decrypt"
+) -> None:
+    """A sum that no sites can have sent that share a configuration, with tags that fit it."""
 
     def fit(container: Container) -> None:
         change(container)
         tail_by_hand.fit(container, maker.good.key(config))
 
-    name, source = f"{config}-{name}", f"{prefix_of(config)}aggregate"
-    maker.edit(name, "DecryptionError", fault, fit, source, reads="decrypt", config=config)
+    name, source = f"{config}-{name}", f"{prefix_of(config)}{source}"
+    maker.edit(name, "ImplausibleSumError", fault, fit, source, reads=reads, config=config)
 
 
 # Changes.

@@ -10,6 +10,7 @@ import tail_by_hand
 from container import Container, block_nbytes, pack_rows, rows, tag_moduli
 from maker import Change, Maker, prefix_of
 from scheme_faults import added, shifted
+from section_numbers import Numbers
 from tail_faults import body, resigned
 
 
@@ -87,8 +88,9 @@ def _sums(maker: Maker) -> None:
         container.tags = [2 * tag % modulus for tag, modulus in zip(whole.tags, tag_moduli(key.header), strict=True)]
 
     bad("bgv-whole", "doubled", "one site's update twice, listed as the sum of two", doubled)
-    digits = 4  # of a weight of 11 bits
-    bad("flashe", "value", "a value is one step more", added({digits + 1: 1}))
+    numbers = Numbers.of(maker.good["flashe-aggregate"].header)
+    bad("flashe", "value", "a value is one step more", added({sum(numbers) - numbers.other: 1}))
+    bad("flashe", "digit", "a value of a small tensor is one step more", added({numbers.weight + 1: 1}))
     bad("flashe", "weight", "a weight is a little more", added({0: 1}))
     bad("bgv-partly", "clear", "a clear value is one step more", clear(0, 1))
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import by_hand
 from blake3 import blake3
-from container import AGGREGATE, CLEAR_WORDS, DIGEST_NBYTES, PRIME, UPDATE, Container, element_count, rows, unpack
+from container import CLEAR_WORDS, DIGEST_NBYTES, PRIME, SUMS, UPDATE, Container, element_count, rows, unpack
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 #: Order of the group that Ed25519 signs in.
@@ -24,11 +24,12 @@ class Place(NamedTuple):
 
     root: bytes
     header: dict[str, Any]
+    kind: int = UPDATE
 
     @property
     def common(self) -> bytes:
-        """The common digest: that of the head of an update without contributions."""
-        return head_of(Container(AGGREGATE, self.header))[-DIGEST_NBYTES:]
+        """The common digest: that of the head of an update or calibration without contributions."""
+        return head_of(Container(self.kind, self.header))[-DIGEST_NBYTES:]
 
     def subkey(self, purpose: str, *fields: bytes) -> bytes:
         info = by_hand.info_of(purpose, self.header["key"], self.header["epoch"], self.common, *fields)
@@ -116,7 +117,7 @@ def fit(container: Container, key: Container) -> None:
 
 
 def place_of(container: Container, key: Container) -> Place:
-    return Place(by_hand.root_of(key), container.header)
+    return Place(by_hand.root_of(key), container.header, container.kind)
 
 
 def contributions_of(container: Container) -> list[tuple[str, bytes, bytes]]:
@@ -164,15 +165,15 @@ def receipt_message(head: bytes, body: bytes) -> bytes:
 
 
 def head_of(container: Container, *contributions: list[str]) -> bytes:
-    """The head that the update of a contribution had, or with none, what all of them have in common."""
-    kind = UPDATE if container.kind == AGGREGATE else container.kind
+    """The head that the update or calibration of a contribution had, or with none, what all have in common."""
+    kind = SUMS.get(container.kind, container.kind)
     return Container(kind, container.header | {"contributions": list(contributions)}).head
 
 
 def sign(container: Container, *names: str) -> None:
     """Sign for each contribution by the key of its site, or of whom `names` says."""
     listed = container.header["contributions"]
-    if container.kind != AGGREGATE:
+    if container.kind not in SUMS:
         container.proofs = [(container.body, b"")]
     container.proofs = [
         (body, identity(name).sign(update_message(head_of(container, contribution), body)))
@@ -224,6 +225,10 @@ def first_base(layout: list[Any], state: dict[str, Any]) -> bytes:
 
 def next_base(aggregate: Container) -> bytes:
     """The base of the round after an aggregate."""
-    blob, head = aggregate.to_bytes(), aggregate.head
-    whole = blake3(head[-DIGEST_NBYTES:] + b"".join(aggregate.frame_digests) + blob[-DIGEST_NBYTES:]).digest()
-    return blake3(b"secagg base v1" + bytes.fromhex(aggregate.header["base"]) + whole).digest()
+    return blake3(b"secagg base v1" + bytes.fromhex(aggregate.header["base"]) + whole_digest(aggregate)).digest()
+
+
+def whole_digest(container: Container) -> bytes:
+    """The digest of a whole container; of scales, it names them with `auto`."""
+    ends = [container.head[-DIGEST_NBYTES:], *container.frame_digests, container.to_bytes()[-DIGEST_NBYTES:]]
+    return blake3(b"".join(ends)).digest()

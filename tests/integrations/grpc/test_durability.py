@@ -61,7 +61,7 @@ def test_a_name_that_may_not_last_is_not_acknowledged(
     with monkeypatch.context() as patch:
         patch.setattr(run_folder, "synchronise", failing)
         for times in (1, 2, 3):
-            with pytest.raises(StorageError, match="could not store the updates of round 0"):
+            with pytest.raises(StorageError, match="could not store the uploads of round 0"):
                 upload(running, updates["site-1"])
             assert asked == times
     assert running.server.status().added == ("site-1",)

@@ -180,7 +180,7 @@ def test_an_update_is_no_model(running: Running, signed: Signed) -> None:
     update = signed.site().encrypt(SMALL, round=0)
     blob = update.to_bytes()
     aggregate = signed.add(signed.encrypt([SMALL, SMALL], round=0))
-    with pytest.raises(MismatchError, match="this is an aggregate; upload an update or a model"):
+    with pytest.raises(MismatchError, match="aggregate cannot be uploaded; upload an update, a calibration, a model"):
         running.resume(aggregate, "site-1")
     running.send(secagg.Update.from_bytes(blob))
     with running.session("site-1") as session, pytest.raises(RoundMismatchError, match="no model of any round"):

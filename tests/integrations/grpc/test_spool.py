@@ -233,7 +233,7 @@ def test_a_round_that_ends_while_an_update_is_received(signed: Signed, update: s
             running.send(signed.site(name).encrypt(STATE, round=0))
         wait_until(lambda: running.server.status().aggregates == (0,))
         late.go_on()
-        with pytest.raises(RoundMismatchError, match="round 0 ended without the update of 'site-1'; round 1 is open"):
+        with pytest.raises(RoundMismatchError, match="the updates of round 0 ended without that of 'site-1'"):
             typed(late.call.result)
         wait_until(lambda: running.spool() == [])
 
