@@ -34,13 +34,27 @@ def crash_points(rng: random.Random, calls: int) -> Iterator[tuple[int, str]]:
             yield point, rng.choice(HOW)
 
 
-@pytest.mark.parametrize("kept", [None, 0.0, 0.5], ids=["kill", "power", "power-half"])
-@pytest.mark.parametrize("deaths", [3, pytest.param(200, marks=pytest.mark.long)])
+LONG = [
+    pytest.param(scheme, kept, 200, id=f"{scheme}-{name}-200", marks=pytest.mark.long)
+    for scheme in ("flashe", "auto")
+    for name, kept in (("kill", None), ("power", 0.0), ("power-half", 0.5))
+]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "kept", "deaths"),
+    [
+        pytest.param("auto", None, 3, id="auto-kill"),
+        pytest.param("flashe", 0.0, 3, id="flashe-power"),
+        pytest.param("auto", 0.5, 3, id="auto-power-half"),
+        *LONG,
+    ],
+)
 def test_a_death_at_every_call(
-    deaths: int, kept: float | None, tmp_path: Path, seed: int, watch: Watch, report: Report
+    scheme: str, kept: float | None, deaths: int, tmp_path: Path, seed: int, watch: Watch, report: Report
 ) -> None:
     rng, began = random.Random(seed), time.monotonic()
-    kits = make_kits(tmp_path, "flashe", 500_000)
+    kits = make_kits(tmp_path, scheme, 500_000)
     with (
         MortalServer(kits["server"], tmp_path / "server") as server,
         FiveSites(kits, tmp_path / "sites", server.address) as five,

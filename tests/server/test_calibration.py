@@ -28,6 +28,7 @@ from secagg.errors import (
     QuorumError,
     QuotaError,
     RoundMismatchError,
+    ScalesMismatchError,
     SecAggError,
     StateError,
     StorageError,
@@ -353,13 +354,15 @@ def test_an_update_before_the_scales(world: World, signed: Signed, tmp_path: Pat
         other.calibrate("site-1", "site-2")
         early = update_of(world.sites["site-1"], other.download("scales"))
     for send in (world.resume, world.send):
-        with pytest.raises(StateError, match="round 0 has no scales yet, .*'site-1'.*: upload a calibration, download"):
+        with pytest.raises(
+            ScalesMismatchError, match="the update of 'site-1' is of round 0, which has no scales yet: upload a"
+        ):
             send(early)
     assert world.state == (0, "calibration", 1, (), (), ())
     assert world.files() == []
     world.calibrate("site-1", "site-2")
     for send in (world.resume, world.send):
-        with pytest.raises(MismatchError, match="made under other scales than those of round 0: download the scales"):
+        with pytest.raises(ScalesMismatchError, match="made under other scales than those of round 0: calibrate again"):
             send(early)
     assert world.state == (0, "update", 1, (), (), ("site-1", "site-2"))
 
@@ -650,11 +653,11 @@ def test_scales_that_are_lost(world: World, caplog: pytest.LogCaptureFixture) ->
     lost = world.update("site-1")
     (world.folder / "scales-0.secagg").unlink()
     world.restart()
-    assert "the stored update of site-1 is left out: ManifestMismatchError" in caplog.text
+    assert "the stored update of site-1 is left out: ScalesMismatchError" in caplog.text
     assert world.state[:4] == (0, "calibration", 1, ("site-1", "site-2"))
     world.join("site-3")
     world.calibrate("site-3")
-    with pytest.raises(MismatchError, match="under other scales"):
+    with pytest.raises(ScalesMismatchError, match="under other scales"):
         world.send(*lost)
     world.update(*SITES)
     world.ends_well(*SITES)
@@ -780,7 +783,9 @@ def test_a_manifest_serves_at_once_where_nothing_is_acknowledged(world: World, s
 
 
 @pytest.mark.parametrize("stage", ["calibration", "update"])
-def test_what_is_under_an_old_key_is_left_out(world: World, signed: Signed, stage: str) -> None:
+def test_what_is_under_an_old_key_is_left_out(
+    world: World, signed: Signed, stage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     world.join(*SITES)
     world.calibrate(*SITES[:2])
     if stage == "update":
@@ -792,6 +797,7 @@ def test_what_is_under_an_old_key_is_left_out(world: World, signed: Signed, stag
     world.sites = {name: later.site(name) for name in SITES}
     world.restart(later)
     assert world.state == (0, "calibration", 1, (), (), SITES)
+    assert ("round 0: its scales are of another key or configuration" in caplog.text) == (stage == "update")
     assert not (world.folder / "scales-0.secagg").exists()
     world.calibrate(*SITES)
     world.update(*SITES)

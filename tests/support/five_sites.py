@@ -28,16 +28,20 @@ SITES = tuple(f"site-{number}" for number in range(1, 6))
 MIN_CLIENTS = 3
 
 #: Exact schemes by name: configuration of HE, and how many values make updates of several frames, or of one.
+#: In ``"auto"`` each round begins with a calibration.
 SCHEMES: Mapping[str, tuple[Mapping[str, Any], int]] = {
     "flashe": ({"lib": "flashe", "config": {"scheme": "FLASHE", "value_bits": 16}}, 600_000),
     "bgv": ({"lib": "seal", "config": {"scheme": "BGV", "value_bits": 8}}, 100_000),
+    "auto": ({"lib": "flashe", "config": {"scheme": "FLASHE"}}, 600_000),
 }
 
 
 def make_kits(folder: Path, scheme: str, values: int | None = None) -> Kits:
     """Kits of the server and five sites; the model has one tensor."""
     he, most = SCHEMES[scheme]
-    aggregation = {"min_clients": MIN_CLIENTS, "max_clients": len(SITES), "max_abs": 1.0, "max_weight": 8.0}
+    aggregation: dict[str, Any] = {"min_clients": MIN_CLIENTS, "max_clients": len(SITES)}
+    if scheme != "auto":
+        aggregation |= {"max_abs": 1.0, "max_weight": 8.0}
     config = secagg.Config.from_dict({"he": he, "aggregation": aggregation})
     layout = secagg.Layout.of({"w": np.zeros(values or most, np.float32)}, config)
     kits = folder / "kits"
@@ -67,6 +71,7 @@ class Ledger:
     def __init__(self, kits: Kits, values: int | None = None) -> None:
         server = load_server_kit(kits["server"])
         self.config, self.key, self.project = server.config, server.key, server.project
+        self.calibrated = self.config.aggregation.precision == "auto"
         layout = self.project.layout
         self.values = values or (0 if layout is None else layout.size("encrypted"))
         self.client = make_client(kits, SITES[0])
@@ -77,6 +82,7 @@ class Ledger:
         self._offers: dict[tuple[int, bytes], secagg.Update] = {}
         self._receipts: dict[tuple[int, str], set[bytes]] = {}
         self._means: dict[int, list[tuple[str, bytes, bytes]]] = {}
+        self._scales: dict[int, bytes] = {}
         self._lost: list[str] = []
 
     def offer(self, update: secagg.Update) -> secagg.Update:
@@ -104,13 +110,15 @@ class Ledger:
         """Hold an aggregate against the updates that it lists, the receipts, and what sites decrypted."""
         header, round = aggregate.header, aggregate.header.round
         assert header.base == self.bases[round]
+        assert header.calibration == self._scales.get(round)
         assert len(set(header.sites)) == len(header.sites) >= MIN_CLIENTS
         assert not self._lost, f"an acknowledged update was not in the sum: {self._lost}"
         heads = {item.site: header.of(item).head for item in header.contributions}
         for (number, site), receipts in self._receipts.items():
             if number == round:  # its only update, and in the sum
                 assert receipts == {heads.get(site, b"")[-DIGEST_NBYTES:]}, f"{site} has a receipt, and is not in it"
-        alone = secagg.Aggregator(self.config, self.key, round, base=header.base, project=self.project)
+        terms = {"base": header.base, "project": self.project, "calibration": header.calibration}
+        alone = secagg.Aggregator(self.config, self.key, round, **terms)
         for head in heads.values():
             alone.add(self._offers[round, head])
         expected = alone.finish()
@@ -125,6 +133,14 @@ class Ledger:
         self.bases[round + 1] = next_base
         self._offers = {key: update for key, update in self._offers.items() if key[0] >= round}
         self.checked += 1
+
+    def check_scales(self, scales: secagg.Update) -> None:
+        """Hold scales that a site was given against those that others were given, and against their own list."""
+        header = scales.header
+        assert header.base == self.bases[header.round]
+        assert len(set(header.sites)) == len(header.sites) >= MIN_CLIENTS
+        with self._lock:
+            assert self._scales.setdefault(header.round, scales.digest()) == scales.digest(), "others got other scales"
 
     def check_new(self, run: Path) -> list[int]:
         """Check the aggregates in a run folder that were not checked yet; return their rounds, in order."""
@@ -168,6 +184,7 @@ class Site:
     timeout: float = 240.0
     client: secagg.Client = field(init=False)
     _session: WatchedSession | None = None
+    _calibration: secagg.Update | None = None
     _update: secagg.Update | None = None
 
     def __post_init__(self) -> None:
@@ -185,12 +202,30 @@ class Site:
             self._session.ledger = self.ledger
         return self._session
 
+    def prepare(self, round: int, base: bytes) -> None:
+        """Encrypt what this site gives to a round first."""
+        if not self.ledger.calibrated:
+            self.update_of(round, base)
+        elif self._calibration is None or (self._calibration.header.round, self._calibration.header.base) != (
+            round,
+            base,
+        ):
+            state = state_of(self.name, round, self.ledger.values)
+            self._calibration = self.client.calibrate(state, weight_of(self.name), round, base=base)
+
     def update_of(self, round: int, base: bytes, anew: bool = False) -> secagg.Update:
-        """The update of a round: the same one again, unless it is to be made `anew`."""
+        """The update of a round: the same one again, unless it is to be made `anew`; a calibration comes before it."""
         old = self._update
         if anew or old is None or (old.header.round, old.header.base) != (round, base):
-            state = state_of(self.name, round, self.ledger.values)
-            self._update = self.ledger.offer(self.client.encrypt(state, weight_of(self.name), round, base=base))
+            state, scales = state_of(self.name, round, self.ledger.values), None
+            if self.ledger.calibrated:
+                self.prepare(round, base)
+                assert self._calibration is not None
+                with self.session.calibrate(self._calibration, self.folder / "scales.secagg") as given:
+                    scales = secagg.Update.from_bytes(given.to_bytes())
+                self.ledger.check_scales(scales)
+            update = self.client.encrypt(state, weight_of(self.name), round, base=base, calibration=scales)
+            self._update = self.ledger.offer(update)
         assert self._update is not None
         return self._update
 
@@ -244,10 +279,10 @@ class FiveSites:
         assert len(rounds) == 1
 
     def prepare(self) -> None:
-        """Encrypt the updates of the next round, so that what is left of it is the server's work, mostly."""
+        """Encrypt for the next round what can be, so that what is left of it is the server's work, mostly."""
         round = max(self.ledger.bases)
         for site in self.sites:
-            site.update_of(round, self.ledger.bases[round])
+            site.prepare(round, self.ledger.bases[round])
 
     def time_rounds(self, run: Path, count: int = 3) -> float:
         """Play rounds that nothing disturbs; return how many seconds the longest takes."""
