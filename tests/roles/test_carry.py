@@ -135,33 +135,46 @@ def test_a_client_that_has_lost_nothing_says_nothing(begin: str) -> None:
 # What does not fit.
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"value_bits": 7}, "value_bits 6, .*value_bits 7, .*restore_carry"),
-        ({"max_abs": 0.5}, "max_abs 1.0, .*max_abs 0.5, "),
-        ({"max_abs": {"default": 1.0, "w": 2.0}}, r"max_abs 1.0, .*max_abs \{'default': 1.0, 'w': 2.0\}"),
-        ({"max_weight": 3.0}, "max_weight 1.0, .*max_weight 3.0"),
-        ({"error_feedback": False}, "has no error_feedback"),
-    ],
-    ids=str,
-)
-def test_a_carry_in_other_units(change: dict[str, Any], message: str) -> None:
-    one, two = federation_of().site(), federation_of(**change).site()
+def test_a_carry_without_error_feedback() -> None:
+    one, two = federation_of().site(), federation_of(error_feedback=False).site()
     one.encrypt(state(0))
-    with pytest.raises(MismatchError, match=message):
+    with pytest.raises(MismatchError, match=r"the carry is of error_feedback, .* has not: restore_carry\(b''\)"):
         two.restore_carry(one.carry())
     assert not two.carries
 
 
-def test_what_does_not_decide_the_units_may_change() -> None:
-    """Rounding, what becomes of large values, and how many sites there may be."""
-    one = federation_of().site()
-    two = federate("flashe", {**one.config.params.to_dict(), "rounding": "stochastic"}, max_clients=9, max_abs=1.0)
-    one.encrypt(state(0))
-    site = two.site()
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"value_bits": 7},
+        {"max_abs": 0.5},
+        {"max_abs": {"default": 1.0, "w": 2.0}},
+        {"max_weight": 3.0},
+        {"rounding": "stochastic"},
+        {"variant": "flashe/auto"},
+    ],
+    ids=str,
+)
+def test_what_is_due_is_due_under_another_configuration(change: dict[str, Any]) -> None:
+    """Residuals are in units of weighted values: whatever steps are, what is sent and what is left are what was due."""
+    values = {"w": np.full((2, 2), 0.4 / LIMIT), "v": np.zeros(1)}  # less than half a step of the first configuration
+    one, federation = federation_of().site(), federation_of(**change)
+    one.encrypt(values)
+    (before, _) = StoredCarry.from_bytes(one.carry()).carry.after
+    np.testing.assert_allclose(before, 0.4 / LIMIT, rtol=1e-6)
+
+    site, nobody = federation.site(), federation.site("nobody")
     site.restore_carry(one.carry())
-    assert site.carry() == one.carry()
+    nobody.restore_carry(b"")
+    both = [(site, values), (nobody, {name: np.zeros_like(value) for name, value in values.items()})]
+    scales = None
+    if federation.precision == "auto":
+        scales = federation.add(client.calibrate(given, 1.0, 1) for client, given in both)
+    aggregate = federation.add(client.encrypt(given, 1.0, 1, calibration=scales) for client, given in both)
+    sums = 2 * nobody.decrypt(aggregate)["w"]
+    stored = StoredCarry.from_bytes(site.carry()).carry
+    np.testing.assert_array_equal(stored.before[0], before)
+    np.testing.assert_allclose(sums.reshape(-1) + stored.after[0], 2 * values["w"].reshape(-1), rtol=1e-6)
 
 
 def test_a_carry_of_another_site() -> None:
@@ -206,7 +219,8 @@ BLOB = _blob()
 def test_the_carry_of_one_client_can_be_read_by_another_forever() -> None:
     stored = StoredCarry.from_bytes(BLOB)
     assert (stored.site, stored.carry.round) == ("site-1", 1)
-    assert stored.units == {"value_bits": 6, "max_abs": 1.0, "max_weight": 1.0}
+    assert stored.report is not None
+    assert [(item.name, item.values) for item in stored.report.tensors] == [("w", 5), ("u", 3)]
     assert [array.size for array in stored.carry.before] == [array.size for array in stored.carry.after] == [5, 3]
     assert stored.to_bytes() == BLOB
     assert "array" not in repr(stored)  # it is secret
@@ -261,13 +275,17 @@ def array(value: Any, name: str = "0.npy") -> Callable[[dict[str, bytes]], objec
 
 
 FAULTS: dict[str, Callable[[dict[str, bytes]], object]] = {
-    "another version": header(version=2),
+    "another version": header(version=3),
+    "the last version": header(version=1),
     "more fields": header(more=1),
     "a model that is none": header(model="ab"),
     "a model that is a number": header(model=1),
     "a round that is none": header(round=-1),
     "a site that is none": header(site="a b"),
-    "units that are none": header(units=[1]),
+    "units, which are no more": header(units={"value_bits": 6}),
+    "a report that is none": header(report=[1]),
+    "a report of no round": header(report=[-1, []]),
+    "a report of no numbers": header(report=[1, [["w", 5, 1.0, 0.0, 0, 0.0, 0.0]]]),
     "more before": header(before=3),
     "fewer": header(before=1, after=1),
     "none": header(before=0, after=0),
