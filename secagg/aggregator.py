@@ -31,7 +31,7 @@ from .trust.project import Project
 from .trust.tags import tag_moduli
 from .wire.body import MemoryBody
 from .wire.container import DIGEST_NBYTES, frame_digest
-from .wire.header import SUMS, Contribution, Header, check_base, check_round, refuse_duplicates
+from .wire.header import SUMS, Contribution, Header, check_base, check_calibration, check_round, refuse_duplicates
 from .wire.layout import Layout
 from .wire.tail import Proof, Tail, add_tags, check_tags, tail_nbytes
 from .wire.update import Update, check_update
@@ -70,7 +70,7 @@ class Aggregator:
     MismatchError
         If the key was made for other params, or the project has another configuration.
     ConfigError
-        If `round` is not a whole number from 0, or `base` is not 32 bytes.
+        If `round` is not a whole number from 0, `base` or `calibration` is not 32 bytes, or `kind` is none.
     LayoutError
         If `layout` is something else, a state dict say.
     """
@@ -95,7 +95,8 @@ class Aggregator:
         if kind not in SUMS:
             raise ConfigError(f"kind is {show(kind)}; use {' or '.join(SUMS)}")
         self._config = config
-        self._kind, self._calibration = kind, calibration
+        self._kind = kind
+        self._calibration = None if calibration is None else check_calibration(calibration)
         self._key = key
         self._round = check_round(round)
         self._layout = _check_layout(layout)
@@ -133,8 +134,8 @@ class Aggregator:
         Raises
         ------
         ConfigError
-            If the kit's configuration is missing or invalid, `round` is not a whole number from 0, or `base` is not 32
-            bytes.
+            If the kit's configuration is missing or invalid, `round` is not a whole number from 0, `base` or
+            `calibration` is not 32 bytes, or `kind` is none.
         LayoutError
             If `layout` is something else.
         KeyFileError

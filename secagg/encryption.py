@@ -250,10 +250,7 @@ class Encryption:
                 f"the aggregate of round {header.round} is the sum of the updates that it lists, and cannot be used: "
                 f"{fault}. A site encrypts otherwise than the others: compare the versions and configurations of all"
             )
-        following = None
-        if decoder.counts is not None and decoder.scales is not None:
-            following = decoder.scales.following(decoder.counts)
-        return Mean(vectors, following)
+        return Mean(vectors, decoder.following())
 
     def decrypt_scales(self, summed: Update) -> Scales:
         """Return the scales that a sum of calibrations gives, which has been held against the configuration.
@@ -316,7 +313,8 @@ class Encryption:
         for frame in header.frames:
             encoder, secret = encoders[frame.section], frame.section == "encrypted"
             plain = encoder.encode(frame.first_block, frame.blocks)
-            if encoder.clipped and not (secret and self._clips):
+            # What error feedback adds may exceed a bound, and what is clipped of it is due again.
+            if encoder.clipped and not (secret and (self._clips or self.feedback)):
                 raise RangeError("a tensor changed to a value out of range while it was encrypted; nothing was sent")
             words = plain
             if not (secret and self._lattice):

@@ -55,7 +55,7 @@ class IntegerForm:
         self.unit = 1.0 if self.calibrated else self.largest_weight
         if not all(1e-290 <= bound * self.unit <= 1e290 for bound in aggregation.bounds):
             raise ConfigError(
-                f"aggregation.max_weight {self.unit:g} times max_abs cannot be quantised: lower max_weight"
+                f"aggregation.max_weight {self.unit:g} times max_abs cannot be quantised: let it be 1e-290 to 1e290"
             )
         self.lanes = fitting_lanes(params, params.limit, aggregation.max_clients)
         self.block_values = self.lanes.block_values

@@ -174,7 +174,6 @@ class RealDecoder:
         self.weight_sum = largest_weight
         self.bounds = bounds
         self.scales: Scales | None = None
-        self.counts: NDArray[np.float64] | None = None
 
     def decode(self, block: int, plain: NDArray[Any]) -> None:
         """Write the mean of whole blocks; see `secagg.scheme.codec.Decoder`."""
@@ -185,6 +184,9 @@ class RealDecoder:
 
     def finish(self) -> None:
         """Do nothing: all is written."""
+
+    def following(self) -> None:
+        """Return None: nothing is measured."""
 
     def _read_weight(self, fraction: float) -> None:
         """Take the weight, unless it is what so many sites cannot give, or noise could have made."""

@@ -249,8 +249,8 @@ class Header:
             )
 
     def of(self, contribution: Contribution) -> Header:
-        """Return the header that what one site has given to this sum must have had."""
-        return replace(self, kind=_SENT[self.kind], contributions=(contribution,))
+        """Return the header that what one site has given to this sum must have had; of an update its own."""
+        return replace(self, kind=_SENT.get(self.kind, self.kind), contributions=(contribution,))
 
     @property
     def model_nbytes(self) -> int:
@@ -358,6 +358,13 @@ def check_base(base: object) -> bytes:
     if not isinstance(base, bytes) or len(base) != DIGEST_NBYTES:
         raise ConfigError(f"base is {show(base)}; give 32 bytes, from Client.base() or Update.next_base")
     return base
+
+
+def check_calibration(name: object) -> bytes:
+    """Return a valid name of scales; anything but 32 bytes raises `ConfigError`."""
+    if not isinstance(name, bytes) or len(name) != DIGEST_NBYTES:
+        raise ConfigError(f"calibration is {show(name)}; give 32 bytes, from Update.digest() of the scales")
+    return name
 
 
 def check_nonce(nonce: object) -> bytes:

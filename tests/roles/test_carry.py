@@ -18,6 +18,7 @@ from quantised import limit_of, renamed
 
 import secagg
 from secagg.errors import DigestError, FormatError, MismatchError
+from secagg.scheme.params import QuantisedParams
 from secagg.wire.carry import StoredCarry
 from secagg.wire.container import digest
 
@@ -26,9 +27,11 @@ BITS = 6
 LIMIT = limit_of(BITS)
 
 
-def federation_of(variant: str = "flashe", max_abs: Any = 1.0, max_weight: float = 1.0, **params: Any) -> Federation:
+def federation_of(
+    variant: str = "flashe", max_abs: Any = 1.0, max_weight: float = 1.0, max_clients: int = 4, **params: Any
+) -> Federation:
     params = {"value_bits": BITS, "rounding": "nearest", "error_feedback": True, **params}
-    return federate(variant, params, max_clients=4, max_abs=max_abs, max_weight=max_weight)
+    return federate(variant, params, max_clients=max_clients, max_abs=max_abs, max_weight=max_weight)
 
 
 def state(seed: int, values: int = 300) -> dict[str, Any]:
@@ -37,7 +40,7 @@ def state(seed: int, values: int = 300) -> dict[str, Any]:
 
 
 def sent(federation: Federation, update: secagg.Update) -> np.ndarray[Any, Any]:
-    """The integers of an update."""
+    """The integers of an update of weight 1."""
     header = update.header
     nobody = renamed(federation.site("nobody"), "nobody")
     nobody.restore_carry(b"")
@@ -46,7 +49,9 @@ def sent(federation: Federation, update: secagg.Update) -> np.ndarray[Any, Any]:
     for each in (update, nobody.encrypt(zeros, 1.0, header.round)):
         aggregator.add(each)
     mean = nobody.decrypt(aggregator.finish())
-    found = np.concatenate([value.reshape(-1).astype(np.float64) for value in mean.values()]) * 2 * LIMIT
+    assert isinstance(federation.config.params, QuantisedParams)
+    found = np.concatenate([value.reshape(-1).astype(np.float64) for value in mean.values()])
+    found *= 2 * federation.config.params.limit
     np.testing.assert_allclose(found, np.rint(found), atol=1e-3)
     return np.rint(found)
 
@@ -135,33 +140,69 @@ def test_a_client_that_has_lost_nothing_says_nothing(begin: str) -> None:
 # What does not fit.
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"value_bits": 7}, "value_bits 6, .*value_bits 7, .*restore_carry"),
-        ({"max_abs": 0.5}, "max_abs 1.0, .*max_abs 0.5, "),
-        ({"max_abs": {"default": 1.0, "w": 2.0}}, r"max_abs 1.0, .*max_abs \{'default': 1.0, 'w': 2.0\}"),
-        ({"max_weight": 3.0}, "max_weight 1.0, .*max_weight 3.0"),
-        ({"error_feedback": False}, "has no error_feedback"),
-    ],
-    ids=str,
-)
-def test_a_carry_in_other_units(change: dict[str, Any], message: str) -> None:
-    one, two = federation_of().site(), federation_of(**change).site()
+def test_a_carry_where_nothing_is_carried() -> None:
+    one, two = federation_of().site(), federation_of(error_feedback=False).site()
     one.encrypt(state(0))
-    with pytest.raises(MismatchError, match=message):
+    with pytest.raises(MismatchError, match=r"is of error_feedback, which the configuration has not: restore_carry"):
         two.restore_carry(one.carry())
     assert not two.carries
 
 
-def test_what_does_not_decide_the_units_may_change() -> None:
-    """Rounding, what becomes of large values, and how many sites there may be."""
-    one = federation_of().site()
-    two = federate("flashe", {**one.config.params.to_dict(), "rounding": "stochastic"}, max_clients=9, max_abs=1.0)
-    one.encrypt(state(0))
-    site = two.site()
-    site.restore_carry(one.carry())
-    assert site.carry() == one.carry()
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"value_bits": 7},
+        {"max_abs": 0.5},
+        {"max_abs": {"default": 1.0, "w": 2.0}},
+        {"max_weight": 3.0},
+        {"rounding": "stochastic"},
+        {"overflow": "clip"},
+        {"max_clients": 9},
+    ],
+    ids=str,
+)
+def test_what_is_due_does_not_depend_on_steps(change: dict[str, Any]) -> None:
+    """It is in units of weight and value, whatever they are rounded to and where they are clipped."""
+    one, other = federation_of().site(), federation_of(**change)
+    one.encrypt(state(0), 0.7)
+    two = other.site()
+    two.restore_carry(one.carry())
+    assert two.carry() == one.carry()
+    due = np.concatenate(StoredCarry.from_bytes(one.carry()).carry.after)
+    two.encrypt({"w": np.zeros(300, np.float32), "v": np.zeros((2, 3))}, 0.1, 1)
+    params, aggregation = other.config.params, other.config.aggregation
+    assert isinstance(params, QuantisedParams)
+    bounds = aggregation.bounds_of((("w",), ("v",)))
+    steps = np.repeat(np.array(bounds) * aggregation.largest_weight / params.limit, [300, 6])
+    left = np.concatenate(StoredCarry.from_bytes(two.carry()).carry.after)
+    paid = (due - left) / steps
+    np.testing.assert_allclose(paid, np.rint(paid), atol=1e-5)
+    # At 0.1 of the largest weight, no more than that is sent in a round.
+    assert np.abs(left).max() <= max(np.abs(due).max() - 0.1 * min(bounds), 0) + steps.max()
+
+
+@pytest.mark.parametrize("overflow", ["error", "clip"])
+def test_what_is_due_beyond_a_bound_is_paid_back_in_parts(overflow: str) -> None:
+    """Coarse steps have left more than finer ones can take at once: it is enough that values are within their bound."""
+    one, other = federation_of(value_bits=3).site(), federation_of(value_bits=16, overflow=overflow)
+    values, rounds = {"w": np.full(300, 0.85)}, 4
+    one.encrypt(values)  # a step is 1/3, and 0.15 too little is left
+    two, total = other.site(), np.full(300, 1.0)
+    two.restore_carry(one.carry())
+    for round in range(1, rounds):
+        total += sent(other, two.encrypt({"w": np.full(300, 0.999 if round == 1 else 0.5)}, 1.0, round)) / limit_of(16)
+    np.testing.assert_allclose(total, 0.85 + 0.999 + 0.5 * (rounds - 2), atol=1 / limit_of(16))
+
+
+def test_the_report_goes_with_the_carry() -> None:
+    one, two = federation_of().site(), federation_of().site()
+    one.restore_carry(b"")
+    one.encrypt(state(0), 0.7, 3)
+    two.restore_carry(one.carry())
+    assert two.report == one.report is not None
+    assert two.report.round == 3
+    two.restore_carry(b"")
+    assert two.report is None
 
 
 def test_a_carry_of_another_site() -> None:
@@ -206,7 +247,8 @@ BLOB = _blob()
 def test_the_carry_of_one_client_can_be_read_by_another_forever() -> None:
     stored = StoredCarry.from_bytes(BLOB)
     assert (stored.site, stored.carry.round) == ("site-1", 1)
-    assert stored.units == {"value_bits": 6, "max_abs": 1.0, "max_weight": 1.0}
+    assert stored.report is not None
+    assert [(tensor.name, tensor.values) for tensor in stored.report.tensors] == [("w", 5), ("u", 3)]
     assert [array.size for array in stored.carry.before] == [array.size for array in stored.carry.after] == [5, 3]
     assert stored.to_bytes() == BLOB
     assert "array" not in repr(stored)  # it is secret
@@ -261,13 +303,18 @@ def array(value: Any, name: str = "0.npy") -> Callable[[dict[str, bytes]], objec
 
 
 FAULTS: dict[str, Callable[[dict[str, bytes]], object]] = {
-    "another version": header(version=2),
+    "another version": header(version=1),
+    "a later version": header(version=3),
     "more fields": header(more=1),
     "a model that is none": header(model="ab"),
     "a model that is a number": header(model=1),
     "a round that is none": header(round=-1),
     "a site that is none": header(site="a b"),
-    "units that are none": header(units=[1]),
+    "units, as version 1 had them": header(units={"value_bits": 6, "max_abs": 1.0, "max_weight": 1.0}),
+    "a report that is none": header(report=[1]),
+    "a report of one number": header(report=[1, [["w"]]]),
+    "a report of text": header(report=[1, [["w", 5, "x", 0.1, 0, 0.1]]]),
+    "a report of another kind": header(report={"round": 1}),
     "more before": header(before=3),
     "fewer": header(before=1, after=1),
     "none": header(before=0, after=0),

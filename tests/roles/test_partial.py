@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from container import Container, fraction_bits
-from federation import LARGE, federate, orders
+from federation import LARGE, MODES, federate, orders
 
 from secagg.errors import ConfigError
 
@@ -46,8 +46,8 @@ def make_states(count=3):
 
 
 @pytest.mark.parametrize(("encrypt", "encrypted"), CHOICES.values(), ids=CHOICES)
-def test_roles_and_mean(lib, encrypt, encrypted):
-    federation = federate(lib, encrypt=encrypt)
+def test_roles_and_mean(mode, encrypt, encrypted):
+    federation = federate(mode, encrypt=encrypt)
     states, weights = make_states(), [1.0, 0.2, 0.6]
     aggregate = federation.sum(states, weights)
     roles = {spec.name: spec.role for spec in aggregate.header.layout.tensors}
@@ -58,8 +58,8 @@ def test_roles_and_mean(lib, encrypt, encrypted):
 
 
 @pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 3 * 4096])
-def test_clear_blocks(lib, size):
-    federation = federate(lib, encrypt={"exclude": ["c*"]})
+def test_clear_blocks(mode, size):
+    federation = federate(mode, encrypt={"exclude": ["c*"]})
     rng = np.random.default_rng(size)
     states = [{"c.1": rng.uniform(-1, 1, size), "w": np.ones(2), "c.2": rng.uniform(-1, 1, 3)} for _ in range(2)]
     aggregate = federation.sum(states)
@@ -68,17 +68,20 @@ def test_clear_blocks(lib, size):
 
 
 def test_clear_tensors_are_added_exactly(lib):
-    """The words are the sum of the sites' fixed-point words in Python's integers, whatever the order of adding."""
-    federation = federate(lib, encrypt={"include": ["w"]}, max_weight=3)
+    """The words are the sum of the sites' fixed-point words in Python's integers, whatever the order of adding.
+
+    They are in units of the bound of a weighted value: `max_abs` times `max_weight`.
+    """
+    federation = federate(lib, encrypt={"include": ["w"]}, max_weight=4)
     states = [{"w": np.ones(1), "c": value} for value in np.random.default_rng(1).uniform(-1, 1, (3, 100))]
-    weights = [3.0, 1.5, 0.375]  # fractions of max_weight that are exact in binary
+    weights = [4.0, 1.5, 0.375]  # fractions of max_weight that are exact in binary
     updates = [
         site.encrypt(state, weight) for site, state, weight in zip(federation.sites(3), states, weights, strict=True)
     ]
     places = fraction_bits(federation.config.aggregation.to_dict())
     sums = [
         sum(
-            round(float(state["c"][i]) * (weight / 3) * 2**places)
+            round(float(state["c"][i]) * (weight / 4) * 2**places)
             for state, weight in zip(states, weights, strict=True)
         )
         for i in range(100)
@@ -89,25 +92,33 @@ def test_clear_tensors_are_added_exactly(lib):
         assert not words[100:].any()
 
 
-def test_clear_means_are_equal_to_the_bit_in_any_order(lib):
-    federation = federate(lib, encrypt={"include": ["w"]})
-    updates = [
-        site.encrypt(state)
-        for site, state in zip(
-            federation.sites(3),
-            [{"w": np.ones(1), "c": c} for c in np.random.default_rng(2).uniform(-1, 1, (3, 100))],
-            strict=True,
-        )
-    ]
+def test_clear_means_are_equal_to_the_bit_in_any_order(mode):
+    federation = federate(mode, encrypt={"include": ["w"]})
+    updates = federation.encrypt([{"w": np.ones(1), "c": c} for c in np.random.default_rng(2).uniform(-1, 1, (3, 100))])
     means = [federation.site().decrypt(federation.add(order))["c"].tobytes() for order in orders(updates)]
     assert len(set(means)) == 1
 
 
-def test_clear_sums_of_the_largest_values(lib):
+def test_clear_sums_of_the_largest_values(mode):
     """As many sites as are planned for, each with the largest values that it may have: nothing wraps."""
-    federation = federate(lib, LARGE, encrypt={"include": ["w"]}, max_clients=4, max_abs=2.0**30)
+    federation = federate(mode, LARGE, encrypt={"include": ["w"]}, max_clients=4, max_abs=2.0**30)
     states = [{"w": np.ones(1), "c": np.array([2.0**30, -(2.0**30), 1.0])}] * 4
     federation.assert_mean(federation.site().decrypt(federation.sum(states)), states)
+
+
+@pytest.mark.parametrize("mode", [mode for mode, (_, precision) in MODES.items() if precision == "auto"])
+def test_clear_values_beyond_what_was_measured(mode):
+    """No residual takes them: there is room for 2**16 times the bound, and what is beyond is clipped."""
+    federation = federate(mode, encrypt={"include": ["w"]})
+    sites = federation.sites(3)
+    scales = federation.add(site.calibrate({"w": np.ones((2, 2)), "c": np.ones(3)}) for site in sites[:2])
+    late = {"w": np.ones((2, 2)), "c": np.array([5.0, -(2.0**16), 2.0**20])}
+    states = [{"w": np.ones((2, 2)), "c": np.ones(3)}] * 2 + [late]
+    aggregate = federation.add(
+        site.encrypt(state, calibration=scales) for site, state in zip(sites, states, strict=True)
+    )
+    mean = federation.site().decrypt(aggregate)["c"]
+    np.testing.assert_allclose(mean, np.array([7.0, 2 - 2.0**16, 2 + 2.0**16]) / 3, rtol=2.0**-38)
 
 
 @pytest.mark.parametrize(

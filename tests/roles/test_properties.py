@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 import yaml
-from container import UPDATE, Container, canonical, fraction_bits, frame_digest, frame_sizes
+from container import SUMS, Container, canonical, fraction_bits, frame_digest, frame_sizes
 from federation import ROUNDING, VARIANTS, federate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -61,13 +61,13 @@ def fill(model, block, rng):
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(models(), st.lists(weights, min_size=2, max_size=4), st.integers(0, 2**32 - 1), st.data())
 @pytest.mark.usefixtures("kernels")
-def test_any_model_any_weights_any_number_of_sites(lib, model, weights, seed, data):
+def test_any_model_any_weights_any_number_of_sites(mode, model, weights, seed, data):
     floats = [name for name, (dtype, _) in model.items() if dtype in ROUNDING]
     if not floats:
         model, floats = model | {"one": ("float32", ())}, ["one"]
     plain = [name.replace("[", "[[]").replace("*", "[*]").replace("?", "[?]") for name in floats[1:]]
     exclude = data.draw(st.lists(st.sampled_from(plain), unique=True)) if plain else []
-    federation = federate(lib, encrypt={"exclude": exclude} if exclude else "all")
+    federation = federate(mode, encrypt={"exclude": exclude} if exclude else "all")
     rng = np.random.default_rng(seed)
     states = [fill(model, federation.codec.block_values, rng) for _ in weights]
     aggregate = federation.sum(states, weights)
@@ -129,7 +129,7 @@ def chains(draw):
 def params(draw, scheme):
     """Valid params, whether or not they can work."""
     quantised = {
-        "value_bits": draw(st.integers(4, 24)),
+        "value_bits": draw(st.integers(3, 24)),
         "rounding": draw(st.sampled_from(ROUNDING_CHOICES)),
         "overflow": draw(st.sampled_from(OVERFLOW_CHOICES)),
         "error_feedback": draw(st.booleans()),
@@ -185,28 +185,35 @@ possible = st.builds(
     Aggregation,
     max_clients=st.integers(2, 1000),
     max_abs=st.floats(0.01, 100) | st.dictionaries(names, st.floats(0.01, 100), min_size=1, max_size=3),
-    max_weight=st.floats(1e-300, 1e300),
+    max_weight=st.floats(1e-288, 1e288),
+)
+measured = st.builds(
+    Aggregation,
+    max_clients=st.integers(2, 1000),
+    precision=st.sampled_from(["auto", "previous"]),
+    max_weight=st.none() | st.floats(1e-300, 1e300),
 )
 
 
 @st.composite
 def headers(draw):
-    kind = draw(st.sampled_from(["update", "aggregate", "model"]))
+    aggregation = draw(possible | measured)
+    kinds = ["update", "aggregate", "model", *(["calibration", "scales"] if aggregation.precision == "auto" else [])]
+    kind = draw(st.sampled_from(kinds))
     contributions = draw(
         st.lists(
             st.builds(Contribution, sites, nonces),
             min_size=1,
-            max_size=5 if kind == "aggregate" else 1,
+            max_size=5 if kind in ("aggregate", "scales") else 1,
             unique_by=(lambda item: item.site, lambda item: item.nonce),
         )
     )
-    aggregation = draw(possible)
-    if draw(st.booleans()):
+    if not aggregation.calibrated and draw(st.booleans()):
         sizes = draw(st.sampled_from([(60, 60), (60, 40, 40), (60, 60, 60)]))
         params = CKKSParams(8192, sizes, 36, draw(st.booleans()), draw(st.booleans()))
     else:
         lib, scheme = draw(st.sampled_from([its for its in VARIANTS.values() if its[1] != "CKKS"]))
-        block = {"scheme": scheme, "value_bits": draw(st.integers(4, 24))}
+        block = {"scheme": scheme, "value_bits": draw(st.integers(3, 24))}
         params = plan_params(lib, block, aggregation)
     return Header(
         kind=kind,
@@ -218,6 +225,7 @@ def headers(draw):
         layout=draw(layouts()),
         contributions=tuple(contributions),
         base=draw(st.none() | nonces),
+        calibration=draw(nonces) if aggregation.calibrated and kind in ("update", "aggregate") else None,
     )
 
 
@@ -274,32 +282,59 @@ def test_tails_are_read_back(header, data):
 
 @given(headers())
 def test_heads_follow_from_that_of_an_aggregate(header):
-    """What each site signed: kind 1, and its contribution alone."""
+    """What each site signed: what a sum is one of, and its contribution alone."""
     container = Container(header.head[10], json.loads(header.head[16:-32]))
     for item, listed in zip(header.contributions, container.header["contributions"], strict=True):
-        expected = Container(UPDATE, container.header | {"contributions": [listed]})
+        expected = Container(SUMS.get(container.kind, container.kind), container.header | {"contributions": [listed]})
         assert header.of(item).head == expected.head
 
 
 @given(
-    st.floats(2.0**-20, 2.0**24),
-    st.integers(2, 1000),
+    possible | measured,
+    st.floats(2.0**-40, 2.0**40),
     st.lists(st.floats(-1, 1), min_size=1, max_size=20),
+    st.floats(2.0**-20, 1.0),
     st.integers(2, 1000),
 )
-def test_fixed_point_sums_are_exact(max_abs, max_clients, values, sites):
+def test_fixed_point_sums_are_exact(aggregation, bound, parts, weight, sites):
     """Sums of words modulo 2**64 are sums of Python's integers, for as many sites as are planned for."""
-    aggregation = Aggregation(max_clients=max_clients, max_abs=max_abs)
-    places = fraction_bits(aggregation.to_dict())
-    codec = FixedPointCodec(aggregation)
-    scaled = np.array(values) * max_abs
-    sites = min(sites, max_clients)
-    words = codec.to_words(scaled)
-    integers = [
-        round(value * 2**places) if abs(value) * 2**places < 2**53 else int(value * 2.0**places)
-        for value in scaled.tolist()
-    ]
-    assert words.view(np.int64).tolist() == integers
+    places, sites = fraction_bits(aggregation.to_dict()), min(sites, aggregation.max_clients)
+    codec, values, found = FixedPointCodec(aggregation), np.array(parts) * (bound / weight), np.empty(len(parts))
+    words = codec.encoder([values], [np.inf], [bound], weight).encode(0, 1)
+    scaled = np.ldexp((values * weight / bound).clip(-1, 1), places)  # where it has a fraction, doubles have it too
+    integers = [round(value) for value in scaled.tolist()]
+    assert words[: len(parts)].view(np.int64).tolist() == integers
     total = words * np.uint64(sites)
-    assert total.view(np.int64).tolist() == [sites * integer for integer in integers]
-    assert codec.to_values(total).tolist() == [sites * integer / 2**places for integer in integers]
+    sums = [sites * integer for integer in integers]
+    assert total[: len(parts)].view(np.int64).tolist() == sums
+    codec.decoder([found]).decode(0, total, [bound], weight)
+    np.testing.assert_array_equal(found, np.ldexp(np.array(sums, float), -places) * bound * (1 / weight))
+
+
+@st.composite
+def configurations(draw):
+    """Where scales are measured: what is left out is planned."""
+    lib, scheme = draw(st.sampled_from([its for its in VARIANTS.values() if its[1] != "CKKS"]))
+    of_params = {
+        "value_bits": st.integers(3, 24),
+        "error_feedback": st.booleans(),
+        "rounding": st.sampled_from(ROUNDING_CHOICES),
+    }
+    of_sums = {
+        "max_clients": st.integers(2, 1000),
+        "precision": st.sampled_from(["auto", "previous"]),
+        "max_weight": numbers,
+    }
+    block, aggregation = (draw(st.fixed_dictionaries({}, optional=given)) for given in (of_params, of_sums))
+    return {"he": {"lib": lib, "config": {"scheme": scheme} | block}, "aggregation": {"min_clients": 2} | aggregation}
+
+
+@settings(max_examples=50)
+@given(configurations())
+def test_configurations_without_max_abs_survive_too(data):
+    config = Config.from_dict(data)
+    assert config.aggregation.precision == data["aggregation"].get("precision", "auto")
+    assert config.params.overflow == "clip"
+    assert config.params.value_bits >= data["he"]["config"].get("value_bits", 6)
+    assert Config.from_dict(config.to_dict()) == config
+    assert Config.from_dict(yaml.safe_load(io.StringIO(yaml.safe_dump(config.to_dict())))) == config

@@ -11,6 +11,7 @@ from quantised import limit_of, quantised, renamed, weight_digits
 
 from secagg.errors import BackendError, ConfigError, RangeError
 from secagg.scheme import integer_codec
+from secagg.scheme.integer_encoder import IntegerEncoder
 
 VARIANTS = ["seal-BGV", "pyfhel-BGV", "flashe"]
 variants = pytest.mark.parametrize("variant", VARIANTS)
@@ -146,14 +147,13 @@ def test_a_tensor_that_changes_while_it_is_encrypted(overflow, late, monkeypatch
     """Values are checked once more as they are encoded; where they are clipped, so is what they have become."""
     federation = federation_of(overflow=overflow)
     site, values = federation.site(), np.zeros(10)
-    encoder = type(site._encryption._codec.encoder([values], [(10,)], [1.0], 1.0))
-    encode = encoder.encode
+    encode = IntegerEncoder.encode
 
     def change_and_encode(self, block, blocks):
         values[7] = late
         return encode(self, block, blocks)
 
-    monkeypatch.setattr(encoder, "encode", change_and_encode)
+    monkeypatch.setattr(IntegerEncoder, "encode", change_and_encode)
     if overflow == "error":
         with pytest.raises(RangeError, match="changed to a value out of range while .* nothing was sent"):
             site.encrypt({"w": values})
@@ -171,6 +171,12 @@ def test_bounds_far_from_one(variant, bound):
     np.testing.assert_allclose(mean, np.array([127, -127, 0, 64]) / 127 * bound, rtol=1e-14)
 
 
+@pytest.mark.parametrize(("bound", "weight"), [(1e200, 1e100), (1e-200, 1e-100)])
+def test_bounds_of_weighted_values_whose_steps_are_no_floats_are_refused(bound, weight):
+    with pytest.raises(ConfigError, match=r"max_weight .* times max_abs cannot be quantised: let it be 1e-290 to"):
+        federate("flashe", {"value_bits": 4}, max_abs=bound, max_weight=weight).site()
+
+
 @pytest.mark.parametrize("bound", [5e-324, 1e-307, 0.99e-290, 1.01e290, 1.7e308])
 def test_a_bound_whose_steps_are_no_floats_is_refused(bound):
     for max_abs in (bound, {"default": 1.0, "w": bound}):
@@ -183,12 +189,13 @@ def test_a_bound_whose_steps_are_no_floats_is_refused(bound):
 FED_BACK = {"error_feedback": True}
 
 
-def carry(values, rounds, limit=LIMIT):
-    """Integers that feedback sends round by round: what is dropped waits, in units of values, kept in float32."""
+def carry(values, rounds, limit=LIMIT, weight=1.0):
+    """Integers that feedback sends round by round: what is dropped waits, in units of weighted values, in float32."""
     residual = np.zeros(len(values), np.float32)
+    cap = weight * limit
     for _ in range(rounds):
-        due = np.asarray(values) + residual
-        integers = np.rint(due * limit).clip(-limit, limit)
+        due = np.asarray(values) * weight + residual
+        integers = np.rint((due * limit).clip(-cap, cap)).clip(-limit, limit)
         residual = (due - integers / limit).astype(np.float32)
         yield integers
 
@@ -196,7 +203,7 @@ def carry(values, rounds, limit=LIMIT):
 @variants
 def test_what_was_dropped_comes_back(variant):
     """Round by round the integers that the definition gives, so that no step is lost; without feedback it is."""
-    values, rounds = np.array([0.4, -0.4, 10.26, 99.71, -0.01, 126.93]) / LIMIT, 8  # without ties
+    values, rounds = np.array([0.4, -0.4, 10.25, 99.7, -0.01, 126.9]) / LIMIT, 8
     for feedback in (True, False):
         federation = federation_of(variant, error_feedback=feedback)
         site = federation.site()
@@ -307,7 +314,7 @@ class FullDisk:
 
 
 def test_what_was_clipped_comes_back():
-    """With feedback, a value beyond the bound is sent in parts."""
+    """With feedback, a value beyond the bound is sent in parts, and counts as long as a part of it has to wait."""
     federation = federation_of(overflow="clip", **FED_BACK)
     site = federation.site()
     rounds = [[2.5, -2.5, 1.0], [0.0, 0.0, 0.5], [0.25, 0.0, 0.0], [0.0, 0.0, 0.0]]
@@ -315,7 +322,7 @@ def test_what_was_clipped_comes_back():
     for round, values in enumerate(rounds):
         found.append(sent(federation, site, np.array(values), round))
         counts.append(site.clipped)
-    assert counts == [2, 2, 0, 0]  # what is left of 2.5 is beyond the bound once more
+    assert counts == [2, 2, 0, 0]
     np.testing.assert_array_equal(found[0], [127, -127, 127])
     np.testing.assert_array_equal(found[1], [127, -127, 64])
     np.testing.assert_allclose(np.sum(found, axis=0), np.array([2.75, -2.5, 1.5]) * LIMIT, atol=0.5001)
