@@ -390,6 +390,7 @@ class Encryption:
             signal = math.sqrt(min(energy, sys.float_info.max) / max(spec.size, 1))
             if due.residuals is None:
                 left, loss = 0.0, rounding_loss(vector, weight, step, signal, stochastic=encoder.is_stochastic(index))
+                loss = loss if math.isfinite(energy) else 0.0  # of values whose squares are beyond every float
             else:
                 left = weigh(due.residuals[index], 1.0)[1]
                 loss = left / energy if energy else 0.0

@@ -323,7 +323,7 @@ def test_a_duplicate(bench, tmp_path, make, match):
 def native_ciphertext(bench):
     federation = bench.federation
     backend = federation.backend(federation.config.params, federation.keys.client)
-    encoder = federation.codec.encoder([np.zeros(9)], [1.0], 1.0)
+    encoder = federation.codec.encoder([np.zeros(9)], [(9,)], [1.0], 1.0)
     return backend.cipher(ROUND, bench.good[0].header.contributions).encrypt(0, encoder.encode(0, 1)).tobytes()
 
 
@@ -628,7 +628,7 @@ def test_one_flipped_bit_in_every_region(bench, tmp_path):
 def test_frames_in_another_place(bench, tmp_path):
     """A digest binds a frame to its update and its place."""
     federation = bench.federation
-    values = 2 * federation.frame_blocks * federation.codec.block_values - federation.codec.weight_values
+    values = 2 * federation.frame_blocks * federation.codec.block_values - federation.head_values(2)
     state = {"w": np.linspace(-1, 1, values, dtype=np.float32), "c": np.ones(5)}  # two full frames
     one, other = (federation.site("site-3").encrypt(state, round=ROUND).to_bytes() for _ in range(2))
     container = Container.read(one)
