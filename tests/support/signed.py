@@ -88,7 +88,7 @@ class Signed:
     def scales(
         self, states: Sequence[State], weights: Sequence[float], round: int = ROUND, base: bytes | None = None
     ) -> secagg.Update | Scales | None:
-        """What updates of a round are encrypted under, where scales are measured: as if they always had these values."""
+        """What updates of a round are encrypted under, where scales are measured: as if values were always these."""
         precision = self.federation.precision
         if precision == "auto":
             return self.add(self.calibrate(states, weights, round, base))
@@ -169,7 +169,7 @@ class Parts:
     def under(self, *updates: secagg.Update) -> Parts:
         """The same sum under the list of other updates."""
         contributions = tuple(update.header.contributions[0] for update in updates)
-        header = replace(self.header, kind=SUMS[self.header.kind], contributions=contributions)
+        header = replace(self.header, kind=SUMS.get(self.header.kind, self.header.kind), contributions=contributions)
         return replace(self, header=header, proofs=tuple(update.tail.proofs[0] for update in updates))
 
     def but(self, **fields: Any) -> Parts:
