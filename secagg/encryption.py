@@ -248,7 +248,7 @@ class Encryption:
         if fault:
             raise ImplausibleSumError(
                 f"the aggregate of round {header.round} is the sum of the updates that it lists, and cannot be used: "
-                f"{fault}. A site encrypts otherwise than the others: compare the versions and configurations of all"
+                f"{fault}. Compare the versions, configurations and weights of all sites"
             )
         return Mean(vectors, decoder.following())
 
@@ -265,7 +265,7 @@ class Encryption:
         if counts is None:
             raise ImplausibleSumError(
                 f"the sum of the calibrations of round {header.round} has counts that so many sites cannot have: a "
-                "site calibrates otherwise than the others: compare the versions and configurations of all"
+                "site calibrates otherwise than the others. Compare the versions and configurations of all sites"
             )
         return Scales.measured(counts)
 

@@ -646,7 +646,7 @@ def test_counts_that_cannot_be(variant, states, monkeypatch):
     site, wrong = federation.site(), implausible_scales(federation, states, monkeypatch)
     for _ in range(9):
         with pytest.raises(
-            ImplausibleSumError, match="calibrates otherwise than the others: compare the ver"
+            ImplausibleSumError, match="calibrates otherwise than the others. Compare the ver"
         ) as caught:
             site.encrypt(states[0], calibration=wrong)
         assert not any(word in str(caught.value) for word in ACCUSING)
