@@ -238,6 +238,13 @@ def test_a_largest_weight_is_one_here_too(states):
         federation.site().calibrate(states[0], 10.5)
 
 
+@pytest.mark.parametrize("precision", ["auto", "previous"])
+def test_a_largest_weight_that_is_none(precision):
+    message = r"max_weight is 2000000000000\.0; where scales are measured, use at most 1\.09951e\+12"
+    with pytest.raises(ConfigError, match=message):
+        federation_of(precision=precision, max_weight=2e12)
+
+
 # Where there is nothing to calibrate, and where there must be.
 
 
