@@ -92,7 +92,6 @@ class Patient:
     def download(self, request: DownloadRequest, seconds: float) -> Generator[Chunk, None, None]:
         self.seconds.append(seconds)
         raise RoundMismatchError("not kept any more")
-        yield
 
     def close(self) -> None:
         """Do nothing."""
