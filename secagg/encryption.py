@@ -307,9 +307,9 @@ class Encryption:
             for spec, top in zip(layout.sent, tops, strict=True):
                 if not top <= LARGEST:
                     raise RangeError(
-                        f"tensor {spec.name!r} has a value that makes {top:.2g} with weight {weight:g} and what earlier "
-                        f"updates have left, beyond {LARGEST:.2g}: give weights in a larger unit, or find out why the "
-                        "value is so large; nothing was encrypted"
+                        f"tensor {spec.name!r} has a value that makes {top:.2g} with weight {weight:g} and what "
+                        f"earlier updates have left, beyond {LARGEST:.2g}: give weights in a larger unit, or find out "
+                        "why the value is so large; nothing was encrypted"
                     )
         return _Due(vectors, in_clear, residuals, tops, [weighed[spec.name][1] for spec in encrypted])
 
