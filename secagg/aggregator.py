@@ -31,7 +31,7 @@ from .trust.project import Project
 from .trust.tags import tag_moduli
 from .wire.body import MemoryBody
 from .wire.container import DIGEST_NBYTES, frame_digest
-from .wire.header import SUMS, Contribution, Header, check_base, check_round, refuse_duplicates
+from .wire.header import SUMS, Contribution, Header, check_base, check_round, check_scales_name, refuse_duplicates
 from .wire.layout import Layout
 from .wire.tail import Proof, Tail, add_tags, check_tags, tail_nbytes
 from .wire.update import Update, check_update
@@ -70,7 +70,8 @@ class Aggregator:
     MismatchError
         If the key was made for other params, or the project has another configuration.
     ConfigError
-        If `round` is not a whole number from 0, or `base` is not 32 bytes.
+        If `round` is not a whole number from 0, `base` or `calibration` is not 32 bytes, or `kind` or `calibration`
+        does not go with the configuration's ``precision``.
     LayoutError
         If `layout` is something else, a state dict say.
     """
@@ -94,8 +95,15 @@ class Aggregator:
             layout = layout or project.layout
         if kind not in SUMS:
             raise ConfigError(f"kind is {show(kind)}; use {' or '.join(SUMS)}")
+        precision = config.aggregation.precision
+        if kind == "calibration" and precision != "auto":
+            raise ConfigError(f"kind is 'calibration', and with precision {precision!r} no site calibrates")
+        if calibration is not None and (not config.aggregation.calibrated or kind != "update"):
+            what = "an update" if kind == "update" else "a calibration"
+            raise ConfigError(f"calibration is given, and {what} of precision {precision!r} is under no scales")
         self._config = config
-        self._kind, self._calibration = kind, calibration
+        self._kind = kind
+        self._calibration = None if calibration is None else check_scales_name(calibration)
         self._key = key
         self._round = check_round(round)
         self._layout = _check_layout(layout)

@@ -360,6 +360,13 @@ def check_base(base: object) -> bytes:
     return base
 
 
+def check_scales_name(name: object) -> bytes:
+    """Return a valid name of scales; anything but 32 bytes raises `ConfigError`."""
+    if not isinstance(name, bytes) or len(name) != DIGEST_NBYTES:
+        raise ConfigError(f"calibration is {show(name)}; give 32 bytes, from Update.digest() of the scales")
+    return name
+
+
 def check_nonce(nonce: object) -> bytes:
     """Return a valid nonce of an update; anything but 32 bytes raises `ConfigError`."""
     if not isinstance(nonce, bytes) or len(nonce) != NONCE_NBYTES:
