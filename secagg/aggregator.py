@@ -31,7 +31,7 @@ from .trust.project import Project
 from .trust.tags import tag_moduli
 from .wire.body import MemoryBody
 from .wire.container import DIGEST_NBYTES, frame_digest
-from .wire.header import SUMS, Contribution, Header, check_base, check_round, check_scales_name, refuse_duplicates
+from .wire.header import SUMS, Contribution, Header, check_base, check_calibration, check_round, refuse_duplicates
 from .wire.layout import Layout
 from .wire.tail import Proof, Tail, add_tags, check_tags, tail_nbytes
 from .wire.update import Update, check_update
@@ -103,7 +103,7 @@ class Aggregator:
             raise ConfigError(f"calibration is given, and {what} of precision {precision!r} is under no scales")
         self._config = config
         self._kind = kind
-        self._calibration = None if calibration is None else check_scales_name(calibration)
+        self._calibration = None if calibration is None else check_calibration(calibration)
         self._key = key
         self._round = check_round(round)
         self._layout = _check_layout(layout)
@@ -141,8 +141,8 @@ class Aggregator:
         Raises
         ------
         ConfigError
-            If the kit's configuration is missing or invalid, `round` is not a whole number from 0, or `base` is not 32
-            bytes.
+            If the kit's configuration is missing or invalid, `round` is not a whole number from 0, `base` or
+            `calibration` is not 32 bytes, or `kind` is none.
         LayoutError
             If `layout` is something else.
         KeyFileError

@@ -250,10 +250,7 @@ class Encryption:
                 f"the aggregate of round {header.round} is the sum of the updates that it lists, and cannot be used: "
                 f"{fault}. A site encrypts otherwise than the others: compare the versions and configurations of all"
             )
-        following = None
-        if decoder.counts is not None and decoder.scales is not None:
-            following = decoder.scales.following(decoder.counts)
-        return Mean(vectors, following)
+        return Mean(vectors, decoder.following())
 
     def decrypt_scales(self, summed: Update) -> Scales:
         """Return the scales that a sum of calibrations gives, which has been held against the configuration.
@@ -395,6 +392,7 @@ class Encryption:
                 left = loss = 0.0
             elif due.residuals is None:
                 left, loss = 0.0, rounding_loss(vector, weight, step, signal, stochastic=encoder.is_stochastic(index))
+                loss = loss if math.isfinite(energy) else 0.0  # of values whose squares are beyond every float
             else:
                 left = weigh(due.residuals[index], 1.0)[1]
                 loss = left / energy if energy else 0.0

@@ -93,8 +93,9 @@ class SecureAggregationServicer:
 
     def Upload(self, request_iterator, context):
         """Sends an update, where scales are measured in the round a calibration before it, or the encrypted global model that
-        a round begins from: the head, then the frames from the one that the first chunk names, then the tail. It is verified whole and on the disk before it is added to the sum,
-        or stored: all or nothing. Sending the same again is answered with already_added.
+        a round begins from: the head, then the frames from the one that the first chunk names, then the tail. It is
+        verified whole and on the disk before it is added to the sum, or stored: all or nothing. Sending the same again is
+        answered with already_added.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

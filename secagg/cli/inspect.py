@@ -7,22 +7,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import FormatError, KeyFileError, StateError, show_time
+from ..scheme.report import PrecisionReport
 from ..setup.packing import MAGIC as KIT_MAGIC
+from ..site.folder import CARRY_FILE
 from ..site.own_tensors import own_from_bytes
-from ..site.snapshot import Snapshot
+from ..site.snapshot import Snapshot, carry_of
 from ..storage.files import open_regular, os_errors
 from ..trust.key import ClientKey, ServerKey, load_key
 from ..trust.kit_files import CLIENT_KEY_FILE, PROJECT_FILE, SERVER_KEY_FILE, find_file, is_server_kit
 from ..trust.project import Project
 from ..ui.units import show_count
-from ..ui.words import lanes_rows, params_rows
+from ..ui.words import params_rows, sum_rows
 from ..wire.carry import StoredCarry
 from ..wire.container import DIGEST_NBYTES, PREAMBLE_NBYTES, container_kind
+from ..wire.header import Header
 from ..wire.update import Update
 
 EXAMPLE = """secagg inspect update.secagg
 secagg inspect server/he-server.key server/project.secagg
-secagg inspect site-1"""
+secagg inspect site-1
+secagg inspect site-1/carry"""
 
 #: What a site keeps that is no container, and what reads it, all of it, so that what is damaged is not said to be well.
 _KEPT: dict[str, Callable[[bytes], object]] = {
@@ -30,17 +34,35 @@ _KEPT: dict[str, Callable[[bytes], object]] = {
     "what error feedback carries, as of Client.carry(): in the clear, it stays at the site": StoredCarry.from_bytes,
     "a site's own tensors: in the clear, they stay at the site": own_from_bytes,
 }
+
+#: What the table of a report says.
+_REPORT_WORDS = (
+    "bits: log2(1 + 2 · rms / step), what the typical value takes; clipped: values beyond the bound",
+    "dropped: share of the energy that was left out; residual: its norm, due in the next round",
+)
+
+#: What the kinds of container are.
+_KINDS = {
+    "update": "update: what a site sends in a round",
+    "aggregate": "aggregate: the sum of updates",
+    "calibration": "calibration: of which size a site's update will be, wholly encrypted",
+    "scales": "scales: the sum of calibrations, by which updates are rounded",
+    "model": "model: the global model, stored for sites that come back, wholly encrypted",
+}
 _ZIP_MAGIC = b"PK\x03\x04"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Show header, sizes, fingerprints and clear tensors of an update, aggregate, key or manifest; never a secret."""
+    """Show header, sizes, fingerprints and clear tensors of an update, aggregate, key or manifest; never a secret.
+
+    Of what a site keeps, it shows how precisely the latest update was sent, tensor by tensor.
+    """
     parser.add_argument(
         "file",
         type=Path,
         nargs="+",
-        help="an update, an aggregate, a model, a client key, a server key, a project manifest, a kit or its folder, "
-        "or what a site keeps",
+        help="an update, an aggregate, a calibration, scales, a model, a client key, a server key, a project manifest, "
+        "a kit or its folder, or what a site keeps",
     )
 
 
@@ -83,6 +105,10 @@ def _show_folder(folder: Path) -> None:
     _row("kind", f"the folder of {'the server' if server else 'a site'}'s kit: inspect what is in it")
     for path in (folder / PROJECT_FILE, key, *sorted(set(folder.glob("*.secagg")) - {folder / PROJECT_FILE})):
         print(f"  secagg inspect {path}")
+    carry = folder / CARRY_FILE
+    if carry.is_file() and not server:
+        print(f"  secagg inspect {carry}\n", flush=True)
+        _show_kept(carry)
 
 
 def _show_kept(path: Path) -> None:
@@ -100,11 +126,32 @@ def _show_kept(path: Path) -> None:
             _row("site", kept.site)
             _row("round", kept.carry.round)
         elif isinstance(kept, Snapshot):
+            _row("site", kept.site)
             _row("round", kept.round)
             _row("layout", kept.layout.fingerprint)
         _row("size", f"{len(blob):,} bytes")
+        carry = _carry_in(kept, blob)
+        _show_report(carry.report if carry else None)
         return
     raise FormatError(f"{path} looks like what a site keeps, and is damaged, or of another release")
+
+
+def _carry_in(kept: object, blob: bytes) -> StoredCarry | None:
+    """Return what error feedback carries, of all that a site keeps: alone, or with its global model."""
+    if isinstance(kept, StoredCarry):
+        return kept
+    try:
+        carry = carry_of(blob)
+    except FormatError:  # its own tensors
+        return None
+    return StoredCarry.from_bytes(carry) if carry else None
+
+
+def _show_report(report: PrecisionReport | None) -> None:
+    """Show how precisely the site's latest update was sent, if that is known."""
+    if report is not None:
+        _row("update", f"of round {report.round}, how precisely it was sent: the tensor first that lost most")
+        print("", report, "", *_REPORT_WORDS, sep="\n")
 
 
 def _show_key(key: ClientKey | ServerKey) -> None:
@@ -125,7 +172,7 @@ def _show_project(project: Project) -> None:
     _row("epoch", _epoch(project.epoch))
     _row("key", project.key)
     _row("layout", project.layout.fingerprint if project.layout else "not known beforehand")
-    _rows(params_rows(project.config.params) + lanes_rows(project.config.params, project.config.aggregation))
+    _rows(params_rows(project.config.params) + sum_rows(project.config.params, project.config.aggregation))
     _row("members", f"the server and {len(project.sites)} sites")
     for member in (project.server, *project.sites):
         state = "REVOKED" if member.revoked else f"signs with {member.public.hex()}"
@@ -136,31 +183,42 @@ def _show_update(update: Update) -> None:
     header, layout = update.header, update.header.layout
     damaged = _damage(update)
     raw = 4 * (layout.size("encrypted") + layout.size("clear"))
-    _row("kind", header.kind)
+    values = header.kind not in ("calibration", "scales")
+    _row("kind", _KINDS[header.kind])
     _row("round", header.round)
     _row("epoch", _epoch(header.epoch))
     _row("sites", ", ".join(header.sites))
     _row("size", f"{update.nbytes:,} bytes in {show_count(header.frame_count, 'frame')}")
-    _row("expansion", f"{update.nbytes / max(raw, 1):.2f} × the {raw:,} bytes that its values take as float32")
+    if values:
+        _row("expansion", f"{update.nbytes / max(raw, 1):.2f} × the {raw:,} bytes that its values take as float32")
     _row("digests", damaged or "all fit")
     if header.kind != "model":  # those of a model are AES-GCM's, in each block
         _row("tags", f"{show_count(header.tag_count, 'tag')}, by which sites verify the sum")
         _row("manifest", "none: it is of no project" if header.manifest is None else header.manifest.hex())
     _row("key", header.key)
     _row("layout", layout.fingerprint)
-    _rows(params_rows(header.params) + lanes_rows(header.params, header.aggregation))
-    _row(
-        "aggregation",
-        ", ".join(f"{name} {value}" for name, value in header.aggregation.to_dict().items() if name != "min_clients"),
-    )
+    _rows(params_rows(header.params) + sum_rows(header.params, header.aggregation))
+    if header.calibration is not None:
+        _row("scales", f"{header.calibration.hex()}, those of its round")
+    if values:
+        _show_roles(header)
+    else:
+        _row("encrypted", f"in which half-octave the largest value lies, of {show_count(len(layout.sent), 'tensor')}")
+    if damaged:
+        raise FormatError(f"the {header.kind} is damaged: {damaged}")
+
+
+def _show_roles(header: Header) -> None:
+    """Show which tensors are encrypted, which of them travel in the clear, and which not at all."""
+    layout = header.layout
     for role, meaning in (("encrypted", "encrypted"), ("clear", "IN THE CLEAR"), ("local", "stays at the site")):
         specs = layout.role(role)
-        _row(meaning, f"{len(specs)} tensors, {layout.size(role):,} values")
+        if header.kind == "model":  # nothing of it is in the clear, and what stays is not in it
+            specs = layout.sent if role == "encrypted" else () if role == "clear" else specs
+        _row(meaning, f"{show_count(len(specs), 'tensor')}, {sum(spec.size for spec in specs):,} values")
         if role != "encrypted":
             for spec in specs:
                 print(f"  {' = '.join(spec.names)}  {spec.dtype}{list(spec.shape)}")
-    if damaged:
-        raise FormatError(f"the {header.kind} is damaged: {damaged}")
 
 
 def _earlier(project: Project) -> str:

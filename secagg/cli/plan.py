@@ -11,18 +11,15 @@ from ..scheme.aggregation import MAX_CLIENTS
 from ..setup.model_file import STATE_KEYS
 from ..setup.planner import make_plan
 from ..ui.progress import progress
-from .plan_report import (
-    bounds_words,
-    comments,
-    pattern_lines,
-    print_table,
-    publish_words,
-    refuse_existing,
-    write_config,
-)
+from .plan_report import check_words, comments, print_table, refuse_existing, scheme_words, write_config
 
-EXAMPLE = """secagg plan model.pt --sites 3 --updates update.npz --out federation.yaml
-secagg plan model.safetensors --sites 10"""
+EXAMPLE = """secagg plan model.pt --sites 3 --out federation.yaml
+secagg plan shapes.yaml --sites 10
+secagg plan model.safetensors --sites 30 --updates difference-1.npz difference-2.npz
+
+  shapes.yaml:
+    conv.weight: [16, 1, 3, 3, 3]
+    conv.bias: {shape: [16], dtype: float32}"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,14 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="sample updates (.npz, .safetensors, .pt, .pth), from which max_abs is suggested (default: max_abs 8)",
-    )
-    parser.add_argument(
-        "--max-weight",
-        type=float,
-        default=1.0,
-        metavar="W",
-        help="largest weight of any site, such as its number of examples (default: 1, for unweighted means)",
+        help="sample updates, differences of two states of training (.npz, .safetensors, .pt, .pth): shows how "
+        "precisely the recommended scheme would send each of their tensors",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="new file for the configuration (YAML)")
 
@@ -59,30 +50,26 @@ def run(options: argparse.Namespace) -> None:
         raise ConfigError(f"--sites is {options.sites}; use 2 to {MAX_CLIENTS}")
     if options.out is not None:
         refuse_existing(options.out)
-    plan = make_plan(options.model, options.sites, options.updates, options.max_weight, progress)
-    layout, aggregation = plan.layout, plan.config.aggregation
-    assert aggregation.max_abs is not None  # plans are of fixed precision
-    model = (
-        f"{len(layout.sent)} float tensors, {layout.size('encrypted'):,} values, {options.sites} sites, "
-        f"weights up to {options.max_weight:g}"
-    )
+    plan = make_plan(options.model, options.sites, options.updates, progress)
+    layout = plan.layout
+    model = f"{len(layout.sent)} float tensors, {layout.size('encrypted'):,} values, {options.sites} sites"
     print(f"{options.model}: {model}")
     print_table(plan.rows, plan.best)
-    advice = [*publish_words(plan.config), *bounds_words(aggregation.max_abs, plan.sample)]
-    if aggregation.weakness:
-        advice.append(aggregation.weakness)
     recommended = f"recommended: {plan.best.choice.lib}, {plan.best.choice.name}: {plan.why}"
-    print("", recommended, *advice, *pattern_lines(aggregation.max_abs), sep="\n")
+    advice = scheme_words(plan.config)
+    if plan.config.aggregation.weakness:
+        advice.append(plan.config.aggregation.weakness)
+    print("", recommended, *advice, sep="\n")
+    checked = [] if plan.check is None else check_words(plan.check, plan.config)
+    if plan.check is not None:
+        print("", f"the sample, rounded as {plan.best.choice.name} rounds it:", plan.check, *checked, sep="\n")
     if options.out is None:
         print("add --out federation.yaml to write this configuration")
         return
     arguments = ["secagg", "plan", str(options.model), "--sites", str(options.sites)]
     if options.updates:
         arguments += ["--updates", *map(str, options.updates)]
-    if options.max_weight != 1:
-        arguments += ["--max-weight", f"{options.max_weight:g}"]
-    texts = comments(plan, arguments, [f"for {model}", recommended, *advice])
-    write_config(options.out, plan.config, texts)
+    write_config(options.out, plan.config, comments(plan, arguments, [f"for {model}", recommended, *advice, *checked]))
     print(
         f"{options.out} is written; next: add project, hosts and sites to it, then\n"
         f"secagg provision {shlex.quote(str(options.out))} --out kits"

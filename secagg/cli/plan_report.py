@@ -1,26 +1,25 @@
-"""What a plan shows and writes: a table of the choices, advice on ``max_abs``, and the configuration."""
+"""What a plan shows and writes: a table of the choices, what the best makes of samples, and the configuration."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..config import Config
 from ..errors import ConfigError, StorageError
-from ..scheme.params import CKKSParams, QuantisedParams
-from ..setup.bounds import HEADROOM, SPREAD, TYPICAL_BITS, Sample
+from ..scheme.params import MAX_VALUE_BITS, CKKSParams, QuantisedParams
+from ..scheme.report import MAX_LOSS, PrecisionReport, show_share
+from ..setup.choices import CREST, TYPICAL
 from ..setup.planner import Plan, Row
+from ..setup.sample import bits_for
 from ..storage.files import os_errors
 from ..storage.yaml_file import to_yaml
 from ..ui.words import security
 
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
-
-#: Patterns of ``max_abs`` that are shown; the file holds all.
-_MAX_PATTERNS = 8
 
 
 def print_table(rows: Sequence[Row], best: Row) -> None:
@@ -36,14 +35,14 @@ def print_table(rows: Sequence[Row], best: Row) -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # of 80 columns at most
     for title in ("", "he.lib", "scheme"):
         table.add_column(title, no_wrap=True)
-    for title in (f"up {name}", f"down {name}", "× raw", "bits", "encrypt", "decrypt"):
+    for title in (f"up {name}", "down", "× raw", "error", "encrypt", "decrypt"):
         table.add_column(title, justify="right", no_wrap=True)
     problems: dict[str, int] = {}
     for row in rows:
         cells = ["–"] * 6
         if row.cost is not None:
-            sizes = (f"{nbytes / unit:.3f}" for nbytes in (row.cost.update_nbytes, row.cost.aggregate_nbytes))
-            cells[:4] = [*sizes, f"{row.cost.expansion:.2f}", f"{row.cost.precision:.1f}"]
+            sizes = (f"{nbytes / unit:.2f}" for nbytes in (row.cost.update_nbytes, row.cost.aggregate_nbytes))
+            cells[:4] = [*sizes, f"{row.cost.expansion:.2f}", show_share(row.cost.loss).replace(" ", "")]
         if row.seconds is not None:
             cells[4:] = map(_time, row.seconds)
         if row.problem is not None:
@@ -69,8 +68,11 @@ def _caption(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         trusts.setdefault(row.trust, {})[row.choice.lib] = None
     texts = [
-        "up, down: an update, the aggregate of all sites; × raw: update by float32 values",
-        "bits: of max_abs, that the error of the mean leaves",
+        "up, down: what a site sends and receives in a round, calibration included",
+        "× raw: up, by float32 values",
+        f"error: energy of the error of an update, by its own. BGV, FLASHE: of a typical tensor, whose largest value "
+        f"is {CREST:g} × the root mean square; the next round makes it good. CKKS: a bound, of values that are "
+        f"1/{1 / TYPICAL:g} of max_abs",
         "encrypt, decrypt: estimated from a few blocks on this machine",
         f"security: {', '.join(levels)} (classical, ePrint 2024/463)",
         *(f"{', '.join(libs) if len(trusts) > 1 else 'trust'}: {trust}" for trust, libs in trusts.items()),
@@ -78,39 +80,32 @@ def _caption(rows: Sequence[Row]) -> list[str]:
     return [line for text in texts for line in textwrap.wrap(text, 80, subsequent_indent="  ")]
 
 
-def publish_words(config: Config) -> list[str]:
-    """Return what a scheme demands of who publishes the model, line by line; nothing of exact schemes."""
+def scheme_words(config: Config) -> list[str]:
+    """Return what a scheme demands of who configures a federation and publishes its model, line by line."""
     if not isinstance(config.params, CKKSParams):
-        return []
+        return ["sites measure in each round how large values are: there is no number to guess"]
+    aggregation = config.aggregation
     return [
-        "CKKS: a mean that leaves the sites leaks about the key; publish models from an exact scheme, BGV or FLASHE"
+        f"CKKS: no value may be beyond max_abs, {aggregation.max_abs:g}, and no weight beyond max_weight, "
+        f"{aggregation.max_weight:g}: set them",
+        "CKKS: a mean that leaves the sites leaks about the key; publish models from an exact scheme, BGV or FLASHE",
     ]
 
 
-def bounds_words(max_abs: float | Mapping[str, float], sample: Sample | None) -> list[str]:
-    """Return what ``max_abs`` is and where it comes from, line by line."""
-    if sample is None:
-        return [
-            f"max_abs is the default, {max_abs:g}, and typical values are assumed to be 1/{2**TYPICAL_BITS:g} of it:",
-            "give a sample update as --updates. Differences of models are often far smaller, and each halving of",
-            "max_abs is a bit of precision; a value beyond it is an error.",
-        ]
-    name, largest = sample.peak
-    words = f"the largest value of the sample, which is {largest:.3g} in {name!r}"
-    if not isinstance(max_abs, Mapping):
-        return [f"max_abs is {max_abs:g}: {HEADROOM:g} × {words}"]
-    count = len(max_abs) - 1
+def check_words(report: PrecisionReport, config: Config) -> list[str]:
+    """Return in a line or two how precisely sample updates would be sent."""
+    assert isinstance(config.params, QuantisedParams)
+    bits, lossy = config.params.value_bits, [item for item in report.worst if item.loss > MAX_LOSS]
+    first = f"a round leaves {show_share(report.overall.loss)} of the sample's energy to the next one"
+    if not lossy:
+        return [f"{first}, and of no tensor more than {show_share(MAX_LOSS)}"]
+    needed = bits_for(report, bits)
+    remedy = f"value_bits: {needed} in he.config leaves less" if needed <= MAX_VALUE_BITS else "CKKS leaves less"
     return [
-        f"max_abs is {max_abs['default']:g}: {HEADROOM:g} × {words};",
-        f"what is over {SPREAD:g} × smaller has a number of its own, by {count} pattern{'s' if count > 1 else ''}",
+        f"{first}; of {len(lossy)} of {len(report.tensors)} tensors more than {show_share(MAX_LOSS)}, of "
+        f"{lossy[0].name!r} {show_share(lossy[0].loss)}",
+        f"it is sent later, by error feedback; {remedy}, where training should suffer from it",
     ]
-
-
-def pattern_lines(max_abs: float | Mapping[str, float]) -> list[str]:
-    """Return the first patterns of ``max_abs``, line by line."""
-    patterns = [item for item in max_abs.items() if item[0] != "default"] if isinstance(max_abs, Mapping) else []
-    lines = [f"  {pattern}: {bound:g}" for pattern, bound in patterns[:_MAX_PATTERNS]]
-    return lines + ([f"  and {len(patterns) - _MAX_PATTERNS} more"] if len(patterns) > _MAX_PATTERNS else [])
 
 
 def refuse_existing(path: Path) -> None:
@@ -124,7 +119,9 @@ def refuse_existing(path: Path) -> None:
 def write_config(path: Path, config: Config, comments: Sequence[str]) -> None:
     """Write a configuration as YAML below comments; errors as of `refuse_existing`, also if it cannot be written."""
     parts = [f"# {line}\n" for line in comments]
-    for key, value in config.to_dict().items():
+    blocks = config.to_dict()
+    blocks["aggregation"] = {key: value for key, value in blocks["aggregation"].items() if value is not None}
+    for key, value in blocks.items():
         parts.append(to_yaml({key: value}, flow=key == "he"))  # a list of primes on one line, patterns on their own
     with os_errors(StorageError, f"cannot write {str(path)!r}"):
         try:
@@ -138,14 +135,12 @@ def write_config(path: Path, config: Config, comments: Sequence[str]) -> None:
 
 def comments(plan: Plan, command: Sequence[str], texts: Sequence[str]) -> list[str]:
     """Return what stands above the configuration in its file: how it was made, `texts`, and advice."""
-    lines = [f"made by: {shlex.join(command)}", *texts, f"trust: {plan.best.trust}"]
-    if isinstance(plan.config.params, QuantisedParams):
-        lines.append("with `overflow: clip`, values beyond max_abs are clipped and counted instead of being an error")
-    lines += [
-        "max_weight: the largest weight that any site gives, such as its number of examples",
+    return [
+        f"made by: {shlex.join(command)}",
+        *texts,
+        f"trust: {plan.best.trust}",
         "min_clients: the fewest sites of a round; with two, each can compute the other's update from the mean",
     ]
-    return lines
 
 
 def _time(seconds: float) -> str:

@@ -44,14 +44,15 @@ class Decoder(Protocol):
     """Bounds of the weighted values of all tensors that are sent, known with the weight."""
     scales: Scales | None
     """Those that the updates were made under, where they are measured."""
-    counts: NDArray[np.float64] | None
-    """What sites have counted in bins, where they do so in each update."""
 
     def decode(self, block: int, plain: Array) -> None:
         """Write the mean of whole plaintext blocks from the one of index `block` to the targets, in order."""
 
     def finish(self) -> None:
         """Write what could not be written before all blocks were decoded."""
+
+    def following(self) -> Scales | None:
+        """Return the scales of the next round, where they follow from this one."""
 
 
 class Codec(Protocol):

@@ -92,6 +92,12 @@ class IntegerDecoder:
             if not bool((counts >= 0).all() and (counts.sum(axis=1) <= self._sites).all()):
                 self._blame("what it counts in bins is none that so many sites can count together")
 
+    def following(self) -> Scales | None:
+        """Return the scales of the next round, where they follow from this one."""
+        if self.counts is None or self.scales is None:
+            return None
+        return self.scales.following(self.counts, {self._where[index] for index in self._small})
+
     def _read_head(self) -> None:
         """Take weight, number of sites and scales from the sums of the first values."""
         form, sites = self._form, self._sites

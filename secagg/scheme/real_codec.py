@@ -174,7 +174,6 @@ class RealDecoder:
         self.weight_sum = largest_weight
         self.bounds = bounds
         self.scales: Scales | None = None
-        self.counts: NDArray[np.float64] | None = None
 
     def decode(self, block: int, plain: NDArray[Any]) -> None:
         """Write the mean of whole blocks; see `secagg.scheme.codec.Decoder`."""
@@ -186,10 +185,18 @@ class RealDecoder:
     def finish(self) -> None:
         """Do nothing: all is written."""
 
+    def following(self) -> None:
+        """Return None: nothing is measured."""
+
     def _read_weight(self, fraction: float) -> None:
         """Take the weight, unless it is what so many sites cannot give, or noise could have made."""
         sites = self._sites
-        if not fraction <= sites + self._codec.sum_error(sites) or not self._codec.is_precise(sites, fraction):
-            self.fault = f"the sum of weights is {fraction:g} of aggregation.max_weight"
+        if not fraction <= sites + self._codec.sum_error(sites):
+            self.fault = f"the sum of weights is {fraction:g} times aggregation.max_weight"
+        elif not self._codec.is_precise(sites, fraction):
+            self.fault = (
+                f"the sum of weights, {fraction * self._largest_weight:g}, is none, or far below aggregation.max_weight"
+                f" {self._largest_weight:g}, and lost in noise: lower max_weight"
+            )
         else:
             self.weight_sum = fraction * self._largest_weight

@@ -8,7 +8,7 @@ highest bin of the sum that is not empty is the bound of the tensor. Counts are 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from statistics import median_low
 
@@ -24,8 +24,8 @@ BINS, LOWEST = 192, -103
 UNKNOWN = BINS
 
 #: How far the scales of one round lie above what was measured in the one before, and how far they fall in a round at
-#: most, in bins: factors of √2 and 1/2.
-_HEADROOM, _FALL = 1, 2
+#: most, in bins: factors of √2 and 1/2. Small tensors lie 4 × above, and fall as they must.
+_HEADROOM, _SMALL_HEADROOM, _FALL = 1, 4, 2
 
 _HALF_OCTAVE = math.sqrt(0.5)
 
@@ -84,15 +84,29 @@ class Scales:
         other = median_low(seen) if seen else -LOWEST
         return cls(tuple(other if top is None else top for top in tops))
 
-    def following(self, counts: NDArray[np.float64]) -> Scales:
+    def following(self, counts: NDArray[np.float64], small: Collection[int] = ()) -> Scales:
         """Return the scales of the next round for what was counted in one of these: a little above, and falling slowly.
 
         The bound is √2 × the largest that was measured, and at least half of the last one.
+
+        Parameters
+        ----------
+        counts : ndarray
+            As of `measured`.
+        small : collection of int
+            Places of the tensors that take several lanes a value: they have bits to spare, and a bound of 4 × instead,
+            whatever the last one was.
         """
         measured = Scales.measured(counts)
-        tops = [min(top + _HEADROOM, BINS - 1) for top in measured.bins]
+        tops = [
+            min(top + (_SMALL_HEADROOM if place in small else _HEADROOM), BINS - 1)
+            for place, top in enumerate(measured.bins)
+        ]
         if self.known:
-            tops = [max(top, before - _FALL) for top, before in zip(tops, self.bins, strict=True)]
+            tops = [
+                top if place in small else max(top, before - _FALL)
+                for place, (top, before) in enumerate(zip(tops, self.bins, strict=True))
+            ]
         return Scales(tuple(tops))
 
 

@@ -67,7 +67,7 @@ class OpenRound:
 
     def __init__(self, terms: Terms, timeout: float, spool: Spool, receipts: Receipts, history: History) -> None:
         self._folder = terms.folder
-        self.calibrated = terms.calibrated
+        self._calibrated = terms.calibrated
         self._spool = spool
         self._receipts = receipts
         self._history = history
@@ -106,6 +106,11 @@ class OpenRound:
         return self._sum.manifests
 
     @property
+    def calibrated(self) -> bool:
+        """Whether each round begins with a calibration."""
+        return self._calibrated
+
+    @property
     def layout_known(self) -> bool:
         """Whether the layout is known, and with it the size of uploads."""
         return self._sum.layout_known
@@ -134,7 +139,7 @@ class OpenRound:
 
     def check_open(self, header: secagg.Header) -> None:
         """Raise `RoundMismatchError` if the stage of what is being received has ended."""
-        now = self._rounds.snapshot().attempt
+        now = self._rounds.attempt
         if (header.round, header.kind) != (now.round, now.stage):
             raise RoundMismatchError(
                 f"the {header.kind}s of round {header.round} ended without that of {header.site!r}; open are the "
@@ -211,7 +216,7 @@ class OpenRound:
         SecAggError
             Whatever makes it unfit for the open stage; nothing was added.
         """
-        if header.kind == "calibration" and not self.calibrated:
+        if header.kind == "calibration" and not self._calibrated:
             raise MismatchError(f"{header.site!r} calibrates, and no round of this federation has a calibration")
         try:
             receipt = self.known(header)
@@ -298,7 +303,7 @@ class OpenRound:
         MismatchError
             If scales are asked for, and no round has any.
         """
-        if kind == "scales" and not self.calibrated:
+        if kind == "scales" and not self._calibrated:
             raise MismatchError("no round of this federation has scales")
         with self._changed:
             waiting = self._rounds.wait(round, nonce, "calibration" if kind == "scales" else "update")
@@ -491,6 +496,11 @@ class OpenRound:
         if void is not None:
             self._drop(void, Attempt(round, attempt, void.stage), roster, skipped)
             attempt += 1
+        elif stage == "calibration" and self._folder.path_of("scales", round).exists():
+            extra = {"event": "scales_left_out", "round": round}
+            log.warning(
+                "round %d: its scales are of another key or configuration; sites calibrate again", round, extra=extra
+            )
         self._clear()
         stored = self._sum.restore()
         # Who is left out is waited for: that site may upload the same again, or anew.

@@ -162,6 +162,11 @@ class Rounds:
         self._forget()
 
     @property
+    def attempt(self) -> Attempt:
+        """The open round, its stage, and how often that was opened."""
+        return self._attempt
+
+    @property
     def round(self) -> int:
         """The number of the open round."""
         return self._attempt.round
@@ -277,8 +282,8 @@ class Rounds:
             )
         if stage != self.stage:
             raise ScalesMismatchError(
-                f"round {round} has no scales yet, so that the update of {site!r} is under none of it: upload a "
-                "calibration, download the scales once they are there, and encrypt under them"
+                f"the update of {site!r} is of round {round}, which has no scales yet: upload a calibration, download "
+                "the scales once they are there, and encrypt under them"
             )
         if self._added.get(site) == nonce:
             return True

@@ -36,8 +36,10 @@ import secagg
 from ..errors import ConfigError, StorageError
 from ..storage.files import absolute, os_errors, replace_file, synchronise
 from ..storage.locks import open_locked
+from ..wire.header import SUMS
 
 _STORED = {kind: re.compile(rf"{kind}-(\d+)\.secagg") for kind in ("aggregate", "scales", "model")}
+_STAGES = {stage: stage for stage in SUMS}
 _ROUND = re.compile(r"round-(\d+)")
 _TEMPORARY = re.compile(r"\.(aggregate|scales|model)-\d+\.secagg\..*|\.(roster\.json|project\.secagg)(\..*)?")
 
@@ -217,7 +219,7 @@ class RunFolder:
             data = json.loads(path.read_text(encoding="utf-8"))
             written = int(data["round"])
             sites, skipped = (tuple(map(str, data[key])) for key in ("sites", "skipped"))
-            roster = StoredRoster(str(data["stage"]), int(data["attempt"]), sites, skipped)
+            roster = StoredRoster(_STAGES[data["stage"]], int(data["attempt"]), sites, skipped)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,17 +10,27 @@ from ..config import Config
 from ..errors import ConfigError
 from ..scheme.aggregation import Aggregation
 from ..scheme.codec import codec_for
-from ..scheme.params import MAX_COEFF_MOD_BITS, MAX_PRIME_BITS, MAX_VALUE_BITS, CKKSParams, Params
-from ..scheme.presets import PRESETS, min_planned_bits, split_bits
+from ..scheme.params import MAX_COEFF_MOD_BITS, MAX_PRIME_BITS, CKKSParams, Params, QuantisedParams
+from ..scheme.presets import PRESETS, min_planned_bits, plan_params, split_bits
 from ..scheme.real_codec import RealCodec
+from ..wire.container import DIGEST_NBYTES
 from ..wire.header import NONCE_NBYTES, Contribution, Header
 from ..wire.layout import Layout
 
-#: Bits of precision that CKKS for sums only has at least: about those of quantised values of 16 bits.
+#: Of two sites, each could compute the other's update.
+_MIN_CLIENTS = 3
+
+#: Bits of precision, relative to ``max_abs``, that CKKS for sums only has at least.
 _SUMS_BITS = 16.0
 
-#: Bits of an exact scheme's values, if more are not needed.
-_EXACT_BITS = 16
+#: Bits of an exact scheme's values beside those that are planned: more precise, and larger.
+_MORE_BITS = (8, 12)
+
+#: The bound of a tensor by the root mean square of its values, typically: of updates of networks 4 to 15.
+CREST = 8.0
+
+#: Values of updates are typically so many times smaller than ``max_abs`` where that is not known any better.
+TYPICAL = 2.0**-11
 
 
 @dataclass(frozen=True)
@@ -42,39 +51,45 @@ class Cost:
     config : Config
         The whole configuration.
     update_nbytes, aggregate_nbytes : int
-        Exact sizes: what a site sends, and receives.
+        Exact sizes: what a site sends in a round, and receives; with calibration and scales, where there are some.
     expansion : float
         `update_nbytes` by the bytes of the values as float32.
-    precision : float
-        Bits: log2 of ``max_abs`` by the bound on the error of a mean of all sites at ``max_weight``.
+    loss : float
+        Energy of the error of a typical tensor's update, by that of the tensor.
     """
 
     config: Config
     update_nbytes: int
     aggregate_nbytes: int
     expansion: float
-    precision: float
+    loss: float
 
 
-def choices(aggregation: Aggregation, needed: float) -> Iterator[Choice]:
-    """Yield the choices that make sense; CKKS for sums only and exact values are planned for `needed` bits or more."""
+def choices(sites: int) -> Iterator[Choice]:
+    """Yield the choices that make sense for so many sites."""
     clara = PRESETS["clara"]["config"]
     for lib in ("tenseal", "seal"):
         yield Choice(lib, "CKKS, Clara's", clara)
-    bits = max(needed, _SUMS_BITS)
     for lib in ("tenseal", "seal", "pyfhel"):
-        found = _ckks_for_sums(aggregation, bits, symmetric=lib != "pyfhel")
+        found = _ckks_for_sums(_aggregation(sites, "fixed"), symmetric=lib != "pyfhel")
         if found:
             yield Choice(lib, "CKKS, sums only", found)
-    exact = min(max(_EXACT_BITS, math.floor(needed) + 2), MAX_VALUE_BITS)  # a sign, and less than a bit for the error
-    yield Choice("seal", f"BGV, {exact} bits", {"scheme": "BGV", "value_bits": exact})
-    yield Choice("seal", "BGV, 10 bits", {"scheme": "BGV", "value_bits": 10, "error_feedback": True})
-    yield Choice("pyfhel", f"BGV, {exact} bits", {"scheme": "BGV", "value_bits": exact})
-    yield Choice("flashe", f"FLASHE, {exact} bits", {"scheme": "FLASHE", "value_bits": exact})
-    yield Choice("flashe", "FLASHE, 11 bits", PRESETS["smallest"]["config"])
+    for lib, more in (("seal", _MORE_BITS), ("pyfhel", ()), ("flashe", _MORE_BITS)):
+        block = {"scheme": "FLASHE"} if lib == "flashe" else {"scheme": "BGV", "seeded": lib != "pyfhel"}
+        params = plan_params(lib, block, _aggregation(sites, "auto"))
+        assert isinstance(params, QuantisedParams)
+        least = params.value_bits
+        for bits in (least, *(bits for bits in more if bits > least)):
+            yield Choice(lib, f"{params.scheme}, {bits} bits", block | {"value_bits": bits})
 
 
-def cost(choice: Choice, layout: Layout, aggregation: Aggregation) -> Cost:
+def expected_loss(value_bits: int) -> float:
+    """Return the energy of the error of rounding, by that of a typical tensor: step² / 12, by its mean square."""
+    limit = (1 << (value_bits - 1)) - 1
+    return (CREST / limit) ** 2 / 12
+
+
+def cost(choice: Choice, layout: Layout, sites: int) -> Cost:
     """Return what a choice costs.
 
     Parameters
@@ -83,34 +98,35 @@ def cost(choice: Choice, layout: Layout, aggregation: Aggregation) -> Cost:
         The choice.
     layout : Layout
         The model, all of it encrypted.
-    aggregation : Aggregation
-        ``max_clients`` is the number of sites.
+    sites : int
+        Most sites that can take part.
 
     Raises
     ------
     ConfigError
         If the choice cannot hold the sum.
     """
+    exact = choice.he_config["scheme"] != CKKSParams.scheme
+    aggregation = _aggregation(sites, "auto" if exact else "fixed")
     he = {"lib": choice.lib, "config": dict(choice.he_config)}
     config = Config.from_dict({"he": he, "encrypt": "all", "aggregation": aggregation.to_dict()})
     codec = codec_for(config.params, aggregation)
-    sites = aggregation.max_clients
-    precision = min(
-        math.log2(bound / codec.mean_error(sites, float(sites), bound)) for bound in set(aggregation.bounds)
+    if isinstance(config.params, QuantisedParams):
+        loss = expected_loss(config.params.value_bits)
+    else:
+        loss = (codec.mean_error(sites, float(sites)) / (TYPICAL * min(aggregation.bounds))) ** 2
+    up, down = ("update", "calibration"), ("aggregate", "scales")
+    update, aggregate = (
+        sum(header(kind, count, config, layout).nbytes for kind in (kinds if exact else kinds[:1]))
+        for kinds, count in ((up, 1), (down, sites))
     )
-    update = header("update", 1, config, layout).nbytes
-    return Cost(
-        config=config,
-        update_nbytes=update,
-        aggregate_nbytes=header("aggregate", sites, config, layout).nbytes,
-        expansion=update / (4 * layout.size("encrypted")),
-        precision=precision,
-    )
+    return Cost(config, update, aggregate, update / (4 * layout.size("encrypted")), loss)
 
 
 def header(kind: str, sites: int, config: Config, layout: Layout) -> Header:
-    """Return the header of an update or aggregate whose sites are called ``site-1`` and so on."""
+    """Return the header of what sites send, or of a sum of it, whose sites are called ``site-1`` and so on."""
     contributions = [Contribution(f"site-{number}", bytes(NONCE_NBYTES)) for number in range(1, sites + 1)]
+    scaled = config.aggregation.calibrated and kind in ("update", "aggregate")
     return Header(
         kind=kind,
         round=0,
@@ -120,18 +136,21 @@ def header(kind: str, sites: int, config: Config, layout: Layout) -> Header:
         aggregation=config.aggregation,
         layout=layout,
         contributions=tuple(contributions),
+        calibration=bytes(DIGEST_NBYTES) if scaled else None,
     )
 
 
-def _ckks_for_sums(aggregation: Aggregation, bits: float, *, symmetric: bool) -> dict[str, Any] | None:
-    """Return the CKKS params with the fewest bytes a value that have `bits` of precision; None if there are none.
+def _aggregation(sites: int, precision: str) -> Aggregation:
+    return Aggregation(min_clients=min(sites, _MIN_CLIENTS), max_clients=sites, precision=precision)
+
+
+def _ckks_for_sums(aggregation: Aggregation, *, symmetric: bool) -> dict[str, Any] | None:
+    """Return the CKKS params with the fewest bytes a value that are as precise as need be; None if there are none.
 
     Parameters
     ----------
     aggregation : Aggregation
         The sum that they must hold.
-    bits : float
-        Bits of precision.
     symmetric : bool
         Whether the library encrypts under the secret key, so that updates are seeded and the special prime is of no
         use.
@@ -155,15 +174,15 @@ def _ckks_for_sums(aggregation: Aggregation, bits: float, *, symmetric: bool) ->
                     "complex_slots": True,
                     "seeded": symmetric,
                 }
-                scale = _largest_scale(config, aggregation, bits)
+                scale = _largest_scale(config, aggregation)
                 if scale is not None:
                     best = nbytes, config | {"scale_bits": scale}
                     break
     return None if best is None else best[1]
 
 
-def _largest_scale(config: Mapping[str, Any], aggregation: Aggregation, bits: float) -> int | None:
-    """Return the largest scale at which sums fit, if it has `bits` of precision."""
+def _largest_scale(config: Mapping[str, Any], aggregation: Aggregation) -> int | None:
+    """Return the largest scale at which sums fit, if it is as precise as need be."""
     sites = aggregation.max_clients
     for scale in range(sum(config["coeff_mod_bit_sizes"]), 0, -1):
         try:
@@ -173,5 +192,5 @@ def _largest_scale(config: Mapping[str, Any], aggregation: Aggregation, bits: fl
         except ConfigError:
             continue
         error = codec.mean_error(sites, float(sites))
-        return scale if error * 2.0**bits <= min(aggregation.bounds) else None
+        return scale if error * 2.0**_SUMS_BITS <= min(aggregation.bounds) else None
     return None

@@ -10,17 +10,14 @@ from pathlib import Path
 from ..backends.registry import available_backends
 from ..config import Config
 from ..errors import BackendUnavailableError, PrivacyWarning, SecAggError
-from ..scheme.aggregation import Aggregation
 from ..scheme.params import QuantisedParams
+from ..scheme.report import PrecisionReport, show_share
 from ..wire.layout import Layout
-from .bounds import Sample, needed_bits, read_sample, suggest_max_abs
 from .choices import Choice, Cost, choices, cost, header
 from .model_file import read_layout
 from .progress import Progress, silent
+from .sample import check_sample, read_largest
 from .speed import Seconds, measure
-
-#: Of two sites, each could compute the other's update.
-_MIN_CLIENTS = 3
 
 
 @dataclass(frozen=True)
@@ -47,8 +44,6 @@ class Plan:
     ----------
     layout : Layout
         The model, all of its float tensors encrypted.
-    sample : Sample or None
-        What sample updates say; None if there were none.
     rows : tuple of Row
         All choices.
     best : Row
@@ -57,19 +52,19 @@ class Plan:
         Its whole configuration.
     why : str
         Why it is recommended, in one sentence.
+    check : PrecisionReport or None
+        What it makes of sample updates; None if there were none, or it does not round.
     """
 
     layout: Layout
-    sample: Sample | None
     rows: tuple[Row, ...]
     best: Row
     config: Config
     why: str
+    check: PrecisionReport | None
 
 
-def make_plan(
-    model: Path, sites: int, updates: Sequence[Path] = (), max_weight: float = 1.0, progress: Progress = silent
-) -> Plan:
+def make_plan(model: Path, sites: int, updates: Sequence[Path] = (), progress: Progress = silent) -> Plan:
     """Compare all choices for a model, and recommend one.
 
     Parameters
@@ -79,9 +74,7 @@ def make_plan(
     sites : int
         Most sites that can take part.
     updates : sequence of Path
-        Sample updates, as `read_sample` takes them: ``max_abs`` is suggested from them, and else the default.
-    max_weight : float
-        Largest weight of any site.
+        Sample updates, as `read_largest` takes them, by which the recommended choice is checked.
     progress : callable, optional
         Shows how far the measurements are.
 
@@ -94,33 +87,29 @@ def make_plan(
     BackendUnavailableError
         If no choice is left.
     """
-    aggregation = Aggregation(min_clients=min(sites, _MIN_CLIENTS), max_clients=sites, max_weight=max_weight)
     layout = read_layout(model)
-    sample = read_sample(updates, layout) if updates else None
-    if sample is not None:
-        aggregation = replace(aggregation, max_abs=suggest_max_abs(sample.largest))
-    needed = needed_bits(sample, layout, aggregation)
-    rows = compare(layout, aggregation, needed, progress)
-    best, config, why = recommend(rows, needed)
-    return Plan(layout, sample, rows, best, config, why)
+    if updates:
+        read_largest(updates, layout)  # what is wrong with them is better known before minutes of measuring
+    rows = compare(layout, sites, progress)
+    best, config, why = recommend(rows)
+    rounds = updates and isinstance(config.params, QuantisedParams)
+    return Plan(layout, rows, best, config, why, check_sample(updates, layout, config) if rounds else None)
 
 
-def compare(layout: Layout, aggregation: Aggregation, needed: float, progress: Progress = silent) -> tuple[Row, ...]:
+def compare(layout: Layout, sites: int, progress: Progress = silent) -> tuple[Row, ...]:
     """Return every choice with its cost and its seconds on this machine, or with what rules it out.
 
     Parameters
     ----------
     layout : Layout
         The model.
-    aggregation : Aggregation
-        ``max_clients`` is the number of sites.
-    needed : float
-        Bits of precision that a mean needs.
+    sites : int
+        Most sites that can take part.
     progress : callable, optional
         Shows how far the measurements are.
     """
     backends, rows = available_backends(), []
-    found = list(choices(aggregation, needed))
+    found = list(choices(sites))
     with warnings.catch_warnings(), progress("measure encryption and decryption on this machine") as report:
         warnings.simplefilter("ignore", PrivacyWarning)  # said once, of what is recommended
         for number, choice in enumerate(found):
@@ -128,10 +117,11 @@ def compare(layout: Layout, aggregation: Aggregation, needed: float, progress: P
             info = backends.get(choice.lib)
             row = Row(choice, info.trust if info else "unknown", problem=info.problem if info else None)
             try:
-                row = replace(row, cost=cost(choice, layout, aggregation))
+                row = replace(row, cost=cost(choice, layout, sites))
                 if row.usable and row.cost is not None:
-                    aggregate = header("aggregate", aggregation.max_clients, row.cost.config, layout)
-                    row = replace(row, seconds=measure(row.cost.config, aggregate))
+                    row = replace(
+                        row, seconds=measure(row.cost.config, header("aggregate", sites, row.cost.config, layout))
+                    )
             except SecAggError as error:
                 row = replace(row, problem=row.problem or str(error))
             rows.append(row)
@@ -139,12 +129,12 @@ def compare(layout: Layout, aggregation: Aggregation, needed: float, progress: P
     return tuple(rows)
 
 
-def recommend(rows: Sequence[Row], needed: float) -> tuple[Row, Config, str]:
+def recommend(rows: Sequence[Row]) -> tuple[Row, Config, str]:
     """Return one of the rows, its configuration, and why in one sentence.
 
-    The smallest with the bits that are needed; of an exact scheme, if one has them: its sums are verified, and its
-    models may be published, whereas means of CKKS leak about the key where they leave the sites. Of two of one size, as
-    the same params of two libraries have it, the one that encrypts faster.
+    The smallest of an exact scheme, if one can be used: its sums are verified, its rounding is made good in the next
+    round, and its models may be published, whereas means of CKKS leak about the key where they leave the sites. Of two
+    of one size, the more precise one, and of the same params of two libraries the one that encrypts faster.
 
     Raises
     ------
@@ -155,15 +145,12 @@ def recommend(rows: Sequence[Row], needed: float) -> tuple[Row, Config, str]:
     if not usable:
         problems = dict.fromkeys(str(row.problem) for row in rows)
         raise BackendUnavailableError(f"no choice is left: {'; '.join(problems)}")
-    fitting = [item for item in usable if item[1].precision >= needed]
-    exact = [item for item in fitting if isinstance(item[1].config.params, QuantisedParams)]
-    if fitting:
-        best, chosen, _ = min(
-            exact or fitting, key=lambda item: (item[1].update_nbytes + item[1].aggregate_nbytes, item[2].encrypt)
-        )
-        which = "the smallest exact one whose error fits" if exact else "the smallest that fits, as no exact one does"
-        why = f"{which}: {chosen.precision:.1f} bits of precision, {needed:.1f} are needed"
-    else:
-        best, chosen, _ = max(usable, key=lambda item: (item[1].precision, -item[2].encrypt))
-        why = f"the most precise, as none has the {needed:.1f} bits that are needed: it has {chosen.precision:.1f}"
+    exact = [item for item in usable if isinstance(item[1].config.params, QuantisedParams)]
+    best, chosen, _ = min(
+        exact or usable,
+        key=lambda item: (item[1].update_nbytes + item[1].aggregate_nbytes, item[1].loss, item[2].encrypt),
+    )
+    why = "the smallest, as no exact one can be used"
+    if exact:
+        why = f"the smallest exact one; each round leaves {show_share(chosen.loss)} of a typical update to the next"
     return best, chosen.config, why

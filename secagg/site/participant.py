@@ -232,8 +232,8 @@ class Participant:
                 f"ATTENTION: the server had acknowledged this site's update of round {round}, and refuses it now "
                 "although nobody has been revoked: ask its operators why"
             )
-        what = "scales" if isinstance(refusal, ScalesMismatchError) else "manifest"
-        why = f"was voided: {_have_been_revoked(revoked)}" if revoked else f"is under another {what} by now"
+        what = "other scales" if isinstance(refusal, ScalesMismatchError) else "another manifest"
+        why = f"was voided: {_have_been_revoked(revoked)}" if revoked else f"is under {what} by now"
         if not self.has_trained():
             self._update.unlink(missing_ok=True)
             self.reporter.news(f"round {round} {why}; to be trained again under manifest {project.serial}")

@@ -137,3 +137,14 @@ class Snapshot:
         round = check_round(header["round"])
         site = check_site(header["site"])
         return cls(site, round, base, layout, names, state, stays, torch, floored, nonces, scales, carry.tobytes())
+
+
+def carry_of(blob: bytes) -> bytes:
+    """Return the client's carry in a stored global model, empty if there is none, whatever libraries its tensors need.
+
+    Raises
+    ------
+    FormatError
+        If it is something else, or of another version (`DigestError` if it is damaged).
+    """
+    return _FORMAT.unpack(blob, lambda header, arrays: arrays[-1].tobytes())

@@ -36,17 +36,35 @@ def params_rows(params: Params) -> list[tuple[str, str]]:
         rows.append(("slots", f"{params.slot_count:,} a block, each {each}, at scale 2^{params.scale_bits}"))
     if isinstance(params, QuantisedParams):
         beyond = "are clipped and counted" if params.overflow == "clip" else "are an error"
-        rows.append(("values", f"{params.value_bits} bits, {params.rounding} rounding; those beyond max_abs {beyond}"))
+        rows.append(
+            ("values", f"{params.value_bits} bits, {params.rounding} rounding; those beyond their bound {beyond}")
+        )
         if params.error_feedback:
-            rows.append(("error feedback", "what rounding dropped is added to the site's next update"))
+            rows.append(("error feedback", "what rounding and clipping dropped is added to the site's next update"))
     return rows
 
 
-def lanes_rows(params: Params, aggregation: Aggregation) -> list[tuple[str, str]]:
-    """Return how quantised values lie in words, as one pair like those of `params_rows`; none of CKKS."""
-    if not isinstance(params, QuantisedParams):
-        return []
-    lanes = IntegerCodec(params, aggregation).lanes
-    word = f"a slot of {params.plain_modulus_bits} bits" if isinstance(params, BGVParams) else "a word of 64 bits"
-    room = f"each has room for the sum of {aggregation.max_clients} values"
-    return [("lanes", f"{lanes.per_word} of {lanes.bits} bits in {word}; {room}")]
+def sum_rows(params: Params, aggregation: Aggregation) -> list[tuple[str, str]]:
+    """Return where bounds come from, and how quantised values lie in words, as pairs like those of `params_rows`."""
+    rows = [("precision", precision_words(aggregation))]
+    if isinstance(params, QuantisedParams):
+        codec = IntegerCodec(params, aggregation)
+        lanes, each = codec.lanes, codec.lanes_a_value
+        word = f"a slot of {params.plain_modulus_bits} bits" if isinstance(params, BGVParams) else "a word of 64 bits"
+        room = f"each has room for the sum of {aggregation.max_clients} values"
+        rows.append(("lanes", f"{lanes.per_word} of {lanes.bits} bits in {word}; {room}"))
+        if each > 1:
+            rows.append(("small tensors", f"{each} lanes a value of norms, biases and the like, of one dimension"))
+    return rows
+
+
+def precision_words(aggregation: Aggregation) -> str:
+    """Return where the bounds of values, and of weights, come from."""
+    weights = "" if aggregation.max_weight is None else f", weights at most {aggregation.max_weight:g}"
+    if aggregation.precision == "auto":
+        return f"auto: sites measure in each round how large values are, and nobody sees whose{weights}"
+    if aggregation.precision == "previous":
+        return f"previous: what sites measure in a round holds for the next one{weights}"
+    bounds = aggregation.bounds
+    several = f"{min(bounds):g} to {max(bounds):g}, by name" if len(bounds) > 1 else f"{bounds[0]:g}"
+    return f"fixed: values at most {several} (max_abs){weights}"

@@ -249,7 +249,7 @@ class Header:
             )
 
     def of(self, contribution: Contribution) -> Header:
-        """Return the header that what one site has given to this sum must have had."""
+        """Return the header that what one site has given to this sum must have had; of an update its own."""
         return replace(self, kind=_SENT.get(self.kind, self.kind), contributions=(contribution,))
 
     @property
@@ -360,7 +360,7 @@ def check_base(base: object) -> bytes:
     return base
 
 
-def check_scales_name(name: object) -> bytes:
+def check_calibration(name: object) -> bytes:
     """Return a valid name of scales; anything but 32 bytes raises `ConfigError`."""
     if not isinstance(name, bytes) or len(name) != DIGEST_NBYTES:
         raise ConfigError(f"calibration is {show(name)}; give 32 bytes, from Update.digest() of the scales")

@@ -92,14 +92,16 @@ def test_inspect_update_aggregate_and_keys(secagg: Secagg, tmp_path: Path) -> No
     update = secagg("inspect", "site-1.secagg")
     assert update.returncode == 0, update.stderr
     lines = [line.split() for line in update.stdout.splitlines()]
-    assert ["kind", "update"] in lines
+    assert ["kind", "update:", "what", "a", "site", "sends", "in", "a", "round"] in lines
+    assert "precision          fixed: values at most " in update.stdout
+    assert "scales  " not in update.stdout
     assert ["round", "7"] in lines
     assert ["digests", "all", "fit"] in lines
     assert ["key", keys.server.fingerprint] in lines
     assert "manifest           none: it is of no project\n" in update.stdout
     assert "tags               6 tags, by which sites verify the sum\n" in update.stdout
-    assert "IN THE CLEAR       1 tensors, 5 values\n  norm.b  float32[5]\n" in update.stdout
-    assert "stays at the site  1 tensors, 1 values\n  steps  int64[]\n" in update.stdout
+    assert "IN THE CLEAR       1 tensor, 5 values\n  norm.b  float32[5]\n" in update.stdout
+    assert "stays at the site  1 tensor, 1 values\n  steps  int64[]\n" in update.stdout
 
     aggregate = secagg("inspect", "aggregate.secagg")
     assert ["sites", "site-1,", "site-2"] in [line.split() for line in aggregate.stdout.splitlines()]
@@ -127,7 +129,7 @@ INSPECTED = {
         {"scheme": "FLASHE", "value_bits": 11, "error_feedback": True},
         [
             "security AES-256",
-            "those beyond max_abs are an error",
+            "those beyond their bound are an error",
             "error feedback ",
             "lanes 4 of 13 bits in a word of 64",
         ],
@@ -150,6 +152,55 @@ def test_inspect_explains_params(
     text = "\n".join(" ".join(line.split()) for line in shown.stdout.splitlines())
     for words in ["\nepoch 5 ", f"\nexpansion {update.nbytes / 400_000:.2f} × the 400,000 bytes", *expected]:
         assert words in text
+
+
+@pytest.mark.parametrize("preset", ["exact", "smallest"])
+def test_inspect_a_round_of_measured_scales(secagg: Secagg, tmp_path: Path, preset: str) -> None:
+    """Its calibration is said to be wholly encrypted, whatever of the updates is not."""
+    data = {"he": {"preset": preset}, "encrypt": {"include": ["conv.*"]}, "aggregation": {"max_weight": 50}}
+    config = library.Config.from_dict(data)
+    keys = library.generate_keys(config)
+    state = {"conv.w": np.ones((2, 3), np.float32), "norm.b": np.ones(5, np.float32), "steps": np.int64(3)}
+    sites = [library.Client(config, keys.client, name) for name in ("a", "b")]
+    calibrations, updates = (library.Aggregator(config, keys.server, kind=kind) for kind in ("calibration", "update"))
+    for site in sites:
+        calibrations.add(site.calibrate(state))
+    scales = calibrations.finish()
+    for site in sites:
+        updates.add(site.encrypt(state, calibration=scales))
+    files = {
+        "calibration": sites[0].calibrate(state),
+        "scales": scales,
+        "update": sites[0].encrypt(state, calibration=scales),
+        "aggregate": updates.finish(),
+    }
+    for kind, container in files.items():
+        container.save(tmp_path / f"{kind}.secagg")
+        shown = secagg("inspect", f"{kind}.secagg")
+        assert shown.returncode == 0, shown.stderr
+        lines = shown.stdout.splitlines()
+        rows = {line[:18].strip(): line[19:] for line in lines}
+        assert rows["kind"].startswith(f"{kind}: ")
+        assert rows["digests"] == "all fit"
+        assert rows["precision"].startswith("auto: ")
+        assert rows["precision"].endswith(", weights at most 50")
+        assert " lanes a value of norms, biases and the like" in rows["small tensors"]
+        if kind in ("calibration", "scales"):
+            assert "IN THE CLEAR" not in shown.stdout
+            assert rows["encrypted"] == "in which half-octave the largest value lies, of 2 tensors"
+            assert "expansion" not in rows
+            assert "scales" not in rows
+        else:
+            assert "IN THE CLEAR       1 tensor, 5 values\n  norm.b  float32[5]\n" in shown.stdout
+            assert rows["scales"] == f"{scales.digest().hex()}, those of its round"
+
+
+def test_inspect_updates_whose_scales_are_those_of_the_round_before(secagg: Secagg, tmp_path: Path) -> None:
+    config = library.Config.from_dict({"he": {"preset": "smallest"}, "aggregation": {"precision": "previous"}})
+    site = library.Client(config, library.generate_keys(config).client, "a")
+    site.encrypt_to(tmp_path / "update.secagg", {"w": np.ones(3, np.float32)})
+    shown = secagg("inspect", "update.secagg")
+    assert "precision          previous: what sites measure in a round holds for the next one\n" in shown.stdout
 
 
 def test_inspect_says_what_is_wrong_with_a_file(secagg: Secagg, tmp_path: Path) -> None:
@@ -187,13 +238,20 @@ def test_inspect_says_what_a_kit_is(secagg: Secagg, federation: Federation, tmp_
     assert "is a folder, and no kit's: name a file in it" in other.stderr
 
 
-def test_inspect_says_what_a_site_keeps(secagg: Secagg, tmp_path: Path) -> None:
-    he = {"lib": "flashe", "config": {"scheme": "FLASHE", "value_bits": 11, "error_feedback": True}}
-    config = library.Config.from_dict({"he": he, "stay": ["head"], "aggregation": {"min_clients": 3}})
+def keeping() -> tuple[library.Client, GlobalModel]:
+    """A site with error feedback, after an update; of its own it has a tensor of torch's."""
+    he = {"lib": "flashe", "config": {"value_bits": 6, "rounding": "nearest", "error_feedback": True}}
+    numbers = {"min_clients": 3, "max_abs": 8.0}
+    config = library.Config.from_dict({"he": he, "stay": ["head"], "aggregation": numbers})
     site = library.Client(config, library.generate_keys(config).client, "hospital")
-    state = {"w": np.zeros(3, np.float32), "head": torch.zeros(2)}
+    state = {"w": np.zeros(3, np.float32), "z": np.zeros((3, 2), np.float32), "head": torch.zeros(2)}
     model = GlobalModel(site, state)
-    model.encrypt(state, weight=1.0)
+    model.encrypt({**state, "w": np.full(3, 0.1, np.float32)}, weight=1.0)
+    return site, model
+
+
+def test_inspect_says_what_a_site_keeps(secagg: Secagg, tmp_path: Path) -> None:
+    site, model = keeping()
     (tmp_path / "model").write_bytes(model.to_bytes())  # the head is torch's, which the command does not load
     (tmp_path / "carry").write_bytes(site.carry())
     (tmp_path / "own").write_bytes(model.own_to_bytes())
@@ -202,10 +260,37 @@ def test_inspect_says_what_a_site_keeps(secagg: Secagg, tmp_path: Path) -> None:
         shown = secagg("inspect", name)
         assert shown.returncode == 0, shown.stderr
         assert kind in shown.stdout.splitlines()[0]
+        assert (str(site.report) in shown.stdout) is (name != "own")
         path = tmp_path / name
         path.write_bytes(path.read_bytes()[:-1] + b"\xff")
         assert "damaged, or of another release" in secagg("inspect", name).stderr
     assert "hospital" not in shown.stdout
+
+
+def test_inspect_shows_how_precisely_the_latest_update_was_sent(secagg: Secagg, federation: Federation) -> None:
+    """Of the carry in a site's folder, whose path is enough; nothing of who has sent nothing yet."""
+    site, _ = keeping()
+    before = secagg("inspect", federation["a"])
+    assert "carry" not in before.stdout
+    carry = federation["a"] / "carry"
+    carry.write_bytes(site.carry())
+    shown = secagg("inspect", federation["a"])
+    assert shown.returncode == 0, shown.stderr
+    lines = shown.stdout.splitlines()
+    assert f"  secagg inspect {carry}" in lines
+    assert "update             of round 0, how precisely it was sent: the tensor first that lost most" in lines
+    table = lines[lines.index(next(line for line in lines if line.startswith("tensor "))) :]
+    assert [line.split()[:3] for line in table[1:4]] == [["w", "3", "0.8"], ["z", "6", "0.0"], ["overall", "9", "0.5"]]
+    assert " 100 %" in table[1]  # far below a step, 8/31
+    assert "dropped: share of the energy" in shown.stdout
+    carry.write_bytes(carry.read_bytes()[:-1] + b"\xff")
+    assert "carry looks like what a site keeps, and is damaged" in secagg("inspect", federation["a"]).stderr
+    fresh = keeping()[1]
+    fresh.site.restore_carry(b"")
+    (federation.kits / "state").write_bytes(fresh.to_bytes())
+    nothing = secagg("inspect", federation.kits / "state")
+    assert nothing.returncode == 0, nothing.stderr
+    assert "how precisely" not in nothing.stdout
 
 
 def test_inspect_two_files(secagg: Secagg, federation: Federation) -> None:

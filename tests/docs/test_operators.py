@@ -113,8 +113,10 @@ def test_events_are_those_of_the_code() -> None:
     section = PAGE.partition("## Logs")[2].partition("\n## ")[0]
     events = re.findall(r"`(\w+)`", section.partition("`event` is a short name:")[2].partition("Neither form")[0])
     assert len(events) >= 10
-    # How a round or a call ends is logged in one place, which takes the event as an argument.
-    ends = {"round_completed", "round_failed", "round_voided", "refused", "failed"}
+    # How a round or a call ends is logged in one place, which takes the event as an argument; so for both stages.
+    ends = {"round_completed", "round_calibrated", "round_failed", "round_voided", "refused", "failed"}
+    ends |= {"calibration_added", "update_added", "calibration_left_out", "update_left_out"}
+    ends |= {"aggregate_not_stored", "scales_not_stored"}
     known = set(re.findall(r'"event": "(\w+)"', sources())) | ends
     assert set(events) <= known
 

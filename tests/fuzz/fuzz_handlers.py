@@ -2,6 +2,7 @@
 
 The server is a real one but for the network: its servicer, with contexts that say who calls. Each call ends with
 a reply or a typed error. What was acknowledged stays, also when the server starts again. The disk stays below quota.
+A script whose first byte is 128 or more is of a federation whose rounds begin with a calibration.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ T = TypeVar("T")
 #: Operations of a script. Those of templates refer to updates and models that are made when the process starts.
 JOIN, RESUME, UPLOAD, CHUNK, DOWNLOAD, STATUS, RESTART, SEND, ASK, FETCH, WAIT = range(11)
 OPERATIONS = 11
+#: Behind the first of them, in the place of 0, where scales are measured: a multiple of `OPERATIONS`, of 128 or more.
+MEASURED = 132
 
 #: What a server signs begins with it.
 RECEIPT = b"secagg receipt v1"
@@ -108,7 +111,11 @@ def pem(certificate: bytes) -> bytes:
 _CERTIFICATES = {name: certificate(name) for name in (*NAMES, "server")}
 _PEMS = {name: pem(der) for name, der in _CERTIFICATES.items()}
 
-WORLD = World.of("seeded", clear=True, certificates=_CERTIFICATES)
+#: Whose scales are fixed, and whose are measured in the round.
+WORLDS = (
+    World.of("seeded", clear=True, certificates=_CERTIFICATES),
+    World.of("measured", clear=False, certificates=_CERTIFICATES),
+)
 
 #: Who may call, by number: the parties; one who is no party; a site's other certificate, and an expired one; nobody,
 #: two at once, and rubbish.
@@ -123,23 +130,36 @@ CALLERS: tuple[dict[str, list[bytes]], ...] = (
 )
 
 
-def make_templates() -> list[bytes]:
-    """Updates and models that a federation of `WORLD` could have sent, of three rounds and with and without bases."""
+def measures(script: bytes) -> bool:
+    """Whether a script is of the federation whose scales are measured."""
+    return script[:1] >= b"\x80"
+
+
+def make_templates(world: World) -> list[bytes]:
+    """What a federation could have sent in three rounds, with and without bases: of each site, then a model of one."""
     templates = []
+    sites = [world.site(name) for name in NAMES]
+    for site in sites:
+        site.restore_carry(b"")
     with scratch() as folder:
-        path = f"{folder}/model"
         for round, base in ((0, None), (0, BASE), (1, None), (2, None)):
-            for name in NAMES:
-                site = WORLD.site(name)
-                templates.append(site.encrypt(WORLD.state, round=round, base=base).to_bytes())
-            WORLD.site("site-2").encrypt_model(
-                path, {"w": WORLD.state["w"], "c": WORLD.state["c"]}, round=round, base=base
-            )
-            templates.append(Path(path).read_bytes())
+            groups, scales = [], None
+            if world.precision == "auto":
+                groups.append([site.calibrate(world.state, 1.0, round, base=base) for site in sites])
+                aggregator = secagg.Aggregator(
+                    world.config, world.key.server, round, project=world.project, kind="calibration"
+                )
+                for calibration in groups[0]:
+                    aggregator.add(calibration)
+                scales = aggregator.finish()
+            groups.append([site.encrypt(world.state, round=round, base=base, calibration=scales) for site in sites])
+            sites[1].encrypt_model(path := f"{folder}/model", world.state, round=round, base=base)
+            for group in groups:
+                templates += [update.to_bytes() for update in group] + [Path(path).read_bytes()]
     return templates
 
 
-TEMPLATES = make_templates()
+TEMPLATES = [make_templates(world) for world in WORLDS]
 
 
 def chunks_of(container: bytes) -> list[bytes]:
@@ -212,18 +232,18 @@ class Clock:
 class Server:
     """A server on a folder of its own, which can start again."""
 
-    def __init__(self, folder: str, failed: Failed, clock: Clock) -> None:
-        self._folder, self._failed, self._clock = folder, failed, clock
-        self._acknowledged: dict[tuple[int, str], bytes] = {}
+    def __init__(self, folder: str, world: World, failed: Failed, clock: Clock) -> None:
+        self._folder, self._world, self._failed, self._clock = folder, world, failed, clock
+        self._acknowledged: dict[tuple[str, int, str], bytes] = {}
         self._start()
 
     def _start(self) -> None:
         self._federation = Federation(
-            WORLD.config,
-            WORLD.key.server,
+            self._world.config,
+            self._world.key.server,
             self._folder,
             round_timeout=ROUND_TIMEOUT,
-            project=secagg.Project.from_bytes(WORLD.project.sign(AUTHORITY)),
+            project=secagg.Project.from_bytes(self._world.project.sign(AUTHORITY)),
             identity=SERVER,
             limits=LIMITS,
         )
@@ -296,28 +316,44 @@ class Server:
             check_signature(SERVER.public, receipt.signature, RECEIPT + receipt.head + receipt.body, "the server")
             # The same is what has the same nonce: the receipt is for what was added, whatever came now.
             assert reply.already_added or receipt.head == header.head[-32:]
-            self._acknowledged[header.round, header.site] = header.contributions[0].nonce
         else:
             assert reply.receipt == b""
+        if header.kind != "model":
+            self._acknowledged[header.kind, header.round, header.site] = header.contributions[0].nonce
 
     def check(self) -> None:
         """What was acknowledged is in the sum of its round, once, and nobody else is; the disk has room."""
         status = self._federation.status()
         assert status.disk_used <= LIMITS.disk_quota, status.disk_used
-        open_round = sorted(site for round, site in self._acknowledged if round == status.round)
-        assert list(status.added) == open_round, (status.added, open_round)
+        added = sorted(self._given(status.stage or "update", status.round))
+        assert list(status.added) == added, (status.added, added)
         for round in status.aggregates:
-            with secagg.Update.open(Path(self._folder) / f"aggregate-{round}.secagg") as aggregate:
-                listed = {item.site: item.nonce for item in aggregate.header.contributions}
-                assert listed == {site: nonce for (at, site), nonce in self._acknowledged.items() if at == round}
-                for _ in aggregate.frames():
-                    pass
-                WORLD.project.site(aggregate.header.sites[0])
-                with suppress(SecAggError):
-                    _SITE.decrypt(aggregate)
+            with self._sum("aggregate", round) as aggregate, suppress(SecAggError):
+                self._world.site().decrypt(aggregate)
+        if status.stage == "update":
+            with self._sum("scales", status.round) as scales, suppress(SecAggError):
+                site, header = self._world.site(), scales.header
+                site.restore_carry(b"")
+                site.encrypt(self._world.state, round=header.round, base=header.base, calibration=scales)
 
+    @contextmanager
+    def _sum(self, kind: str, round: int) -> Iterator[secagg.Update]:
+        """A sum that the server has stored, which is whole and of what was acknowledged."""
+        with secagg.Update.open(Path(self._folder) / f"{kind}-{round}.secagg") as summed:
+            listed = {item.site: item.nonce for item in summed.header.contributions}
+            assert listed == self._given("update" if kind == "aggregate" else "calibration", round)
+            for _ in summed.frames():
+                pass
+            self._world.project.site(summed.header.sites[0])
+            yield summed
 
-_SITE = WORLD.site()
+    def _given(self, kind: str, round: int) -> dict[str, bytes]:
+        """The nonces that were acknowledged, by site."""
+        return {
+            site: nonce
+            for (its_kind, its_round, site), nonce in self._acknowledged.items()
+            if (its_kind, its_round) == (kind, round)
+        }
 
 
 @contextmanager
@@ -354,16 +390,16 @@ class Script:
 
     def __call__(self, data: bytes) -> None:
         with _instead(open_round, "time", Clock()) as clock, _heard() as failed:
-            server = Server(str(self._folder), failed, clock)
+            server = Server(str(self._folder), WORLDS[measures(data)], failed, clock)
             try:
-                self._run(server, read_script(data))
+                self._run(server, read_script(data), TEMPLATES[measures(data)])
                 server.check()
                 server.restart()
             finally:
                 server.close()
                 shutil.rmtree(self._folder)
 
-    def _run(self, server: Server, records: list[Record]) -> None:
+    def _run(self, server: Server, records: list[Record], templates: list[bytes]) -> None:
         place = 0
         while place < len(records):
             record = records[place]
@@ -372,12 +408,12 @@ class Script:
             while record.operation == UPLOAD and follow < len(records) and records[follow].operation == CHUNK:
                 follow += 1
             with suppress(DecodeError):  # gRPC answers what is no message
-                self._make(server, record, records[place:follow])
+                self._make(server, record, records[place:follow], templates)
             place = follow
 
-    def _make(self, server: Server, record: Record, following: list[Record]) -> None:
+    def _make(self, server: Server, record: Record, following: list[Record], templates: list[bytes]) -> None:
         payload, caller = record.payload, record.caller
-        template = TEMPLATES[payload[0] % len(TEMPLATES)] if payload else TEMPLATES[0]
+        template = templates[payload[0] % len(templates)] if payload else templates[0]
         options = [*payload[1:4], 0, 0, 0][:3]
         if record.operation == JOIN:
             named = secagg_pb2.JoinRequest(site=NAMES[caller % len(NAMES)])
@@ -405,7 +441,7 @@ class Script:
         elif record.operation == FETCH:
             header = secagg.Update.from_bytes(template).header
             nonce = header.contributions[0].nonce if options[0] % 2 else b""
-            kind = ("", "aggregate", "model", "update")[options[1] % 4]
+            kind = ("", "aggregate", "model", "update", "scales")[options[1] % 5]
             request = secagg_pb2.DownloadRequest(nonce=nonce, kind=kind)
             if options[2] % 2:
                 request.round = header.round

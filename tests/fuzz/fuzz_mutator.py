@@ -9,11 +9,14 @@ from typing import Any
 
 from container import (
     AGGREGATE,
+    CALIBRATION,
     CLIENT_KEY,
     MODEL,
     PROJECT,
+    SCALES,
     SERVER_KEY,
     UPDATE,
+    WITH_TAIL,
     Container,
     canonical,
     fingerprint,
@@ -30,7 +33,8 @@ Mutate = Callable[[bytes, int], bytes]
 JUNK: list[Any] = [
     None, True, False, 0, 1, -1, 2, 3, 4, 5, 8, 0.5, 1.0, -0.0, 1e308, 5e-324, 10**400, 2**32, 2**53, 2**63, 2**64,
     "", "x", "site-1", "site-2", "w", "c", "*", "[", "CKKS", "BGV", "FLASHE", "float16", "bfloat16", "int64", "clear",
-    "encrypted", "local", "all", "conv", "ab" * 32, "../..", "\u0000", "\ud800", "é" * 100, [], [[]], [1], [[[[]]]], {},
+    "encrypted", "local", "all", "conv", "fixed", "auto", "previous", "clip", "nearest", "ab" * 32,
+    "../..", "\u0000", "\ud800", "é" * 100, [], [[]], [1], [[[[]]]], {},
     {"": 0}, {"w": 1.0}, {"default": 1.0, "w": 0.5}, [["w", "float32", [5], "encrypted"]], [["site-1", "ab" * 32]],
     [60, 40, 40], [26], 1024, 4096, 32768, 10_000,
 ]  # fmt: skip
@@ -60,13 +64,13 @@ class Mutator:
 
     def change(self, data: bytes, rng: random.Random) -> bytes:
         """Change a whole container; anything may be raised where it is not."""
-        if data[10:11] in (b"\1", b"\2", b"\5"):
+        if data[10:11] and data[10] in WITH_TAIL:
             Update.from_bytes(data)  # raises where the header alone would keep `Container` busy
         container = Container.read(data)
         changes = [self._header, self._header, self._header, self._text, self._preamble]
         if container.payloads:
             changes += [self._payload, self._payload, self._frames]
-        if container.kind in (UPDATE, AGGREGATE, MODEL):
+        if container.kind in WITH_TAIL:
             changes += [self._tags, self._proofs, self._contributions]
         for _ in range(rng.choice([1, 1, 1, 2, 3])):
             rng.choice(changes)(container, rng)
@@ -95,7 +99,7 @@ class Mutator:
             container.header = put(container.header, path, new)
         if container.kind == CLIENT_KEY and rng.random() < 0.7:
             container.header["fingerprint"] = fingerprint(container.header, b"".join(container.payloads))
-        if container.kind in (UPDATE, AGGREGATE, MODEL) and rng.random() < 0.8:
+        if container.kind in WITH_TAIL and rng.random() < 0.8:
             self._refit(container)
 
     def _collection(self, value: Any, rng: random.Random) -> Any:
@@ -134,7 +138,9 @@ class Mutator:
     def _preamble(self, container: Container, rng: random.Random) -> None:
         change = rng.randrange(4)
         if change == 0:
-            container.kind = rng.choice([0, UPDATE, AGGREGATE, CLIENT_KEY, SERVER_KEY, MODEL, PROJECT, 255])
+            container.kind = rng.choice(
+                [0, UPDATE, AGGREGATE, CLIENT_KEY, SERVER_KEY, MODEL, PROJECT, CALIBRATION, SCALES, 255]
+            )
         elif change == 1:
             container.version = rng.choice([0, 1, 2, 3, 4, 65_535])
         elif change == 2:
@@ -245,7 +251,7 @@ class Mutator:
         """A site that means harm signs what it sends, and a provisioner that errs signs what it made."""
         if container.kind == PROJECT:
             container.signature = AUTHORITY.sign(container.head)
-        if container.kind in (UPDATE, MODEL) and isinstance(container.header, dict) and rng.random() < 0.7:
+        if container.kind in (UPDATE, CALIBRATION, MODEL) and isinstance(container.header, dict) and rng.random() < 0.7:
             site = container.header["contributions"][0][0]
             body = container.body
             container.proofs = [(body, identity(str(site)).sign(signed_message(container.head, body)))]

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from federation import twin_of
-from fuzz_worlds import AUTHORITY, BASE, NAMES, ROUND, WORLDS, attempt
+from fuzz_worlds import AUTHORITY, BASE, CORPUS, MEASURED, NAMES, ROUND, SCALES_SEED, WORLDS, World, attempt
 
 import secagg
 from secagg import Project, Receipt, Update
@@ -25,10 +25,12 @@ class Reader:
             for scheme, world in WORLDS.items()
             for project in (False, True)
         }
-        self._updates = {
-            scheme: [world.site(name).encrypt(world.state, round=ROUND, base=BASE) for name in NAMES[1:]]
-            for scheme, world in WORLDS.items()
-        }
+        scales = Update.from_bytes((CORPUS / "parsers" / SCALES_SEED).read_bytes())
+        self._updates = {scheme: world.updates(scales)[1:] for scheme, world in WORLDS.items()}
+        measured = WORLDS["measured"]
+        self._calibrations = [
+            measured.site(name).calibrate(measured.state, 1.0, ROUND, base=BASE) for name in NAMES[1:]
+        ]
 
     def __call__(self, data: bytes) -> None:
         for read in (self._container, self._project, self._receipt, self._key):
@@ -68,6 +70,9 @@ class Reader:
                 attempt(lambda: site.decrypt_model(update))  # noqa: B023
                 attempt(lambda: site.decrypt_model(update, world.state))  # noqa: B023
                 attempt(lambda: self._add(update, scheme, site, project))  # noqa: B023
+                if scheme in MEASURED:
+                    attempt(lambda: self._begin(update, world, site))  # noqa: B023
+                    attempt(lambda: self._calibrate(update, world, site, project))  # noqa: B023
 
     def _add(self, update: Update, scheme: str, site: secagg.Client, project: bool) -> None:
         """What the aggregator takes, it adds; the aggregate is one that sites read, or refuse."""
@@ -80,6 +85,21 @@ class Reader:
         if len(aggregator.sites) > 1:
             aggregate = Update.from_bytes(aggregator.finish().to_bytes())
             attempt(lambda: site.decrypt(aggregate))
+
+    def _begin(self, given: Update, world: World, site: secagg.Client) -> None:
+        """What a site takes as scales, or as what they follow from, it encrypts under."""
+        site.restore_carry(b"")
+        round, base = (ROUND, BASE) if world.precision == "auto" else (given.round + 1, given.next_base)
+        made = site.encrypt(world.state, round=round, base=base, calibration=given)
+        assert (made.header.calibration == given.digest()) == (world.precision == "auto")
+
+    def _calibrate(self, calibration: Update, world: World, site: secagg.Client, project: bool) -> None:
+        """What the aggregator takes as a calibration, it adds; the scales are such as sites read, or refuse."""
+        aggregator = world.aggregator(project=project, kind="calibration")
+        aggregator.add(calibration)
+        for other in self._calibrations:
+            attempt(lambda: aggregator.add(other))  # noqa: B023
+        attempt(lambda: self._begin(aggregator.finish(), world, site))
 
     def _project(self, data: bytes) -> None:
         project = Project.from_bytes(data)

@@ -12,6 +12,8 @@ from fuzz_handlers import (
     FETCH,
     JOIN,
     MAX_PAYLOAD,
+    MEASURED,
+    OPERATIONS,
     RESTART,
     RESUME,
     SEND,
@@ -21,6 +23,7 @@ from fuzz_handlers import (
     WAIT,
     Record,
     chunks_of,
+    measures,
     read_script,
 )
 from fuzz_mutator import Mutate, Mutator
@@ -34,13 +37,17 @@ class ScriptMutator:
     def __init__(self, mutate: Mutate) -> None:
         self._mutate = mutate
         self._containers = Mutator(mutate)
+        self._templates = TEMPLATES[False]
 
     def __call__(self, data: bytes, max_size: int, seed: int) -> bytes:
         rng = random.Random(seed)
-        records = read_script(data)
+        records, self._templates = read_script(data), TEMPLATES[measures(data)]
         for _ in range(rng.choice([1, 1, 2, 3])):
             change = rng.choice([self._insert, self._insert, self._order, self._caller, self._bytes, self._forge])
             change(records, rng)
+        if records and measures(data):  # it stays in its federation
+            first = records[0].operation % OPERATIONS
+            records[0] = Record(MEASURED + first, records[0].caller, records[0].payload)
         mutant = b"".join(record.to_bytes() for record in records)
         return mutant if 0 < len(mutant) <= max_size else self._mutate(data, max_size)
 
@@ -49,7 +56,7 @@ class ScriptMutator:
 
     def _call(self, rng: random.Random) -> Record:
         """A call that makes sense, or nearly."""
-        which = rng.randrange(len(TEMPLATES))
+        which = rng.randrange(len(self._templates))
         caller = which % 4 if rng.random() < 0.8 else rng.randrange(len(CALLERS))  # every fourth is a model of site-2
         caller = 1 if caller == 3 and rng.random() < 0.8 else caller
         operation = rng.choice([SEND, SEND, SEND, ASK, FETCH, JOIN, JOIN, WAIT, RESTART, STATUS, DOWNLOAD, RESUME])
@@ -62,11 +69,12 @@ class ScriptMutator:
             site = rng.choice(["", "..", "site-9", "server", "x" * 64, "x" * 65, "a/b", "\0", "é", "site-1"])
             return Record(operation, caller, pb.JoinRequest(site=site).SerializeToString())
         if operation == DOWNLOAD:
-            number, kind = rng.choice([0, 1, 2, 2**32, 2**64 - 1]), rng.choice(["", "model", "aggregate", "é" * 100])
+            number = rng.choice([0, 1, 2, 2**32, 2**64 - 1])
+            kind = rng.choice(["", "model", "aggregate", "scales", "é" * 100])
             request = pb.DownloadRequest(round=number, nonce=rng.randbytes(rng.choice([0, 1, 32, 1000])), kind=kind)
             return Record(operation, caller, request.SerializeToString())
         if operation == RESUME:
-            head = chunks_of(TEMPLATES[which])[0]
+            head = chunks_of(self._templates[which])[0]
             return Record(
                 operation, caller, pb.Chunk(data=head, frame=rng.choice([0, 1, 2**64 - 1])).SerializeToString()
             )
@@ -103,7 +111,7 @@ class ScriptMutator:
             return
         at = rng.choice(places)
         old = records[at]
-        chunks = chunks_of(TEMPLATES[old.payload[0] % len(TEMPLATES)])
+        chunks = chunks_of(self._templates[old.payload[0] % len(self._templates)])
         lengths = [len(chunk) for chunk in chunks]
         try:
             container = self._containers.change(b"".join(chunks), rng)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -72,6 +73,7 @@ def test_what_happens_is_counted() -> None:
     metrics.upload_received(500, 0.01, False)
     metrics.refused("RoundMismatchError")
     metrics.refused("RoundMismatchError")
+    metrics.round_ended("calibrated", 20.0)
     metrics.round_ended("completed", 100.0)
     metrics.round_ended("failed", 3600.0)
     metrics.aggregate_downloaded(4000)
@@ -85,6 +87,7 @@ def test_what_happens_is_counted() -> None:
     assert value(samples, "secagg_upload_seconds_bucket", le="3.0") == 2
     assert value(samples, "secagg_refusals_total", error="RoundMismatchError") == 2
     assert value(samples, "secagg_rounds_total", outcome="completed") == 1
+    assert value(samples, "secagg_rounds_total", outcome="calibrated") == 1
     assert value(samples, "secagg_rounds_total", outcome="failed") == 1
     assert value(samples, "secagg_round_seconds_sum", outcome="failed") == 3600
     assert value(samples, "secagg_downloads_total") == 1
@@ -138,6 +141,16 @@ def test_gauges_are_read_at_the_scrape() -> None:
     assert value(second, "secagg_round") == 0
     assert value(second, "secagg_round_seconds_left") is None
     assert not [name for name, _ in second if name == "secagg_round_site_added"]
+
+
+@pytest.mark.parametrize("stage", ["calibration", "update", ""])
+def test_the_stage_of_a_round(stage: str) -> None:
+    metrics = Metrics()
+    metrics.watch(lambda: replace(OPEN, stage=stage))
+    with MetricsEndpoint(metrics, "127.0.0.1:0") as endpoint:
+        samples = scrape(endpoint)
+    found = {name: value(samples, "secagg_round_stage", stage=name) for name in ("calibration", "update")}
+    assert found == {name: float(name == stage) if stage else None for name in found}
 
 
 def other_loopback() -> str:

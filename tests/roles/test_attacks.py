@@ -63,7 +63,7 @@ def make_scene(variant: str, seeded: bool) -> Scene:
     params = {"CKKS": TINY | {"seeded": seeded}, "BGV": {"value_bits": 8, "seeded": seeded}}
     federation = federate(variant, params, encrypt={"exclude": ["c"]}, **TINY_AGGREGATION)
     signed = sign_federation(federation)
-    size = BLOCKS * federation.codec.block_values - federation.head_values()
+    size = BLOCKS * federation.codec.block_values - federation.head_values(1)
     states = random_states(3, {"w": (size,), "c": (5,)}, largest=0.1)
     states = [{name: value.astype(np.float64) for name, value in state.items()} for state in states]
     return Scene(signed, states, signed.add(signed.encrypt(states)))
@@ -283,7 +283,7 @@ def test_words_of_flashe(word, more):
     """A lane more, a bit above all lanes, and words in the place of others: seen once the pads are off, and dropped."""
     federation = federate("flashe", encrypt={"exclude": ["c"]})
     signed = sign_federation(federation)
-    size = BLOCKS * federation.codec.block_values - federation.head_values()
+    size = BLOCKS * federation.codec.block_values - federation.head_values(1)
     states = random_states(3, {"w": (size,), "c": (5,)}, largest=0.1)
     aggregate = signed.add(signed.encrypt(states))
     parts = Parts.of(aggregate)

@@ -7,9 +7,9 @@ import traceback
 import numpy as np
 import pytest
 from container import Container, block_nbytes, fraction_bits
-from federation import CLARA, EXACT, LARGE, LATTICE, federate, other_keys, random_states
+from federation import CLARA, LARGE, LATTICE, federate, other_keys, random_states
 
-from secagg import Update, encryption
+from secagg import Update
 from secagg.errors import (
     CapacityError,
     DecryptionError,
@@ -22,7 +22,6 @@ from secagg.errors import (
     PrecisionWarning,
     QuorumError,
 )
-from secagg.scheme.scales import BINS, Scales
 
 ENCRYPT = {"exclude": ["c"]}
 
@@ -237,115 +236,18 @@ def test_what_a_library_refuses_is_the_same_error(lib):
     assert caught.value.__suppress_context__
 
 
-# Sums that are those of the updates listed, and of no use. Nobody lies, and nothing counts as a failure of the server.
+def test_weights_that_drown(lib):
+    """Two sites whose weights are far below `max_weight`: noise or rounding is all there is, and no mean is made up.
 
-
-def refused(federation, aggregate, match, failures=3):
-    """The same refusal as often as one likes."""
-    site = federation.site()
-    for _ in range(failures):
-        with pytest.raises(
-            ImplausibleSumError, match=f"is the sum of the updates that it lists, .*: {match}"
-        ) as caught:
-            site.decrypt(aggregate)
-        assert not isinstance(caught.value, DecryptionError)
-    assert site._failures._here == 0
-
-
-def test_weights_that_drown_in_noise(ckks):
-    """Two sites whose weights are far below `max_weight`: noise is all there is, and no mean is made up."""
-    federation = federate(ckks, LARGE, max_weight=1e9)
-    state = {"w": np.ones(3)}
-    refused(federation, federation.sum([state, state], [1, 1]), "the sum of weights is .* of aggregation.max_weight")
-
-
-@pytest.mark.parametrize("lib", EXACT)
-def test_weights_below_which_values_round_to_nothing(lib):
-    """The site that sends them is told, before anybody is misled by the mean."""
+    Where values are rounded, their sites say so, and the mean is as good as its steps are.
+    """
     federation = federate(lib, LARGE, max_weight=1e9)
-    state = {"w": np.ones(3)}
-    with pytest.warns(PrecisionWarning, match=r"rounding loses .*of 'w'.*leave out aggregation.max_abs"):
-        aggregate = federation.sum([state, state], [1, 1])
-    federation.assert_mean(federation.site().decrypt(aggregate), [state, state], [1, 1])
-
-
-@pytest.mark.parametrize("lib", EXACT)
-def test_generous_weights_under_measured_scales(lib):
-    """There is no `max_weight` that could be too large."""
-    federation = federate(f"{lib}/auto", LARGE)
-    states = random_states(2, {"w": (3, 50)})
-    for weights in ([1, 1], [1e6, 1e6], [1e-6, 1e-6]):
-        mean = federation.site().decrypt(federation.sum(states, weights))
-        federation.assert_mean(mean, states, weights)
-        assert np.abs(mean["w"] - (states[0]["w"] + states[1]["w"]) / 2).max() < 1e-4
-
-
-def under_scales(federation, states):
-    """Three sites, the sum of their calibrations, what it gives, and what names it."""
-    sites = federation.sites(3)
-    summed = federation.add(site.calibrate(state) for site, state in zip(sites, states, strict=True))
-    scales, name = sites[0]._measuring.of_round(summed, sites[0].layout(states[0]), 0, None)
-    return sites, summed, scales, name
-
-
-@pytest.mark.parametrize("lib", EXACT)
-@pytest.mark.parametrize("tensor", [0, 1], ids=["encrypted", "clear"])
-def test_a_site_under_other_scales(lib, tensor):
-    """Its header names those of the round: it encrypts by another program."""
-    federation = federate(f"{lib}/auto", encrypt=ENCRYPT)
-    states = random_states(3, {"w": (30, 50), "c": (5,)})
-    sites, summed, scales, name = under_scales(federation, states)
-    other = Scales(tuple(item + (place == tensor) for place, item in enumerate(scales.bins)))
-    sites[1]._measuring.of_round = lambda *_: (other, name)
-    updates = [site.encrypt(state, calibration=summed) for site, state in zip(sites, states, strict=True)]
-    refused(federation, federation.add(updates), "its sites have used different scales")
-    federation.assert_mean(federation.site().decrypt(federation.add(updates[::2])), states[::2])
-
-
-@pytest.mark.parametrize("lib", EXACT)
-def test_a_site_that_knows_no_scales_among_others_that_do(lib):
-    federation = federate(f"{lib}/auto", encrypt=ENCRYPT)
-    states = random_states(3, {"w": (30, 50), "c": (5,)})
-    sites, summed, _, name = under_scales(federation, states)
-    for some in (sites[:1], sites):
-        for site in some:
-            site._measuring.of_round = lambda *_: (Scales.unknown(2), name)
-        updates = [site.encrypt(state, calibration=summed) for site, state in zip(sites, states, strict=True)]
-        refused(federation, federation.add(updates), "its sites have used different scales")
-
-
-@pytest.mark.parametrize("lib", EXACT)
-def test_a_calibration_that_counts_a_tensor_twice(lib, monkeypatch):
-    """Its sum is refused by whoever would encrypt under it, without a word against the server."""
-    federation = federate(f"{lib}/auto")
-    sites, state = federation.sites(3), {"w": np.ones(3), "v": np.zeros(2)}
-    calibrations = [site.calibrate(state) for site in sites[:2]]
-    monkeypatch.setattr(
-        encryption, "one_hot", lambda largest: np.eye(len(largest), BINS) + np.eye(len(largest), BINS, 7)
-    )
-    summed = federation.add([*calibrations, sites[2].calibrate(state)])
-    monkeypatch.undo()
-    for _ in range(10):
-        with pytest.raises(
-            ImplausibleSumError, match="calibrations of round 0 has counts that so many sites cannot have"
-        ):
-            sites[0].encrypt(state, calibration=summed)
-    assert sites[0]._failures._here == 0
-
-
-@pytest.mark.usefixtures("kernels")
-@pytest.mark.parametrize("lib", EXACT)
-def test_scales_that_are_no_sum_of_calibrations(lib):
-    """They are held against tags as any sum is, and that is counted."""
-    federation = federate(f"{lib}/auto")
-    state = {"w": np.ones(3)}
-    summed = federation.add(site.calibrate(state) for site in federation.sites(3))
-    for change in (another_nonce, zeros, lambda *_: _[2].header["contributions"].pop()):
-        container = Container.read(summed.to_bytes())
-        change(federation, [state], container)
-        site = federation.site()
-        with pytest.raises(DecryptionError) as caught:
-            site.encrypt(state, calibration=Update.from_bytes(container.to_bytes()))
-        assert str(caught.value) == str(DecryptionError())
-        assert site._failures._here == 1
-    assert federation.site().encrypt(state, calibration=summed).header.calibration == summed.digest()
+    state, weights = {"w": np.ones(300)}, [1.0, 1.0]
+    if federation.exact:
+        with pytest.warns(PrecisionWarning, match=r"rounding loses \d+ % of the energy of 'w'"):
+            aggregate = federation.sum([state, state], weights)
+        federation.assert_mean(federation.site().decrypt(aggregate), [state, state], weights)
+        return
+    with pytest.raises(ImplausibleSumError, match="far below aggregation.max_weight") as caught:
+        federation.site().decrypt(federation.sum([state, state], weights))
+    assert "server" not in str(caught.value)

@@ -65,7 +65,7 @@ CASES = [("flashe", None)] + [
 )
 def scene(request):
     variant, seeded = request.param
-    exact = {"value_bits": 9}
+    exact = {"value_bits": 10}
     params = {"CKKS": TINY | {"seeded": seeded}, "BGV": exact | {"seeded": seeded}, "FLASHE": exact}
     federation = federate(variant, params, encrypt={"exclude": ["c"]}, **AGREED)
     made = Scene(federation, random_states(3, {"w": (50,), "c": (5,)}, largest=0.2), [])

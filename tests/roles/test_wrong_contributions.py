@@ -132,7 +132,7 @@ def test_a_pad_belongs_to_its_round():
 def test_a_list_of_another_length_beside_whole_ciphertexts(change, weight):
     """Lanes hold L more for each site; a wrong number of sites shifts every value, and must show."""
     federation = federate("pyfhel-BGV", {"value_bits": 5}, max_clients=9, max_abs=1.0)
-    aggregate = federation.sum([{"w": np.full(4, 0.3)}] * 6, [weight] * 6)
+    aggregate = federation.sum([{"w": np.full(4, 1 / 3)}] * 6, [weight] * 6)  # whole steps, of which there are 15
     federation.site().decrypt(aggregate)
     with pytest.raises(DecryptionError):
         federation.site().decrypt(with_contributions(aggregate, WRONG[change]))

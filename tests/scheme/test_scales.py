@@ -150,6 +150,11 @@ def test_scales_fall_by_one_octave_a_round():
     assert falls == [(58, 60), (56, 60), (54, 60), (53, 60), (53, 60), (53, 60)]
 
 
+def test_small_tensors_have_room_to_grow_and_fall_at_once():
+    scales = Scales((60, 60, BINS - 2)).following(counts_of({30: 1}, {30: 1}, {BINS - 2: 1}), small={1, 2})
+    assert scales.bins == (58, 34, BINS - 1)
+
+
 def test_what_follows_stays_in_range():
     assert Scales((BINS - 1,)).following(counts_of({BINS - 1: 1})).bins == (BINS - 1,)
     assert Scales((0,)).following(counts_of({0: 1})).bins == (1,)

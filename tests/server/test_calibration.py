@@ -355,7 +355,7 @@ def test_an_update_before_the_scales(world: World, signed: Signed, tmp_path: Pat
         early = update_of(world.sites["site-1"], other.download("scales"))
     for send in (world.resume, world.send):
         with pytest.raises(
-            ScalesMismatchError, match="round 0 has no scales yet, .*'site-1'.*: upload a calibration, download"
+            ScalesMismatchError, match="the update of 'site-1' is of round 0, which has no scales yet: upload a"
         ):
             send(early)
     assert world.state == (0, "calibration", 1, (), (), ())
@@ -783,7 +783,9 @@ def test_a_manifest_serves_at_once_where_nothing_is_acknowledged(world: World, s
 
 
 @pytest.mark.parametrize("stage", ["calibration", "update"])
-def test_what_is_under_an_old_key_is_left_out(world: World, signed: Signed, stage: str) -> None:
+def test_what_is_under_an_old_key_is_left_out(
+    world: World, signed: Signed, stage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     world.join(*SITES)
     world.calibrate(*SITES[:2])
     if stage == "update":
@@ -795,6 +797,7 @@ def test_what_is_under_an_old_key_is_left_out(world: World, signed: Signed, stag
     world.sites = {name: later.site(name) for name in SITES}
     world.restart(later)
     assert world.state == (0, "calibration", 1, (), (), SITES)
+    assert ("round 0: its scales are of another key or configuration" in caplog.text) == (stage == "update")
     assert not (world.folder / "scales-0.secagg").exists()
     world.calibrate(*SITES)
     world.update(*SITES)

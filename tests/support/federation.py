@@ -79,8 +79,10 @@ class Federation:
     def sites(self, count: int) -> list[secagg.Client]:
         return [self.site(f"site-{number}") for number in range(1, count + 1)]
 
-    def aggregator(self, round: int = 0, layout: secagg.Layout | None = None) -> secagg.Aggregator:
-        return secagg.Aggregator(self.config, self.keys.server, round, layout)
+    def aggregator(
+        self, round: int = 0, layout: secagg.Layout | None = None, kind: str = "update"
+    ) -> secagg.Aggregator:
+        return secagg.Aggregator(self.config, self.keys.server, round, layout, kind=kind)
 
     def using(self, lib: str) -> Federation:
         """The same federation with another HE library of the scheme."""

@@ -316,10 +316,10 @@ def test_a_nonce_is_as_documented():
 def test_large_tensors_are_read_to_their_end():
     """More than a piece of content at a time, and no number of pieces."""
     federation = federate("flashe")
-    state = {"w": np.zeros((1 << 18) + 3)}
+    state = {"w": np.ones((1 << 18) + 3)}
     found = {nonce_of(federation.site(), state)}
     for place in (0, (1 << 17) - 1, 1 << 17, (1 << 18) + 2):
-        state["w"][place] = 2.0**-30
+        state["w"][place] = 1 - 2.0**-30
         found.add(nonce_of(federation.site(), state))
-        state["w"][place] = 0
+        state["w"][place] = 1
     assert len(found) == 5

@@ -57,8 +57,35 @@ def test_who_skips_is_not_missing(kits: Kits) -> None:
 
 
 @pytest.mark.parametrize(
+    ("stage", "row", "problems"),
+    [
+        ("", "7, attempt 2, open, 30 s left", ("a sum", "aggregate")),
+        (
+            "calibration",
+            "7, stage calibration, attempt 2, open, 30 s left",
+            ("scales", "scales"),
+        ),
+        ("update", "7, stage update, attempt 2, open, 30 s left", ("a sum", "aggregate")),
+    ],
+)
+def test_which_stage_is_open(kits: Kits, stage: str, row: str, problems: tuple[str, str]) -> None:
+    project = load_site_kit(kits["site-1"]).project
+    status = replace(STATUS, round=7, attempt=2, state="open", seconds_left=30.0, stage=stage, trouble="disk full")
+    report = Report("fl:1", status, project, 0.0, project.issued)
+    assert f"round        {row}" in report.text().splitlines()
+    assert json.loads(report.json())["stage"] == stage
+    failed, trouble = report.problems()
+    assert f"round 7 has ended once without {problems[0]}, for too few sites" in failed
+    assert trouble == f"the server could not store the {problems[1]} of round 7, and tries again: disk full"
+
+
+@pytest.mark.parametrize(
     ("state", "problem"),
     [
+        (
+            {"skipped": ("site-2", "site-3"), "stage": "calibration"},
+            "site-2, site-3 skip, so 3 calibrations cannot come",
+        ),
         ({"skipped": ("site-2", "site-3")}, "site-2, site-3 skip, so 3 updates cannot come"),
         ({"skipped": ("site-2",)}, None),  # two more may come
         ({"skipped": ("site-2", "site-3"), "added": ("site-1", "site-4")}, "site-2, site-3 skip, so 3 .*"),

@@ -82,7 +82,7 @@ def _names(maker: Maker) -> None:
     bad("previous-model-name", "a model that names scales", name, "previous-model", **where)
     fault = "other scales than those of the sum"
     for config in ("bgv-auto", "previous"):
-        bad(f"{config}-other-name", fault, name, f"{config}-update", "MismatchError", config=config)
+        bad(f"{config}-other-name", fault, name, f"{config}-update", "ScalesMismatchError", config=config)
 
 
 def _kinds(maker: Maker) -> None:

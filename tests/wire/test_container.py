@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from container import (
     AGGREGATE,
+    CALIBRATION,
     MODEL,
+    SCALES,
     UPDATE,
     Container,
     block_nbytes,
@@ -20,10 +22,12 @@ from container import (
     tag_moduli,
     weight_values,
 )
-from federation import SMALL, TINY, TINY_AGGREGATION, federate
+from federation import SMALL, TINY, TINY_AGGREGATION, federate, read_config
+from section_numbers import Numbers
 from signed import sign_federation
 
 from secagg import Header, Layout, Update
+from secagg.config import Encrypt
 from secagg.errors import DuplicateError, FormatError, LayoutError
 from secagg.scheme.params import CKKSParams
 from secagg.wire.tail import check_tags
@@ -74,8 +78,10 @@ def test_an_update_is_as_the_format_says(lib):
     nonce = update.header.contributions[0].nonce
     assert len(nonce) == 32
     assert container.header == {
-        "aggregation": {name: TINY_AGGREGATION[name] for name in ("max_abs", "max_clients", "max_weight")},
+        "aggregation": {name: TINY_AGGREGATION[name] for name in ("max_abs", "max_clients", "max_weight")}
+        | {"precision": "fixed"},
         "base": None,
+        "calibration": None,
         "contributions": [["a.B-9_", nonce.hex()]],
         "epoch": 0,
         "key": federation.keys.server.fingerprint,
@@ -94,6 +100,47 @@ def test_an_update_is_as_the_format_says(lib):
     assert all(tag < modulus for tag, modulus in zip(container.tags, moduli, strict=True))
 
 
+MEASURED = {"overflow": "clip", "rounding": "nearest", "error_feedback": True, "value_bits": 6}
+
+
+def measured(variant, precision, max_weight=None):
+    """A federation whose scales are measured; the keys are those of fixed ones."""
+    federation = federate(variant)
+    config = federation.config.to_dict()
+    config["he"]["config"] |= MEASURED
+    config["aggregation"] |= {"precision": precision, "max_abs": None, "max_weight": max_weight}
+    return replace(federation, config=read_config(json.dumps(config | {"encrypt": {"include": ["w"]}})))
+
+
+@pytest.mark.parametrize("variant", ["flashe", "seal-BGV", "pyfhel-BGV"])
+def test_what_is_measured_is_as_the_format_says(variant):
+    """A calibration, wholly encrypted whatever `encrypt` says, its sum, and what names it in updates."""
+    federation, weights = measured(variant, "auto"), [0.5, 7.0]
+    params, numbers = federation.config.params.to_dict(), federation.config.aggregation.to_dict()
+    sites, aggregator = federation.sites(2), federation.aggregator(kind="calibration")
+    for site, weight in zip(sites, weights, strict=True):
+        calibration = site.calibrate(STATE, weight)
+        container = Container.read(calibration.to_bytes())
+        assert container.to_bytes() == calibration.to_bytes()
+        assert (container.kind, container.header["calibration"]) == (CALIBRATION, None)
+        blocks = -(-(1 + 2 * 192) // block_values(params, numbers, 1))
+        assert [len(payload) for payload in container.payloads] == [blocks * block_nbytes(params)]
+        assert len(container.tags) == len(tag_moduli({"primes": federation.keys.server.primes}))
+        aggregator.add(calibration)
+    scales = aggregator.finish()
+    container = Container.read(scales.to_bytes())
+    assert container.to_bytes() == scales.to_bytes()
+    assert (container.kind, container.header["calibration"]) == (SCALES, None)
+    update = Container.read(sites[0].encrypt(STATE, 0.5, calibration=scales).to_bytes())
+    assert update.header["calibration"] == scales.digest().hex()
+    assert update.header["aggregation"] == {
+        "max_abs": None,
+        "max_clients": 4,
+        "max_weight": None,
+        "precision": "auto",
+    }
+
+
 def test_blocks_are_as_the_format_says(lib):
     """The weight and the values fill whole blocks, and one value more takes another block."""
     federation = federate(lib)
@@ -102,6 +149,26 @@ def test_blocks_are_as_the_format_says(lib):
     for more, blocks in ((0, 2), (1, 3)):
         update = federation.site().encrypt({"w": np.zeros(room + more, np.float16)})
         (payload,) = Container.read(update.to_bytes()).payloads
+        assert len(payload) == blocks * block_nbytes(params)
+
+
+@pytest.mark.parametrize("variant", ["flashe", "seal-BGV"])
+@pytest.mark.parametrize("max_weight", [None, 100.0])
+def test_blocks_of_measured_scales_are_as_the_format_says(variant, max_weight):
+    """As many as weight, bins, counts, digits and values fill, to the value."""
+    federation = measured(variant, "previous", max_weight)
+    params, numbers = federation.config.params.to_dict(), federation.config.aggregation.to_dict()
+    room = 9 * block_values(params, numbers)
+    layout = [[["w"], "float16", [1, 1], "encrypted", False], [["b"], "float16", [1], "encrypted", False]]
+    header = {"params": params, "aggregation": numbers, "layout": layout}
+    layout[0][2] = [1, room - sum(Numbers.of(header)) + Numbers.of(header).other]
+    layout[0][2][1] -= sum(Numbers.of(header)) - room  # which has made the other tensor a small one
+    assert Numbers.of(header).small == 4
+    assert sum(Numbers.of(header)) == room
+    federation = replace(federation, config=replace(federation.config, encrypt=Encrypt()))
+    for more, blocks in ((0, 9), (1, 10)):
+        state = {"w": np.zeros((1, layout[0][2][1] + more), np.float16), "b": np.zeros(1, np.float16)}
+        (payload,) = Container.read(federation.site().encrypt(state).to_bytes()).payloads
         assert len(payload) == blocks * block_nbytes(params)
 
 
@@ -246,6 +313,14 @@ EDITS = {
     "manifest a number": (put("manifest", value=0), "manifest is not 32 bytes"),
     "manifest false": (put("manifest", value=False), "manifest is not 32 bytes"),
     "manifest a list": (put("manifest", value=["ab" * 32]), "manifest is not 32 bytes"),
+    "calibration missing": (drop("calibration"), r"without \['calibration'\]: make the update again"),
+    "calibration of fixed scales": (put("calibration", value="ab" * 32), "names scales that it has not"),
+    "calibration short": (put("calibration", value="ab" * 31), "calibration is not 32 bytes"),
+    "calibration in capitals": (put("calibration", value="AB" * 32), "calibration is not 32 bytes"),
+    "calibration of other digits": (put("calibration", value="٣" * 64), "calibration is not 32 bytes"),
+    "calibration empty": (put("calibration", value=""), "calibration is not 32 bytes"),
+    "calibration false": (put("calibration", value=False), "calibration is not 32 bytes"),
+    "calibration a list": (put("calibration", value=["ab" * 32]), "calibration is not 32 bytes"),
     "epoch missing": (drop("epoch"), "has the keys"),
     "epoch negative": (put("epoch", value=-1), "epoch is -1"),
     "epoch too large": (put("epoch", value=2**32), "epoch is 4294967296"),
@@ -280,6 +355,13 @@ EDITS = {
     "aggregation a list": (put("aggregation", value=[]), "aggregation is not an object"),
     "aggregation with min_clients": (put("aggregation", "min_clients", value=2), "other keys"),
     "aggregation without max_abs": (drop("aggregation", "max_abs"), "other keys"),
+    "aggregation without precision": (drop("aggregation", "precision"), "other keys"),
+    "precision unknown": (put("aggregation", "precision", value="best"), "precision is 'best'"),
+    "precision null": (put("aggregation", "precision", value=None), "precision is None"),
+    "precision a list": (put("aggregation", "precision", value=["fixed"]), "precision is"),
+    "precision measured, with max_abs": (put("aggregation", "precision", value="auto"), "leave one out"),
+    "max_abs null": (put("aggregation", "max_abs", value=None), "canonical|hold"),
+    "max_weight null": (put("aggregation", "max_weight", value=None), "canonical"),
     "max_clients one": (put("aggregation", "max_clients", value=1), "max_clients is 1"),
     "max_clients huge": (put("aggregation", "max_clients", value=10**9), "max_clients is"),
     "max_abs zero": (put("aggregation", "max_abs", value=0.0), "max_abs is 0"),
@@ -359,8 +441,8 @@ EDITS = {
 #: Of BGV and FLASHE alike.
 QUANTISED_EDITS = {
     "value_bits missing": (drop("params", "value_bits"), "needs 'value_bits'"),
-    "value_bits too few": (put("params", "value_bits", value=3), "value_bits is 3; use a whole number from 4 to 24"),
-    "value_bits too many": (put("params", "value_bits", value=25), "value_bits is 25; use a whole number from 4 to 24"),
+    "value_bits too few": (put("params", "value_bits", value=2), "value_bits is 2; use a whole number from 3 to 24"),
+    "value_bits too many": (put("params", "value_bits", value=25), "value_bits is 25; use a whole number from 3 to 24"),
     "value_bits a float": (put("params", "value_bits", value=8.0), "value_bits is 8.0"),
     "value_bits a bool": (put("params", "value_bits", value=True), "value_bits is True"),
     "rounding unknown": (put("params", "rounding", value="up"), "rounding is 'up'"),
@@ -510,7 +592,9 @@ PREAMBLES = {
     "version 3": ({"version": 3}, "format version 3; this release reads version 4"),
     "version 5": ({"version": 5}, "format version 5"),
     "kind 0": ({"kind": 0}, "unknown kind of container 0"),
-    "kind 7": ({"kind": 7}, "unknown kind of container 7"),
+    "kind 9": ({"kind": 9}, "unknown kind of container 9"),
+    "a calibration": ({"kind": 7}, "kind 'calibration' is of precision 'auto', not of 'fixed'"),
+    "scales": ({"kind": 8}, "kind 'scales' is of precision 'auto', not of 'fixed'"),
     "a project": ({"kind": 6}, "a project, not an update"),
     "a server key": ({"kind": 4}, "a server-key, not an update"),
     "the reserved byte": ({"reserved": 1}, "reserved byte 1"),

@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from federation import Federation
+from calibrating import FIRST, assert_mean, calibrating, calibration_of, update_of
 from running import Running, serving
-from signed import Signed, sign_federation
+from signed import Signed
 
 import secagg
+from secagg.errors import RoundMismatchError, ScalesMismatchError, StateError
 from secagg.integrations.grpc.link import GrpcLink
 from secagg.protocol import DownloadRequest
 from secagg.protocol.chunks import chunks_from
+from secagg.wire.container import DIGEST_NBYTES
 
-CONFIG = {
-    "he": {"lib": "flashe", "config": {"scheme": "FLASHE"}},
-    "aggregation": {"min_clients": 2, "max_clients": 4},
-}
 SITES = ("site-1", "site-2", "site-3")
-WEIGHTS = {"site-1": 5.0, "site-2": 40.0, "site-3": 300.0}
-FIRST = {"w": np.zeros((300, 7), np.float32), "b": np.zeros(7, np.float32)}
-
-
-def state_of(site: str, round: int) -> dict[str, Any]:
-    rng = np.random.default_rng([SITES.index(site), round])
-    return {name: rng.normal(0, 1e-3, value.shape).astype(np.float32) for name, value in FIRST.items()}
 
 
 @pytest.fixture(scope="module")
 def signed() -> Signed:
-    config = secagg.Config.from_dict(CONFIG)
-    return sign_federation(Federation(config, secagg.generate_keys(config)))
+    return calibrating()
 
 
 @pytest.fixture
@@ -57,22 +46,24 @@ def download(link: GrpcLink, kind: str, own: secagg.Update) -> secagg.Update:
     return secagg.Update.from_bytes(b"".join(bytes(chunk.data) for chunk in link.download(request, 60)))
 
 
-def take_part(running: Running, site: secagg.Client, rounds: int, first: bytes) -> list[dict[str, Any]]:
-    """What a site's loop does in some rounds."""
-    means: list[dict[str, Any]] = []
+def take_part(running: Running, site: secagg.Client, rounds: int, first: bytes) -> list[bytes]:
+    """What a site's loop does in some rounds; return the names of the aggregates."""
+    names = []
     with closing(GrpcLink(running.server.address, None)) as link:
         for round in range(rounds):
             reply = link.join(site.name, 60)
             assert reply.round == round
-            base, state, weight = reply.base or first, state_of(site.name, round), WEIGHTS[site.name]
-            own = site.calibrate(state, weight, round, base=base)
+            own = calibration_of(site, round, reply.base or first)
             assert upload(link, own) == b""
             scales = download(link, "scales", own)
-            update = site.encrypt(state, weight, round, base=base, calibration=scales)
+            assert own.header.contributions[0] in scales.header.contributions
+            update = update_of(site, scales)
             receipt = secagg.Receipt.from_bytes(upload(link, update))
             aggregate = download(link, "aggregate", update)
-            means.append(site.decrypt(aggregate, round=round, base=base, receipt=receipt))
-    return means
+            site.decrypt(aggregate, round=round, base=own.header.base, receipt=receipt)
+            assert_mean(site, aggregate)
+            names.append(aggregate.digest())
+    return names
 
 
 def test_three_sites_that_calibrate(running: Running, signed: Signed) -> None:
@@ -81,16 +72,47 @@ def test_three_sites_that_calibrate(running: Running, signed: Signed) -> None:
     with running.session("site-1") as session:
         assert session.status().stage == "calibration"
     for name in SITES:
-        with closing(GrpcLink(running.server.address, None)) as link:
-            link.join(name, 60)
+        with running.session(name) as session:
+            session.join()
     with ThreadPoolExecutor(3) as pool:
-        futures = {name: pool.submit(take_part, running, site, 3, first) for name, site in sites.items()}
-        means = {name: future.result() for name, future in futures.items()}
-    total = sum(WEIGHTS.values())
-    for round in range(3):
-        for name in FIRST:
-            exact = sum(WEIGHTS[site] * state_of(site, round)[name].astype(float) for site in SITES) / total
-            for site in SITES:
-                np.testing.assert_array_equal(means[site][round][name], means["site-1"][round][name])
-            error = means["site-1"][round][name] - exact
-            assert np.linalg.norm(error) < 0.1 * np.linalg.norm(exact)
+        futures = [pool.submit(take_part, running, site, 3, first) for site in sites.values()]
+        one, *others = (future.result() for future in futures)
+    assert others == [one, one]
+    outcomes = [json.loads(line)["outcome"] for line in (running.folder / "rounds.jsonl").read_text().splitlines()]
+    assert outcomes == ["calibrated", "completed"] * 3
+
+
+def test_refusals_cross_as_they_are(running: Running, signed: Signed, tmp_path: Path) -> None:
+    """The types that a site acts on."""
+    with serving(signed, tmp_path / "other") as other:
+        for name in SITES[:2]:
+            with other.session(name) as session:
+                session.join()
+        for name in SITES[:2]:
+            other.send(calibration_of(signed.site(name)))
+        with closing(GrpcLink(other.server.address, None)) as link:
+            request = DownloadRequest("scales", 0)
+            scales = secagg.Update.from_bytes(b"".join(bytes(chunk.data) for chunk in link.download(request, 60)))
+            assert link.status(60).stage == "update"
+        with pytest.raises(RoundMismatchError, match="whose scales are there already"):
+            other.send(calibration_of(signed.site("site-3")))
+    with pytest.raises(ScalesMismatchError, match="which has no scales yet"):
+        running.send(update_of(signed.site(), scales))
+    lost = calibration_of(signed.site())
+    with running.session("site-1") as session, pytest.raises(StateError, match="the calibration is not in the sum of"):
+        download(session._link, "scales", lost)
+
+
+def test_a_download_of_scales_goes_on_where_it_broke_off(running: Running, signed: Signed) -> None:
+    for name in SITES[:2]:
+        with running.session(name) as session:
+            session.join()
+    own = [calibration_of(signed.site(name)) for name in SITES[:2]]
+    for calibration in own:
+        running.send(calibration)
+    with closing(GrpcLink(running.server.address, None)) as link:
+        scales = download(link, "scales", own[0])
+        head = scales.header.head
+        rest = DownloadRequest("scales", 0, head=head[-DIGEST_NBYTES:], frame=scales.header.frame_count)
+        chunks = [bytes(chunk.data) for chunk in link.download(rest, 60)]
+    assert chunks == [head, scales.to_bytes()[-scales.header.tail_nbytes :]]

@@ -100,7 +100,8 @@ def test_attempts_are_counted_on(
         assert running.server.status().added == ("site-1",)
     later = json.dumps({"round": 7, "stage": "update", "attempt": 3, "sites": [], "skipped": []})
     none = json.dumps({"round": 0, "stage": "update", "attempt": 3, "sites": [], "skipped": 7})
-    for text in ("rubbish", "[]", '{"round": 0}', '{"round": 0, "attempt": "x", "sites": 7}', "", none, later):
+    other = json.dumps({"round": 0, "stage": "../x", "attempt": 3, "sites": [], "skipped": []})
+    for text in ("rubbish", "[]", '{"round": 0}', '{"round": 0, "attempt": "x", "sites": 7}', "", none, other, later):
         (tmp_path / "run" / "roster.json").write_text(text)
         caplog.clear()
         with serving(signed, tmp_path / "run") as running:  # no reason to stop: what was added is in the files
