@@ -244,11 +244,15 @@ class Encryption:
 
         self._read(aggregate, take)
         decoder.finish()
+        if self._calibrated:  # a step may be large beside what is left of a float16 above its values
+            for vector in vectors.values():
+                if vector.dtype == np.float16:
+                    np.clip(vector, np.finfo(np.float16).min, np.finfo(np.float16).max, out=vector)
         fault = decoder.fault or self._fault(vectors, limits, len(header.contributions), decoder.weight_sum)
         if fault:
             raise ImplausibleSumError(
                 f"the aggregate of round {header.round} is the sum of the updates that it lists, and cannot be used: "
-                f"{fault}. A site encrypts otherwise than the others: compare the versions and configurations of all"
+                f"{fault}. Compare the versions, configurations and weights of all sites"
             )
         return Mean(vectors, decoder.following())
 
@@ -265,7 +269,7 @@ class Encryption:
         if counts is None:
             raise ImplausibleSumError(
                 f"the sum of the calibrations of round {header.round} has counts that so many sites cannot have: a "
-                "site calibrates otherwise than the others: compare the versions and configurations of all"
+                "site calibrates otherwise than the others. Compare the versions and configurations of all sites"
             )
         return Scales.measured(counts)
 
