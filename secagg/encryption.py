@@ -409,7 +409,9 @@ class Encryption:
             )
         ):
             signal = math.sqrt(min(energy, sys.float_info.max) / max(spec.size, 1))
-            if due.residuals is None:
+            if not math.isfinite(energy):  # squares are no float64, and nothing can be said of them
+                left = loss = 0.0
+            elif due.residuals is None:
                 left, loss = 0.0, rounding_loss(vector, weight, step, signal, stochastic=encoder.is_stochastic(index))
                 loss = loss if math.isfinite(energy) else 0.0  # of values whose squares are beyond every float
             else:
