@@ -244,6 +244,10 @@ class Encryption:
 
         self._read(aggregate, take)
         decoder.finish()
+        if self._calibrated:  # a step may be large beside what is left of a float16 above its values
+            for vector in vectors.values():
+                if vector.dtype == np.float16:
+                    np.clip(vector, np.finfo(np.float16).min, np.finfo(np.float16).max, out=vector)
         fault = decoder.fault or self._fault(vectors, limits, len(header.contributions), decoder.weight_sum)
         if fault:
             raise ImplausibleSumError(

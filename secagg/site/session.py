@@ -56,7 +56,8 @@ class Session:
         The site's name in its updates.
     timeout : float
         Seconds that one call may take, retries included. Waiting for the other sites in `calibrate` and `download`
-        comes on top: up to the server's round timeout, which `join` learns.
+        comes on top: up to the server's round timeout, which `join` learns, or two of them in a `download` of who has
+        given nothing to the round.
     project : secagg.Project, optional
         The site's project manifest. With it, the server must show the same one or a later one of the same authority,
         and sign a receipt for each update.
@@ -200,7 +201,8 @@ class Session:
             If fewer than `min_clients` sites had sent theirs at the round timeout. What was sent counts: call this
             again.
         RoundMismatchError
-            If the round has ended.
+            If the round has ended, and its scales are not kept any more; else they are returned, and it is the update
+            that is refused.
         SecAggError
             Whatever else it is refused for, as of `upload`. After a `ManifestMismatchError`, do as said there.
         TransportError
@@ -522,8 +524,10 @@ class Session:
         self, round: int, path: str | os.PathLike[str], progress: Progress | None, check: Check | None = None
     ) -> secagg.Update:
         round = check_round(round)
-        request = DownloadRequest("aggregate", round, self._nonces.get(round, b""))
-        return self._fetch(f"the download of round {round}", request, path, progress, self._round_timeout, check)
+        nonce = self._nonces.get(round, b"")
+        stages = 1 if nonce else 2  # who has given nothing may wait for the others' calibration, too
+        request, extra = DownloadRequest("aggregate", round, nonce), stages * self._round_timeout
+        return self._fetch(f"the download of round {round}", request, path, progress, extra, check)
 
     def _download_earlier(
         self, round: int, path: str | os.PathLike[str], progress: Progress | None, refusal: SecAggError

@@ -238,6 +238,13 @@ def test_a_largest_weight_is_one_here_too(states):
         federation.site().calibrate(states[0], 10.5)
 
 
+@pytest.mark.parametrize("precision", ["auto", "previous"])
+def test_a_largest_weight_that_is_none(precision):
+    message = r"max_weight is 2000000000000\.0; where scales are measured, use at most 1\.09951e\+12"
+    with pytest.raises(ConfigError, match=message):
+        federation_of(precision=precision, max_weight=2e12)
+
+
 # Where there is nothing to calibrate, and where there must be.
 
 
@@ -675,3 +682,13 @@ def test_implausible_sums_are_not_counted_in_the_file(federation, states, scales
     with pytest.raises(ImplausibleSumError):
         site.decrypt(implausible_sum(federation, states, scales))
     assert federation.keys.server.fingerprint not in (tmp_path / "failures").read_text()
+
+
+def test_a_mean_that_rounding_leads_beyond_its_dtype():
+    """A step of values that a float16 just holds is larger than what is left above them."""
+    federation, largest = federation_of(), float(np.finfo(np.float16).max)
+    states = [{"w": np.full((3, 5), largest, np.float16), "v": np.full((2, 2), -65000, np.float16)} for _ in range(2)]
+    aggregate = add(federation, encrypt(federation, states, calibrate(federation, states)))
+    mean = federation.site().decrypt(aggregate)
+    assert (mean["w"] == largest).all()
+    assert (np.abs(mean["v"].astype(float) + 65000) <= 2.0**16 / limit_of(BITS)).all()

@@ -156,3 +156,14 @@ def test_the_report_comes_back_with_the_carry() -> None:
     assert fresh.carry() == site.carry()
     fresh.restore_carry(b"")
     assert fresh.report is None
+
+
+@pytest.mark.parametrize("value_bits", [6, 9, 10])
+def test_what_is_just_the_bound_is_not_clipped(value_bits: int) -> None:
+    """Though the quotient of bound and step, rounded as it is, may be above the largest whole number."""
+    params = {"value_bits": value_bits, "error_feedback": False}
+    federation, state = federate("flashe", params), {"w": np.ones((40, 5), np.float32), "b": np.ones(9, np.float32)}
+    sites = federation.sites(2)
+    scales = calibrated(federation, sites, [state, state])
+    sites[0].encrypt(state, calibration=scales)
+    assert sites[0].clipped == 0

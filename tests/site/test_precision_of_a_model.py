@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import secagg
-from secagg.errors import ConfigError, MismatchError, StateError, VerificationError
+from secagg.errors import ConfigError, FormatError, MismatchError, StateError, VerificationError
 from secagg.scheme.scales import Scales
 from secagg.site import GlobalModel
 
@@ -356,3 +356,25 @@ def test_a_site_that_lost_its_scales_is_found(tmp_path: Path) -> None:
     updates = [model.encrypt(sites.local(name), WEIGHTS[name]) for name, model in sites.models.items()]
     with pytest.raises(MismatchError, match="under other scales"):
         sites.sum(updates)
+
+
+def test_scales_that_cannot_be_read_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file may fail when it is read for the last time, which is for the scales of the next round."""
+    sites = Sites("previous")
+    sites.advance()
+    model, updates = sites.models["a"], []
+    for name, each in sites.models.items():
+        updates.append(each.encrypt(sites.local(name), WEIGHTS[name]))
+    aggregate, before, held = sites.sum(updates), (model.round, model.base), model.state
+
+    def fail(source: object) -> None:
+        raise FormatError("truncated")
+
+    monkeypatch.setattr(model.site, "scales_after", fail)
+    with pytest.raises(FormatError, match="truncated"):
+        model.apply(aggregate)
+    assert (model.round, model.base) == before
+    assert all(np.array_equal(held[name], value) for name, value in model.state.items())
+    monkeypatch.undo()
+    assert model.apply(aggregate)
+    assert any(not np.array_equal(held[name], value) for name, value in model.state.items())
