@@ -94,9 +94,9 @@ class Session:
         self._link = link
         self._timeout = timeout
         self._project = project
-        self._expected = Expected(layout, None)
+        self._expected = Expected(layout)
         if project is not None:
-            self._expected = Expected(layout or project.layout, project.config.params)
+            self._expected = Expected(layout or project.layout, project.config.params, project.config.aggregation)
         self._round_timeout = 0.0
         self._nonces: dict[int, bytes] = {}
         self._receipts: dict[int, secagg.Receipt] = {}
@@ -169,7 +169,7 @@ class Session:
             with secagg.Update.open(update) as opened:
                 return self.upload(opened, progress)
         header = _check_kind(update, "update")
-        self._expected = Expected(header.layout, header.params)
+        self._expected = Expected.like(header)
         already_added, blob = self._send("the upload", update, progress)
         receipt = None if self._project is None else read_receipt(blob, update, self._project)
         if receipt is not None:
@@ -316,7 +316,7 @@ class Session:
         RoundMismatchError
             If the round has not begun, or its aggregate is not kept any more.
         LayoutError, MismatchError
-            If what the server sends is of another model, or of other params.
+            If what the server sends is of another model, or another configuration.
         TransportError
             If the server cannot be reached, or the round does not end, in time.
         """
@@ -527,7 +527,7 @@ class Session:
     ) -> secagg.Update:
         """Calibrate in one attempt of the round."""
         header = _check_kind(calibration, "calibration")
-        self._expected = Expected(header.layout, header.params)
+        self._expected = Expected.like(header)
         nonce, what = header.contributions[0].nonce, f"the calibration of round {header.round}"
         for _ in range(_MAX_EXCHANGES):
             request = DownloadRequest("scales", header.round, nonce)
