@@ -20,9 +20,11 @@ import torch
 import yaml
 from mortal import free_port
 from provisioned import COMMANDS
-from served import Kits, Served, federation
+from served import Kits, Served
 
 import secagg
+from secagg.scheme.codec import codec_for
+from secagg.scheme.scales import bin_of, bound_of
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,6 +46,16 @@ class Task:
 """
 
 ROUNDS_OF_SITE = 4  # of `secagg site`, unless it is told
+
+#: Of the loops: each round measures how large values are.
+MEASURED = {"he": {"preset": "smallest"}, "aggregation": {"min_clients": 3, "max_clients": 6}}
+
+
+def error_of(config: secagg.Config, weights: list[int], largest: float) -> float:
+    """A bound on the error of a mean, where the largest weighted value of any site is this."""
+    place = bin_of(largest)
+    assert place is not None
+    return codec_for(config.params, config.aggregation).mean_error(len(weights), sum(weights), bound_of(place))
 
 
 def blocks(language: str, page: str = README) -> list[str]:
@@ -78,20 +90,28 @@ def test_the_library_example_prints_the_weighted_mean(tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     values = [float(number) for number in re.findall(r"\d+\.\d*", result.stdout)]
-    assert values == pytest.approx([3.0] * 9, abs=2e-3)  # rounded to 16 bits of max_abs 8
+    config = secagg.Config.from_dict({"he": {"preset": "exact"}, "aggregation": {"min_clients": 3, "max_clients": 30}})
+    assert values == pytest.approx([3.0] * 9, abs=error_of(config, [100, 100, 300], 4.0 * 300))
+    (shown,) = re.findall(r"# (\d\.\d+): 3.0 but for rounding", blocks("python")[0])
+    assert {f"{value:.2f}" for value in values} == {shown}
 
 
 def run_at_sites(
-    folder: Path, code: str, names: Callable[[str], dict[str, Any]], late: str | None = None
+    folder: Path,
+    code: str,
+    names: Callable[[str], dict[str, Any]],
+    late: str | None = None,
+    config: secagg.Config | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Run code that begins with the kit of ``site-1`` at three sites, and at one that comes when they have ended."""
-    kits = Kits.make(folder, federation())
+    kits = Kits.make(folder, config or secagg.Config.from_dict(MEASURED))
 
     def take_part(site: str) -> dict[str, Any]:
         (folder / site).mkdir()
         text = code.replace("fl.example.org:8443", server.address).replace('"site-1"', repr(str(kits[site])))
         text = text.replace("aggregate.secagg", f"{folder}/{site}/aggregate")
-        text = text.replace("model.secagg", f"{folder}/{site}/model")
+        for name in ("model", "scales"):
+            text = text.replace(f"{name}.secagg", f"{folder}/{site}/{name}")
         given = names(site)
         exec(text, given)
         return given
@@ -121,13 +141,16 @@ def test_a_loop_of_ones_own(tmp_path: Path) -> None:
 
     done = run_at_sites(tmp_path, blocks("python")[1], names, late="site-4")
     assert len(done) == 4
+    error = 2 * error_of(secagg.Config.from_dict(MEASURED), [1, 1, 1], 0.5)
     for given in done.values():
         assert given["model"].round == 2
-        np.testing.assert_allclose(given["model"].state["w"], 1.0, atol=4e-3)  # 11 bits of max_abs 1, twice
+        np.testing.assert_allclose(given["model"].state["w"], 1.0, atol=error)
         assert given["model"].base == done["site-1"]["model"].base
 
 
-def test_the_loop_with_monai(tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", [{}, {"max_abs": 1.0, "max_weight": 1.0}])
+def test_the_loop_with_monai(tmp_path: Path, given: dict[str, float]) -> None:
+    """Where scales are measured, and where they are given: one loop for both."""
     from monai.data import DataLoader, Dataset
     from monai.engines import SupervisedTrainer
 
@@ -150,7 +173,10 @@ def test_the_loop_with_monai(tmp_path: Path) -> None:
     (handler,) = (text for text in blocks("python", OWN_TASK) if "SecAggHandler" in text)
     opened, loop, _ = blocks("python")[1].partition("    while ")
     assert loop
-    done = run_at_sites(tmp_path, opened + textwrap.indent(textwrap.dedent(handler), "    "), names)
+    aggregation = {"min_clients": 3, "max_clients": 6, **given}
+    config = secagg.Config.from_dict({"he": {"preset": "smallest"}, "aggregation": aggregation})
+    assert config.aggregation.calibrated != bool(given)
+    done = run_at_sites(tmp_path, opened + textwrap.indent(textwrap.dedent(handler), "    "), names, config=config)
     models = [given["model"].state for given in done.values()]
     assert models[0]["bias"].item() > 0.03
     for model in models:
