@@ -530,7 +530,13 @@ class GlobalModel:
         """
         if self._scales is None:
             return None
-        return self.site.scales_after(source) or Scales.unknown(len(self.layout.sent))
+        scales = self.site.scales_after(source)
+        if scales is None:  # to measure once more would leave the global model of a whole round as it is
+            raise StateError(
+                f"{source!r} was decrypted, and the scales that follow from it are gone: another thread has used this "
+                "client meanwhile; give each global model a client of its own"
+            )
+        return scales
 
     def _difference(self, local: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """Return what has changed in each tensor of the layout, by its first name."""

@@ -110,9 +110,8 @@ def run_at_sites(
         (folder / site).mkdir()
         text = code.replace("fl.example.org:8443", server.address).replace('"site-1"', repr(str(kits[site])))
         text = text.replace("aggregate.secagg", f"{folder}/{site}/aggregate")
-        text = text.replace("model.secagg", f"{folder}/{site}/model").replace(
-            "scales.secagg", f"{folder}/{site}/scales"
-        )
+        for name in ("model", "scales"):
+            text = text.replace(f"{name}.secagg", f"{folder}/{site}/{name}")
         given = names(site)
         exec(text, given)
         return given

@@ -18,8 +18,8 @@ VARIANTS = ["seal-BGV", "pyfhel-BGV", "flashe"]
 SHAPE = (40, 50)
 
 
-def gaussian(seed: int, deviation: float) -> np.ndarray[Any, Any]:
-    return (np.random.default_rng(seed).normal(size=SHAPE) * deviation).astype(np.float32)
+def gaussian(seed: int, deviation: float, shape: tuple[int, ...] = SHAPE) -> np.ndarray[Any, Any]:
+    return (np.random.default_rng(seed).normal(size=shape) * deviation).astype(np.float32)
 
 
 def calibrated(federation: Federation, sites: list[secagg.Client], states: list[dict[str, Any]]) -> secagg.Update:
@@ -71,7 +71,7 @@ def test_an_update_below_the_step_is_told_once(variant: str) -> None:
 @pytest.mark.parametrize("deviation", [2.5, 1.0, 0.3, 0.05])
 def test_the_loss_is_that_of_what_arrives(deviation: float, rounding: str) -> None:
     federation = federate("flashe", {"value_bits": 8, "rounding": rounding}, max_abs=127.0)  # steps of 1
-    state = {"w": gaussian(0, deviation)}
+    state = {"w": gaussian(0, deviation, (400, 500))}
     site = federation.site()
     with pytest.warns(PrecisionWarning):
         site.encrypt(state)

@@ -16,7 +16,7 @@ from changing_sites import MODEL, NAMES, Site, World, ignored, made, removed
 from provisioned import Federation as Provisioned
 
 import secagg
-from secagg.errors import MismatchError, RangeError, ScalesMismatchError
+from secagg.errors import MismatchError, QuorumError, RangeError, ScalesMismatchError
 from secagg.site.folder import SCALES_FILE, TRAINED_FILE, UPDATE_FILE
 from secagg.site.loop import take_part
 from secagg.site.record import SiteRecord
@@ -256,6 +256,54 @@ def test_a_calibration_without_quorum_is_waited_for_again(provisioned: Provision
         now.join()
         assert now.tasks["a"].rounds == [0]
         check(list(now.sites.values()), weighted({"a": 1.0, "b": 1.0}))
+
+
+class Lacking:
+    """In place of a session's link: answers at once that the others are missing, some times."""
+
+    def __init__(self, session: secagg.site.Session, monkeypatch: pytest.MonkeyPatch, times: float) -> None:
+        self.link, self.times, self.pauses = session._link, times, list[float]()
+        session._link = self  # type: ignore[assignment]
+        monkeypatch.setattr("secagg.site.session.time", self)
+
+    def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.link, name)
+
+    def download(self, *arguments: Any) -> Any:
+        if len(self.pauses) < self.times:
+            raise QuorumError("round 0 has 1 of at least 2 calibrations")
+        return self.link.download(*arguments)
+
+
+def test_the_others_have_left_for_good(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that says so at once is asked ten times, with growing pauses, and what was trained is kept."""
+    site = world.site("a")
+    lacking = Lacking(site.participant._session, monkeypatch, times=float("inf"))
+    with pytest.raises(QuorumError, match="1 of at least 2 calibrations; so it was 10 times in a row: .* is kept"):
+        site.participant.encrypt({"w": site.w + made(0, "a")}, 2.0)
+    assert len(lacking.pauses) == 9
+    assert all(0.05 <= pause <= 5 for pause in lacking.pauses)
+    assert sum(lacking.pauses[-3:]) >= 7.5
+    assert sum("waiting again" in line for line in site.told.lines) == 9
+    assert world.site("a").participant.has_trained()
+
+
+def test_a_session_waits_again_by_itself(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    encrypt_all(world, "a", "b")
+    model, session = secagg.site.GlobalModel(secagg.Client.load(world.kits["c"]), MODEL), world.session("c")
+    session.join()
+    Lacking(session, monkeypatch, times=9)
+    with (
+        caplog.at_level(logging.WARNING, "secagg.site.session"),
+        session.calibrate(model.calibrate(MODEL, 1.0), tmp_path / "scales") as scales,
+    ):
+        assert scales.header.sites == ("a", "b")
+    assert caplog.text.count("waiting again for the calibrations of others: round 0 has 1 of at least 2") == 9
 
 
 def test_a_site_is_revoked_while_others_wait_for_the_scales(world: World) -> None:

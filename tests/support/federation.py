@@ -173,8 +173,9 @@ class Federation:
             error = (
                 error + sites * bound / (((2 * limit_of(params) + 1) ** digits_a_value(params) - 1) // 2) / weight_sum
             )
-        if kind == "clear":
-            error = error + sites * bound * 2.0 ** -(fraction_bits(aggregation.to_dict()) + 1) / weight_sum
+        if kind == "clear":  # words are rounded, and doubles, also where a mean is next to nothing
+            steps = 2.0 ** -(fraction_bits(aggregation.to_dict()) + 1) + 2.0**-52
+            error = error + sites * bound * steps / weight_sum
         return error + ROUNDING[dtype] * (np.abs(mean) + error) + SMALLEST[dtype]
 
     def head_values(self, tensors: int = 1) -> int:
