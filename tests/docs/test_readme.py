@@ -20,7 +20,7 @@ import torch
 import yaml
 from mortal import free_port
 from provisioned import COMMANDS
-from served import Kits, Served, federation
+from served import Kits, Served
 
 import secagg
 
@@ -78,20 +78,22 @@ def test_the_library_example_prints_the_weighted_mean(tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     values = [float(number) for number in re.findall(r"\d+\.\d*", result.stdout)]
-    assert values == pytest.approx([3.0] * 9, abs=2e-3)  # rounded to 16 bits of max_abs 8
+    assert values == pytest.approx([3.0] * 9, abs=0.15)  # half a step of 6 bits at each site
 
 
 def run_at_sites(
     folder: Path, code: str, names: Callable[[str], dict[str, Any]], late: str | None = None
 ) -> dict[str, dict[str, Any]]:
     """Run code that begins with the kit of ``site-1`` at three sites, and at one that comes when they have ended."""
-    kits = Kits.make(folder, federation())
+    he, aggregation = {"preset": "smallest"}, {"min_clients": 3, "max_clients": 6}
+    kits = Kits.make(folder, secagg.Config.from_dict({"he": he, "aggregation": aggregation}))
 
     def take_part(site: str) -> dict[str, Any]:
         (folder / site).mkdir()
         text = code.replace("fl.example.org:8443", server.address).replace('"site-1"', repr(str(kits[site])))
         text = text.replace("aggregate.secagg", f"{folder}/{site}/aggregate")
         text = text.replace("model.secagg", f"{folder}/{site}/model")
+        text = text.replace("scales.secagg", f"{folder}/{site}/scales")
         given = names(site)
         exec(text, given)
         return given
@@ -123,7 +125,7 @@ def test_a_loop_of_ones_own(tmp_path: Path) -> None:
     assert len(done) == 4
     for given in done.values():
         assert given["model"].round == 2
-        np.testing.assert_allclose(given["model"].state["w"], 1.0, atol=4e-3)  # 11 bits of max_abs 1, twice
+        np.testing.assert_allclose(given["model"].state["w"], 1.0, atol=0.012)  # a step of 7 bits
         assert given["model"].base == done["site-1"]["model"].base
 
 
@@ -164,8 +166,9 @@ def test_the_configurations() -> None:
     forms = re.findall(r"^\| `(\{lib: .*?\})` \| preset `(\w+)`", BACKENDS, re.MULTILINE)
     assert [preset for _, preset in forms] == ["clara", "exact", "smallest"]
     for form, preset in forms:
-        config = secagg.Config.from_dict({"he": yaml.safe_load(form)})
-        assert config == secagg.Config.from_dict({"he": {"preset": preset}})
+        bounded = {"aggregation": {"max_abs": 8.0}}  # without it, value_bits are planned
+        config = secagg.Config.from_dict({"he": yaml.safe_load(form), **bounded})
+        assert config == secagg.Config.from_dict({"he": {"preset": preset}, **bounded})
 
 
 def test_the_commands_of_a_federation(tmp_path: Path) -> None:
