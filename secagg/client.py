@@ -573,6 +573,8 @@ class Client:
         with self._encryption.turn():
             if self._encryption.feedback is not None:
                 self._encryption.feedback.withdraw(round)
+            if self.report is not None and self.report.round == round:
+                self._encryption.report = None  # of an update that counts for nothing
 
     def restore_carry(self, blob: bytes) -> None:
         """Go on as the client whose `carry` this is would have, bit for bit; what this one carries is dropped.
@@ -689,11 +691,17 @@ class Client:
         self._told_loss = True
         worst, fixed = lossy[0], not self._config.aggregation.calibrated
         others = f", and more than {show_share(MAX_LOSS)} of {len(lossy) - 1} other tensors" if len(lossy) > 1 else ""
-        remedy = "; or leave out aggregation.max_abs, and each round measures how large values are" if fixed else ""
+        remedy = f"Set error_feedback: true in he.config, or more than value_bits: {params.value_bits}"
+        if worst.clipped:
+            remedy = "Set error_feedback: true in he.config" + (", or raise aggregation.max_abs" if fixed else "")
+        remedy += "; or leave out aggregation.max_abs, and each round measures how large values are" if fixed else ""
+        cut = (
+            f"{show_share(worst.share_clipped)} of them are clipped" if worst.clipped else f"a step is {worst.step:.2g}"
+        )
         warn(
-            f"rounding loses {show_share(worst.loss)} of the energy of {worst.name!r}{others}: its values, times their "
-            f"weight, are typically {worst.signal:.2g}, and a step is {worst.step:.2g}. Set error_feedback: true in "
-            f"he.config, or more than value_bits: {params.value_bits}{remedy}",
+            f"{'clipping' if worst.clipped else 'rounding'} loses {show_share(worst.loss)} of the energy of "
+            f"{worst.name!r}{others}: its values, times their weight, are typically {worst.signal:.2g}, and {cut}. "
+            f"{remedy}",
             PrecisionWarning,
         )
 

@@ -139,6 +139,8 @@ class Config:
         if numbers.get("precision") is None:
             known = numbers.get("max_abs") is not None or not _is_exact(he)
             numbers["precision"] = "fixed" if known else "auto"
+        if numbers["precision"] == "fixed" and numbers.get("max_abs") is None and _is_exact(he):
+            raise ConfigError("aggregation.precision is 'fixed': give aggregation.max_abs, or leave precision out")
         aggregation = Aggregation(**numbers)
         if "preset" in he:
             he = preset(he["preset"], aggregation.precision)

@@ -23,7 +23,7 @@ from .scheme.feedback import Feedback
 from .scheme.flat_vector import FlatVector, weigh
 from .scheme.integer_encoder import IntegerEncoder
 from .scheme.params import LatticeParams, QuantisedParams
-from .scheme.report import PrecisionReport, TensorReport, rounding_loss
+from .scheme.report import PrecisionReport, TensorReport, clipping_loss, rounding_loss
 from .scheme.ring import CLEAR_RING, Ring
 from .scheme.scales import LARGEST, Scales, one_hot
 from .scheme.tensors import FLOAT_DTYPES, to_vector
@@ -413,7 +413,8 @@ class Encryption:
                 left = loss = 0.0
             elif due.residuals is None:
                 left, loss = 0.0, rounding_loss(vector, weight, step, signal, stochastic=encoder.is_stochastic(index))
-                loss = loss if math.isfinite(energy) else 0.0  # of values whose squares are beyond every float
+                if clipped:
+                    loss += clipping_loss(vector, weight, encoder.bound(index), energy)
             else:
                 left = weigh(due.residuals[index], 1.0)[1]
                 loss = left / energy if energy else 0.0

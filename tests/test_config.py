@@ -110,9 +110,10 @@ def test_what_is_given_is_fixed(he, max_abs):
         "max_weight": 1.0,
     }
     assert Config.from_dict(config.to_dict()) == config
-    stated = Config.from_dict({"he": he, "aggregation": {"precision": "fixed"}})
-    assert stated.aggregation.max_abs == 8.0
-    assert stated.params == config.params
+    stated = Config.from_dict({"he": he, "aggregation": {"precision": "fixed", "max_abs": max_abs}})
+    assert stated == config
+    with pytest.raises(ConfigError, match=r"precision is 'fixed': give aggregation\.max_abs, or leave precision out"):
+        Config.from_dict({"he": he, "aggregation": {"precision": "fixed"}})  # 8.0 would be a guess
 
 
 @pytest.mark.parametrize("precision", ["auto", "previous"])

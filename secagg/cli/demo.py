@@ -84,7 +84,7 @@ def demo_config(options: argparse.Namespace) -> Config:
     if options.config is not None:
         data = Config.load(options.config).to_dict()
     else:
-        he, aggregation = {"preset": options.preset or "clara"}, {"min_clients": 2, "max_clients": 30}
+        he, aggregation = {"preset": options.preset or "clara"}, {"min_clients": 2, "max_clients": options.sites}
         if not is_exact(he):
             aggregation["max_weight"] = _MOST_PATCHES
         data = Config.from_dict({"he": he, "encrypt": "all", "aggregation": aggregation}).to_dict()

@@ -40,7 +40,7 @@ _KEPT: dict[str, Callable[[bytes], object]] = {
 #: What the table of a report says.
 _REPORT_WORDS = (
     "bits: log2(1 + 2 · rms / step), what the typical value takes; clipped: values beyond the bound",
-    "dropped: share of the energy that was left out, without error feedback by rounding alone",
+    "dropped: share of the energy that was left out by rounding and clipping",
     "residual: norm of what was left out, due in the next round",
 )
 

@@ -52,6 +52,7 @@ class IntegerEncoder:
             for bound, is_small in zip(bounds, small, strict=True)
         ]
         share = _SLACK * (1.0 if form.calibrated else weight / form.largest_weight)
+        self._share = share
         self._add(np.array(head, dtype=np.float64))
         if counts is not None:
             self._add(counts.ravel())
@@ -81,6 +82,10 @@ class IntegerEncoder:
     def is_stochastic(self, tensor: int) -> bool:
         """Return whether a tensor's values are rounded at random; small ones never are."""
         return self._seed is not None and not self._small[tensor]
+
+    def bound(self, tensor: int) -> float:
+        """Return the largest magnitude of a weighted value of a tensor that is not clipped."""
+        return self.steps[tensor] * self._form.limit_of(self._small[tensor]) * self._share
 
     @property
     def clipped(self) -> int:

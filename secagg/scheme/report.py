@@ -43,7 +43,7 @@ class TensorReport:
         Norm of what rounding and clipping have left to the next update; 0 without error feedback.
     loss : float
         Energy of what was sent in excess or not at all, by that of what was due. With error feedback it is that of the
-        residual, and not lost; else that of rounding alone, see `rounding_loss`.
+        residual, and not lost; else of rounding and clipping, see `rounding_loss` and `clipping_loss`.
     """
 
     name: str
@@ -174,6 +174,15 @@ def rounding_loss(vector: NDArray[Any], factor: float, step: float, signal: floa
     below = numbers - np.floor(numbers)
     errors = below * (1 - below) if stochastic else np.minimum(below, 1 - below) ** 2
     return float(errors.mean()) * square
+
+
+def clipping_loss(vector: NDArray[Any], factor: float, bound: float, energy: float) -> float:
+    """Return the share of a tensor's energy, the sum of squares of its values times `factor`, that a bound cuts off."""
+    numbers = np.empty(vector.size)
+    FlatVector([vector]).read(0, numbers, factor)
+    scale = float(np.abs(numbers).max(initial=0.0))
+    beyond = np.maximum(np.abs(numbers) - bound, 0) / scale  # so that squares cannot overflow
+    return min(float(beyond @ beyond) * scale / energy * scale, 1.0)
 
 
 def show_share(share: float) -> str:

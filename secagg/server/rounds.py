@@ -355,7 +355,7 @@ class Rounds:
         if self.stage == "calibration":
             self._scaled[self.round] = added
             self._attempt = Attempt(self.round, 1, "update")
-            self._restart(heard_of, self._skipped, now)
+            self._restart(self._roster, self._skipped, now)  # who has missed the calibration still takes part
         else:
             self._completed[self.round] = added
             self._attempt = Attempt(self.round + 1, 1, self._first_stage)

@@ -74,7 +74,7 @@ def test_a_preset_and_a_choice_of_layers(secagg: Secagg, tmp_path: Path) -> None
     assert report["config"]["he"]["lib"] == "flashe"
     assert report["config"]["encrypt"] == "conv"
     assert report["config"]["aggregation"]["precision"] == "auto"  # nobody has guessed anything
-    assert report["config"]["he"]["config"]["value_bits"] == 7  # no more bytes for 30 sites than 6
+    assert report["config"]["he"]["config"]["value_bits"] == 6
     assert "flashe FLASHE of 7 bits, precision auto, encrypt conv" in result.stdout
     encrypted, raw = report["runs"]["encrypted"][0], report["runs"]["raw"][0]
     record = json.loads((tmp_path / "run" / "encrypted" / "site-1.jsonl").read_text("utf-8"))

@@ -167,3 +167,20 @@ def test_what_is_just_the_bound_is_not_clipped(value_bits: int) -> None:
     scales = calibrated(federation, sites, [state, state])
     sites[0].encrypt(state, calibration=scales)
     assert sites[0].clipped == 0
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_what_is_clipped_for_good_is_told(small: bool) -> None:
+    """As loss of energy, not as a share of values alone, and more bits are no remedy for it."""
+    federation = federate("flashe", {"value_bits": 16, "overflow": "clip"}, max_abs=1.0)
+    site, values = federation.site(), np.linspace(0, 4, 40, dtype=np.float32)
+    state = {"w": np.tile(values, 40).reshape(40, 40), "b": values} if small else {"w": np.tile(values, (40, 1))}
+    with pytest.warns(
+        PrecisionWarning, match=r"clipping loses \d+ % of the energy of '[wb]'.* 7\d % of them are clip"
+    ) as told:
+        site.encrypt(state)
+    assert "Set error_feedback: true in he.config, or raise aggregation.max_abs; or leave out" in str(told[0].message)
+    expected = float((np.maximum(values - 1, 0) ** 2).sum() / (values**2).sum())
+    assert site.report is not None
+    for tensor in site.report.tensors:
+        assert tensor.loss == pytest.approx(expected, rel=1e-3)
