@@ -73,6 +73,11 @@ def averaged(code: str, options: dict[str, dict[str, Any]], rounds: int) -> tupl
     return tasks[0], largest
 
 
+def shared(output: str) -> list[str]:
+    """The lines that all sites have; how precisely it has sent its update, each says for itself."""
+    return [line for line in output.splitlines() if not line.endswith("bits a value")]
+
+
 def test_the_federation_of_the_page(tmp_path: Path) -> None:
     environment = {**os.environ, "SECAGG_PASSPHRASE": "a passphrase for this test"}
 
@@ -101,7 +106,7 @@ def test_the_federation_of_the_page(tmp_path: Path) -> None:
         assert stat.S_IMODE((tmp_path / f"{site}.safetensors").stat().st_mode) == 0o600
         assert (tmp_path / f"{site}.safetensors").read_bytes() == (tmp_path / "site-1.safetensors").read_bytes()
         assert [value.dtype.name for value in model.values()] == ["float32", "float32"]
-        assert output == outputs[0]
+        assert shared(output) == shared(outputs[0])
 
     given = {}
     for command in todo[7:]:
