@@ -16,12 +16,12 @@ Where scales are measured in the round, it has two stages, each with a sum, a cl
 ==================  ===================  =============================================================================
 stage               what is added        ``COMPLETE`` makes
 ==================  ===================  =============================================================================
-``"calibration"``   calibrations         the scales, and opens the next stage: it waits for those who have calibrated;
-                                         who skips the round skips this stage, too
+``"calibration"``   calibrations         the scales, and opens the next stage: it waits for the whole roster, those who
+                                         have missed the calibration among them; who skips the round skips this, too
 ``"update"``        updates              the aggregate, and opens the next round
 ==================  ===================  =============================================================================
 
-Elsewhere each round has the stage of updates alone. A site that missed the calibration may join in the next stage.
+Elsewhere each round has the stage of updates alone.
 
 An attempt that fails ends for those who wait, and for the clock, but not for the sum: the stage goes on in its round,
 as its next attempt, with all that was added. Whoever was told that an update is in the sum will find it in the
