@@ -70,7 +70,8 @@ class Aggregator:
     MismatchError
         If the key was made for other params, or the project has another configuration.
     ConfigError
-        If `round` is not a whole number from 0, `base` or `calibration` is not 32 bytes, or `kind` is none.
+        If `round` is not a whole number from 0, `base` or `calibration` is not 32 bytes, or `kind` or `calibration`
+        does not go with the configuration's ``precision``.
     LayoutError
         If `layout` is something else, a state dict say.
     """
@@ -94,6 +95,12 @@ class Aggregator:
             layout = layout or project.layout
         if kind not in SUMS:
             raise ConfigError(f"kind is {show(kind)}; use {' or '.join(SUMS)}")
+        precision = config.aggregation.precision
+        if kind == "calibration" and precision != "auto":
+            raise ConfigError(f"kind is 'calibration', and with precision {precision!r} no site calibrates")
+        if calibration is not None and (not config.aggregation.calibrated or kind != "update"):
+            what = "an update" if kind == "update" else "a calibration"
+            raise ConfigError(f"calibration is given, and {what} of precision {precision!r} is under no scales")
         self._config = config
         self._kind = kind
         self._calibration = None if calibration is None else check_calibration(calibration)

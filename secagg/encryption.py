@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from .backends.registry import load_backend
 from .config import Config
-from .errors import DecryptionError, ImplausibleSumError, RangeError
+from .errors import DecryptionError, ImplausibleSumError, PrecisionWarning, RangeError, warn
 from .scheme.calibration import CalibrationCodec
-from .scheme.clear_codec import FixedPointCodec
+from .scheme.clear_codec import HEADROOM_BITS, FixedPointCodec
 from .scheme.codec import Encoder, codec_for
 from .scheme.feedback import Feedback
 from .scheme.flat_vector import FlatVector, weigh
@@ -25,7 +25,7 @@ from .scheme.integer_encoder import IntegerEncoder
 from .scheme.params import LatticeParams, QuantisedParams
 from .scheme.report import PrecisionReport, TensorReport, rounding_loss
 from .scheme.ring import CLEAR_RING, Ring
-from .scheme.scales import Scales, one_hot
+from .scheme.scales import LARGEST, Scales, one_hot
 from .scheme.tensors import FLOAT_DTYPES, to_vector
 from .storage.files import Writable
 from .storage.mutex import Mutex
@@ -181,6 +181,8 @@ class Encryption:
                     weight,
                 ),
             }
+            if scales and scales.known:
+                self._warn_of_clear(draft, due, weighted)
             stream = open_stream(header)
             self._write(header, encoders, identity, stream)
             if isinstance(encoder, IntegerEncoder):
@@ -244,11 +246,15 @@ class Encryption:
 
         self._read(aggregate, take)
         decoder.finish()
+        if self._calibrated:  # a step may be large beside what is left of a float16 above its values
+            for vector in vectors.values():
+                if vector.dtype == np.float16:
+                    np.clip(vector, np.finfo(np.float16).min, np.finfo(np.float16).max, out=vector)
         fault = decoder.fault or self._fault(vectors, limits, len(header.contributions), decoder.weight_sum)
         if fault:
             raise ImplausibleSumError(
                 f"the aggregate of round {header.round} is the sum of the updates that it lists, and cannot be used: "
-                f"{fault}. A site encrypts otherwise than the others: compare the versions and configurations of all"
+                f"{fault}. Compare the versions, configurations and weights of all sites"
             )
         return Mean(vectors, decoder.following())
 
@@ -265,7 +271,7 @@ class Encryption:
         if counts is None:
             raise ImplausibleSumError(
                 f"the sum of the calibrations of round {header.round} has counts that so many sites cannot have: a "
-                "site calibrates otherwise than the others: compare the versions and configurations of all"
+                "site calibrates otherwise than the others. Compare the versions and configurations of all sites"
             )
         return Scales.measured(counts)
 
@@ -298,10 +304,25 @@ class Encryption:
             tops = [weighed[spec.name][0] for spec in layout.sent]
             if not all(map(math.isfinite, tops)):
                 checked_vectors(layout.sent, state, bounds, clips=True)
-                raise RangeError(
-                    f"a value times weight {weight:g} is beyond every float64: find out why it is so large"
-                )
+            for spec, top in zip(layout.sent, tops, strict=True):
+                if not top <= LARGEST:
+                    raise RangeError(
+                        f"tensor {spec.name!r} has a value that makes {top:.2g} with weight {weight:g} and what "
+                        f"earlier updates have left, beyond {LARGEST:.2g}: give weights in a larger unit, or find out "
+                        "why the value is so large; nothing was encrypted"
+                    )
         return _Due(vectors, in_clear, residuals, tops, [weighed[spec.name][1] for spec in encrypted])
+
+    def _warn_of_clear(self, draft: Header, due: _Due, bounds: Mapping[str, float]) -> None:
+        """Issue a `PrecisionWarning` if clear values are beyond what the scales take: nothing carries them on."""
+        for spec, top in zip(draft.layout.sent, due.largest, strict=True):
+            if spec.role == "clear" and top > bounds[spec.name] * 2.0**HEADROOM_BITS:
+                warn(
+                    f"tensor {spec.name!r}, which is sent in the clear, has values of up to {top:.2g}, times their "
+                    f"weight, and the scales of round {draft.round} take {bounds[spec.name] * 2.0**HEADROOM_BITS:.2g}: "
+                    "what is beyond is lost. Did this site miss the calibration?",
+                    PrecisionWarning,
+                )
 
     def _write(
         self, header: Header, encoders: Mapping[str, Encoder], identity: Identity | None, stream: Writable
@@ -388,7 +409,9 @@ class Encryption:
             )
         ):
             signal = math.sqrt(min(energy, sys.float_info.max) / max(spec.size, 1))
-            if due.residuals is None:
+            if not math.isfinite(energy):  # squares are no float64, and nothing can be said of them
+                left = loss = 0.0
+            elif due.residuals is None:
                 left, loss = 0.0, rounding_loss(vector, weight, step, signal, stochastic=encoder.is_stochastic(index))
                 loss = loss if math.isfinite(energy) else 0.0  # of values whose squares are beyond every float
             else:

@@ -24,7 +24,7 @@ EXAMPLE = """secagg provision project.yaml --out kits
     days: 365                              # validity of kits
     initial: model.pt                      # optional: the model that all begin from; `model:` if only its shapes count
     he: {preset: exact}                    # from here on a configuration, as `secagg plan` writes it
-    aggregation: {min_clients: 3, max_clients: 10, max_abs: 0.5, max_weight: 1000}"""
+    aggregation: {min_clients: 3, max_clients: 10}"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import LayoutError, MismatchError
+from ..scheme.aggregation import Aggregation
+from ..scheme.params import Params
 from ..wire.header import Header
 from ..wire.layout import Layout
 
@@ -14,18 +16,26 @@ MAX_UNKNOWN_NBYTES = 4 << 30
 
 @dataclass(frozen=True)
 class Expected:
-    """A model and the params of a federation. From both of them follows the size of an aggregate or a stored model.
+    """A model and the configuration of a federation, from which the size of an aggregate or a stored model follows.
 
     Parameters
     ----------
     layout : Layout or None
         The model; None while it is not known.
-    params : object
-        Of the configuration; None while they are not known.
+    params : Params or None
+        Of the configuration; None while it is not known.
+    aggregation : Aggregation or None
+        As `params`. Its `min_clients` is each party's own, and is not compared.
     """
 
     layout: Layout | None
-    params: object
+    params: Params | None = None
+    aggregation: Aggregation | None = None
+
+    @classmethod
+    def like(cls, header: Header) -> Expected:
+        """Return what is to be expected after an update of one's own."""
+        return cls(header.layout, header.params, header.aggregation)
 
     def check(self, header: Header) -> None:
         """Refuse what is of another size than expected, or large while nothing is.
@@ -41,6 +51,10 @@ class Expected:
             raise LayoutError(f"{what} that the server sends has another layout: {fault}")
         if self.params is not None and self.params != header.params:
             raise MismatchError(f"{what} that the server sends has other params than this federation: {header.params}")
+        if self.aggregation is not None and header.aggregation != replace(self.aggregation, min_clients=2):
+            raise MismatchError(
+                f"{what} that the server sends has another aggregation than this federation: {header.aggregation}"
+            )
         if (self.layout is None or self.params is None) and header.nbytes > MAX_UNKNOWN_NBYTES:
             raise MismatchError(
                 f"{what} that the server sends has {header.nbytes} bytes; a session that does not know its model takes "

@@ -38,8 +38,8 @@ class Aggregation:
         With ``"fixed"`` alone, 8.0 if it is not given: the largest absolute value of any element, one number, or
         patterns over tensor names to numbers, with ``default`` for the tensors that no pattern matches.
     max_weight : float, optional
-        Largest weight that any site may give. With ``"fixed"`` 1.0 if it is not given; else weights of `MIN_WEIGHT` to
-        `MAX_WEIGHT` are taken.
+        Largest weight that any site may give. With ``"fixed"`` 1.0 if it is not given; else it is at most `MAX_WEIGHT`,
+        and without it weights of `MIN_WEIGHT` to `MAX_WEIGHT` are taken.
     """
 
     min_clients: int = 2
@@ -73,6 +73,11 @@ class Aggregation:
         if self.max_weight is not None:
             object.__setattr__(self, "max_weight", _positive(self.max_weight, "aggregation.max_weight"))
         if self.calibrated:
+            if self.largest_weight > MAX_WEIGHT:  # weighted values would be beyond the largest scale
+                raise ConfigError(
+                    f"aggregation.max_weight is {show(self.max_weight)}; where scales are measured, use at most "
+                    f"{MAX_WEIGHT:g}, or leave it out"
+                )
             return
         if isinstance(self.max_abs, Mapping):
             if not self.max_abs:

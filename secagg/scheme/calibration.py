@@ -14,7 +14,7 @@ from .params import Params, QuantisedParams
 from .scales import BINS
 
 #: A site counts one, or none.
-_LIMIT = 1
+COUNT_LIMIT = 1
 
 
 class CalibrationCodec:
@@ -43,7 +43,7 @@ class CalibrationCodec:
     def __init__(self, params: Params, aggregation: Aggregation, tensors: int) -> None:
         if not isinstance(params, QuantisedParams):
             raise ConfigError(f"there is nothing to calibrate in {params.scheme}: give max_abs")
-        self._lanes = fitting_lanes(params, _LIMIT, aggregation.max_clients)
+        self._lanes = fitting_lanes(params, COUNT_LIMIT, aggregation.max_clients)
         self._tensors = tensors
         self.blocks = -(-(1 + tensors * BINS) // self._lanes.block_values)
 
@@ -72,5 +72,5 @@ class CountsEncoder:
         """Return words of whole blocks."""
         words, start = np.empty(blocks * self._lanes.words, dtype=np.uint64), block * self._lanes.block_values
         clipped = np.zeros(1, dtype=np.int64)
-        self._source.quantise(start, words, self._lanes, [1.0], [1.0], [float(_LIMIT)], clipped, None, None)
+        self._source.quantise(start, words, self._lanes, [1.0], [1.0], [float(COUNT_LIMIT)], clipped, None, None)
         return words

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from ..errors import RangeError
 from .aggregation import Aggregation
-from .capacity import check_moduli
+from .calibration import COUNT_LIMIT
+from .capacity import check_moduli, fitting_lanes
 from .integer_decoder import IntegerDecoder
 from .integer_encoder import IntegerEncoder
 from .integer_form import IntegerForm
@@ -57,6 +58,9 @@ class IntegerCodec(IntegerForm):
     def check_moduli(self, primes: tuple[int, ...], plain_modulus: int) -> None:
         """Raise `ConfigError` if what was proved from the moduli's bits does not hold for the moduli themselves."""
         check_moduli(self._params, self.lanes, self._sites, primes, plain_modulus)
+        if self.calibrated:  # the lanes of calibrations are others, and their words may be larger
+            counts = fitting_lanes(self._params, COUNT_LIMIT, self._sites)
+            check_moduli(self._params, counts, self._sites, primes, plain_modulus)
 
     def check_weight(self, weight: float) -> None:
         """Raise `RangeError` if a weight is too small to be encoded."""

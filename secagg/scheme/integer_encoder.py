@@ -51,7 +51,7 @@ class IntegerEncoder:
             (1.0 if idle else bound * form.unit) / form.limit_of(is_small)
             for bound, is_small in zip(bounds, small, strict=True)
         ]
-        share = 1.0 if form.calibrated else weight / form.largest_weight * _SLACK
+        share = _SLACK * (1.0 if form.calibrated else weight / form.largest_weight)
         self._add(np.array(head, dtype=np.float64))
         if counts is not None:
             self._add(counts.ravel())

@@ -21,7 +21,8 @@ from .digits import Digits, lanes_a_value, small_tensors
 from .params import QuantisedParams
 from .scales import BINS, UNKNOWN
 
-#: The weight is a whole number of at least so many bits: where ``max_weight`` is given, and where it is not.
+#: The weight is a whole number of at least so many bits: beside `max_abs`, and where scales are measured, whose
+#: precision must not depend on how generous ``max_weight`` is.
 WEIGHT_BITS, FREE_WEIGHT_BITS = 40, 80
 
 #: Bits of a bin, or of `UNKNOWN`.
@@ -60,7 +61,7 @@ class IntegerForm:
         self.lanes = fitting_lanes(params, params.limit, aggregation.max_clients)
         self.block_values = self.lanes.block_values
         self.lanes_a_value = lanes_a_value(params.limit)
-        self.weight = Digits(WEIGHT_BITS if aggregation.max_weight is not None else FREE_WEIGHT_BITS, params.limit)
+        self.weight = Digits(FREE_WEIGHT_BITS if self.calibrated else WEIGHT_BITS, params.limit)
         self.bin = Digits(_BIN_BITS, params.limit)
 
     def whole_weight(self, weight: float) -> int:

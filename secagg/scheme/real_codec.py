@@ -191,7 +191,12 @@ class RealDecoder:
     def _read_weight(self, fraction: float) -> None:
         """Take the weight, unless it is what so many sites cannot give, or noise could have made."""
         sites = self._sites
-        if not fraction <= sites + self._codec.sum_error(sites) or not self._codec.is_precise(sites, fraction):
-            self.fault = f"the sum of weights is {fraction:g} of aggregation.max_weight"
+        if not fraction <= sites + self._codec.sum_error(sites):
+            self.fault = f"the sum of weights is {fraction:g} times aggregation.max_weight"
+        elif not self._codec.is_precise(sites, fraction):
+            self.fault = (
+                f"the sum of weights, {fraction * self._largest_weight:g}, is none, or far below aggregation.max_weight"
+                f" {self._largest_weight:g}, and lost in noise: lower max_weight"
+            )
         else:
             self.weight_sum = fraction * self._largest_weight

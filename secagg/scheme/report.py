@@ -17,7 +17,7 @@ from .flat_vector import FlatVector
 MAX_LOSS = 0.01
 
 #: Values of a tensor by which the loss of rounding is measured, where it may be more than `MAX_LOSS`.
-_SAMPLE = 1 << 14
+_SAMPLE = 1 << 12
 
 #: Tensors that are shown, and characters of their names.
 _MAX_ROWS, _MAX_NAME = 20, 40

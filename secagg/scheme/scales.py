@@ -1,8 +1,9 @@
 """Scales that nobody guesses: for each tensor the power of √2 that the largest value of all sites needs.
 
 A site tells the largest magnitude of each tensor as a count of one in one of `BINS` bins: bin i has what is above
-2**((i − 1 + `LOWEST`)/2) and at most 2**((i + `LOWEST`)/2), and the two at the ends saturate. Counts add up, and the
-highest bin of the sum that is not empty is the bound of the tensor. Counts are whole numbers: all sites read the same.
+2**((i − 1 + `LOWEST`)/2) and at most 2**((i + `LOWEST`)/2), and the lowest has all that is smaller. Counts add up, and
+the highest bin of the sum that is not empty is the bound of the tensor. Counts are whole numbers: all sites read the
+same.
 """
 
 from __future__ import annotations
@@ -133,3 +134,7 @@ def one_hot(largest: Sequence[float]) -> NDArray[np.float64]:
         if place is not None:
             row[place] = 1
     return counts
+
+
+#: No weighted value may be larger: there is no bin for it.
+LARGEST = bound_of(BINS - 1)

@@ -61,7 +61,7 @@ def measure(config: Config, header: Header) -> Seconds:
     trial = Trial(config, keys.client)
     codec = codec_for(trial.config.params, trial.config.aggregation)
     total, sites = header.blocks("encrypted"), len(header.contributions)
-    if trial.config.aggregation.calibrated:
+    if header.aggregation.precision == "auto":
         total += replace(header, kind="scales", calibration=None).blocks("encrypted")
 
     def work(values: NDArray[np.float32], scales: Update | None) -> int:

@@ -333,8 +333,8 @@ class GlobalModel:
         for spec in self.layout.sent:
             value = np.asarray(self._held[spec.name] + mean[spec.name])
             after[spec.name] = np.asarray(np.maximum(value, 0)) if spec.name in self._floored else value
+        self._scales = self._following(aggregate)
         self._held |= after
-        self._follow(aggregate)
         self.base = base
         self.round += 1
         self._own = ()
@@ -381,8 +381,8 @@ class GlobalModel:
                 f"the model of round {model.header.round} was stored without a base, so nobody can tell whether others "
                 "train from the same one: store it with GlobalModel.save_model"
             )
+        self._scales = self._following(model)
         self._held |= {spec.name: found[spec.name] for spec in self.layout.sent}
-        self._follow(model)
         self.round, self.base, self._own, self._absent = model.header.round, model.header.base, (), False
 
     @property
@@ -523,10 +523,20 @@ class GlobalModel:
             )
         return self._scales
 
-    def _follow(self, source: Update) -> None:
-        """Take over the scales of the round that begins with an aggregate or stored model, just decrypted."""
-        if self._scales is not None:
-            self._scales = self.site.scales_after(source) or Scales.unknown(len(self.layout.sent))
+    def _following(self, source: Update) -> Scales | None:
+        """Return the scales of the round that begins with an aggregate or stored model, just decrypted, if it has any.
+
+        It reads of `source` once more, which may fail: to be asked before anything is taken over.
+        """
+        if self._scales is None:
+            return None
+        scales = self.site.scales_after(source)
+        if scales is None:  # to measure once more would leave the global model of a whole round as it is
+            raise StateError(
+                f"{source!r} was decrypted, and the scales that follow from it are gone: another thread has used this "
+                "client meanwhile; give each global model a client of its own"
+            )
+        return scales
 
     def _difference(self, local: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """Return what has changed in each tensor of the layout, by its first name."""

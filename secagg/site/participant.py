@@ -172,6 +172,8 @@ class Participant:
 
         Raises
         ------
+        QuorumError
+            If the calibration lacked other sites too often; see `Session.calibrate`. What was trained stays there.
         RoundMismatchError
             If the round has ended without this site.
         SecAggError
@@ -232,8 +234,8 @@ class Participant:
                 f"ATTENTION: the server had acknowledged this site's update of round {round}, and refuses it now "
                 "although nobody has been revoked: ask its operators why"
             )
-        what = "scales" if isinstance(refusal, ScalesMismatchError) else "manifest"
-        why = f"was voided: {_have_been_revoked(revoked)}" if revoked else f"is under another {what} by now"
+        what = "other scales" if isinstance(refusal, ScalesMismatchError) else "another manifest"
+        why = f"was voided: {_have_been_revoked(revoked)}" if revoked else f"is under {what} by now"
         if not self.has_trained():
             self._update.unlink(missing_ok=True)
             self.reporter.news(f"round {round} {why}; to be trained again under manifest {project.serial}")
@@ -317,13 +319,15 @@ class Participant:
         model, target, start = self.model, self._kit.folder / SCALES_FILE, time.perf_counter()
         calibration = model.calibrate(trained.local, trained.weight)
         trained.keep(self._kit.folder)  # now that it can be sent
-        while True:
+
+        def again(error: QuorumError) -> None:
+            self.reporter.news(f"round {model.round}: waiting again: {error}")
+
+        with self.reporter.step(f"round {model.round}: calibrate, and wait for others") as report:
             try:
-                with self.reporter.step(f"round {model.round}: calibrate, and wait for others") as report:
-                    scales = self._session.calibrate(calibration, target, report)
-                break
-            except QuorumError as error:  # to end here, for others, is of no use
-                self.reporter.news(f"round {model.round}: waiting again: {error}")
+                scales = self._session.calibrate(calibration, target, report, again)
+            except QuorumError as error:
+                raise QuorumError(f"{error}; what was trained is kept, and not trained again") from error
         self.calibration_nbytes, self.calibrate_seconds = calibration.nbytes, time.perf_counter() - start
         return scales
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from ..errors import TransportError
@@ -14,6 +14,14 @@ T = TypeVar("T")
 
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
+
+
+def pauses() -> Iterator[float]:
+    """Yield how many seconds to wait before each new try: more and more, up to some seconds, and never the same."""
+    pause = _FIRST_PAUSE_SECONDS
+    while True:
+        yield pause * random.uniform(0.5, 1.0)  # sites that were cut off together do not come back together
+        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
 
 def persist(what: str, call: Callable[[float], T], seconds: float, progress: Callable[[], int] = lambda: 0) -> T:
@@ -38,7 +46,7 @@ def persist(what: str, call: Callable[[float], T], seconds: float, progress: Cal
         If it failed on the way, or did not succeed in time; the message begins with `what`.
     """
     deadline = time.monotonic() + seconds
-    pause, before = _FIRST_PAUSE_SECONDS, progress()
+    waits, before = pauses(), progress()
     while True:
         started = time.monotonic()
         try:
@@ -50,10 +58,8 @@ def persist(what: str, call: Callable[[float], T], seconds: float, progress: Cal
         except BusyError as error:
             now, before, earlier = time.monotonic(), progress(), before
             if before != earlier or now - started > _LONGEST_PAUSE_SECONDS:
-                pause = _FIRST_PAUSE_SECONDS  # a bad connection, no server that is away
-            # Sites that were cut off together do not come back together.
-            wait = pause * random.uniform(0.5, 1.0)
+                waits = pauses()  # a bad connection, no server that is away
+            wait = next(waits)
             if now + wait >= deadline:
                 raise TransportError(f"{what} failed: {error}") from None
         time.sleep(wait)
-        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -17,6 +18,7 @@ from ..errors import (
     ConfigError,
     DuplicateError,
     MismatchError,
+    QuorumError,
     RoundMismatchError,
     SecAggError,
     StateError,
@@ -30,15 +32,21 @@ from .catching_up import catch_up, model_to_load, stores_model
 from .global_model import GlobalModel
 from .link import Link
 from .replies import Joined, Uploaded, read_joined, read_receipt, read_status
-from .retry import persist
+from .retry import pauses, persist
 from .transfer import Check, Sender, fetch
 
 T = TypeVar("T")
 
 _MAX_EXCHANGES = 5
+#: How often in a row the calibration of a round may lack sites: the others may have done all rounds, and left.
+_MAX_CALIBRATIONS = 10
 _LEAVE_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
+
+
+def _log_again(error: QuorumError) -> None:
+    log.warning("waiting again for the calibrations of others: %s", error)
 
 
 class Session:
@@ -56,7 +64,8 @@ class Session:
         The site's name in its updates.
     timeout : float
         Seconds that one call may take, retries included. Waiting for the other sites in `calibrate` and `download`
-        comes on top: up to the server's round timeout, which `join` learns.
+        comes on top: up to the server's round timeout, which `join` learns, or two of them in a `download` of who has
+        given nothing to the round; `calibrate` may wait that long 10 times.
     project : secagg.Project, optional
         The site's project manifest. With it, the server must show the same one or a later one of the same authority,
         and sign a receipt for each update.
@@ -85,9 +94,9 @@ class Session:
         self._link = link
         self._timeout = timeout
         self._project = project
-        self._expected = Expected(layout, None)
+        self._expected = Expected(layout)
         if project is not None:
-            self._expected = Expected(layout or project.layout, project.config.params)
+            self._expected = Expected(layout or project.layout, project.config.params, project.config.aggregation)
         self._round_timeout = 0.0
         self._nonces: dict[int, bytes] = {}
         self._receipts: dict[int, secagg.Receipt] = {}
@@ -160,7 +169,7 @@ class Session:
             with secagg.Update.open(update) as opened:
                 return self.upload(opened, progress)
         header = _check_kind(update, "update")
-        self._expected = Expected(header.layout, header.params)
+        self._expected = Expected.like(header)
         already_added, blob = self._send("the upload", update, progress)
         receipt = None if self._project is None else read_receipt(blob, update, self._project)
         if receipt is not None:
@@ -173,8 +182,12 @@ class Session:
         calibration: secagg.Update | str | os.PathLike[str],
         path: str | os.PathLike[str],
         progress: Progress | None = None,
+        again: Callable[[QuorumError], None] = _log_again,
     ) -> secagg.Update:
         """Upload a calibration, wait for those of the others, and download the scales of the round to `path`.
+
+        If fewer than `min_clients` sites have sent theirs at the round timeout, this waits again, 10 times in a row at
+        most: what has been trained is in no update yet, and is not to be lost for others that are late.
 
         If the server has lost the calibration in between, it is uploaded again. If another one of this site is in the
         sum, because the site was restarted, that one counts; if all of them come too late, a warning is logged, and the
@@ -188,6 +201,9 @@ class Session:
             File to write; it appears whole or not at all.
         progress : callable, optional
             As in `upload` and `download`.
+        again : callable, optional
+            Called with the error of an attempt that lacked sites, before the next one. By default that is logged, as a
+            warning.
 
         Returns
         -------
@@ -197,10 +213,10 @@ class Session:
         Raises
         ------
         QuorumError
-            If fewer than `min_clients` sites had sent theirs at the round timeout. What was sent counts: call this
-            again.
+            If 10 attempts in a row lacked sites. What was sent counts: call this again when they are there.
         RoundMismatchError
-            If the round has ended.
+            If the round has ended, and its scales are not kept any more; else they are returned, and it is the update
+            that is refused.
         SecAggError
             Whatever else it is refused for, as of `upload`. After a `ManifestMismatchError`, do as said there.
         TransportError
@@ -208,31 +224,19 @@ class Session:
         """
         if not isinstance(calibration, secagg.Update):
             with secagg.Update.open(calibration) as opened:
-                return self.calibrate(opened, path, progress)
-        header = _check_kind(calibration, "calibration")
-        self._expected = Expected(header.layout, header.params)
-        nonce, what = header.contributions[0].nonce, f"the calibration of round {header.round}"
-        for _ in range(_MAX_EXCHANGES):
-            request = DownloadRequest("scales", header.round, nonce)
+                return self.calibrate(opened, path, progress, again)
+        failures, waits = 0, pauses()
+        while True:
             try:
-                self._send(what, calibration, progress)
-            except (DuplicateError, RoundMismatchError):
-                request = replace(request, nonce=b"")
-            try:
-                scales = self._fetch(what, request, path, progress, self._round_timeout)
-            except StateError:
-                continue
-            if self.site_name not in scales.header.sites:
-                log.warning(
-                    "the scales of round %d are without those of %s: what is too large for them is clipped, and due in "
-                    "the next round",
-                    header.round,
-                    self.site_name,
-                )
-            return scales
-        raise TransportError(
-            f"the server lost {what} of {self.site_name!r} {_MAX_EXCHANGES} times: is its disk failing?"
-        )
+                return self._calibrate(calibration, path, progress)
+            except QuorumError as error:
+                failures += 1
+                if failures == _MAX_CALIBRATIONS:
+                    raise QuorumError(
+                        f"{error}; so it was {failures} times in a row: start again when the other sites are there"
+                    ) from error
+                again(error)
+            time.sleep(next(waits))
 
     def skip(self, round: int) -> None:
         """Say that this site has nothing to give to a round: it ends without waiting for this site.
@@ -312,7 +316,7 @@ class Session:
         RoundMismatchError
             If the round has not begun, or its aggregate is not kept any more.
         LayoutError, MismatchError
-            If what the server sends is of another model, or of other params.
+            If what the server sends is of another model, or another configuration.
         TransportError
             If the server cannot be reached, or the round does not end, in time.
         """
@@ -518,12 +522,43 @@ class Session:
     ) -> None:
         self.close()
 
+    def _calibrate(
+        self, calibration: secagg.Update, path: str | os.PathLike[str], progress: Progress | None
+    ) -> secagg.Update:
+        """Calibrate in one attempt of the round."""
+        header = _check_kind(calibration, "calibration")
+        self._expected = Expected.like(header)
+        nonce, what = header.contributions[0].nonce, f"the calibration of round {header.round}"
+        for _ in range(_MAX_EXCHANGES):
+            request = DownloadRequest("scales", header.round, nonce)
+            try:
+                self._send(what, calibration, progress)
+            except (DuplicateError, RoundMismatchError):
+                request = replace(request, nonce=b"")
+            try:
+                scales = self._fetch(what, request, path, progress, self._round_timeout)
+            except StateError:
+                continue
+            if self.site_name not in scales.header.sites:
+                log.warning(
+                    "the scales of round %d are without those of %s: what is too large for them is clipped, and due in "
+                    "the next round",
+                    header.round,
+                    self.site_name,
+                )
+            return scales
+        raise TransportError(
+            f"the server lost {what} of {self.site_name!r} {_MAX_EXCHANGES} times: is its disk failing?"
+        )
+
     def _download(
         self, round: int, path: str | os.PathLike[str], progress: Progress | None, check: Check | None = None
     ) -> secagg.Update:
         round = check_round(round)
-        request = DownloadRequest("aggregate", round, self._nonces.get(round, b""))
-        return self._fetch(f"the download of round {round}", request, path, progress, self._round_timeout, check)
+        nonce = self._nonces.get(round, b"")
+        stages = 1 if nonce else 2  # who has given nothing may wait for the others' calibration, too
+        request, extra = DownloadRequest("aggregate", round, nonce), stages * self._round_timeout
+        return self._fetch(f"the download of round {round}", request, path, progress, extra, check)
 
     def _download_earlier(
         self, round: int, path: str | os.PathLike[str], progress: Progress | None, refusal: SecAggError

@@ -16,16 +16,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from mortal import free_port
 from provisioned import Federation, Secagg
 from served import Kits, Served
 from served import federation as four_sites
 
+from secagg import Client, Config, Update
 from secagg.cli import main
 from secagg.cli.doctor_kit import check_disk, check_kit
 from secagg.cli.doctor_network import check_port, check_server
 from secagg.errors import KeyFileError, StorageError, TransportError
+from secagg.setup.disk import round_nbytes
 from secagg.setup.packing import pack
 from secagg.trust.kit import load_server_kit, load_site_kit
 from secagg.trust.kit_files import locked
@@ -62,14 +65,44 @@ def test_nothing_is_wrong(made: Federation, party: str) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "he", [{"preset": "exact"}, {"preset": "clara"}, {"lib": "pyfhel", "config": {"scheme": "BGV", "value_bits": 12}}]
-)
-def test_each_backend_is_tried(tmp_path: Path, he: dict[str, Any]) -> None:
-    aggregation = {"min_clients": 3, "max_clients": 3, "max_abs": {"default": 0.5, "x.*": 4.0}, "max_weight": 1000}
+BOUNDS: dict[str, Any] = {"max_abs": {"default": 0.5, "x.*": 4.0}, "max_weight": 1000}
+TRIED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "exact, fixed": ({"preset": "exact"}, BOUNDS),
+    "clara": ({"preset": "clara"}, BOUNDS),
+    "pyfhel, fixed": ({"lib": "pyfhel", "config": {"scheme": "BGV", "value_bits": 12}}, BOUNDS),
+    "exact": ({"preset": "exact"}, {}),
+    "smallest": ({"preset": "smallest"}, {"max_weight": 1e6}),
+    "pyfhel": ({"lib": "pyfhel", "config": {"scheme": "BGV"}}, {"precision": "previous"}),
+    "three bits": ({"lib": "flashe", "config": {"value_bits": 3, "rounding": "stochastic"}}, {}),
+}
+
+
+@pytest.mark.parametrize(("he", "numbers"), TRIED.values(), ids=TRIED)
+def test_each_backend_is_tried(tmp_path: Path, he: dict[str, Any], numbers: dict[str, Any]) -> None:
+    aggregation = {"min_clients": 3, "max_clients": 3, **numbers}
     federation = Federation.make(tmp_path, he=he, aggregation=aggregation, encrypt={"include": ["x.*"]})
     level, text = findings(federation["a"])["backend"]
     assert (level, "encrypts, adds and decrypts; kernels: cython" in text) == ("ok", True)
+
+
+@pytest.mark.parametrize("numbers", [BOUNDS, {}, {"precision": "previous"}], ids=["fixed", "auto", "previous"])
+def test_a_library_whose_sums_are_off_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers: dict[str, Any]
+) -> None:
+    """By a step and a half of 8 bits: a site's rounding is at most one step, the mean of two no more."""
+    aggregation = {"min_clients": 3, "max_clients": 3, **numbers}
+    he = {"lib": "flashe", "config": {"value_bits": 8}}
+    federation = Federation.make(tmp_path, he=he, aggregation=aggregation)
+    decrypt, off = Client.decrypt, 1.5 * (0.5 if "max_abs" in numbers else 1.0) / 127
+
+    def wrong(site: Client, aggregate: Update, *more: Any, **named: Any) -> dict[str, Any]:
+        return {name: value + np.float32(2 * off) for name, value in decrypt(site, aggregate, *more, **named).items()}
+
+    monkeypatch.setattr(Client, "decrypt", wrong)
+    level, text = findings(federation["a"])["backend"]
+    assert level == "FAIL"
+    assert "flashe returns sums that are 0.0" in text
+    assert text.endswith("off: install another version of it")
 
 
 def spoil(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path, Federation], None]:
@@ -261,6 +294,23 @@ def test_the_disk(made: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     free = 1 << 20
     with pytest.raises(StorageError, match=r"1.0 MB free at .*, rounds take 1.1 GB: make room"):
         check_disk(tmp_path, project, server=False)
+
+
+@pytest.mark.parametrize("server", [True, False])
+def test_calibrations_count_on_the_disk(made: Federation, server: bool) -> None:
+    """One of each site and scales as there are aggregates; they are small beside updates."""
+    project = made.provisioner.project
+    specs = [[[f"w{number}"], "float32", [1000, 1000], "encrypted", False] for number in range(10)]
+    rounds = {}
+    for precision in ("auto", "previous"):
+        numbers = {"max_clients": 5, "min_clients": 3, "precision": precision}
+        config = Config.from_dict({"he": {"preset": "smallest"}, "aggregation": numbers})
+        changed = replace(project, layout=Layout.from_json(specs), config=config)
+        rounds[precision] = round_nbytes(changed, server=server) or 0
+    calibrations = len(project.sites) + 3 if server else 2
+    # 1921 counts, of 3 bits each, fit a block of 4096 words; the other 2 kB are heads and tags.
+    assert rounds["auto"] - rounds["previous"] == pytest.approx(calibrations * (8 * 4096 + 2000), rel=0.05)
+    assert rounds["auto"] < 1.01 * rounds["previous"]
 
 
 def test_the_command_on_a_folder(secagg: Secagg, federation: Federation) -> None:

@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ import yaml
 from provisioned import PROJECT, Federation, Secagg
 
 from secagg.cli import main
+from secagg.cli.provision import EXAMPLE
 from secagg.setup.packing import unpack
+from secagg.setup.project_file import ProjectFile
 from secagg.trust.kit_files import SERVER_FILES, SITE_FILES
 from secagg.trust.project import Project
 
@@ -49,6 +52,17 @@ def kits(federation: Federation) -> Path:
     (out / "passphrases.txt").write_text("".join(f"{name}.kit old-{name}\n" for name in ("server", "a", "b", "c")))
     (out / "notes.txt").write_text("mine")
     return out
+
+
+def test_the_example_of_the_help_has_no_number_to_guess(tmp_path: Path) -> None:
+    """It is a project.yaml that can be provisioned, but for the model, which is the user's."""
+    text = textwrap.dedent(EXAMPLE.partition("project.yaml:\n")[2])
+    path = tmp_path / "project.yaml"
+    path.write_text("".join(line for line in text.splitlines(keepends=True) if not line.startswith("initial")))
+    file = ProjectFile.load(path)
+    assert file.config.aggregation.precision == "auto"
+    assert "max_abs" not in text
+    assert "max_weight" not in text
 
 
 def test_provision(secagg: Secagg, project: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from provisioned import Federation, Secagg
 from served import Served
 
 import secagg as library
-from secagg.site.folder import MODEL_FILE, RECEIPT_FILE, UPDATE_FILE
+from secagg.site.folder import MODEL_FILE, RECEIPT_FILE, TRAINED_FILE, UPDATE_FILE
 from secagg.trust.kit_files import PROJECT_FILE, locked
 
 SITES = ("a", "b", "c")
@@ -122,6 +122,35 @@ def test_sites_that_are_killed_and_stopped_go_on(federation: Federation, tmp_pat
         assert a.process.wait(900) == 0, a.log
         assert re.search("going on from the global model of round 2 that [abc] has stored", a.log)
         assert a.log.splitlines()[-1] == b.log.splitlines()[-1]
+
+
+def test_a_site_that_is_killed_while_it_waits_for_the_scales_of_a_round(tmp_path: Path) -> None:
+    """It does not train again, and nobody has told it how large what it sends is."""
+    federation = Federation.make(tmp_path / "made", aggregation={"min_clients": 3, "max_clients": 5})
+    with (
+        Served(federation["server"], tmp_path / "served") as served,
+        processes(federation, tmp_path, served.address) as (a, b, c),
+    ):
+        a.wait_for(r"round 0 \(1 of 2\): train")
+        assert a.end(signal.SIGKILL) == -signal.SIGKILL
+        b.wait_for("round 0: calibrate, and wait for others")
+        b.wait_until((b.kit / TRAINED_FILE).exists)
+        assert b.end(signal.SIGKILL) == -signal.SIGKILL
+        b.start()
+        b.wait_for(r"round 0 \(1 of 2\): going on with what was trained before")
+        a.start()
+        for site in (a, b, c):
+            assert site.process.wait(900) == 0, site.log
+            assert "Traceback" not in site.log
+            assert len(re.findall(r"^round \d \(\d of 2\): [\d.]+ bits a value$", site.log, re.MULTILINE)) == 2
+            assert all(record["calibration_nbytes"] > 0 and record["clipped"] == 0 for record in site.records)
+        assert b.log.count("round 0 (1 of 2): train") == 1
+        assert b.records[0]["train_seconds"] == 0
+        finals = {site.log.splitlines()[-1] for site in (a, b, c)}
+        assert len(finals) == 1
+        mean = float(finals.pop().removeprefix("2 rounds are done: mean "))
+        due = max(STEPS) * 2**0.5 / 63 / 2  # half a step of 7 bits: what was dropped in round 0 has been paid back
+        assert abs(mean - ROUNDS * sum(STEPS) / len(STEPS)) < due
 
 
 def _contributions(folder: Path, round: int) -> tuple[Any, ...]:

@@ -97,18 +97,21 @@ def test_the_library_example_prints_the_weighted_mean(tmp_path: Path) -> None:
 
 
 def run_at_sites(
-    folder: Path, code: str, names: Callable[[str], dict[str, Any]], late: str | None = None
+    folder: Path,
+    code: str,
+    names: Callable[[str], dict[str, Any]],
+    late: str | None = None,
+    config: secagg.Config | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Run code that begins with the kit of ``site-1`` at three sites, and at one that comes when they have ended."""
-    kits = Kits.make(folder, secagg.Config.from_dict(MEASURED))
+    kits = Kits.make(folder, config or secagg.Config.from_dict(MEASURED))
 
     def take_part(site: str) -> dict[str, Any]:
         (folder / site).mkdir()
         text = code.replace("fl.example.org:8443", server.address).replace('"site-1"', repr(str(kits[site])))
         text = text.replace("aggregate.secagg", f"{folder}/{site}/aggregate")
-        text = text.replace("model.secagg", f"{folder}/{site}/model").replace(
-            "scales.secagg", f"{folder}/{site}/scales"
-        )
+        for name in ("model", "scales"):
+            text = text.replace(f"{name}.secagg", f"{folder}/{site}/{name}")
         given = names(site)
         exec(text, given)
         return given
@@ -145,7 +148,9 @@ def test_a_loop_of_ones_own(tmp_path: Path) -> None:
         assert given["model"].base == done["site-1"]["model"].base
 
 
-def test_the_loop_with_monai(tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", [{}, {"max_abs": 1.0, "max_weight": 1.0}])
+def test_the_loop_with_monai(tmp_path: Path, given: dict[str, float]) -> None:
+    """Where scales are measured, and where they are given: one loop for both."""
     from monai.data import DataLoader, Dataset
     from monai.engines import SupervisedTrainer
 
@@ -168,7 +173,10 @@ def test_the_loop_with_monai(tmp_path: Path) -> None:
     (handler,) = (text for text in blocks("python", OWN_TASK) if "SecAggHandler" in text)
     opened, loop, _ = blocks("python")[1].partition("    while ")
     assert loop
-    done = run_at_sites(tmp_path, opened + textwrap.indent(textwrap.dedent(handler), "    "), names)
+    aggregation = {"min_clients": 3, "max_clients": 6, **given}
+    config = secagg.Config.from_dict({"he": {"preset": "smallest"}, "aggregation": aggregation})
+    assert config.aggregation.calibrated != bool(given)
+    done = run_at_sites(tmp_path, opened + textwrap.indent(textwrap.dedent(handler), "    "), names, config=config)
     models = [given["model"].state for given in done.values()]
     assert models[0]["bias"].item() > 0.03
     for model in models:

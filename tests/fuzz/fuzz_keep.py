@@ -21,8 +21,8 @@ from fuzz_worlds import scratch
 import secagg
 
 LARGEST = {"parsers": 9_000, "handlers": 40_000}
-#: Bytes of a folder of the corpus, after which nothing more is kept.
-BUDGET = 490_000
+#: Bytes of each folder of the corpus, after which nothing more is kept.
+BUDGET = {"parsers": 560_000, "handlers": 430_000}
 ROOTS = (str(Path(secagg.__file__).parent), str(Path(__file__).resolve().parents[2] / "integrations"))
 
 Step = tuple[str, int, int]
@@ -63,7 +63,7 @@ def main() -> None:
                 target(data)
             finally:
                 sys.settrace(None)
-            room = BUDGET - sum(item.stat().st_size for item in corpus.iterdir())
+            room = BUDGET[corpus.name] - sum(item.stat().st_size for item in corpus.iterdir())
             if path.parent == found and not ways.steps <= kept and len(data) <= room:
                 (corpus / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
             kept |= ways.steps

@@ -206,7 +206,7 @@ def test_what_an_update_is_of(tmp_path: Path) -> None:
     aggregate = federation.sum([STATE, STATE])
     assert aggregate.round == 0
     for name in ("site", "nonce"):
-        with pytest.raises(StateError, match=rf"an aggregate has more than one {name}: see its header\.contributions"):
+        with pytest.raises(StateError, match=rf"a sum has more than one {name}: see its header\.contributions"):
             getattr(aggregate, name)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -25,6 +26,7 @@ from secagg.errors import (
     LayoutError,
     ManifestMismatchError,
     MismatchError,
+    PrecisionWarning,
     QuorumError,
     RangeError,
     RoundMismatchError,
@@ -238,6 +240,13 @@ def test_a_largest_weight_is_one_here_too(states):
         federation.site().calibrate(states[0], 10.5)
 
 
+@pytest.mark.parametrize("precision", ["auto", "previous"])
+def test_a_largest_weight_that_is_none(precision):
+    message = r"max_weight is 2000000000000\.0; where scales are measured, use at most 1\.09951e\+12"
+    with pytest.raises(ConfigError, match=message):
+        federation_of(precision=precision, max_weight=2e12)
+
+
 # Where there is nothing to calibrate, and where there must be.
 
 
@@ -311,13 +320,40 @@ def test_what_is_no_number_is_refused_in_updates_too(federation, states, scales)
 
 
 def test_values_that_times_their_weight_are_no_number(federation):
-    with pytest.raises(RangeError, match=r"a value times weight 1e\+10 is beyond every float64"):
+    with pytest.raises(RangeError, match=r"'w' has a value that makes inf with weight 1e\+10"):
         federation.site().calibrate({"w": np.full((2, 2), 1e299)}, 1e10)
 
 
-@pytest.mark.parametrize(("largest", "place"), [(1e300, BINS - 1), (5e-324, 0), (2.0**44, BINS - 1)])
-def test_values_beyond_the_bins(largest, place, federation):
-    """The ends saturate: what is too large is clipped and counted, what is too small becomes zero and waits."""
+@pytest.mark.parametrize("largest", [1e300, np.nextafter(2.0**44, np.inf)])
+def test_values_above_all_bins_are_refused(largest, federation):
+    """They would be clipped in each round, and what they leave would grow without end."""
+    state = {"w": np.array([[largest, 1.0]]), "v": np.ones(2)}
+    with pytest.raises(
+        RangeError, match=r"'w' has a value that makes .* with weight 1 .*, beyond 1.8e\+13: give weights"
+    ):
+        federation.site().calibrate(state)
+    small = {"w": np.ones((1, 2)), "v": np.ones(2)}
+    scales = calibrate(federation, [small, small])
+    with pytest.raises(RangeError, match="'w' has a value that makes"):
+        federation.site().encrypt(state, calibration=scales)
+
+
+def test_clear_values_far_beyond_the_scales_are_told():
+    """Nothing carries what a clear tensor drops, so a site that missed the calibration must hear of it."""
+    federation = federation_of(encrypt={"exclude": ["clear"]})
+    usual = {"w": np.ones((3, 4)), "clear": np.full((2, 2), 1e-6)}
+    scales = calibrate(federation, [usual, usual])
+    site, large = federation.site(), usual | {"clear": np.ones((2, 2))}
+    with pytest.warns(PrecisionWarning, match=r"'clear', which is sent in the clear, has values of up to 1.* is lost"):
+        site.encrypt(large, calibration=scales)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PrecisionWarning)
+        federation.site().encrypt(usual | {"clear": np.full((2, 2), 6e-2)}, calibration=scales)
+
+
+@pytest.mark.parametrize(("largest", "place"), [(5e-324, 0), (2.0**44, BINS - 1)])
+def test_values_at_the_ends_of_the_bins(largest, place, federation):
+    """What is too small becomes zero and waits."""
     state = {"w": np.array([[largest, -largest], [0.0, largest / 2]])}
     scales = calibrate(federation, [state, state])
     assert scales_of(federation, scales).bins == (place,)
@@ -326,7 +362,7 @@ def test_values_beyond_the_bins(largest, place, federation):
     mean = site.decrypt(add(federation, updates))["w"]
     assert np.isfinite(mean).all()
     assert np.abs(mean).max() == pytest.approx(min(largest, bound_of(place)) if place else 0.0)
-    assert site.clipped == (3 if largest == 1e300 else 0)
+    assert site.clipped == 0
     assert np.isfinite(np.concatenate([rest.ravel() for rest in site._encryption.feedback.carry.after])).all()
     fresh = federation.site()
     fresh.restore_carry(site.carry())  # though the energy of what was due is infinite
@@ -646,7 +682,7 @@ def test_counts_that_cannot_be(variant, states, monkeypatch):
     site, wrong = federation.site(), implausible_scales(federation, states, monkeypatch)
     for _ in range(9):
         with pytest.raises(
-            ImplausibleSumError, match="calibrates otherwise than the others: compare the ver"
+            ImplausibleSumError, match="calibrates otherwise than the others. Compare the ver"
         ) as caught:
             site.encrypt(states[0], calibration=wrong)
         assert not any(word in str(caught.value) for word in ACCUSING)
@@ -661,7 +697,7 @@ def test_updates_under_scales_that_they_do_not_name(variant, states):
     site, wrong = federation.site(), implausible_sum(federation, states, scales)
     for _ in range(9):
         with pytest.raises(
-            ImplausibleSumError, match="its sites have used different scales. A site encrypts"
+            ImplausibleSumError, match="its sites have used different scales. Compare the versions"
         ) as caught:
             site.decrypt(wrong)
         assert not any(word in str(caught.value) for word in ACCUSING)
@@ -675,3 +711,13 @@ def test_implausible_sums_are_not_counted_in_the_file(federation, states, scales
     with pytest.raises(ImplausibleSumError):
         site.decrypt(implausible_sum(federation, states, scales))
     assert federation.keys.server.fingerprint not in (tmp_path / "failures").read_text()
+
+
+def test_a_mean_that_rounding_leads_beyond_its_dtype():
+    """A step of values that a float16 just holds is larger than what is left above them."""
+    federation, largest = federation_of(), float(np.finfo(np.float16).max)
+    states = [{"w": np.full((3, 5), largest, np.float16), "v": np.full((2, 2), -65000, np.float16)} for _ in range(2)]
+    aggregate = add(federation, encrypt(federation, states, calibrate(federation, states)))
+    mean = federation.site().decrypt(aggregate)
+    assert (mean["w"] == largest).all()
+    assert (np.abs(mean["v"].astype(float) + 65000) <= 2.0**16 / limit_of(BITS)).all()

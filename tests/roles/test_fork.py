@@ -87,7 +87,7 @@ def test_a_child_decrypts_while_a_thread_of_the_parent_does(lib: str, tmp_path: 
 @pytest.mark.parametrize("lib", ["flashe", "seal-BGV"])
 def test_with_error_feedback(lib: str) -> None:
     """Updates take turns, and the turn of a thread that is not in the child is over there. The carry is the child's."""
-    federation = federate(lib, {"value_bits": 6, "rounding": "nearest", "error_feedback": True})
+    federation = federate(lib, {"value_bits": 6, "rounding": "nearest", "error_feedback": True}, max_abs=1.0)
     site, alone = federation.site(), federation.site()
     for client in (site, alone):
         client.encrypt(STATES[0])

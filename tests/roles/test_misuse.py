@@ -98,7 +98,7 @@ def test_tensors_that_cannot_be_sent(lib, tmp_path, value):
 
 
 def test_a_weight_that_is_nothing_beside_the_largest(lib):
-    with pytest.raises(RangeError, match="is nothing beside"):
+    with pytest.raises(RangeError, match="is nothing beside|rounds to nothing beside"):
         federate(lib, LARGE, max_weight=1000).site().check_weight(5e-324)
 
 

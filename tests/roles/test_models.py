@@ -8,7 +8,7 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 import torch
-from federation import PRECISE, dtype_of, federate
+from federation import PRECISE, TINY, TINY_AGGREGATION, dtype_of, federate
 
 from secagg.errors import LayoutError
 
@@ -73,10 +73,11 @@ def numpy_state(factor):
 
 @pytest.mark.parametrize("encrypt", ["all", {"exclude": ["s*", "bfloat*", "half"]}], ids=["encrypted", "partly"])
 @pytest.mark.parametrize("state", [torch_state, numpy_state])
-def test_every_kind_of_tensor(lib, state, encrypt):
-    federation = federate(
-        lib, encrypt=encrypt if state is torch_state or encrypt == "all" else {"exclude": ["s*", "half"]}
-    )
+def test_every_kind_of_tensor(mode, state, encrypt):
+    if state is numpy_state and encrypt != "all":
+        encrypt = {"exclude": ["s*", "half"]}
+    params = {"CKKS": TINY, "BGV": {"value_bits": 12}, "FLASHE": {"value_bits": 12}}  # for the smallest values, too
+    federation = federate(mode, params, encrypt, **TINY_AGGREGATION)
     states = [state(1.0), state(0.5), state(-0.25)]
     mean = mean_of(federation, states, [1.0, 0.5, 0.25])
     federation.assert_mean(mean, states, [1.0, 0.5, 0.25])

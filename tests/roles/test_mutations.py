@@ -11,27 +11,34 @@ import pytest
 from container import PRIME, Container, block_nbytes, canonical, put_word, row_offsets, tag_sizes
 from federation import federate, random_states
 
-from secagg import Update
+from secagg import Aggregator, Update
 from secagg.errors import (
     DigestError,
     DuplicateError,
     FormatError,
     KeyMismatchError,
     LayoutError,
+    ManifestMismatchError,
     MismatchError,
     RoundMismatchError,
+    ScalesMismatchError,
     SecAggError,
 )
+from secagg.scheme.scales import Scales, one_hot
 
 COUNT = 10_000
 ROUND = 3
 
-#: Variants, and what they encrypt: whole and seeded ciphertexts, and words modulo 2**64, which are all valid.
+#: Variants, what they encrypt, and what is mutated: whole and seeded ciphertexts, words modulo 2**64, which are all
+#: valid, updates that name their scales, and calibrations.
 CASES = {
-    "seeded": ("tenseal", "all"),
-    "whole, partly": ("pyfhel", {"exclude": ["c"]}),
-    "integers, partly": ("seal-BGV", {"exclude": ["c"]}),
-    "words": ("flashe", "all"),
+    "seeded": ("tenseal", "all", "update"),
+    "whole, partly": ("pyfhel", {"exclude": ["c"]}, "update"),
+    "integers, partly": ("seal-BGV", {"exclude": ["c"]}, "update"),
+    "words": ("flashe", "all", "update"),
+    "words under scales": ("flashe/auto", "all", "update"),
+    "integers under scales": ("seal-BGV/previous", "all", "update"),
+    "calibration": ("seal-BGV/auto", {"exclude": ["c"]}, "calibration"),
 }
 
 #: What may stand anywhere in JSON, hostile and harmless.
@@ -156,7 +163,9 @@ class Mutator:
         return None if canonical(header) == canonical(self.container.header) else container.to_bytes()
 
     def nudge(self, value):
-        if isinstance(value, bool) or value is None:
+        if value is None:
+            return "ab" * 32
+        if isinstance(value, bool):
             return not value
         if isinstance(value, int):
             return value + self.random.choice([-1, 1, 8, 1024])
@@ -231,37 +240,63 @@ def paths(value, path=()):
         yield from paths(inner, (*path, key))
 
 
-@pytest.mark.parametrize(("variant", "encrypt"), CASES.values(), ids=CASES)
-def test_ten_thousand_mutations(variant, encrypt):
-    federation = federate(variant, encrypt=encrypt)
+def messages(federation, kind, states):
+    """What two sites send in a round, and what the second might have sent in the place of it."""
+    sites = federation.sites(2)
+    for site in sites:
+        site.restore_carry(b"")
+    parts = [*zip(sites, states, strict=True), (sites[1], states[0])]
+    if kind == "calibration":
+        return [site.calibrate(state, round=ROUND) for site, state in parts]
+    scales = None
+    if federation.precision == "auto":
+        scales = federation.add(site.calibrate(state, round=ROUND) for site, state in parts[:2])
+    elif federation.precision == "previous":
+        scales = Scales.measured(one_hot([1.0] * len(federation.site().layout(states[0]).sent)))
+    return [site.encrypt(state, round=ROUND, calibration=scales) for site, state in parts]
+
+
+@pytest.mark.parametrize(("mode", "encrypt", "kind"), CASES.values(), ids=CASES)
+def test_ten_thousand_mutations(mode, encrypt, kind):
+    federation = federate(mode, encrypt=encrypt)
     states = [state | {"n": np.int64(4)} for state in random_states(2, {"w": (2, 700), "c": (6,)})]
-    first, second = (site.encrypt(state, round=ROUND) for site, state in zip(federation.sites(2), states, strict=True))
-    other = federation.site("site-2").encrypt(states[0], round=ROUND)
+    first, second, other = messages(federation, kind, states)
     mutator = Mutator(second.to_bytes(), other.to_bytes(), Container.read(first.to_bytes()), seed=20_24)
-    aggregator = federation.aggregator(ROUND)
+    aggregator = begin(federation, kind)
     aggregator.add(first)
 
     errors, kinds = Counter(), Counter()
     for number in range(COUNT):
-        kind, mutant = mutator.draw()
-        kinds[kind] += 1
+        name, mutant = mutator.draw()
+        kinds[name] += 1
         try:
             aggregator.add(Update.from_bytes(mutant))
         except SecAggError as error:
             errors[type(error)] += 1
         else:
-            pytest.fail(f"mutation {number}, {kind}, was accepted")
+            pytest.fail(f"mutation {number}, {name}, was accepted")
 
     assert aggregator.sites == ("site-1",)
     aggregator.add(second)
-    aggregate = aggregator.finish()
-    untouched = federation.aggregator(ROUND)
+    summed = aggregator.finish()
+    untouched = begin(federation, kind)
     untouched.add(second)
     untouched.add(first)
-    assert Container.read(aggregate.to_bytes()).payloads == Container.read(untouched.finish().to_bytes()).payloads
-    federation.assert_mean(federation.site().decrypt(aggregate, like=states[0]), states)
+    assert Container.read(summed.to_bytes()).payloads == Container.read(untouched.finish().to_bytes()).payloads
+    if kind == "update":
+        federation.assert_mean(federation.site().decrypt(summed, like=states[0]), states)
+    else:
+        site = federation.site()
+        site.restore_carry(b"")
+        site.encrypt(states[0], round=ROUND, calibration=summed)
     # The mutations reached every check.
     assert len(kinds) == len({kind.__name__ for kind in mutator.kinds})
-    assert set(errors) == {
+    scales = {ScalesMismatchError} if kind == "update" and federation.precision != "fixed" else set()
+    assert set(errors) == scales | {
         FormatError, DigestError, MismatchError, KeyMismatchError, RoundMismatchError, LayoutError, DuplicateError,
+        ManifestMismatchError,
     }  # fmt: skip
+
+
+def begin(federation, kind):
+    return Aggregator(federation.config, federation.keys.server, ROUND, kind=kind)

@@ -102,7 +102,7 @@ def test_clear_means_are_equal_to_the_bit_in_any_order(mode):
 def test_clear_sums_of_the_largest_values(mode):
     """As many sites as are planned for, each with the largest values that it may have: nothing wraps."""
     federation = federate(mode, LARGE, encrypt={"include": ["w"]}, max_clients=4, max_abs=2.0**30)
-    states = [{"w": np.ones(1), "c": np.array([2.0**30, -(2.0**30), 1.0])}] * 4
+    states = [{"w": np.full(1, 2.0**30), "c": np.array([2.0**30, -(2.0**30), 1.0])}] * 4
     federation.assert_mean(federation.site().decrypt(federation.sum(states)), states)
 
 

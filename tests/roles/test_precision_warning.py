@@ -18,8 +18,8 @@ VARIANTS = ["seal-BGV", "pyfhel-BGV", "flashe"]
 SHAPE = (40, 50)
 
 
-def gaussian(seed: int, deviation: float) -> np.ndarray[Any, Any]:
-    return (np.random.default_rng(seed).normal(size=SHAPE) * deviation).astype(np.float32)
+def gaussian(seed: int, deviation: float, shape: tuple[int, ...] = SHAPE) -> np.ndarray[Any, Any]:
+    return (np.random.default_rng(seed).normal(size=shape) * deviation).astype(np.float32)
 
 
 def calibrated(federation: Federation, sites: list[secagg.Client], states: list[dict[str, Any]]) -> secagg.Update:
@@ -71,7 +71,7 @@ def test_an_update_below_the_step_is_told_once(variant: str) -> None:
 @pytest.mark.parametrize("deviation", [2.5, 1.0, 0.3, 0.05])
 def test_the_loss_is_that_of_what_arrives(deviation: float, rounding: str) -> None:
     federation = federate("flashe", {"value_bits": 8, "rounding": rounding}, max_abs=127.0)  # steps of 1
-    state = {"w": gaussian(0, deviation)}
+    state = {"w": gaussian(0, deviation, (400, 500))}
     site = federation.site()
     with pytest.warns(PrecisionWarning):
         site.encrypt(state)
@@ -156,3 +156,14 @@ def test_the_report_comes_back_with_the_carry() -> None:
     assert fresh.carry() == site.carry()
     fresh.restore_carry(b"")
     assert fresh.report is None
+
+
+@pytest.mark.parametrize("value_bits", [6, 9, 10])
+def test_what_is_just_the_bound_is_not_clipped(value_bits: int) -> None:
+    """Though the quotient of bound and step, rounded as it is, may be above the largest whole number."""
+    params = {"value_bits": value_bits, "error_feedback": False}
+    federation, state = federate("flashe", params), {"w": np.ones((40, 5), np.float32), "b": np.ones(9, np.float32)}
+    sites = federation.sites(2)
+    scales = calibrated(federation, sites, [state, state])
+    sites[0].encrypt(state, calibration=scales)
+    assert sites[0].clipped == 0

@@ -42,6 +42,24 @@ def test_what_it_says(tmp_path: Path) -> None:
     assert roles == {"conv.weight": "encrypted", "steps": "local", "fc.w": "clear"}
 
 
+@pytest.mark.parametrize("preset", ["exact", "smallest"])
+def test_no_number_of_precision_is_needed(tmp_path: Path, preset: str) -> None:
+    (tmp_path / "shapes.yaml").write_text("{conv.weight: [2, 1, 3, 3, 3], conv.bias: [2]}")
+    plain = {"he": {"preset": preset}, "aggregation": {"min_clients": 3, "max_clients": 5}}
+    file = load(tmp_path, PROJECT | plain | {"model": "shapes.yaml", "encrypt": "conv"})
+    assert file.config.aggregation.to_dict() == {
+        "min_clients": 3,
+        "max_clients": 5,
+        "precision": "auto",
+        "max_abs": None,
+        "max_weight": None,
+    }
+    assert file.layout is not None
+    assert [spec.role for spec in file.layout.tensors] == ["encrypted", "clear"]
+    previous = plain | {"aggregation": {"min_clients": 3, "precision": "previous", "max_weight": 500}}
+    assert load(tmp_path, PROJECT | previous).config.aggregation.precision == "previous"
+
+
 def test_what_may_be_left_out(tmp_path: Path) -> None:
     file = load(tmp_path, PROJECT)
     assert (file.days, file.layout) == (365, None)

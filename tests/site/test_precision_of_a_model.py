@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import secagg
-from secagg.errors import ConfigError, MismatchError, StateError, VerificationError
+from secagg.errors import ConfigError, FormatError, MismatchError, StateError, VerificationError
 from secagg.scheme.scales import Scales
 from secagg.site import GlobalModel
 
@@ -356,3 +356,43 @@ def test_a_site_that_lost_its_scales_is_found(tmp_path: Path) -> None:
     updates = [model.encrypt(sites.local(name), WEIGHTS[name]) for name, model in sites.models.items()]
     with pytest.raises(MismatchError, match="under other scales"):
         sites.sum(updates)
+
+
+def test_scales_that_are_gone_are_not_measured_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A whole round would do nothing else."""
+    sites = Sites("previous")
+    sites.advance()
+    model = sites.models["a"]
+    updates = [each.encrypt(sites.local(name), WEIGHTS[name]) for name, each in sites.models.items()]
+    aggregate, before = sites.sum(updates), (model.round, model.base)
+    model.save_model(tmp_path / "model")
+    monkeypatch.setattr(model.site, "scales_after", lambda source: None)
+    with pytest.raises(StateError, match=r"aggregate.* the scales that follow from it are gone: another thread"):
+        model.apply(aggregate)
+    with secagg.Update.open(tmp_path / "model") as stored, pytest.raises(StateError, match="are gone"):
+        model.load_model(stored)
+    assert (model.round, model.base) == before
+    monkeypatch.undo()
+    assert model.apply(aggregate)
+
+
+def test_scales_that_cannot_be_read_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file may fail when it is read for the last time, which is for the scales of the next round."""
+    sites = Sites("previous")
+    sites.advance()
+    model, updates = sites.models["a"], []
+    for name, each in sites.models.items():
+        updates.append(each.encrypt(sites.local(name), WEIGHTS[name]))
+    aggregate, before, held = sites.sum(updates), (model.round, model.base), model.state
+
+    def fail(source: object) -> None:
+        raise FormatError("truncated")
+
+    monkeypatch.setattr(model.site, "scales_after", fail)
+    with pytest.raises(FormatError, match="truncated"):
+        model.apply(aggregate)
+    assert (model.round, model.base) == before
+    assert all(np.array_equal(held[name], value) for name, value in model.state.items())
+    monkeypatch.undo()
+    assert model.apply(aggregate)
+    assert any(not np.array_equal(held[name], value) for name, value in model.state.items())

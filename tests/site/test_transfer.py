@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import secagg
-from secagg.errors import FormatError, IdentityError, SecAggError, StorageError
-from secagg.protocol import BusyError, Chunk, DownloadRequest
+from secagg.errors import FormatError, IdentityError, RoundMismatchError, SecAggError, StorageError
+from secagg.protocol import BusyError, Chunk, DownloadRequest, JoinReply, UploadReply
 from secagg.protocol.chunks import chunks_from
+from secagg.site import Session
 from secagg.site.transfer import fetch
 
 CONFIG = {
@@ -74,3 +75,37 @@ def test_the_part_goes_if_it_is_refused(aggregate: secagg.Update, tmp_path: Path
     with pytest.raises(type(error)):
         fetch(link, DownloadRequest("aggregate", 0), tmp_path / "aggregate", 60.0, lambda header: None)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
+
+
+class Patient:
+    """A link that notes how long a download may take."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def join(self, site: str, seconds: float) -> JoinReply:
+        return JoinReply(round=0, min_clients=2, max_clients=4, round_timeout=1000.0, key="0" * 64)
+
+    def resume(self, head: bytes, seconds: float) -> UploadReply:
+        return UploadReply(already_added=True)
+
+    def download(self, request: DownloadRequest, seconds: float) -> Generator[Chunk, None, None]:
+        self.seconds.append(seconds)
+        raise RoundMismatchError("not kept any more")
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def test_who_gives_nothing_waits_for_both_stages_of_a_round(tmp_path: Path) -> None:
+    """A site that skips a round waits for the calibration of the others, and then for their updates."""
+    config = secagg.Config.from_dict(CONFIG)
+    site = secagg.Client(config, secagg.generate_keys(config).client, "a")
+    link = Patient()
+    with Session(link, "a", timeout=10.0) as session:  # type: ignore[arg-type]
+        session.join()
+        for _ in range(2):
+            with pytest.raises(RoundMismatchError):
+                session.download(0, tmp_path / "aggregate")
+            session.upload(site.encrypt({"w": np.zeros(3)}))
+    assert [round(seconds) for seconds in link.seconds] == [2010, 1010]

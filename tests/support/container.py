@@ -208,7 +208,7 @@ def block_values(params: dict[str, Any], aggregation: dict[str, Any], limit: int
 
 def weight_values(params: dict[str, Any]) -> int:
     """Numbers before those of the tensors, where `precision` is fixed."""
-    return 1 if params["scheme"] == "CKKS" else weight_digits(params, 1.0) + 1
+    return 1 if params["scheme"] == "CKKS" else weight_digits(params, measured=False) + 1
 
 
 def data_bits(params: dict[str, Any]) -> list[int]:

@@ -52,13 +52,13 @@ VARIANTS = {
 #: The variants whose blocks are ciphertexts of SEAL's form.
 LATTICE = [variant for variant, (_, scheme) in VARIANTS.items() if scheme in ("CKKS", "BGV")]
 
+#: Those whose sums are of integers.
+EXACT = [variant for variant, (_, scheme) in VARIANTS.items() if scheme in ("BGV", "FLASHE")]
+
 #: What the contract holds for: every variant with ``max_abs``, under its own name, and the exact ones with measured
 #: scales, as ``variant/precision``.
 MODES = {variant: (variant, "fixed") for variant in VARIANTS} | {
-    f"{variant}/{precision}": (variant, precision)
-    for variant, (_, scheme) in VARIANTS.items()
-    if scheme in ("BGV", "FLASHE")
-    for precision in ("auto", "previous")
+    f"{variant}/{precision}": (variant, precision) for variant in EXACT for precision in ("auto", "previous")
 }
 
 #: Half a unit of the last place, relative; 16-bit floats are rounded to float32 on the way.
@@ -128,7 +128,7 @@ class Federation:
         weights = weights or [1.0] * len(states)
         names = [name for name, value in states[0].items() if dtype_of(value) in ROUNDING]
         assert [name for name, value in mean.items() if dtype_of(value) in ROUNDING] == names
-        layout = secagg.Layout.of(states[0], self.config)
+        layout = secagg.Layout.of(states[0], replace(self.config, stay=()))
         kinds = self.kinds(layout)
         bounds = layout.bounds(self.config.aggregation)
         first = {name: spec.name for spec in layout.sent for name in spec.names}
@@ -173,8 +173,9 @@ class Federation:
             error = (
                 error + sites * bound / (((2 * limit_of(params) + 1) ** digits_a_value(params) - 1) // 2) / weight_sum
             )
-        if kind == "clear":
-            error = error + sites * bound * 2.0 ** -(fraction_bits(aggregation.to_dict()) + 1) / weight_sum
+        if kind == "clear":  # words are rounded, and doubles, also where a mean is next to nothing
+            steps = 2.0 ** -(fraction_bits(aggregation.to_dict()) + 1) + 2.0**-52
+            error = error + sites * bound * steps / weight_sum
         return error + ROUNDING[dtype] * (np.abs(mean) + error) + SMALLEST[dtype]
 
     def head_values(self, tensors: int = 1) -> int:

@@ -30,7 +30,7 @@ def limit_of(value_bits: int, small: bool = False) -> int:
 
 def weight_digits(value_bits: int) -> int:
     """Digits of the weight; a 1 that counts the sites, and then the tensors, follow them."""
-    return section_numbers.weight_digits({"value_bits": value_bits}, 1.0)
+    return section_numbers.weight_digits({"value_bits": value_bits}, measured=False)
 
 
 def small_digits(value_bits: int) -> int:

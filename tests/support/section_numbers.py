@@ -38,7 +38,7 @@ class Numbers(NamedTuple):
         measured = numbers["precision"] != "fixed"
         small = sum(size for size, is_small in zip(sizes, small_ones(header), strict=True) if is_small)
         return cls(
-            weight=weight_digits(params, numbers["max_weight"]),
+            weight=weight_digits(params, measured),
             count=1,
             bins=measured * tensors * bin_digits(params),
             counts=(numbers["precision"] == "previous") * tensors * BINS,
@@ -65,9 +65,9 @@ def limit_of(params: dict[str, Any]) -> int:
     return 2 ** (params.get("value_bits", 2) - 1) - 1
 
 
-def weight_digits(params: dict[str, Any], max_weight: float | None) -> int:
+def weight_digits(params: dict[str, Any], measured: bool) -> int:
     """Digits of the weight in exact schemes; a 1 that counts the sites follows them."""
-    return ceil((80 if max_weight is None else 40) / (params["value_bits"] - 1))
+    return ceil((80 if measured else 40) / (params["value_bits"] - 1))
 
 
 def bin_digits(params: dict[str, Any]) -> int:

@@ -19,10 +19,11 @@ from federation import Federation, State
 
 import secagg
 from secagg.scheme.ring import CLEAR_RING, Ring
+from secagg.scheme.scales import Scales, one_hot
 from secagg.trust.project import Party
 from secagg.trust.tags import tag_moduli
 from secagg.wire.container import frame_digest
-from secagg.wire.header import Header
+from secagg.wire.header import SUMS, Header
 from secagg.wire.tail import Proof, Tail, add_tags, body_digest
 from secagg.wire.update import UpdateWriter
 
@@ -64,16 +65,44 @@ class Signed:
         round: int = ROUND,
         base: bytes | None = None,
     ) -> list[secagg.Update]:
-        """The update of each site, as the server reads it."""
+        """The update of each site, as the server reads it; where scales are measured, under those of these values."""
         weights = weights or [1.0] * len(states)
+        scales = self.scales(states, weights, round, base)
+        updates = []
+        for name, state, weight in zip(self.names, states, weights, strict=False):
+            site = self.site(name)
+            if scales is not None:
+                site.restore_carry(b"")
+            updates.append(site.encrypt(state, weight, round, base=base, calibration=scales))
+        return updates
+
+    def calibrate(
+        self, states: Sequence[State], weights: Sequence[float], round: int = ROUND, base: bytes | None = None
+    ) -> list[secagg.Update]:
+        """The calibration of each site, as the server reads it."""
         return [
-            self.site(name).encrypt(state, weight, round, base=base)
+            self.site(name).calibrate(state, weight, round, base=base)
             for name, state, weight in zip(self.names, states, weights, strict=False)
         ]
 
+    def scales(
+        self, states: Sequence[State], weights: Sequence[float], round: int = ROUND, base: bytes | None = None
+    ) -> secagg.Update | Scales | None:
+        """What updates of a round are encrypted under, where scales are measured: as if values were always these."""
+        precision = self.federation.precision
+        if precision == "auto":
+            return self.add(self.calibrate(states, weights, round, base))
+        if precision == "fixed":
+            return None
+        names = [spec.name for spec in secagg.Layout.of(states[0], self.config).sent]
+        parts = list(zip(states, weights, strict=True))
+        largest = [max(weight * np.abs(state[name]).max() for state, weight in parts) for name in names]
+        return Scales.unknown(len(names)).following(one_hot(largest))
+
     def add(self, updates: Sequence[secagg.Update], **changes: Any) -> secagg.Update:
-        """The aggregate of updates of one round."""
-        aggregator = self.aggregator(updates[0].header.round, **changes)
+        """The sum of updates, or of calibrations, of one round."""
+        header = updates[0].header
+        aggregator = self.aggregator(header.round, **{"kind": header.kind, **changes})
         for update in updates:
             aggregator.add(update)
         return secagg.Update.from_bytes(aggregator.finish().to_bytes())
@@ -140,7 +169,7 @@ class Parts:
     def under(self, *updates: secagg.Update) -> Parts:
         """The same sum under the list of other updates."""
         contributions = tuple(update.header.contributions[0] for update in updates)
-        header = replace(self.header, kind="aggregate", contributions=contributions)
+        header = replace(self.header, kind=SUMS.get(self.header.kind, self.header.kind), contributions=contributions)
         return replace(self, header=header, proofs=tuple(update.tail.proofs[0] for update in updates))
 
     def but(self, **fields: Any) -> Parts:

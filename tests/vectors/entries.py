@@ -142,8 +142,9 @@ def following_entry(good: Good, config: str, key: Container) -> dict[str, Any]:
     """The aggregate of round 0 and that of the round before, whose counts give the bins of the next round."""
     prefix, entry = prefix_of(config), {}
     first, before, aggregate = (good[f"{prefix}{name}"] for name in ("first", "before", "aggregate"))
+    small = exact_by_hand.small_sent(aggregate.header)
     bins = {"first": [exact_by_hand.BINS] * len(BEFORE), "before": list(BEFORE)}
-    bins["aggregate"] = exact_by_hand.following(bins["before"], exact_by_hand.decode(before, key).counts)
+    bins["aggregate"] = exact_by_hand.following(bins["before"], exact_by_hand.decode(before, key).counts, small)
     for name, container in (("first", first), ("before", before), ("aggregate", aggregate)):
         exact = exact_by_hand.decode(container, key)
         assert exact.bins == bins[name]
@@ -156,7 +157,7 @@ def following_entry(good: Good, config: str, key: Container) -> dict[str, Any]:
             "base": container.header["base"],
             "bins": exact.bins,
             "counts": exact_by_hand.shown(exact.counts),
-            "next": exact_by_hand.following(exact.bins, exact.counts),
+            "next": exact_by_hand.following(exact.bins, exact.counts, small),
         }
     assert aggregate.header["base"] == tail_by_hand.next_base(before).hex()
     model, layout = good[f"{prefix}model"], aggregate.header["layout"]

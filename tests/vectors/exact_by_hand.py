@@ -106,8 +106,9 @@ def check_update(container: Container, exact: Exact, state: dict[str, Any], weig
         if params["rounding"] == "stochastic" and levels == limit_of(params):
             continue
         for value, number in zip(flatten(state[name]), numbers, strict=True):
-            whole = round(Fraction(weight * value) * levels / Fraction(bound)) if bound else 0
-            assert number == min(max(whole, -levels), levels)
+            exactly = Fraction(weight * value) * levels / Fraction(bound) if bound else 0
+            off = abs(number - min(max(exactly, -levels), levels))
+            assert off <= Fraction(1, 2) + Fraction(1, 2**20)  # doubles do not find all ties
     for name, words in exact.words.items():
         bound = exact.bounds[name]
         for value, word in zip(flatten(state[name]), words, strict=True):
@@ -175,12 +176,19 @@ def measured(counts: list[list[int]]) -> list[int]:
     return [other if number is None else number for number in found]
 
 
-def following(bins: list[int], counts: list[list[int]]) -> list[int]:
-    """Those of the next round, with `previous`."""
-    raised = [min(number + 1, BINS - 1) for number in measured(counts)]
-    if BINS in bins:
-        return raised
-    return [max(number, before - 2) for number, before in zip(raised, bins, strict=True)]
+def following(bins: list[int], counts: list[list[int]], small: list[bool]) -> list[int]:
+    """Those of the next round, with `previous`; `small` says of all tensors that are sent which ones are so."""
+    found = []
+    for number, before, is_small in zip(measured(counts), bins, small, strict=True):
+        raised = min(number + (4 if is_small else 1), BINS - 1)
+        found.append(raised if is_small or before == BINS else max(raised, before - 2))
+    return found
+
+
+def small_sent(header: dict[str, Any]) -> list[bool]:
+    """Which of the tensors that are sent are small."""
+    flags = iter(small_ones(header))
+    return [role == "encrypted" and next(flags) for *_, role, _ in sent(header)]
 
 
 def name_of(header: dict[str, Any], key: Container, bins: list[int]) -> str:

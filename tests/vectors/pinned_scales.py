@@ -35,14 +35,17 @@ MAGNITUDES += [
     for near in (math.nextafter(root, 0), root, math.nextafter(root, math.inf))
 ]
 
-#: Counts of tensors, as bins that are not 0 with their counts, and the bins that they were made under.
-COUNTS: list[tuple[list[list[list[int]]], list[int]]] = [
-    ([[[103, 2]]], [BINS]),
-    ([[[3, 1], [90, 1], [91, 1]], [], [[191, 3]]], [BINS] * 3),
-    ([[[10, 1]], [], [[20, 1]], [[30, 1]], [[41, 1]]], [9, 0, 30, 32, 43]),
-    ([[], []], [BINS] * 2),
-    ([[], []], [0, 191]),
-    ([[[0, 1]], [[190, 1]], [[191, 1]]], [2, 191, 191]),
+#: Counts of tensors, as bins that are not 0 with their counts, the bins that they were made under, and which are small.
+COUNTS: list[tuple[list[list[list[int]]], list[int], list[bool]]] = [
+    ([[[103, 2]]], [BINS], [False]),
+    ([[[103, 2]]], [BINS], [True]),
+    ([[[3, 1], [90, 1], [91, 1]], [], [[191, 3]]], [BINS] * 3, [False] * 3),
+    ([[[10, 1]], [], [[20, 1]], [[30, 1]], [[41, 1]]], [9, 0, 30, 32, 43], [False] * 5),
+    ([[[10, 1]], [], [[20, 1]], [[30, 1]], [[41, 1]]], [9, 0, 30, 32, 43], [True, True, True, False, True]),
+    ([[], []], [BINS] * 2, [False, True]),
+    ([[], []], [0, 191], [False, True]),
+    ([[[0, 1]], [[190, 1]], [[191, 1]]], [2, 191, 191], [False] * 3),
+    ([[[187, 1]], [[188, 1]], [[191, 1]]], [191, 0, 0], [True] * 3),
 ]
 
 #: Number of the key, epoch, round, base and bins.
@@ -94,9 +97,9 @@ def scales() -> dict[str, Any]:
     """The content of scales.json."""
     about = (
         "bounds of bins, and the bins of magnitudes, both as doubles in hexadecimal, big-endian; of counts, tensor by "
-        "tensor the bins that are not 0, what they measure, and what follows from that and the bins; names with "
-        "`previous`, key is the root of FLASHE's; numbers of the encrypted section by the sorts of the format, the "
-        "tensors in it that are small, and payload sizes of frames, of an update and of a calibration"
+        "tensor the bins that are not 0, what they measure, and what follows from it, the bins, and what is small; "
+        "names with `previous`, key is the root of FLASHE's; numbers of the encrypted section by the sorts of the "
+        "format, the tensors in it that are small, and payload sizes of frames, of an update and of a calibration"
     )
     return {
         "about": about,
@@ -108,10 +111,10 @@ def scales() -> dict[str, Any]:
     }
 
 
-def _counts(shown: list[list[list[int]]], bins: list[int]) -> dict[str, Any]:
+def _counts(shown: list[list[list[int]]], bins: list[int], small: list[bool]) -> dict[str, Any]:
     rows = [[dict(map(tuple, its)).get(number, 0) for number in range(BINS)] for its in shown]
-    measured, following = exact_by_hand.measured(rows), exact_by_hand.following(bins, rows)
-    return {"counts": shown, "bins": bins, "measured": measured, "next": following}
+    measured, following = exact_by_hand.measured(rows), exact_by_hand.following(bins, rows, small)
+    return {"counts": shown, "bins": bins, "small": small, "measured": measured, "next": following}
 
 
 def _name(key: int, epoch: int, round: int, base: str | None, bins: list[int]) -> dict[str, Any]:

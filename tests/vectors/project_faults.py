@@ -128,6 +128,9 @@ def _manifest_fields(maker: Maker) -> None:
     bad("config-text", "the configuration is a text", put("config", to="all"))
     bad("config-more", "a key of the configuration that there is not", put("config", "comment", to=""))
     bad("config-less", "a key of the configuration is left to be planned", drop("config", "he", "config", "rounding"))
+    fault = "where scales come from is left to be derived"
+    bad("config-precision", fault, drop("config", "aggregation", "precision"))
+    bad("config-precision-null", fault, put("config", "aggregation", "precision", to=None))
     bad(
         "config-integer",
         "a whole number where the canonical form has 1.0",

@@ -41,6 +41,7 @@ def _precisions(maker: Maker) -> None:
     bad("precision-null", "null as precision", numbers(precision=None))
     bad("max-abs", "max_abs where scales are measured", numbers(max_abs=1.0))
     bad("max-weight-zero", "max_weight 0.0", numbers(max_weight=0.0))
+    bad("max-weight-large", "max_weight beyond the largest scale", numbers(max_weight=2.0**41))
     bad("max-weight-integer", "a whole number as max_weight", numbers(max_weight=100))
     bad("overflow", "values beyond measured scales are an error", put("params", "overflow", to="error"))
     bad("max-abs-null", "no max_abs where scales are fixed", numbers(max_abs=None), "flashe")

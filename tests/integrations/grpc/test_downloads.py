@@ -272,6 +272,21 @@ def test_other_params_take_other_room(server: Server, signed: Signed, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("other", [{"max_clients": 1000}, {"max_abs": 2.0}, {"max_weight": 3.0}])
+def test_another_aggregation_takes_other_room(
+    server: Server, signed: Signed, tmp_path: Path, other: dict[str, float]
+) -> None:
+    """More sites, say, take more bits a value."""
+    aggregation = replace(signed.config.aggregation, **other)  # type: ignore[arg-type]
+    project = replace(signed.project, config=replace(signed.config, aggregation=aggregation))
+    with (
+        SiteSession(server.address, "site-1", tls=None, timeout=120.0, project=project) as session,
+        pytest.raises(MismatchError, match="has another aggregation than this federation: .*max_clients=4"),
+    ):
+        session.download(0, tmp_path / "aggregate")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_was_uploaded_last_says_what_an_aggregate_is_like(server: Server, signed: Signed, tmp_path: Path) -> None:
     update = signed.site().encrypt({"w": np.zeros(3, np.float32)}, round=0)
     with session_of(server) as session:

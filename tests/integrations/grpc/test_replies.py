@@ -55,6 +55,7 @@ def test_what_an_operator_is_told() -> None:
         ({"models": [1, 1 << 40]}, "names round 1099511627776"),
         ({"aggregates": [1 << 32]}, "names round"),
         ({"state": ""}, "names the state ''"),
+        ({"stage": "scales"}, "names the stage 'scales'; it is one of calibration, update"),
         ({"state": "open\x1b]0;owned\x07"}, r"names the state 'open\\x1b\]0;owned\\x07'"),
         (
             {"added": ["site-1\x1b[31m\nclock        0.0 s"]},
