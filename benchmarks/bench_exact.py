@@ -54,13 +54,12 @@ def test_overhead(compare, report, benchmark, configure, make_keys, model, flat)
     blocks = -(-flat.size // lanes.block_values)
     words = np.empty(blocks * lanes.words, np.uint64)
     pad, stream = np.empty(PIECE_NBYTES, np.uint8), Keystream(secrets.token_bytes(32))
-    limit = float(lanes.limit)
+    step, clipped = 8 / lanes.limit, np.zeros(1, np.int64)
+    shape = (lanes.words, lanes.per_word, lanes.bits, lanes.limit)
     alpha, state = secrets.randbits(126), np.zeros(2, np.uint64)
 
     def parts() -> None:
-        secagg_ext.quantise(
-            [flat], words, lanes.words, lanes.per_word, lanes.bits, lanes.limit, 0, [limit / 8], [limit], 1, None
-        )
+        secagg_ext.quantise([flat], words, *shape, 0, [1.0], [step], [float(lanes.limit)], clipped, 1, None)
         secagg_ext.poly_mac(words, alpha, state)
         for start in range(0, words.nbytes, pad.size):
             stream.read(start, pad[: min(pad.size, words.nbytes - start)])

@@ -265,7 +265,7 @@ class Aggregator:
         fewest = self._config.aggregation.min_clients
         if len(self._contributions) < fewest or self._layout is None:
             raise QuorumError(
-                f"round {self._round} has {len(self._contributions)} updates, min_clients is {fewest}: "
+                f"round {self._round} has {len(self._contributions)} {self._kind}s, min_clients is {fewest}: "
                 "wait for more sites"
             )
         self._closed = f"round {self._round} is finished"

@@ -35,7 +35,9 @@ class SecAggHandler:
 
     Where a round begins with a calibration (``precision: auto``, the default of exact schemes), the handler needs to be
     told how to exchange it, and waits for the scales of the round between training and encryption:
-    ``SecAggHandler(model, weight=n, calibrate=lambda update: session.calibrate(update, "scales.secagg"))``.
+    ``SecAggHandler(model, weight=n, calibrate=lambda update: session.calibrate(update, "scales.secagg"))``. If that
+    raises an error, because the others stay away, say, it comes out of ``trainer.run()``, and the network still holds
+    what was trained: `complete` goes on with it.
 
     If training raises an exception, or is ended by ``terminate(skip_completed=True)``, there is no update.
 
@@ -103,17 +105,21 @@ class SecAggHandler:
             first iteration if there is none, or it is not that of the global model.
         """
         engine.add_event_handler(Events.STARTED, self._start)
-        engine.add_event_handler(Events.COMPLETED, self._complete)
+        engine.add_event_handler(Events.COMPLETED, self.complete)
 
-    def _start(self, engine: Engine) -> None:
-        """Load the global model into the network."""
-        self.update = None
-        if self.upload_path is not None:
-            self.upload_path.unlink(missing_ok=True)
-        self.model.load(_network(engine))
+    def complete(self, engine: Engine) -> None:
+        """Encrypt what an engine has trained: by itself when training completes, and by you if that raised an error.
 
-    def _complete(self, engine: Engine) -> None:
-        """Encrypt the difference of the network from the global model that it started from."""
+        Parameters
+        ----------
+        engine : monai.engines.SupervisedTrainer
+            Whose network holds what was trained from the global model of the round.
+
+        Raises
+        ------
+        SecAggError
+            Whatever `GlobalModel.encrypt` refuses, or `calibrate` raises.
+        """
         local = _network(engine)
         with self._scales(local) as scales:
             start = time.perf_counter()
@@ -122,6 +128,13 @@ class SecAggHandler:
             else:
                 self.model.encrypt_to(self.upload_path, local, self.weight, scales)
             self.encrypt_seconds = time.perf_counter() - start
+
+    def _start(self, engine: Engine) -> None:
+        """Load the global model into the network."""
+        self.update = None
+        if self.upload_path is not None:
+            self.upload_path.unlink(missing_ok=True)
+        self.model.load(_network(engine))
 
     def _scales(self, local: torch.nn.Module) -> AbstractContextManager[secagg.Update | None]:
         """Return the scales of the round, if it has any to wait for."""

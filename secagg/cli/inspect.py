@@ -12,6 +12,7 @@ from ..setup.packing import MAGIC as KIT_MAGIC
 from ..site.folder import CARRY_FILE
 from ..site.own_tensors import own_from_bytes
 from ..site.snapshot import Snapshot, carry_of
+from ..site.trained import Trained
 from ..storage.files import open_regular, os_errors
 from ..trust.key import ClientKey, ServerKey, load_key
 from ..trust.kit_files import CLIENT_KEY_FILE, PROJECT_FILE, SERVER_KEY_FILE, find_file, is_server_kit
@@ -33,12 +34,14 @@ _KEPT: dict[str, Callable[[bytes], object]] = {
     "a site's global model, as of GlobalModel.to_bytes(): in the clear, it stays at the site": Snapshot.from_bytes,
     "what error feedback carries, as of Client.carry(): in the clear, it stays at the site": StoredCarry.from_bytes,
     "a site's own tensors: in the clear, they stay at the site": own_from_bytes,
+    "what a site has trained, until the round has its scales: in the clear, it stays at the site": Trained.from_bytes,
 }
 
 #: What the table of a report says.
 _REPORT_WORDS = (
     "bits: log2(1 + 2 · rms / step), what the typical value takes; clipped: values beyond the bound",
-    "dropped: share of the energy that was left out; residual: its norm, due in the next round",
+    "dropped: share of the energy that was left out, without error feedback by rounding alone",
+    "residual: norm of what was left out, due in the next round",
 )
 
 #: What the kinds of container are.
@@ -125,6 +128,8 @@ def _show_kept(path: Path) -> None:
         if isinstance(kept, StoredCarry):
             _row("site", kept.site)
             _row("round", kept.carry.round)
+        elif isinstance(kept, Trained):
+            _row("round", kept.round)
         elif isinstance(kept, Snapshot):
             _row("site", kept.site)
             _row("round", kept.round)

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=3600.0,
         metavar="SECONDS",
-        help="longest round, training included (default: 3600)",
+        help="longest round, training included; where one begins with a calibration, the longest stage (default: 3600)",
     )
     parser.add_argument(
         "--disk-quota",

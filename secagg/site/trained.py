@@ -58,10 +58,15 @@ class Trained:
         """Return what was trained for a round that begins from `base`; None if there is nothing that can be used."""
         try:
             with os_errors(StorageError, "it cannot be read"):
-                found = _FORMAT.unpack((folder / TRAINED_FILE).read_bytes(), cls._build)
+                found = cls.from_bytes((folder / TRAINED_FILE).read_bytes())
         except SecAggError:
             return None  # it is trained again
         return found if (found.round, found.base) == (round, base) else None
+
+    @classmethod
+    def from_bytes(cls, blob: bytes) -> Trained:
+        """Return what `keep` has written; `FormatError` if it is something else, or damaged."""
+        return _FORMAT.unpack(blob, cls._build)
 
     @classmethod
     def _build(cls, header: dict[str, Any], arrays: list[NDArray[Any]]) -> Trained:

@@ -12,6 +12,14 @@ from ..wire.header import Header
 from .key import ServerKey
 from .project import Project
 
+#: What to do about a container of one kind where another is needed.
+_OTHER_KINDS = {
+    ("calibration", "scales"): ": pass the sum of all sites', as Aggregator(…, kind='calibration').finish() returns it",
+    ("calibration", "update"): ": add it to an Aggregator(…, kind='calibration')",
+    ("update", "calibration"): ": add it to an Aggregator of kind 'update'",
+    ("scales", "aggregate"): ": pass scales as encrypt(…, calibration=…)",
+}
+
 
 def check_key(config: Config, key: ServerKey) -> None:
     """Hold a key against the configuration.
@@ -73,7 +81,8 @@ def check_header(header: Header, kind: str, config: Config, key: ServerKey) -> N
     """
     who = f"the {header.kind} from {', '.join(header.sites[:3])}{'…' if len(header.sites) > 3 else ''}"
     if header.kind != kind:
-        raise MismatchError(f"{who} is of kind {header.kind!r}; kind {kind!r} is needed here")
+        remedy = _OTHER_KINDS.get((header.kind, kind), "")
+        raise MismatchError(f"{who} is of kind {header.kind!r}; kind {kind!r} is needed here{remedy}")
     if header.params != config.params:
         raise MismatchError(f"{who} has other params: {_difference(header.params.to_dict(), config.params.to_dict())}")
     for name in ("max_clients", "precision", "max_abs", "max_weight"):

@@ -34,21 +34,27 @@ def check_contributions(
         raise ConfigError(
             f"receipt is {show(receipt)}; give a Receipt, as SiteSession.receipt or Receipt.from_bytes does"
         )
+    what = f"the {'sum of calibrations' if header.kind == 'scales' else header.kind} of round {header.round}"
     if len(header.contributions) < min_clients:
-        raise QuorumError(f"the aggregate has {len(header.contributions)} contributions, min_clients is {min_clients}")
+        raise QuorumError(f"{what} has {len(header.contributions)} contributions, min_clients is {min_clients}")
     if round is not None and header.round != check_round(round):
+        if header.kind == "scales":
+            raise RoundMismatchError(
+                f"the scales are of round {header.round}, not of round {round}: calibrate in each round, and pass the "
+                "sum of its own calibrations"
+            )
         raise RoundMismatchError(
             f"the aggregate is of round {header.round}, not of round {round}: apply those between first, or load a "
             "model that was stored since"
         )
     if base is not None and header.base != base:
         raise VerificationError(
-            f"the aggregate of round {header.round} began from another global model than this site: the server shows "
-            "sites different models, or this site has missed a round"
+            f"{what} began from another global model than this site: the server shows sites different models, or this "
+            "site has missed a round"
         )
     if project is not None:
         project.check_time()
-        project.check_manifest(header.manifest, f"the aggregate of round {header.round}")
+        project.check_manifest(header.manifest, what)
         for name in project.revoked_since(header):
             raise IdentityError(
                 f"site {name!r} has been revoked since it gave to round {header.round}, whose aggregate cannot be used "

@@ -94,6 +94,21 @@ def test_a_round_with_one_site_on_each_library(scheme, seeded, maker):
         np.testing.assert_allclose(mean["w"], means[0]["w"], rtol=0, atol=1e-7)  # one ciphertext: the noise is the same
 
 
+@pytest.mark.parametrize("maker", mates("BGV", False))
+def test_calibrations_of_several_libraries(maker):
+    """Each site calibrates on its library, and reads on it what the sum says, whoever made the key."""
+    libs = mates("BGV", False)
+    federation = federate(f"{maker}-BGV/auto", {"value_bits": 8, "seeded": False}, max_clients=len(libs))
+    states = random_states(len(libs), {"w": (3, 500), "s": ()})
+    sites = [federation.using(lib).site(lib) for lib in libs]
+    scales = federation.add(site.calibrate(state) for site, state in zip(sites, states, strict=True))
+    aggregate = federation.add(
+        site.encrypt(state, calibration=scales) for site, state in zip(sites, states, strict=True)
+    )
+    for site in sites:
+        federation.assert_mean(site.decrypt(aggregate, like=states[0]), states)
+
+
 @pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS)
 def test_all_libraries_choose_the_same_moduli(params):
     libs = libs_of(params["scheme"])

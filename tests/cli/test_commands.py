@@ -16,6 +16,7 @@ from provisioned import CLARA, COMMANDS, Federation, Secagg
 
 import secagg as library
 from secagg.site import GlobalModel
+from secagg.site.trained import Trained
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -255,12 +256,14 @@ def test_inspect_says_what_a_site_keeps(secagg: Secagg, tmp_path: Path) -> None:
     (tmp_path / "model").write_bytes(model.to_bytes())  # the head is torch's, which the command does not load
     (tmp_path / "carry").write_bytes(site.carry())
     (tmp_path / "own").write_bytes(model.own_to_bytes())
+    Trained(0, model.base, model.state, 1.0).keep(tmp_path)
     kinds = {"model": "GlobalModel.to_bytes()", "carry": "Client.carry()", "own": "a site's own tensors"}
+    kinds["trained"] = "what a site has trained"
     for name, kind in kinds.items():
         shown = secagg("inspect", name)
         assert shown.returncode == 0, shown.stderr
         assert kind in shown.stdout.splitlines()[0]
-        assert (str(site.report) in shown.stdout) is (name != "own")
+        assert (str(site.report) in shown.stdout) is (name in ("model", "carry"))
         path = tmp_path / name
         path.write_bytes(path.read_bytes()[:-1] + b"\xff")
         assert "damaged, or of another release" in secagg("inspect", name).stderr

@@ -427,7 +427,8 @@ def test_another_kind(kind, federation, states, scales, tmp_path):
         "calibration": federation.site().calibrate(states[0]),
         "model": Update.from_bytes((tmp_path / "model").read_bytes()),
     }[kind]
-    with pytest.raises(MismatchError, match=f"is of kind '{kind}'; kind 'scales' is needed here"):
+    remedy = ": pass the sum of all sites'" if kind == "calibration" else "$"
+    with pytest.raises(MismatchError, match=f"is of kind '{kind}'; kind 'scales' is needed here{remedy}"):
         federation.site().encrypt(states[0], calibration=given)
 
 
@@ -445,13 +446,13 @@ def test_what_is_no_container(kind, federation, states, scales):
 
 
 def test_scales_are_no_aggregate(federation, scales):
-    with pytest.raises(MismatchError, match="is of kind 'scales'; kind 'aggregate' is needed here"):
+    with pytest.raises(MismatchError, match="kind 'aggregate' is needed here: pass scales as encrypt"):
         federation.site().decrypt(scales)
 
 
 def test_scales_of_another_round(federation, states, scales):
     """That a server plays again."""
-    with pytest.raises(RoundMismatchError, match="is of round 0, not of round 1"):
+    with pytest.raises(RoundMismatchError, match="the scales are of round 0, not of round 1: calibrate in each round"):
         federation.site().encrypt(states[0], 1.0, 1, calibration=scales)
     site = federation.site()
     with pytest.raises(DecryptionError):
@@ -509,7 +510,7 @@ def test_a_sum_of_one_site_is_no_sum(federation, states):
     """The server could read half of what a site's largest values are from what that does then."""
     aggregator = secagg.Aggregator(federation.config, federation.keys.server, kind="calibration")
     aggregator.add(federation.site().calibrate(states[0]))
-    with pytest.raises(QuorumError, match="has 1 updates, min_clients is 2: wait for more sites"):
+    with pytest.raises(QuorumError, match="has 1 calibrations, min_clients is 2: wait for more sites"):
         aggregator.finish()
     aggregator.add(federation.site("site-2").calibrate(states[1]))
     scales = aggregator.finish()
@@ -607,7 +608,7 @@ def test_an_aggregator_adds_one_kind(kind, federation, states, scales):
     other = "calibration" if kind == "update" else "update"
     aggregator = secagg.Aggregator(federation.config, federation.keys.server, kind=kind)
     aggregator.add(sent[kind][0])
-    with pytest.raises(MismatchError, match=f"is of kind '{other}'; kind '{kind}' is needed here"):
+    with pytest.raises(MismatchError, match=f"is of kind '{other}'; kind '{kind}' is needed here: add it to an"):
         aggregator.add(sent[other][-1])
     assert aggregator.sites == ("site-1",)
 

@@ -31,10 +31,10 @@ MAKERS = {
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-def test_sent_once_and_back_under_all_names(lib, make):
-    federation = federate(lib)
+def test_sent_once_and_back_under_all_names(mode, make):
+    federation = federate(mode)
     states = [tied(make), tied(make)]
-    (first, second) = (site.encrypt(state) for site, state in zip(federation.sites(2), states, strict=True))
+    first, second = federation.encrypt(states)
     layout = first.header.layout
     assert [spec.names for spec in layout.tensors] == [("encoder.weight", "decoder.weight"), ("bias",), ("free",)]
     assert layout.size("encrypted") == 24 + 6 + 24

@@ -22,8 +22,8 @@ WEIGHTS = [0.25, 0.5, 1.0]
 
 
 @pytest.fixture(scope="module")
-def signed(lib):
-    return sign_federation(federate(lib, encrypt=ENCRYPT))
+def signed(mode):
+    return sign_federation(federate(mode, encrypt=ENCRYPT))
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +36,12 @@ def test_a_round_of_a_project(signed, states, tmp_path):
     """From files, with all that a site can hold against an aggregate; and the next round, which begins from it."""
     base = signed.site().base(states[0])
     for round in (ROUND, ROUND + 1):
-        aggregator = signed.aggregator(round, base=base)
+        aggregator, scales = signed.aggregator(round, base=base), signed.scales(states, WEIGHTS, round, base)
         receipts = []
         for name, state, weight in zip(signed.names, states, WEIGHTS, strict=True):
-            path = tmp_path / f"{name}.secagg"
-            signed.site(name).encrypt_to(path, state, weight, round, base=base)
+            path, site = tmp_path / f"{name}.secagg", signed.site(name)
+            site.restore_carry(b"")
+            site.encrypt_to(path, state, weight, round, base=base, calibration=scales)
             with Update.open(path) as update:
                 aggregator.add(update)
                 receipts.append(Receipt.of(update, signed.server))
@@ -113,6 +114,17 @@ def test_sums_are_held_against_tags_without_a_project(lib, states):
         federation.site().decrypt(changed)
 
 
+def unsigned_update(signed, states, base):
+    """That of a site without a project, among others without one."""
+    sites = signed.federation.sites(3)
+    scales = signed.scales(states, [1.0] * 3, base=base)
+    if signed.federation.precision == "auto":
+        calibrations = [site.calibrate(state, 1.0, ROUND, base=base) for site, state in zip(sites, states, strict=True)]
+        scales = signed.federation.add(calibrations)
+    sites[2].restore_carry(b"")
+    return sites[2].encrypt(states[2], round=ROUND, base=base, calibration=scales)
+
+
 def test_who_is_listed_and_from_where(signed, states):
     """What every scheme shows: signatures, the base and the receipt."""
     base = signed.site().base(states[0])
@@ -131,7 +143,7 @@ def test_who_is_listed_and_from_where(signed, states):
     strange.header["manifest"] = "ab" * 32
     with pytest.raises(ManifestMismatchError, match="abababababababab…, which is neither"):
         signed.site().decrypt(Update.from_bytes(strange.to_bytes()))
-    unsigned = signed.federation.site("site-3").encrypt(states[2], round=ROUND, base=base)
+    unsigned = unsigned_update(signed, states, base)
     aggregator = signed.aggregator()
     with pytest.raises(ManifestMismatchError, match=r"no project manifest, .* under one: give every Client"):
         aggregator.add(unsigned)
@@ -163,7 +175,7 @@ def test_tags_hang_on_the_epoch(signed, states):
     """The same secrets in another epoch have other hash keys and pads: no tag of one is one of the other."""
     keys = signed.federation.keys
     later = ClientKey(keys.client.params, keys.client.secret_material(), keys.client._root, keys.server.epoch + 1)
-    header = signed.site().encrypt(states[0]).header
+    header = signed.encrypt(states)[0].header
     tags = []
     for key in (keys.client, later):
         authenticator = Authenticator(key, header)

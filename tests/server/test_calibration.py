@@ -663,6 +663,23 @@ def test_scales_that_are_lost(world: World, caplog: pytest.LogCaptureFixture) ->
     world.ends_well(*SITES)
 
 
+def test_scales_that_no_site_can_use(world: World) -> None:
+    """One site's program was another. As docs/operators.md says: both files go, and the calibration begins again."""
+    world.calibrate("site-1", "site-2", "site-3")
+    unusable = world.download("scales").digest()
+    world.server.close()
+    (world.folder / "scales-0.secagg").unlink()
+    (world.folder / "round-0" / "site-3.calibration").unlink()
+    world.restart()
+    assert world.state[:4] == (0, "calibration", 1, ("site-1", "site-2"))
+    world.join("site-3")
+    [mended] = world.calibrate("site-3")
+    scales = world.download("scales", own=mended)
+    assert scales.digest() != unusable
+    world.update(*SITES)
+    world.ends_well(*SITES)
+
+
 def test_scales_that_cannot_be_stored(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(folder: RunFolder, summed: secagg.Update) -> None:
         raise StorageError(f"cannot write {folder.path}/scales-0.secagg: No space left on device")

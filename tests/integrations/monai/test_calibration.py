@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -76,7 +77,7 @@ def server(provisioned: Provisioned, tmp_path: Path) -> Iterator[ToyServer]:
 
 
 def take_part(
-    server: ToyServer, folder: Path, scratch: Path, net: torch.nn.Module
+    server: ToyServer, folder: Path, scratch: Path, net: torch.nn.Module, rounds: int = ROUNDS
 ) -> tuple[GlobalModel, list[dict[str, torch.Tensor]]]:
     """The loop of docs/own-task.md; returns what came out of training, too."""
     kit = load_site_kit(folder)
@@ -89,7 +90,7 @@ def take_part(
         return session.calibrate(update, scratch / f"{kit.name}.scales")
 
     handler = SecAggHandler(model, weight=WEIGHTS[kit.name], calibrate=calibrate)
-    while model.round < ROUNDS:
+    while model.round < rounds:
         trainer = trainer_of(net, 10 * model.round + WEIGHTS[kit.name])
         handler.attach(trainer)
         trainer.run()
@@ -146,7 +147,8 @@ def test_what_has_no_calibration_never_asks_for_one(aggregation: dict[str, Any])
         assert handler.update is not None
 
 
-def test_a_calibration_that_fails_makes_no_update(provisioned: Provisioned) -> None:
+def test_a_calibration_that_fails_makes_no_update(provisioned: Provisioned, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was trained is there, and can be completed later."""
     model = GlobalModel(secagg.Client.load(provisioned["a"]), network())
 
     def fails(update: secagg.Update) -> secagg.Update:
@@ -159,3 +161,38 @@ def test_a_calibration_that_fails_makes_no_update(provisioned: Provisioned) -> N
         trainer.run()
     assert handler.update is None
     assert model.round == 0
+    with pytest.raises(QuorumError, match="nobody else"):
+        handler.complete(trainer)
+    kit = load_server_kit(provisioned["server"])
+    aggregator = secagg.Aggregator(
+        kit.config, kit.key, round=0, base=model.base, kind="calibration", project=kit.project
+    )
+    other = GlobalModel(secagg.Client.load(provisioned["b"]), network())
+    aggregator.add(other.calibrate(network(), 1.0))
+
+    def comes(update: secagg.Update) -> secagg.Update:
+        aggregator.add(update)
+        return secagg.Update.from_bytes(aggregator.finish().to_bytes())
+
+    monkeypatch.setattr(handler, "_calibrate", comes)
+    handler.complete(trainer)
+    update: secagg.Update | None = handler.update
+    assert update is not None
+    assert (update.header.kind, update.header.site) == ("update", "a")
+
+
+def test_a_site_that_is_late(provisioned: Provisioned, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The round times out while one trainer waits in its last event: it has an update all the same."""
+    kit = load_server_kit(provisioned["server"])
+    federation = Federation(
+        kit.config, kit.key, tmp_path / "run", round_timeout=5, project=kit.project, identity=kit.identity
+    )
+    with ToyServer(federation) as server, ThreadPoolExecutor(2) as pool:
+        first = pool.submit(take_part, server, provisioned["a"], tmp_path, network(), 1)
+        deadline = time.monotonic() + 60
+        while "waiting again for the calibrations of others" not in caplog.text:
+            assert time.monotonic() < deadline
+            assert not first.done() or first.result()
+            time.sleep(0.05)
+        second = pool.submit(take_part, server, provisioned["b"], tmp_path, network(), 1)
+        assert first.result(300)[0].base == second.result(300)[0].base
