@@ -13,7 +13,8 @@ Site::
 
     with SiteSession("server.example:8443", "site-1", tls=Tls.load("certs/site-1")) as session:
         round = session.join().round
-        update = site.encrypt(state, weight=128, round=round)
+        with session.calibrate(site.calibrate(state, 128, round), "scales.secagg") as scales:
+            update = site.encrypt(state, 128, round, calibration=scales)
         with session.exchange(update, "aggregate.secagg") as aggregate:
             mean = site.decrypt(aggregate, like=state)
 """

@@ -192,6 +192,12 @@ def test_the_configurations() -> None:
     for form, preset in forms:
         config = secagg.Config.from_dict({"he": yaml.safe_load(form)})
         assert config == secagg.Config.from_dict({"he": {"preset": preset}})
+    bits = [
+        int(number) for number in re.findall(r"With `max_abs`, `exact` has (\d+), and `smallest` (\d+)", BACKENDS)[0]
+    ]
+    for preset, expected in zip(("exact", "smallest"), bits, strict=True):
+        fixed = secagg.Config.from_dict({"he": {"preset": preset}, "aggregation": {"max_abs": 1.0}})
+        assert fixed.params.to_dict()["value_bits"] == expected
 
 
 def test_the_commands_of_a_federation(tmp_path: Path) -> None:
