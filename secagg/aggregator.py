@@ -97,11 +97,6 @@ class Aggregator:
             raise ConfigError(f"kind is {show(kind)}; use {' or '.join(SUMS)}")
         precision = config.aggregation.precision
         if kind == "calibration" and precision != "auto":
-            raise ConfigError(f"there are no calibrations with precision {precision!r}: leave kind out")
-        if calibration is not None and (kind != "update" or precision == "fixed"):
-            raise ConfigError(f"{kind}s with precision {precision!r} are under no scales: leave calibration out")
-        precision = config.aggregation.precision
-        if kind == "calibration" and precision != "auto":
             raise ConfigError(f"kind is 'calibration', and with precision {precision!r} no site calibrates")
         if calibration is not None and (not config.aggregation.calibrated or kind != "update"):
             what = "an update" if kind == "update" else "a calibration"
