@@ -84,12 +84,12 @@ class Measuring:
             )
         summed = check_update(calibration)
         header = summed.header
-        if header.round == round and header.base != base:  # most likely a slip of the caller's
+        self._check(summed, "scales", layout, round, base)
+        if header.base != base:
             raise MismatchError(
                 f"the scales of round {round} are of another global model than this update: give calibrate and encrypt "
                 "the same `base`"
             )
-        self._check(summed, "scales", layout, round, base)
         name, found = summed.digest(), self.after(summed)
         if found is None:
             with self._failures.guard():

@@ -181,6 +181,8 @@ def clipping_loss(vector: NDArray[Any], factor: float, bound: float, energy: flo
     numbers = np.empty(vector.size)
     FlatVector([vector]).read(0, numbers, factor)
     scale = float(np.abs(numbers).max(initial=0.0))
+    if not 0 < scale < math.inf or not energy:  # it has changed since it was checked
+        return 0.0
     beyond = np.maximum(np.abs(numbers) - bound, 0) / scale  # so that squares cannot overflow
     return min(float(beyond @ beyond) * scale / energy * scale, 1.0)
 

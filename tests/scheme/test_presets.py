@@ -359,7 +359,9 @@ def test_values_that_are_none_of_an_exact_scheme(lib, block, precision, value):
         if (key, value) in (("error_feedback", True), ("seeded", True)):
             continue
         with pytest.raises(ConfigError, match=f"{key} is |he.config needs '"):
-            measured(lib, block | {key: value}, precision=precision)
+            measured(
+                lib, block | {key: value}, **({"max_abs": 8.0} if precision == "fixed" else {"precision": precision})
+            )
 
 
 @pytest.mark.parametrize("sizes", [["60", 40], [None], [[53]], [True, 53], ["53", "53"]], ids=repr)

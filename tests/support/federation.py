@@ -139,7 +139,7 @@ class Federation:
             expected = sum(weighted) / sum(weights)
             bound = bounds[first[name]] * self.config.aggregation.largest_weight
             if self.precision != "fixed":
-                bound = self.measured(max(np.abs(part).max(initial=0) for part in weighted))
+                bound = self.measured(max(np.abs(part).max(initial=0) for part in weighted), kinds[first[name]])
             allowed = self.tolerance(weights, expected, dtype_of(value), bound, kinds[first[name]])
             error = np.abs(doubles(value) - expected)
             assert (error <= allowed).all(), (name, error.max(), np.max(allowed))
@@ -153,10 +153,11 @@ class Federation:
             kinds |= {name: "small" for name, is_small in zip(encrypted, small, strict=True) if is_small}
         return kinds
 
-    def measured(self, largest: float) -> float:
+    def measured(self, largest: float, kind: str = "encrypted") -> float:
         """The bound of a tensor whose largest weighted value at any site this is."""
         halves = math.ceil(2 * math.log2(largest)) if largest else -math.inf
-        return 2.0 ** ((halves + (self.precision == "previous")) / 2)
+        headroom = 0 if self.precision != "previous" else 4 if kind == "small" else 1
+        return 2.0 ** ((halves + headroom) / 2)
 
     def tolerance(
         self, weights: Sequence[float], mean: Any, dtype: str, bound: float | None = None, kind: str = "encrypted"
