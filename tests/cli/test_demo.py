@@ -75,7 +75,7 @@ def test_a_preset_and_a_choice_of_layers(secagg: Secagg, tmp_path: Path) -> None
     assert report["config"]["encrypt"] == "conv"
     assert report["config"]["aggregation"]["precision"] == "auto"  # nobody has guessed anything
     assert report["config"]["he"]["config"]["value_bits"] == 6
-    assert "flashe FLASHE of 7 bits, precision auto, encrypt conv" in result.stdout
+    assert "flashe FLASHE of 6 bits, precision auto, encrypt conv" in result.stdout
     encrypted, raw = report["runs"]["encrypted"][0], report["runs"]["raw"][0]
     record = json.loads((tmp_path / "run" / "encrypted" / "site-1.jsonl").read_text("utf-8"))
     assert 0 < record["calibration_nbytes"] < record["nbytes"]
