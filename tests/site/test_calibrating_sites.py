@@ -68,6 +68,7 @@ class Running:
         self.sites: dict[str, Site] = {}
         self.tasks: dict[str, Learns] = {}
         self.futures: dict[str, Future[list[SiteRecord]]] = {}
+        self._starting: dict[str, Callable[[], list[SiteRecord]]] = {}
 
     def start(self, name: str, rounds: int, times: float = 1.0) -> Site:
         site, task, kept = self._world.site(name), Learns(name, times), list[SiteRecord]()
@@ -77,10 +78,16 @@ class Running:
             take_part(site.participant, CheckedTask(name, task), rounds, kept.append)
             return kept
 
-        self.futures[name] = self._pool.submit(run)
+        self._starting[name] = run
         return site
 
+    def _begin(self) -> None:
+        """Let those run that were started: all have joined, so that no round ends without one of them."""
+        self.futures |= {name: self._pool.submit(run) for name, run in self._starting.items()}
+        self._starting = {}
+
     def until(self, condition: Callable[[], bool]) -> None:
+        self._begin()
         deadline = time.monotonic() + 120
         while not condition():
             for future in self.futures.values():
@@ -89,6 +96,7 @@ class Running:
             time.sleep(0.02)
 
     def join(self) -> dict[str, list[SiteRecord]]:
+        self._begin()
         return {name: future.result(120) for name, future in self.futures.items()}
 
 
@@ -161,8 +169,6 @@ def test_processes_that_end_after_each_round(precision: str, tmp_path: Path) -> 
     with World(provision(tmp_path / "made", precision), tmp_path / "world") as world:
         for round in range(3):
             with running(world) as now:
-                for name in SITES:
-                    world.session(name).join()  # no round may end before all take part
                 for name in SITES:
                     now.start(name, round + 1)
                 records = {name: kept[0] for name, kept in now.join().items()}
@@ -312,9 +318,9 @@ def test_a_site_is_revoked_while_others_wait_for_the_scales(world: World) -> Non
     """The round is void, with its calibration; they calibrate again, and do not train again."""
     killed_before_the_scales(world.site("d"))
     with running(world) as now:
+        world.site("c")  # it is waited for
         for name in ("a", "b"):
             now.start(name, 1)
-        world.site("c")  # it is waited for
         now.until(lambda: added(world) == ("a", "b", "d"))
         world.restart(removed("d"))
         now.start("c", 1)
