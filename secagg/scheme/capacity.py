@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from ..errors import ConfigError
 from .lanes import Lanes, lane_bits, lanes_below, largest_word
 from .noise import bgv_fits
 from .params import FLASHE_BLOCK_WORDS, BGVParams, QuantisedParams, prime_floor
 
 
+@lru_cache(maxsize=64)  # each header that is read or written asks for it, more than once
 def fitting_lanes(params: QuantisedParams, limit: int, sites: int) -> Lanes:
     """Return the lanes in which sums of `sites` values of magnitude at most `limit` neither carry nor wrap.
 
