@@ -350,8 +350,7 @@ class Rounds:
             raise StateError(f"round {self.round} is not sealed")
         self._sealed, self._retry, self._pause = False, None, _FIRST_PAUSE_SECONDS
         self._failure = None
-        added, heard_of = self._added, self._added.keys() | self._skipped
-        self._added = {}
+        added, self._added = self._added, {}
         if self.stage == "calibration":
             self._scaled[self.round] = added
             self._attempt = Attempt(self.round, 1, "update")
@@ -359,7 +358,7 @@ class Rounds:
         else:
             self._completed[self.round] = added
             self._attempt = Attempt(self.round + 1, 1, self._first_stage)
-            self._restart(heard_of, (), now)
+            self._restart(added.keys() | self._skipped, (), now)
         self._forget()
 
     def unseal(self, now: float, error: SecAggError) -> None:
