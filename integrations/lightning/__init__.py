@@ -1,0 +1,1 @@
+"""secagg in Lightning: a callback for the ``Trainer``."""

@@ -1,0 +1,1 @@
+"""secagg in Hugging Face Transformers: a callback for the ``Trainer``."""
