@@ -2,6 +2,7 @@
 
 =====================================  =====================================================================
 `JoinReply`, `UploadReply` …           the messages
+`Handout`                              what a server hands to a site where a framework carries the messages
 `Chunk`                                a piece of an update, aggregate or model on its way
 `BusyError`, `BrokenOffError`          a call that may come again; a call whose other side has gone
 `Refusal`, `shown`                     a typed error on its way; text of the other side, fit to be shown
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .address import is_loopback, parse_address
 from .chunks import Progress
+from .handout import Handout
 from .messages import (
     BrokenOffError,
     BusyError,
@@ -37,6 +39,7 @@ __all__ = [
     "BusyError",
     "Chunk",
     "DownloadRequest",
+    "Handout",
     "JoinReply",
     "Progress",
     "Refusal",

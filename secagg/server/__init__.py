@@ -5,6 +5,7 @@
 `Call`                          one call of a party that was let in: join, skip, resume, upload, …
 `Limits`                        what a server lets its sites use
 `Events`                        is told what happens, to count it
+`Relay`                         rounds in memory, where a framework carries the messages
 `RoundRecord`, `UploadRecord`   what happened in a round, as in ``rounds.jsonl``
 ==============================  ============================================================================
 """
@@ -15,6 +16,7 @@ from .federation import Federation
 from .limits import Limits
 from .members import MAX_CALLS
 from .records import RoundRecord, UploadRecord
+from .relay import Relay
 from .turns import Connection
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "Federation",
     "Limits",
     "NoEvents",
+    "Relay",
     "RoundRecord",
     "UploadRecord",
 ]

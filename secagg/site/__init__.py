@@ -3,6 +3,7 @@
 =======================  =====================================================================
 `GlobalModel`            the federated loop without a framework
 `network_state`          the tensors of a network without its wrappers; `load_network` copies them into it
+`Follower`               keeps a global model in step, where a framework carries the messages
 `Session`                joins, uploads, downloads; waits and retries until its deadline
 `Link`                   what a transport carries for it
 `Joined`, `Uploaded`     what the server answers, checked
@@ -12,6 +13,7 @@
 =======================  =====================================================================
 """
 
+from .follower import Follower
 from .global_model import GlobalModel
 from .link import Link
 from .loop import take_part
@@ -24,6 +26,7 @@ from .session import Session
 from .task import Task
 
 __all__ = [
+    "Follower",
     "GlobalModel",
     "Joined",
     "Link",

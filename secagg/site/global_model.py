@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -18,6 +18,7 @@ from ..storage.files import Target
 from ..trust.receipt import Receipt
 from ..wire.header import Header, check_base, check_round
 from ..wire.layout import Layout, refuse_wrapper
+from ..wire.metrics import check_metrics, is_metric, metric_means, metric_tensors, model_layout
 from ..wire.update import Update, check_update
 from .difference import difference
 from .network import load_network, network_state
@@ -62,6 +63,9 @@ class GlobalModel:
     context : str
         What tells this run from others that begin with the same model under the same key, the same at all sites: the
         run's id, say. It goes into the digest of the global model.
+    metrics : sequence of str
+        Names of numbers, a loss say, that each site may give to `encrypt`, the same at all sites. They travel encrypted
+        with the update, in tensors ``secagg.metrics.`` and their names, and sites learn their weighted means.
 
     Raises
     ------
@@ -84,6 +88,8 @@ class GlobalModel:
     base : bytes
         What training of that round begins from, 32 bytes: the digest of the initial global model, then
         `secagg.Update.next_base` of each aggregate.
+    metrics : dict of str to float
+        Means of the metrics in the aggregate that was applied last, each over the sites that have given it.
     """
 
     def __init__(
@@ -94,8 +100,9 @@ class GlobalModel:
         round: int = 0,
         base: bytes | None = None,
         context: str = "",
+        metrics: Sequence[str] = (),
     ) -> None:
-        round = check_round(round)
+        round, self._metrics = check_round(round), check_metrics(metrics)
         if round != 0 and base is None:
             raise StateError(
                 f"round {round} needs its base: give that of the global model which was at this round, or take the "
@@ -108,21 +115,24 @@ class GlobalModel:
                 "to_bytes of the global model that was at this round, or take the stored one with load_model"
             )
         state = _state_of(state)
-        layout = Layout.of(state, site.config).widened()
-        specs = layout.tensors
-        arrays = {spec.name: held(spec.name, state[spec.name]) for spec in specs}
+        layout = model_layout(state, site.config, self._metrics)
+        specs, zeros = layout.tensors, metric_tensors(self._metrics)
+        arrays = {spec.name: held(spec.name, state[spec.name]) for spec in specs if not is_metric(spec.name)} | zeros
         self.site = site
         self.layout = layout
         self.round = round
         site.check(self.layout, _tie(self.layout, arrays))
         self.base = self.layout.base(arrays, context) if base is None else check_base(base)
+        self.metrics: dict[str, float] = {}
         self._held = arrays  # by the first names of tensors
         self._names = tuple(state)
         self._torch = frozenset(name for name, value in state.items() if is_torch(value))
         self._stays = {name: own_copy(value) for name, value in state.items() if name not in layout.names}
         # Settled once: later values may differ in their last bits from site to site, where libraries of CKKS do.
         self._floored = frozenset(
-            spec.name for spec in specs if spec.nonnegative and bool((arrays[spec.name] >= 0).all())
+            spec.name
+            for spec in specs
+            if spec.nonnegative and not is_metric(spec.name) and bool((arrays[spec.name] >= 0).all())
         )
         self._own: tuple[bytes, ...] = ()  # nonces of this site's updates of the round
         self._scales = Scales.unknown(len(layout.sent)) if previous else None
@@ -175,7 +185,7 @@ class GlobalModel:
         LayoutError
             If names, shapes or kinds of tensors are others, their order is, or which of them are one tensor.
         """
-        found = Layout.of(_state_of(local), self.site.config)
+        found = Layout.of({**_state_of(local), **metric_tensors(self._metrics)}, self.site.config)
         mine = {spec.name: spec.dtype for spec in self.layout.sent}
         cast = tuple(
             spec if spec.role == "local" else replace(spec, dtype=mine.get(spec.name, spec.dtype))
@@ -219,12 +229,12 @@ class GlobalModel:
         """Whether the sites exchange a calibration in each round, before they encrypt."""
         return self.site.config.aggregation.precision == "auto"
 
-    def calibrate(self, local: Any, weight: float) -> Update:
+    def calibrate(self, local: Any, weight: float, metrics: Mapping[str, float] | None = None) -> Update:
         """Tell, encrypted, how large what training has changed is: exchange it for the scales that `encrypt` takes.
 
         Parameters
         ----------
-        local, weight
+        local, weight, metrics
             Those that will be encrypted.
 
         Raises
@@ -234,10 +244,16 @@ class GlobalModel:
         SecAggError
             As `encrypt`.
         """
-        tensors = _tie(self.layout, self._difference(_state_of(local)))
+        tensors = _tie(self.layout, self._difference(_state_of(local), metrics))
         return self.site.calibrate(tensors, weight, self.round, base=self.base, layout=self.layout)
 
-    def encrypt(self, local: Any, weight: float, calibration: Update | None = None) -> Update:
+    def encrypt(
+        self,
+        local: Any,
+        weight: float,
+        calibration: Update | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> Update:
         """Encrypt what training has changed, as this site's update of the round; its integer tensors are kept from now.
 
         Parameters
@@ -249,6 +265,8 @@ class GlobalModel:
         calibration : Update, optional
             Where `calibrates` is true: the scales of the round, the sum of what the sites' `calibrate` returned. What
             is too large for them is clipped, and due in the next round.
+        metrics : mapping of str to float, optional
+            Values of some or all of the metrics that were announced. What is NaN or infinite counts as not given.
 
         Raises
         ------
@@ -257,21 +275,28 @@ class GlobalModel:
         ConfigError
             If there is one, and the scales come from elsewhere.
         LayoutError, RangeError
-            As `difference`.
+            As `difference`; also if a metric was not announced, or is no number.
         SecAggError
             Whatever makes the update or the calibration unfit; see `secagg.Client.encrypt`.
         """
         local, scales = _state_of(local), self._under(calibration)
-        sent, stays = self._difference(local), self._own_of(local)
+        sent, stays = self._difference(local, metrics), self._own_of(local)
         tensors = _tie(self.layout, sent)
         update = self.site.encrypt(tensors, weight, self.round, base=self.base, layout=self.layout, calibration=scales)
         self._sent(update.header, sent, stays)
         return update
 
-    def encrypt_to(self, target: Target, local: Any, weight: float, calibration: Update | None = None) -> None:
+    def encrypt_to(
+        self,
+        target: Target,
+        local: Any,
+        weight: float,
+        calibration: Update | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
         """Encrypt into a file or a stream, a frame at a time. See `encrypt` and `secagg.Client.encrypt_to`."""
         local, scales = _state_of(local), self._under(calibration)
-        sent, stays = self._difference(local), self._own_of(local)
+        sent, stays = self._difference(local, metrics), self._own_of(local)
         tensors = _tie(self.layout, sent)
         header = self.site.encrypt_to(
             target, tensors, weight, self.round, base=self.base, layout=self.layout, calibration=scales
@@ -331,9 +356,12 @@ class GlobalModel:
         assert base is not None  # `decrypt` has compared it
         after = {}
         for spec in self.layout.sent:
+            if is_metric(spec.name):
+                continue
             value = np.asarray(self._held[spec.name] + mean[spec.name])
             after[spec.name] = np.asarray(np.maximum(value, 0)) if spec.name in self._floored else value
         self._scales = self._following(aggregate)
+        self.metrics = metric_means(self._metrics, mean)
         self._held |= after
         self.base = base
         self.round += 1
@@ -382,7 +410,7 @@ class GlobalModel:
                 "train from the same one: store it with GlobalModel.save_model"
             )
         self._scales = self._following(model)
-        self._held |= {spec.name: found[spec.name] for spec in self.layout.sent}
+        self._held |= {spec.name: found[spec.name] for spec in self.layout.sent if not is_metric(spec.name)}
         self.round, self.base, self._own, self._absent = model.header.round, model.header.base, (), False
 
     @property
@@ -451,6 +479,7 @@ class GlobalModel:
             own=self._own,
             scales=self._scales.to_bytes() if self._scales else b"",
             carry=self.site.carry(),
+            metrics={name: self.metrics.get(name) for name in self._metrics},
         ).to_bytes()
 
     @classmethod
@@ -498,6 +527,8 @@ class GlobalModel:
         model._held, model._names, model._torch = dict(snapshot.arrays), snapshot.names, snapshot.torch
         model._stays, model._floored, model._own = dict(snapshot.stays), snapshot.floored, snapshot.own
         model._absent = False
+        model._metrics = tuple(snapshot.metrics)
+        model.metrics = {name: value for name, value in snapshot.metrics.items() if value is not None}
         model._scales = None
         if site.config.aggregation.precision == "previous":
             if not snapshot.scales:
@@ -538,16 +569,21 @@ class GlobalModel:
             )
         return scales
 
-    def _difference(self, local: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        """Return what has changed in each tensor of the layout, by its first name."""
-        missing, extra = self.layout.names - local.keys(), local.keys() - set(self._names)
+    def _difference(
+        self, local: Mapping[str, Any], metrics: Mapping[str, float] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Return what has changed in each tensor of the layout, by its first name; metrics as they are."""
+        numbers = metric_tensors(self._metrics, metrics)
+        missing, extra = self.layout.names - local.keys() - numbers.keys(), local.keys() - set(self._names)
         if missing or extra:
             refuse_wrapper(local)
             fault, names = ("lacks", sorted(missing)) if missing else ("also has", sorted(extra))
             shown = ", ".join(map(repr, names[:3])) + ("" if len(names) <= 3 else f" … ({len(names)} tensors)")
             raise LayoutError(f"what was trained {fault} {shown}: give the tensors of the global model")
-        changed = {}
+        changed = dict(numbers)
         for spec in self.layout.tensors:
+            if spec.name in numbers:
+                continue
             start = self._held[spec.name]
             changed[spec.name] = difference(spec.name, local[spec.name], start)
             for name in spec.names[1:]:

@@ -2,8 +2,9 @@
 
 The header has site, round, base, the layout of what is sent or local, all names in order, dtypes and shapes of what
 stays by the configuration, which tensors are torch's or floored, the nonces of the site's updates of the round, and
-scales that follow from the round before, a byte for each tensor that is sent. The arrays are the tensors of the layout,
-those that stay (bfloat16 as its bits), and the client's carry, which is bytes of a format of its own.
+scales that follow from the round before, a byte for each tensor that is sent, and the metrics with their latest means.
+The arrays are the tensors of the layout, those that stay (bfloat16 as its bits), and the client's carry, which is bytes
+of a format of its own.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from ..wire.arrays import ArrayFormat
 from ..wire.container import DIGEST_NBYTES, read_hex
 from ..wire.header import NONCE_NBYTES, check_round, check_site
 from ..wire.layout import Layout
+from ..wire.metrics import is_metric, metric_tensors
 from .own_tensors import pack_own, unpack_own
 
 _FORMAT = ArrayFormat(
     "global model",
     b"secagg global model v1",
-    3,
-    frozenset(["site", "round", "base", "layout", "names", "stays", "torch", "floored", "own", "scales"]),
+    4,
+    frozenset(["site", "round", "base", "layout", "names", "stays", "torch", "floored", "own", "scales", "metrics"]),
 )
 
 #: Of what is held: 16-bit floats are held as float32, and bfloat16 is none of NumPy's.
@@ -63,6 +65,8 @@ class Snapshot:
         Those of the round, where they follow from the round before; else empty.
     carry : bytes
         What `secagg.Client.carry` returned.
+    metrics : mapping of str to float or None
+        Means of the metrics, None where nobody has given one.
     """
 
     site: str
@@ -77,6 +81,7 @@ class Snapshot:
     own: tuple[bytes, ...]
     scales: bytes
     carry: bytes = field(repr=False)
+    metrics: Mapping[str, float | None]
 
     def to_bytes(self) -> bytes:
         """Return the whole of it."""
@@ -92,6 +97,7 @@ class Snapshot:
             "floored": sorted(self.floored),
             "own": [nonce.hex() for nonce in self.own],
             "scales": self.scales.hex(),
+            "metrics": dict(self.metrics),
         }
         tensors = [self.arrays[spec.name] for spec in self.layout.tensors]
         return _FORMAT.pack(header, [*tensors, *own, np.frombuffer(self.carry, np.uint8)])
@@ -126,7 +132,12 @@ class Snapshot:
         stays = unpack_own(header["stays"], own)
         state = {spec.name: array for spec, array in zip(specs, tensors, strict=True)}
         torch, names, floored = frozenset(header["torch"]), tuple(header["names"]), frozenset(header["floored"])
-        known = [name for spec in specs for name in spec.names] + list(stays)
+        metrics = header["metrics"]
+        if not isinstance(metrics, dict) or not all(mean is None or type(mean) is float for mean in metrics.values()):
+            raise FormatError("the stored global model has metrics that are no numbers")
+        if metric_tensors(list(metrics)).keys() != {spec.name for spec in specs if is_metric(spec.name)}:
+            raise FormatError("the stored global model has other metrics than its layout")
+        known = [name for spec in specs if not is_metric(spec.name) for name in spec.names] + list(stays)
         if len(set(known)) != len(known) or not torch | set(known) <= set(names) or len(set(names)) != len(names):
             raise FormatError("the stored global model has tensors that its list of names has not, or one twice")
         if not floored <= {spec.name for spec in layout.sent}:
@@ -136,7 +147,8 @@ class Snapshot:
         scales = read_hex(header["scales"], len(layout.sent), "the scales") if header["scales"] else b""
         round = check_round(header["round"])
         site = check_site(header["site"])
-        return cls(site, round, base, layout, names, state, stays, torch, floored, nonces, scales, carry.tobytes())
+        sent = nonces, scales, carry.tobytes(), metrics
+        return cls(site, round, base, layout, names, state, stays, torch, floored, *sent)
 
 
 def carry_of(blob: bytes) -> bytes:

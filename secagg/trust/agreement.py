@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..config import Config
-from ..errors import CapacityError, ConfigError, KeyMismatchError, LayoutError, MismatchError, show
+from ..errors import CapacityError, ConfigError, KeyMismatchError, LayoutError, MismatchError, VerificationError, show
 from ..scheme.codec import codec_for
 from ..wire.header import Header
+from ..wire.layout import Layout
 from .key import ServerKey
 from .project import Project
 
@@ -130,3 +131,21 @@ def _difference(found: Mapping[str, Any], expected: Mapping[str, Any], inside: s
 
 def _value(block: Mapping[str, Any], name: str) -> str:
     return show(block[name]) if name in block else "missing"
+
+
+def check_one_exchange(config: Config) -> None:
+    """Raise `ConfigError` if rounds of a configuration need two exchanges, where a framework has one."""
+    if config.aggregation.precision == "auto":
+        raise ConfigError(
+            "aggregation.precision is 'auto', which needs two exchanges a round, and a framework has one: set "
+            "aggregation: {precision: previous}, whose scales follow from the round before, or give max_abs"
+        )
+
+
+def check_first_model(project: Project, first: Mapping[str, Any]) -> None:
+    """Raise `VerificationError` if the first global model is not the one that the project's provisioner has signed."""
+    if project.base is not None and Layout.of(first, project.config).widened().base(first) != project.base:
+        raise VerificationError(
+            f"the first global model is another than the one that the manifest of project {project.name} is for: "
+            "somebody has changed it, or it was made from another seed"
+        )

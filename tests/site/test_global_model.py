@@ -680,8 +680,8 @@ def huge(files: dict[str, bytes]) -> None:
 
 
 FAULTS: dict[str, Callable[[dict[str, bytes]], object]] = {
-    "an earlier version": header(version=2),
-    "a later version": header(version=4),
+    "an earlier version": header(version=3),
+    "a later version": header(version=5),
     "more fields": header(more=[1]),
     "fewer fields": header(base="gone"),
     "a negative round": header(round=-1),

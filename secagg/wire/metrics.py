@@ -1,0 +1,89 @@
+"""Metrics that travel encrypted with an update: tensors beside those of the model, zero in every global model.
+
+Each metric is a 0-d tensor, ``secagg.metrics.`` and its name. The tensor ``secagg.metrics`` tells which of them a site
+has given: one without a metric does not count in its mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import Config
+from ..errors import ConfigError, LayoutError, RangeError, show
+from .layout import Layout
+
+#: Of the names of their tensors, for patterns of ``max_abs``: ``{default: 0.1, "secagg.metrics*": 100}``.
+METRICS = "secagg.metrics"
+
+#: A share of the weights that is smaller is none: CKKS adds noise to zeros.
+_NOBODY = 1e-6
+
+
+def check_metrics(names: object) -> tuple[str, ...]:
+    """Return names of metrics; `ConfigError` if they are none, or one comes twice."""
+    if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"metrics is {show(names)}; give names: ['loss', 'accuracy']")
+    if len(set(names)) != len(names):
+        raise ConfigError(f"metrics {show(list(names))} names one twice")
+    return tuple(names)
+
+
+def metric_tensors(names: Sequence[str], values: Mapping[str, float] | None = None) -> dict[str, NDArray[Any]]:
+    """Return the tensors of metrics, zeros where there is no value; what is NaN or infinite counts as not given.
+
+    Raises
+    ------
+    RangeError
+        If a value is of no metric, or no number.
+    """
+    values = values or {}
+    unknown = values.keys() - set(names)
+    if unknown:
+        raise RangeError(f"metric {min(unknown)!r} was not announced; metrics are {', '.join(names) or 'none'}")
+    if not names:
+        return {}
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+            raise RangeError(f"metric {name!r} is {show(value)}; give a number")
+    given = {name: float(value) for name, value in values.items() if math.isfinite(value)}
+    flags = np.array([name in given for name in names], np.float64)
+    return {METRICS: flags} | {f"{METRICS}.{name}": np.array(given.get(name, 0.0)) for name in names}
+
+
+def metric_means(names: Sequence[str], mean: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+    """Return the weighted means of metrics over the sites that have given them, from the mean of their tensors."""
+    if not names:
+        return {}
+    shares = dict(zip(names, mean[METRICS].tolist(), strict=True))
+    return {name: float(mean[f"{METRICS}.{name}"]) / shares[name] for name in names if shares[name] > _NOBODY}
+
+
+def is_metric(name: str) -> bool:
+    """Return whether a tensor is one of metrics."""
+    return name == METRICS or name.startswith(f"{METRICS}.")
+
+
+def model_layout(state: Mapping[str, Any], config: Config, metrics: Sequence[str] = ()) -> Layout:
+    """Return how differences of a global model are sent, with metrics beside them.
+
+    Raises
+    ------
+    LayoutError, ConfigError
+        As of `Layout.of`; also if a tensor of the model has the name of a metric's, or metrics would be in the clear.
+    """
+    taken = next((name for name in state if isinstance(name, str) and is_metric(name)), None)
+    if taken is not None:
+        raise LayoutError(f"tensor {taken!r}: names that begin with {METRICS} are those of metrics")
+    layout = Layout.of({**state, **metric_tensors(metrics)} if metrics else state, config).widened()
+    clear = next((spec.name for spec in layout.sent if is_metric(spec.name) and spec.role != "encrypted"), None)
+    if clear is not None:
+        raise ConfigError(
+            f"metrics would travel in the clear by encrypt: {config.encrypt.to_value()}; let it encrypt all, or include"
+            f" '{METRICS}*'"
+        )
+    return layout
