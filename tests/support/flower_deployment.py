@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import ssl
 import subprocess
@@ -27,7 +26,6 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-APP = ROOT / "docs" / "examples" / "flower"
 
 #: Where the programs of this environment are: Flower looks for those that it starts on PATH.
 BIN = Path(sys.executable).parent
@@ -51,11 +49,6 @@ def environment(home: Path, **variables: str) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         **variables,
     }
-
-
-def copy_app(folder: Path, app: Path = APP) -> Path:
-    """The example app in a folder of the test's own."""
-    return shutil.copytree(app, folder / "app", ignore=shutil.ignore_patterns("__pycache__"))
 
 
 def kill(processes: Iterable[psutil.Process]) -> None:

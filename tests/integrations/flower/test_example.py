@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import yaml
-from flower_deployment import APP, copy_app, environment, free_port, kill
-from flower_grid import ToyGrid
-from flwr.app import ArrayRecord, Context, RecordDict
+from flower_deployment import environment, free_port, kill
+from flower_example import APP, IMPORTS, LINES, Run, accuracies, copy_app, make_plain, node_configs
 from provisioned import Federation
 
 import secagg
@@ -26,14 +23,6 @@ from secagg.scheme.codec import codec_for
 
 NODES = 3
 SITES = tuple(f"site-{number}" for number in range(NODES))
-IMPORTS = {
-    "client_app.py": ["from secagg.integrations.flower import secagg_mod\n"],
-    "server_app.py": ["import os\n", "from secagg.integrations.flower import SecAggStrategy\n"],
-}
-LINES = {
-    "client_app.py": (["app = ClientApp()\n"], ["app = ClientApp(mods=[secagg_mod])\n"]),
-    "server_app.py": ([], ['    strategy = SecAggStrategy(strategy, os.environ["SECAGG_SERVER_KIT"])\n']),
-}
 
 
 @pytest.fixture(scope="module")
@@ -41,19 +30,6 @@ def kits(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     """Kits of the example's federation."""
     project = yaml.safe_load((APP / "project.yaml").read_text())
     return Federation.make(tmp_path_factory.mktemp("federation"), **project)
-
-
-def make_plain(app: Path) -> Path:
-    """Undo what encrypts the app."""
-    for name, imports in IMPORTS.items():
-        path = app / "digits" / name
-        text = path.read_text()
-        before, after = LINES[name]
-        for lines, instead in [*((line, "") for line in imports), ("".join(after), "".join(before))]:
-            assert text.count(lines) == 1, lines
-            text = text.replace(lines, instead)
-        path.write_text(text)
-    return app
 
 
 def changes(old: str, new: str) -> tuple[list[str], list[str]]:
@@ -75,46 +51,13 @@ def test_two_lines_and_their_imports_encrypt_it(tmp_path: Path) -> None:
         assert lines == [line for name in LINES for line in LINES[name][number]]
 
 
-class Run:
-    """The app in this process, each message as bytes between."""
-
-    def __init__(self, app: Path, node_configs: dict[int, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "digits"]:
-            del sys.modules[name]
-        self.models: list[list[np.ndarray[Any, Any]]] = []  # of each evaluation
-        with monkeypatch.context() as patch:
-            patch.syspath_prepend(str(app))
-            task, client, server = (
-                importlib.import_module(f"digits.{name}") for name in ("task", "client_app", "server_app")
-            )
-        evaluated = task.test
-
-        def noted(model: Any, images: Any, labels: Any) -> float:
-            self.models.append(model)
-            return float(evaluated(model, images, labels))
-
-        monkeypatch.setattr(client, "test", noted)
-        config = {"num-nodes": NODES, "num-server-rounds": 5, "learning-rate": 0.5, "local-steps": 20}
-        self.grid = ToyGrid(dict.fromkeys(node_configs, client.app), node_configs, config)
-        server.app(grid=self.grid, context=Context(7, 1, {}, RecordDict(), config))
-
-    def told(self, name: str) -> np.ndarray[Any, Any]:
-        """What nodes have told, a row for each time that all were asked."""
-        replies = [(reply.metadata.src_node_id, reply.content["metrics"]) for reply, _ in self.grid.replied]
-        asked = [dict(replies[start : start + NODES]) for start in range(0, len(replies), NODES)]
-        return np.array([[row[node][name] for node in sorted(row)] for row in asked if name in row[1]])
-
-
-
 def test_it_learns_what_the_unencrypted_app_learns(
     kits: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SECAGG_SERVER_KIT", str(kits["server"]))
-    nodes = {
-        number + 1: {"partition-id": number, "num-partitions": NODES, "secagg-kit": str(kits[site])}
-        for number, site in enumerate(SITES)
-    }
-    plain, encrypted = Run(make_plain(copy_app(tmp_path)), nodes, monkeypatch), Run(APP, nodes, monkeypatch)
+    nodes = node_configs({site: kits[site] for site in SITES})
+    plain = Run(make_plain(copy_app(tmp_path)), nodes, 5, monkeypatch)
+    encrypted = Run(APP, nodes, 5, monkeypatch)
 
     # All nodes evaluate one model; after the first round it is within what rounding may change of the plain one.
     assert len(plain.models) == len(encrypted.models) == 5 * NODES
@@ -152,10 +95,6 @@ def local_superlinks(home: Path) -> list[psutil.Process]:
         for process in psutil.process_iter(["cmdline"])
         if str(home / "local-superlink" / "superlink.log") in (process.info["cmdline"] or [])
     ]
-
-
-def accuracies(output: str) -> list[float]:
-    return [float(number) for number in re.findall(r"Aggregated MetricRecord: \{'accuracy': ([\d.]+)\}", output)]
 
 
 @pytest.mark.long
