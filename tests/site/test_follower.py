@@ -298,7 +298,7 @@ def test_manifests(tmp_path: Path) -> None:
     old = run.handout("a")
     run.follower("a", replace(old, manifest=manifest))
     assert (kits["a"] / "project.secagg").read_bytes() == manifest
-    with pytest.raises(VerificationError, match="serial 0, an earlier one had 1"):
+    with pytest.raises(VerificationError, match="serial 1, an earlier one had 2"):
         run.follower("a", old)
 
 
