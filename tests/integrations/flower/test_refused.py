@@ -71,6 +71,11 @@ def test_strategy_that_computes_with_models(strategy: Any, name: str) -> None:
         SecAggStrategy(strategy, "/kits/server")
 
 
+def test_weight_by_another_name() -> None:
+    with pytest.raises(ConfigError, match="weighted_by_key is 'loss'"):
+        SecAggStrategy(FedAvg(weighted_by_key="loss"), "/kits/server")
+
+
 def test_strategy_that_is_wrapped(federation: Federation) -> None:
     inner = SecAggStrategy(FedAvg(), federation["server"])
     outer = DifferentialPrivacyClientSideFixedClipping(inner, 0.1, 1.0, 2)
@@ -182,7 +187,7 @@ def test_run_that_chooses_the_keys(federation: Federation, node_config: dict[str
     grid = grid_of(federation, [Stepper(1), Stepper(2)], run_config={"secagg-kit": kit})
     if node_config is not None:
         grid.node_configs = {100: node_config, 101: node_config}
-    with pytest.raises(QuorumError, match="whoever starts a run would choose the keys"):
+    with pytest.raises(QuorumError, match="who starts a run would choose the keys"):
         SecAggStrategy(FedAvg(), federation["server"]).start(grid, to_record(FIRST), 1)
     assert sends_nothing(grid)
 
