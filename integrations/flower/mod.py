@@ -13,7 +13,7 @@ from secagg.site import Follower
 
 from .records import WEIGHT, log, only, tensors_of, to_array, to_bytes, unpack
 
-KIT, STATE, METRICS = "secagg-kit", "secagg", "secagg-metrics"
+KIT, STATE, METRICS, ROUND = "secagg-kit", "secagg", "secagg-metrics", "secagg-round"
 
 
 def secagg_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -52,7 +52,8 @@ def secagg_mod(message: Message, context: Context, call_next: ClientAppCallable)
     if kind == MessageType.TRAIN:
         key, local = only(ArrayRecord, records)
         kept = context.state.pop(METRICS, None)
-        kept = kept if isinstance(kept, MetricRecord) else MetricRecord()
+        if not isinstance(kept, MetricRecord) or kept.get(ROUND) != handout.round:  # of an older model
+            kept = MetricRecord()
         evaluated = {name: _pop(kept, name) for name in handout.metrics if name in kept}
         if evaluated.keys() & private:
             raise LayoutError(f"train and evaluate both tell {', '.join(evaluated.keys() & private)}: name them apart")
@@ -65,7 +66,7 @@ def secagg_mod(message: Message, context: Context, call_next: ClientAppCallable)
     elif any(isinstance(record, ArrayRecord) for record in records.values()):
         raise LayoutError("what evaluate replies has arrays, which would leave in the clear: take them out")
     else:
-        context.state[METRICS] = MetricRecord({**private})
+        context.state[METRICS] = MetricRecord({**private, ROUND: handout.round})
     means = {name: follower.means[name] for name in private if name in follower.means}
     records[place] = MetricRecord({**told, **means, WEIGHT: 1})
     reply.content = RecordDict(records)
