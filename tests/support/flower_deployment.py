@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -91,10 +92,10 @@ class Deployment:
     def running(cls, folder: Path, kits: Mapping[str, Path], sites: Iterable[str]) -> Iterator[Deployment]:
         deployment = cls(folder, kits, tuple(sites))
         try:
-            deployment._start_superlink()
-            for number, site in enumerate(deployment.sites):
+            deployment.start_superlink()
+            for site in deployment.sites:
                 deployment.register(site)
-                deployment.start_node(site, number)
+            deployment.start_nodes()
             yield deployment
         finally:
             deployment.stop()
@@ -106,17 +107,21 @@ class Deployment:
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
-    def flwr(self, *arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        """Run `flwr` as whoever submits runs."""
+    def write_user_config(self) -> Path:
+        """Tell `flwr` of this deployment, as whoever submits runs would; return the folder for FLWR_HOME."""
         home = self.folder / "user"
         home.mkdir(exist_ok=True)
         (home / "config.toml").write_text(
             f'[superlink]\ndefault = "deployment"\n\n[superlink.deployment]\naddress = "127.0.0.1:{self.port}"\n'
             f'root-certificates = "{self.kits["server"] / "ca.crt"}"\n'
         )
+        return home
+
+    def flwr(self, *arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        """Run `flwr` as whoever submits runs."""
         return subprocess.run(
             ["flwr", *map(str, arguments)],
-            env=environment(home),
+            env=environment(self.write_user_config()),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -125,11 +130,21 @@ class Deployment:
             check=False,
         )
 
-    def run(self, app: Path, *arguments: object, timeout: float = 300) -> str:
-        """Submit a run, and return all that it tells until it ends."""
-        done = self.flwr("run", app, "deployment", "--stream", *arguments, timeout=timeout)
-        assert done.returncode == 0, done.stdout + self.log("server")
-        return done.stdout
+    def submit(self, app: Path, *arguments: object) -> subprocess.Popen[bytes]:
+        """Submit a run; what it tells goes to a new log "run"."""
+        self.write_user_config()
+        (self.folder / "run.log").unlink(missing_ok=True)
+        command = ["flwr", "run", str(app), "deployment", "--stream", *map(str, arguments)]
+        return self._start("run", command, home="user")
+
+    def wait_until_told(self, text: str, seconds: float = 120) -> None:
+        """Return once the run has told something."""
+        wait_until(lambda: text in self.log("run"), self.started["run"], self.folder / "run.log", seconds)
+
+    def finish(self, timeout: float = 300) -> str:
+        """Wait for the end of the run; return what it told."""
+        assert self.started["run"].wait(timeout) == 0, self.log("run")
+        return self.log("run")
 
     def runs(self) -> list[dict[str, str]]:
         listed = self.flwr("list", "deployment", "--format", "json")
@@ -147,13 +162,29 @@ class Deployment:
         done = self.flwr("supernode", "register", public, "deployment")
         assert done.returncode == 0, done.stdout
 
-    def start_node(self, site: str, number: int, *arguments: str) -> None:
-        config = f"secagg-kit='{self.kits[site]}' partition-id={number} num-partitions={len(self.sites)}"
-        command = ["flower-supernode", "--superlink", f"127.0.0.1:{self.port}"]
-        command += ["--root-certificates", str(self.kits[site] / "ca.crt")]
-        command += ["--auth-supernode-private-key", str(self.folder / f"{site}.node")]
-        command += ["--port", str(free_port()), "--node-config", config, *arguments]
-        self._start(site, command)
+    def start_nodes(self) -> None:
+        for number, site in enumerate(self.sites):
+            config = f"secagg-kit='{self.kits[site]}' partition-id={number} num-partitions={len(self.sites)}"
+            command = ["flower-supernode", "--superlink", f"127.0.0.1:{self.port}"]
+            command += ["--root-certificates", str(self.kits[site] / "ca.crt")]
+            command += ["--auth-supernode-private-key", str(self.folder / f"{site}.node")]
+            self._start(site, [*command, "--port", str(free_port()), "--node-config", config])
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C where SuperNodes run, then where the SuperLink does; return when all have ended.
+
+        The SuperLink last: it lets in again at once only nodes that have left it. `flwr run` only shows what goes on.
+        """
+        run = self.started.pop("run")
+        run.kill()
+        run.wait()
+        for name in (*self.sites, "server"):
+            process = psutil.Process(self.started[name].pid)
+            tree = [process, *process.children(recursive=True)]
+            os.killpg(process.pid, signal.SIGINT)
+            _, left = psutil.wait_procs(tree, timeout=60)
+            assert not left, left
+            self.started[name].wait()
 
     def stop(self) -> None:
         kill(psutil.Process(process.pid) for process in self.started.values() if process.poll() is None)
@@ -169,7 +200,7 @@ class Deployment:
                 found |= {Path(word).name: process.pid for word in process.cmdline()[1:2]}
         return found
 
-    def _start_superlink(self) -> None:
+    def start_superlink(self) -> None:
         kit = self.kits["server"]
         command = ["flower-superlink", "--host", "127.0.0.1", "--port", str(self.port), "--enable-supernode-auth"]
         command += ["--ssl-certfile", str(kit / "tls.crt"), "--ssl-keyfile", str(kit / "tls.key")]
@@ -186,13 +217,15 @@ class Deployment:
 
         wait_until(healthy, process, self.folder / "server.log", 60)
 
-    def _start(self, name: str, command: list[str], **variables: str) -> subprocess.Popen[bytes]:
-        home = self.folder / name
-        home.mkdir(exist_ok=True)
+    def _start(
+        self, name: str, command: list[str], home: str | None = None, **variables: str
+    ) -> subprocess.Popen[bytes]:
+        folder = self.folder / (home or name)
+        folder.mkdir(exist_ok=True)
         with (self.folder / f"{name}.log").open("ab") as log:
             self.started[name] = subprocess.Popen(
                 command,
-                env=environment(home, **variables),
+                env=environment(folder, **variables),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
