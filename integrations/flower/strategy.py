@@ -113,7 +113,7 @@ class SecAggStrategy(Strategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Let the wrapped strategy average the metrics."""
-        return self.strategy.aggregate_evaluate(server_round, self._accept(replies, _drop_arrays)[0])
+        return self.strategy.aggregate_evaluate(server_round, self._accept(replies, _keep_metrics)[0])
 
     def _begun(self) -> Relay:
         if self._relay is None:
@@ -129,7 +129,7 @@ class SecAggStrategy(Strategy):
             handout = self._begun().handout(since, store=store)
             facts, blobs = pack(handout, self.strategy.arrayrecord_key)
             content, store = RecordDict(dict(message.content)), False  # the wrapped strategy gives all the same one
-            del content[self.strategy.arrayrecord_key]
+            content.pop(self.strategy.arrayrecord_key, None)
             content[FACTS], content[BLOBS] = facts, shared.setdefault(since, blobs)
             if handout.first:  # not where an app looks for it: one without the mod fails, and sends nothing
                 content[FIRST] = self._first
@@ -161,12 +161,12 @@ class SecAggStrategy(Strategy):
         sent = {name: to_bytes(array) for name, array in only(ArrayRecord, reply.content)[1].items()}
         if not {"update"} <= sent.keys() <= {"update", "model"}:
             raise FormatError(f"the reply has arrays {sorted(sent)}, where 'update' is due")
-        if only(MetricRecord, reply.content)[1].get(WEIGHT) != 1:
-            raise FormatError(f"the reply tells {WEIGHT!r}, which is private: 1 is due")
+        _keep_metrics(reply)
         self._begun().add(sent["update"], sent.get("model", b""))
-        _drop_arrays(reply)
 
 
-def _drop_arrays(reply: Message) -> None:
+def _keep_metrics(reply: Message) -> None:
+    if only(MetricRecord, reply.content)[1].get(WEIGHT) != 1:
+        raise FormatError(f"the reply tells {WEIGHT!r}, where 1 is due: it has not gone through secagg_mod")
     for key in [key for key, record in reply.content.items() if isinstance(record, ArrayRecord)]:
         del reply.content[key]
