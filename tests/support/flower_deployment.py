@@ -1,9 +1,11 @@
-"""Flower's own processes: a SuperLink, SuperNodes, and `flwr run`, each with a folder of its own; all end at last."""
+"""Flower's own processes, started as docs/flower.md has it, each with a folder of its own; all end at last."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import socket
 import ssl
@@ -14,19 +16,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.error import URLError
 from urllib.request import urlopen
 
 import psutil
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-)
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "flower.md").read_text(encoding="utf-8")
+
+#: What the page has each party type.
+SUPERLINK, NODE_KEY, REGISTER, SUPERNODE, RUN = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+(CONNECTION,) = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 
 #: Where the programs of this environment are: Flower looks for those that it starts on PATH.
 BIN = Path(sys.executable).parent
@@ -78,7 +77,7 @@ def wait_until(condition: Callable[[], object], process: subprocess.Popen[bytes]
 class Deployment:
     """A SuperLink and SuperNodes over TLS, each node with a key that is registered.
 
-    `home` is the folder of whoever submits runs; SuperLink and SuperNodes have their own beside it.
+    SuperLink, SuperNodes and whoever submits runs have folders of their own for FLWR_HOME: server, `sites`, user.
     """
 
     folder: Path
@@ -93,8 +92,7 @@ class Deployment:
         deployment = cls(folder, kits, tuple(sites))
         try:
             deployment.start_superlink()
-            for site in deployment.sites:
-                deployment.register(site)
+            deployment.register()
             deployment.start_nodes()
             yield deployment
         finally:
@@ -107,35 +105,10 @@ class Deployment:
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
-    def write_user_config(self) -> Path:
-        """Tell `flwr` of this deployment, as whoever submits runs would; return the folder for FLWR_HOME."""
-        home = self.folder / "user"
-        home.mkdir(exist_ok=True)
-        (home / "config.toml").write_text(
-            f'[superlink]\ndefault = "deployment"\n\n[superlink.deployment]\naddress = "127.0.0.1:{self.port}"\n'
-            f'root-certificates = "{self.kits["server"] / "ca.crt"}"\n'
-        )
-        return home
-
-    def flwr(self, *arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        """Run `flwr` as whoever submits runs."""
-        return subprocess.run(
-            ["flwr", *map(str, arguments)],
-            env=environment(self.write_user_config()),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-
-    def submit(self, app: Path, *arguments: object) -> subprocess.Popen[bytes]:
+    def submit(self, app: Path, *arguments: str) -> None:
         """Submit a run; what it tells goes to a new log "run"."""
-        self.write_user_config()
         (self.folder / "run.log").unlink(missing_ok=True)
-        command = ["flwr", "run", str(app), "deployment", "--stream", *map(str, arguments)]
-        return self._start("run", command, home="user")
+        self._start("run", f"{RUN.strip()} {shlex.join(arguments)}", "user", app)
 
     def wait_until_told(self, text: str, seconds: float = 120) -> None:
         """Return once the run has told something."""
@@ -146,29 +119,34 @@ class Deployment:
         assert self.started["run"].wait(timeout) == 0, self.log("run")
         return self.log("run")
 
-    def runs(self) -> list[dict[str, str]]:
-        listed = self.flwr("list", "deployment", "--format", "json")
-        assert listed.returncode == 0, listed.stdout
-        runs: list[dict[str, str]] = json.loads(listed.stdout)["runs"]
-        return runs
-
-    def register(self, site: str) -> None:
-        """Convert a site's TLS key, and let the SuperLink know it."""
-        key = load_pem_private_key((self.kits[site] / "tls.key").read_bytes(), None)
-        private, public = self.folder / f"{site}.node", self.folder / f"{site}.node.pub"
-        private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
-        private.chmod(0o600)
-        public.write_bytes(key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))
-        done = self.flwr("supernode", "register", public, "deployment")
+    def call(self, command: str) -> str:
+        """Let the server's administrator type a command; return what it tells."""
+        done = subprocess.run(
+            ["bash", "-e", "-c", command],
+            cwd=self.folder,
+            env=environment(self._home("user")),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+            check=False,
+        )
         assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def runs(self) -> list[dict[str, str]]:
+        """Return all runs, the newest first."""
+        runs: list[dict[str, str]] = json.loads(self.call("flwr list hospitals --format json"))["runs"]
+        return runs
 
     def start_nodes(self) -> None:
         for number, site in enumerate(self.sites):
-            config = f"secagg-kit='{self.kits[site]}' partition-id={number} num-partitions={len(self.sites)}"
-            command = ["flower-supernode", "--superlink", f"127.0.0.1:{self.port}"]
-            command += ["--root-certificates", str(self.kits[site] / "ca.crt")]
-            command += ["--auth-supernode-private-key", str(self.folder / f"{site}.node")]
-            self._start(site, [*command, "--port", str(free_port()), "--node-config", config])
+            command = self._filled(SUPERNODE, site)
+            changed = command.replace(
+                "partition-id=0 num-partitions=3", f"partition-id={number} num-partitions={len(self.sites)}"
+            )
+            self._start(site, f"{changed.strip()} --port {free_port()}", site)  # a machine each would need no port
 
     def interrupt(self) -> None:
         """Press Ctrl-C where SuperNodes run, then where the SuperLink does; return when all have ended.
@@ -192,40 +170,56 @@ class Deployment:
             process.wait()
 
     def server_processes(self) -> dict[str, int]:
-        """The process ids of the SuperLink, and of what it has started, by the names of their programs."""
-        superlink = psutil.Process(self.started["server"].pid)
-        found = {"flower-superlink": superlink.pid}
-        for process in superlink.children(recursive=True):
+        """Return the process ids of the SuperLink and of what it has started, by the names of their programs."""
+        found = {}
+        for process in [top := psutil.Process(self.started["server"].pid), *top.children(recursive=True)]:
             with suppress(psutil.NoSuchProcess):
-                found |= {Path(word).name: process.pid for word in process.cmdline()[1:2]}
+                found |= {Path(word).name: process.pid for word in process.cmdline()[:2]}
         return found
 
     def start_superlink(self) -> None:
-        kit = self.kits["server"]
-        command = ["flower-superlink", "--host", "127.0.0.1", "--port", str(self.port), "--enable-supernode-auth"]
-        command += ["--ssl-certfile", str(kit / "tls.crt"), "--ssl-keyfile", str(kit / "tls.key")]
-        command += ["--ssl-ca-certfile", str(kit / "ca.crt"), "--database", str(self.database)]
-        process = self._start("server", command, SECAGG_SERVER_KIT=str(kit))
-        context = ssl.create_default_context(cafile=kit / "ca.crt")
+        process = self._start("server", self._filled(SUPERLINK), "server")
+        context = ssl.create_default_context(cafile=self.kits["server"] / "ca.crt")
 
         def healthy() -> bool:
             try:
                 with urlopen(f"https://127.0.0.1:{self.port}/health", timeout=5, context=context) as answer:
                     return bool(answer.status == 200)
-            except (URLError, OSError):
+            except OSError:
                 return False
 
         wait_until(healthy, process, self.folder / "server.log", 60)
 
-    def _start(
-        self, name: str, command: list[str], home: str | None = None, **variables: str
-    ) -> subprocess.Popen[bytes]:
-        folder = self.folder / (home or name)
-        folder.mkdir(exist_ok=True)
+    def register(self) -> None:
+        """Make the keys of all nodes, and let the SuperLink know them."""
+        (self._home("user") / "config.toml").write_text(self._filled(CONNECTION))
+        for site in self.sites:
+            self.call(self._filled(NODE_KEY, site) + self._filled(REGISTER, site))
+
+    def _filled(self, text: str, site: str = "site-1") -> str:
+        """Put what is here in the place of what the page has."""
+        for there, here in {
+            "fl.example.org:8000": f"127.0.0.1:{self.port}",
+            "--port 8000": f"--port {self.port}",
+            "/var/lib/flower/state.db": str(self.database),
+            "/etc/secagg/server": str(self.kits["server"]),
+            "/etc/secagg/site-1": str(self.kits[site]),
+            "site-1.": f"{site}.",
+        }.items():
+            text = text.replace(there, here)
+        return text
+
+    def _home(self, name: str) -> Path:
+        home = self.folder / name
+        home.mkdir(exist_ok=True)
+        return home
+
+    def _start(self, name: str, command: str, home: str, folder: Path | None = None) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("ab") as log:
             self.started[name] = subprocess.Popen(
-                command,
-                env=environment(folder, **variables),
+                ["bash", "-e", "-c", command],
+                cwd=folder or self.folder,
+                env=environment(self._home(home)),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -30,7 +30,7 @@ BGV = {"lib": "seal", "config": {"scheme": "BGV", "value_bits": 16, "rounding": 
 def provision(folder: Path, nodes: int, he: Mapping[str, Any]) -> Federation:
     return Federation.make(
         folder,
-        sites=[f"site-{number}" for number in range(nodes)],
+        sites=[f"site-{number + 1}" for number in range(nodes)],
         hosts=["localhost", "127.0.0.1"],
         he=he,
         aggregation={"min_clients": nodes, "max_clients": nodes, "max_abs": 1.0, "max_weight": 2000},
@@ -68,7 +68,7 @@ def test_a_deployment(
     nodes: int, rounds: int, he: Mapping[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     federation = provision(tmp_path / "federation", nodes, he)
-    sites = {f"site-{number}": federation[f"site-{number}"] for number in range(nodes)}
+    sites = {site: federation[site] for site in (f"site-{number + 1}" for number in range(nodes))}
     needles, kits = secrets_of(federation, sites), {site: files_in(kit) for site, kit in sites.items()}
     monkeypatch.setenv("SECAGG_SERVER_KIT", str(federation["server"]))
     here = Run(APP, node_configs(sites), rounds, monkeypatch)

@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import yaml
-from flower_deployment import environment, free_port, kill
+from flower_deployment import ROOT, environment, free_port, kill
 from flower_example import APP, IMPORTS, LINES, Run, accuracies, copy_app, make_plain, node_configs
 from provisioned import Federation
 
@@ -69,6 +69,17 @@ def test_it_learns_what_the_unencrypted_app_learns(
     bound = codec_for(config.params, config.aggregation).mean_error(NODES, weight)
     for ours, theirs in zip(encrypted.models[0], plain.models[0], strict=True):
         np.testing.assert_allclose(ours, theirs, atol=bound + 1e-6)
+
+    # What is sent, as docs/flower.md says: the update, and an envelope; one node a round sends its encrypted model too.
+    for reply, size in encrypted.grid.replied:
+        arrays = dict(reply.content.get("arrays", {}))
+        if arrays:
+            update = secagg.Update.from_bytes(arrays.pop("update").data)
+            model = sum(len(array.data) for array in arrays.values())
+            assert update.nbytes + model < size < update.nbytes + model + 1200
+    page = (ROOT / "docs" / "flower.md").read_text()
+    for run, words in (plain, "in the clear"), (encrypted, "here"):
+        assert f"{run.grid.replied[0][1] / 1000:.1f} KB {words}" in page
 
     # One image of a node more or less is all that this may change.
     accuracy = encrypted.told("accuracy")
