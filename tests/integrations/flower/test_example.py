@@ -114,7 +114,7 @@ def test_flwr_run_as_the_readme_has_it(kits: Federation, tmp_path: Path, shell: 
     app = copy_app(tmp_path)
     text = (app / "README.md").read_text().replace("/tmp/digits-kits", str(tmp_path / "kits"))
     install, *todo, end = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
-    assert install.startswith("pip install '../../..[flower]'")
+    assert install.startswith("pip install '../../..[flower,grpc]'")
     assert end == "pkill -f local-superlink\n"
     program = tmp_path / "bin" / "secagg"
     program.parent.mkdir()
