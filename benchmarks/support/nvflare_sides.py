@@ -1,0 +1,137 @@
+"""One federated mean through NVFlare, by its own components and by ours: messages are what its FOBS makes of a result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import tenseal as ts
+from measured import CLARA
+from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import ReservedKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.app_common.aggregators.intime_accumulate_model_aggregator import InTimeAccumulateWeightedAggregator
+from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.decomposers import numpy_decomposers
+from nvflare.app_opt.he.intime_accumulate_model_aggregator import HEInTimeAccumulateWeightedAggregator
+from nvflare.app_opt.he.model_encryptor import HEModelEncryptor
+from nvflare.fuel.utils import fobs
+from nvflare.lighter.impl.he import HEBuilder
+from provisioned import Federation
+
+from secagg.server import Relay
+from secagg.site import Follower
+
+numpy_decomposers.register()  # as each of its processes does at its start
+
+State = dict[str, np.ndarray]
+
+
+class Side(Protocol):
+    """Sites and server of one way to aggregate, in one process."""
+
+    def send(self, site: str, change: State, steps: int) -> bytes:
+        """Return a site's message of this round."""
+
+    def take(self, message: bytes) -> None:
+        """Read a message and add what it holds: what the server does for each client."""
+
+    def finish(self) -> tuple[int, State]:
+        """End the round: return the size of what a site is sent, and the mean that it reads in it."""
+
+
+class Clear:
+    """NVFlare, as it is."""
+
+    _make_aggregator: Callable[..., InTimeAccumulateWeightedAggregator] = InTimeAccumulateWeightedAggregator
+    _weighs = True  # the server does
+
+    def __init__(self, sites: list[str]) -> None:
+        self._context = FLContext()
+        self._context.set_prop(AppConstants.CURRENT_ROUND, 0)
+        weights = dict.fromkeys(sites, 1.0)
+        self._aggregator = type(self)._make_aggregator(aggregation_weights=weights, weigh_by_local_iter=self._weighs)
+        self._aggregator.handle_event(EventType.START_RUN, self._context)
+
+    def send(self, site: str, change: State, steps: int) -> bytes:
+        dxo = DXO(DataKind.WEIGHT_DIFF, dict(change), {MetaKey.NUM_STEPS_CURRENT_ROUND: steps})
+        return pack(self._filter(dxo, site), site)
+
+    def take(self, message: bytes) -> None:
+        assert self._aggregator.accept(fobs.loads(message), self._context)
+
+    def finish(self) -> tuple[int, State]:
+        message = fobs.dumps(self._aggregator.aggregate(self._context))
+        mean = from_shareable(fobs.loads(message)).data
+        return len(message), {name: self._read(value) for name, value in mean.items()}
+
+    def _filter(self, dxo: DXO, site: str) -> DXO:
+        return dxo
+
+    def _read(self, value: Any) -> np.ndarray:
+        return np.asarray(value)
+
+
+class OwnHE(Clear):
+    """NVFlare's HE, with Clara's params; what its provisioning makes is the context."""
+
+    _make_aggregator = HEInTimeAccumulateWeightedAggregator
+    _weighs = False  # the site does, before it encrypts
+
+    def __init__(self, sites: list[str]) -> None:
+        super().__init__(sites)
+        builder = HEBuilder(**CLARA)
+        builder.initialize(None, None)
+        self._encryptor = HEModelEncryptor()
+        self._encryptor.tenseal_context = ts.context_from(builder.get_serialized_context(is_client=True))
+        self._encryptor.encrypt_layers = [True]  # all, as its START_RUN has it
+
+    def _filter(self, dxo: DXO, site: str) -> DXO:
+        peer = FLContext()
+        peer.set_prop(ReservedKey.IDENTITY_NAME, site)
+        self._context.set_peer_context(peer)
+        return self._encryptor.process_dxo(dxo, Shareable(), self._context)
+
+    def _read(self, value: ts.CKKSVector) -> np.ndarray:
+        return np.asarray(value.decrypt(self._encryptor.tenseal_context.secret_key()))
+
+
+class SecAgg:
+    """secagg in NVFlare, from kits with signatures."""
+
+    def __init__(self, sites: list[str], folder: Path, he: dict[str, Any], initial: State, **aggregation: float) -> None:
+        federation = Federation.make(folder, sites=sites, he=he, aggregation=aggregation)
+        self._initial, self._model = initial, initial
+        self._relay = Relay(federation["server"], initial)
+        self._sites = {site: Follower(federation[site]) for site in sites}
+        self._receive()
+
+    def send(self, site: str, change: State, steps: int) -> bytes:
+        local = {name: self._model[name] + change[name] for name in change}
+        update = self._sites[site].encrypt(local, steps)
+        return pack(DXO(DataKind.WEIGHTS, {"secagg.update": update}), site)
+
+    def take(self, message: bytes) -> None:
+        self._relay.add(from_shareable(fobs.loads(message)).data["secagg.update"])
+
+    def finish(self) -> tuple[int, State]:
+        aggregate, before = self._relay.finish(), self._model
+        self._receive()
+        return aggregate.nbytes, {name: self._model[name] - before[name] for name in before}
+
+    def _receive(self) -> None:
+        handout = self._relay.handout(None)
+        for follower in self._sites.values():
+            self._model = follower.receive(handout, self._initial)
+
+
+def pack(dxo: DXO, site: str) -> bytes:
+    """Return a result as it travels."""
+    result = dxo.to_shareable()
+    result.set_peer_props({ReservedKey.IDENTITY_NAME: site})
+    result.add_cookie(AppConstants.CONTRIBUTION_ROUND, 0)
+    return fobs.dumps(result)
