@@ -1,4 +1,4 @@
-"""One federated mean through NVFlare, by its own components and by ours: messages are what its FOBS makes of a result."""
+"""A federated mean through NVFlare, by its own components and by ours: messages are what its FOBS makes of results."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import tenseal as ts
 from measured import CLARA
+from million import INITIAL, State, error_bound, limits
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import ReservedKey
@@ -28,8 +29,6 @@ from secagg.site import Follower
 
 numpy_decomposers.register()  # as each of its processes does at its start
 
-State = dict[str, np.ndarray]
-
 
 class Side(Protocol):
     """Sites and server of one way to aggregate, in one process."""
@@ -42,6 +41,10 @@ class Side(Protocol):
 
     def finish(self) -> tuple[int, State]:
         """End the round: return the size of what a site is sent, and the mean that it reads in it."""
+
+    @property
+    def error_bound(self) -> float:
+        """How far the mean may be off."""
 
 
 class Clear:
@@ -68,6 +71,10 @@ class Clear:
         message = fobs.dumps(self._aggregator.aggregate(self._context))
         mean = from_shareable(fobs.loads(message)).data
         return len(message), {name: self._read(value) for name, value in mean.items()}
+
+    @property
+    def error_bound(self) -> float:
+        return 1e-6
 
     def _filter(self, dxo: DXO, site: str) -> DXO:
         return dxo
@@ -103,11 +110,11 @@ class OwnHE(Clear):
 class SecAgg:
     """secagg in NVFlare, from kits with signatures."""
 
-    def __init__(self, sites: list[str], folder: Path, he: dict[str, Any], initial: State, **aggregation: float) -> None:
-        federation = Federation.make(folder, sites=sites, he=he, aggregation=aggregation)
-        self._initial, self._model = initial, initial
-        self._relay = Relay(federation["server"], initial)
-        self._sites = {site: Follower(federation[site]) for site in sites}
+    def __init__(self, folder: Path, he: dict[str, Any], steps: dict[str, int]) -> None:
+        federation = Federation.make(folder, sites=list(steps), he=he, aggregation=limits(steps))
+        self._relay = Relay(federation["server"], INITIAL)
+        self._sites = {site: Follower(federation[site]) for site in steps}
+        self._steps, self._model = steps, INITIAL
         self._receive()
 
     def send(self, site: str, change: State, steps: int) -> bytes:
@@ -123,10 +130,14 @@ class SecAgg:
         self._receive()
         return aggregate.nbytes, {name: self._model[name] - before[name] for name in before}
 
+    @property
+    def error_bound(self) -> float:
+        return error_bound(self._relay.config, self._steps)
+
     def _receive(self) -> None:
         handout = self._relay.handout(None)
         for follower in self._sites.values():
-            self._model = follower.receive(handout, self._initial)
+            self._model = follower.receive(handout, INITIAL)
 
 
 def pack(dxo: DXO, site: str) -> bytes:
