@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import tracemalloc
 from importlib.metadata import version
-from statistics import median
+from statistics import mean, median
 
 import pytest
 from flower_grid import ToyGrid
@@ -25,7 +25,7 @@ import secagg
 from secagg.integrations.flower import SecAggStrategy
 from secagg.trust import load_server_kit
 
-ROUNDS = 3
+ROUNDS, SERVERS = 3, 8
 MEASURED = ("tenseal", "seal-sums", "seal-bgv-16", "flashe-16")
 
 TARGETS.update(
@@ -49,13 +49,17 @@ def worst():
 
 
 def test_nvflare(benchmark, report, times, tmp_path_factory):
-    """A client of each side at a time; each round's mean is held against the plain one."""
+    """A client of each side at a time; each round's mean is held against the plain one.
+
+    In a turn ours take a message as often as lasts about as long as NVFlare's HE; the turns' ratios have a median.
+    """
     steps = {f"site-{number}": 10 * number for number in range(1, 6)}
     changes = {site: draw_change(number) for number, site in enumerate(steps)}
     expected = weighted_mean(changes, steps)
     sides = {"clear": Clear(list(steps)), "own HE": OwnHE(list(steps))}
-    sides |= {name: SecAgg(tmp_path_factory.mktemp(name), BACKENDS[name], steps) for name in MEASURED}
+    sides |= {name: SecAgg(tmp_path_factory.mktemp(name), BACKENDS[name], steps, SERVERS) for name in MEASURED}
     sending, taking = {name: times() for name in sides}, {name: times() for name in sides}
+    turns = {name: [] for name in sides}
     up, down, errors = {}, {}, dict.fromkeys(sides, 0.0)
 
     def rounds() -> None:
@@ -64,10 +68,12 @@ def test_nvflare(benchmark, report, times, tmp_path_factory):
                 for name, side in sides.items():
                     message = sending[name].run(side.send, site, changes[site], steps[site])
                     up[name] = len(message)
-                    taking[name].run(side.take, message)
+                    for server in side.servers:
+                        taking[name].run(side.take, server, message)
+                    turns[name].append(mean(taking[name].wall[-len(side.servers) :]))
             for name, side in sides.items():
-                down[name], mean = side.finish()
-                errors[name] = max(errors[name], max_error(mean, expected))
+                down[name], decrypted = side.finish()
+                errors[name] = max(errors[name], max_error(decrypted, expected))
 
     benchmark.pedantic(rounds)
     for name, side in sides.items():
@@ -86,9 +92,10 @@ def test_nvflare(benchmark, report, times, tmp_path_factory):
         detail = f"{up[name] / 1e6:.2f} of {up['own HE'] / 1e6:.2f} MB, tenseal {version('tenseal')}"
         size = report.measure(f"nvflare-size-{name}", up["own HE"] / up[name], detail)
         ours, theirs = taking[name], taking["own HE"]
+        ratios = [b / a for a, b in zip(turns[name], turns["own HE"], strict=True)]
         cpu = median(theirs.cpu) / median(ours.cpu)
         detail = f"{ours.seconds * 1e3:.1f} of {theirs.seconds * 1e3:.0f} ms, CPU time {cpu:.1f}"
-        time = report.measure(f"nvflare-time-{name}", theirs.seconds / ours.seconds, detail)
+        time = report.measure(f"nvflare-time-{name}", median(ratios), detail)
         assert size.met
         assert time.met
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
+from unittest.mock import patch
 
 import numpy as np
 import tenseal as ts
@@ -31,13 +32,21 @@ numpy_decomposers.register()  # as each of its processes does at its start
 
 
 class Side(Protocol):
-    """Sites and server of one way to aggregate, in one process."""
+    """Sites of one way to aggregate, and servers that all get the same: a faster one is timed more often.
+
+    Attributes
+    ----------
+    servers : list
+        One, or more of them.
+    """
+
+    servers: list[Any]
 
     def send(self, site: str, change: State, steps: int) -> bytes:
         """Return a site's message of this round."""
 
-    def take(self, message: bytes) -> None:
-        """Read a message and add what it holds: what the server does for each client."""
+    def take(self, server: Any, message: bytes) -> None:
+        """Read a message and add what it holds: what a server does for each client."""
 
     def finish(self) -> tuple[int, State]:
         """End the round: return the size of what a site is sent, and the mean that it reads in it."""
@@ -57,18 +66,19 @@ class Clear:
         self._context = FLContext()
         self._context.set_prop(AppConstants.CURRENT_ROUND, 0)
         weights = dict.fromkeys(sites, 1.0)
-        self._aggregator = type(self)._make_aggregator(aggregation_weights=weights, weigh_by_local_iter=self._weighs)
-        self._aggregator.handle_event(EventType.START_RUN, self._context)
+        aggregator = type(self)._make_aggregator(aggregation_weights=weights, weigh_by_local_iter=self._weighs)
+        aggregator.handle_event(EventType.START_RUN, self._context)
+        self.servers = [aggregator]
 
     def send(self, site: str, change: State, steps: int) -> bytes:
         dxo = DXO(DataKind.WEIGHT_DIFF, dict(change), {MetaKey.NUM_STEPS_CURRENT_ROUND: steps})
         return pack(self._filter(dxo, site), site)
 
-    def take(self, message: bytes) -> None:
-        assert self._aggregator.accept(fobs.loads(message), self._context)
+    def take(self, server: InTimeAccumulateWeightedAggregator, message: bytes) -> None:
+        assert server.accept(fobs.loads(message), self._context)
 
     def finish(self) -> tuple[int, State]:
-        message = fobs.dumps(self._aggregator.aggregate(self._context))
+        message = fobs.dumps(self.servers[0].aggregate(self._context))
         mean = from_shareable(fobs.loads(message)).data
         return len(message), {name: self._read(value) for name, value in mean.items()}
 
@@ -110,9 +120,10 @@ class OwnHE(Clear):
 class SecAgg:
     """secagg in NVFlare, from kits with signatures."""
 
-    def __init__(self, folder: Path, he: dict[str, Any], steps: dict[str, int]) -> None:
+    def __init__(self, folder: Path, he: dict[str, Any], steps: dict[str, int], servers: int) -> None:
         federation = Federation.make(folder, sites=list(steps), he=he, aggregation=limits(steps))
-        self._relay = Relay(federation["server"], INITIAL)
+        with patch("secrets.token_hex", return_value="bench"):  # one run, whose updates they all take
+            self.servers = [Relay(federation["server"], INITIAL) for _ in range(servers)]
         self._sites = {site: Follower(federation[site]) for site in steps}
         self._steps, self._model = steps, INITIAL
         self._receive()
@@ -122,20 +133,20 @@ class SecAgg:
         update = self._sites[site].encrypt(local, steps)
         return pack(DXO(DataKind.WEIGHTS, {"secagg.update": update}), site)
 
-    def take(self, message: bytes) -> None:
-        self._relay.add(from_shareable(fobs.loads(message)).data["secagg.update"])
+    def take(self, server: Relay, message: bytes) -> None:
+        server.add(from_shareable(fobs.loads(message)).data["secagg.update"])
 
     def finish(self) -> tuple[int, State]:
-        aggregate, before = self._relay.finish(), self._model
+        (aggregate,), before = {relay.finish() for relay in self.servers}, self._model
         self._receive()
         return aggregate.nbytes, {name: self._model[name] - before[name] for name in before}
 
     @property
     def error_bound(self) -> float:
-        return error_bound(self._relay.config, self._steps)
+        return error_bound(self.servers[0].config, self._steps)
 
     def _receive(self) -> None:
-        handout = self._relay.handout(None)
+        handout = self.servers[0].handout(None)
         for follower in self._sites.values():
             self._model = follower.receive(handout, INITIAL)
 
