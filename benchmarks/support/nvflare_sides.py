@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol
 from unittest.mock import patch
 
@@ -19,12 +20,16 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.aggregators.intime_accumulate_model_aggregator import InTimeAccumulateWeightedAggregator
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.decomposers import numpy_decomposers
+from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.app_opt.he.intime_accumulate_model_aggregator import HEInTimeAccumulateWeightedAggregator
 from nvflare.app_opt.he.model_encryptor import HEModelEncryptor
 from nvflare.fuel.utils import fobs
 from nvflare.lighter.impl.he import HEBuilder
 from provisioned import Federation
 
+from secagg.integrations.nvflare import SecAggAggregator, SecAggPersistor
+from secagg.integrations.nvflare.common import UPDATE, unpack
+from secagg.protocol import Handout
 from secagg.server import Relay
 from secagg.site import Follower
 
@@ -72,7 +77,7 @@ class Clear:
 
     def send(self, site: str, change: State, steps: int) -> bytes:
         dxo = DXO(DataKind.WEIGHT_DIFF, dict(change), {MetaKey.NUM_STEPS_CURRENT_ROUND: steps})
-        return pack(self._filter(dxo, site), site)
+        return message_of(self._filter(dxo, site), site)
 
     def take(self, server: InTimeAccumulateWeightedAggregator, message: bytes) -> None:
         assert server.accept(fobs.loads(message), self._context)
@@ -118,40 +123,54 @@ class OwnHE(Clear):
 
 
 class SecAgg:
-    """secagg in NVFlare, from kits with signatures."""
+    """secagg in NVFlare, from kits with signatures; its servers are aggregators as a job has one."""
 
     def __init__(self, folder: Path, he: dict[str, Any], steps: dict[str, int], servers: int) -> None:
         federation = Federation.make(folder, sites=list(steps), he=he, aggregation=limits(steps))
         with patch("secrets.token_hex", return_value="bench"):  # one run, whose updates they all take
-            self.servers = [Relay(federation["server"], INITIAL) for _ in range(servers)]
+            relays = [Relay(federation["server"], INITIAL) for _ in range(servers)]
+        self.servers = [make_aggregator(relay) for relay in relays]
         self._sites = {site: Follower(federation[site]) for site in steps}
-        self._steps, self._model = steps, INITIAL
-        self._receive()
+        self._config, self._steps = relays[0].config, steps
+        self._receive(relays[0].handout(None), INITIAL)
 
     def send(self, site: str, change: State, steps: int) -> bytes:
         local = {name: self._model[name] + change[name] for name in change}
         update = self._sites[site].encrypt(local, steps)
-        return pack(DXO(DataKind.WEIGHTS, {"secagg.update": update}), site)
+        return message_of(DXO(DataKind.WEIGHTS, {UPDATE: update}), site)
 
-    def take(self, server: Relay, message: bytes) -> None:
-        server.add(from_shareable(fobs.loads(message)).data["secagg.update"])
+    def take(self, server: SecAggAggregator, message: bytes) -> None:
+        result = fobs.loads(message)
+        model = FLModelUtils.from_shareable(result)  # as BaseModelController has it
+        model.meta["client_name"] = result.get_peer_prop(ReservedKey.IDENTITY_NAME, "?")
+        server.accept_model(model)
 
     def finish(self) -> tuple[int, State]:
-        (aggregate,), before = {relay.finish() for relay in self.servers}, self._model
-        self._receive()
-        return aggregate.nbytes, {name: self._model[name] - before[name] for name in before}
+        models, before = [server.aggregate_model() for server in self.servers], self._model
+        message = fobs.dumps(FLModelUtils.to_shareable(models[0]))
+        handout, _, _ = unpack(from_shareable(fobs.loads(message)).data)
+        self._receive(handout)
+        return len(message), {name: self._model[name] - before[name] for name in before}
 
     @property
     def error_bound(self) -> float:
-        return error_bound(self.servers[0].config, self._steps)
+        return error_bound(self._config, self._steps)
 
-    def _receive(self) -> None:
-        handout = self.servers[0].handout(None)
+    def _receive(self, handout: Handout, first: State | None = None) -> None:
         for follower in self._sites.values():
-            self._model = follower.receive(handout, INITIAL)
+            self._model = follower.receive(handout, first)
 
 
-def pack(dxo: DXO, site: str) -> bytes:
+def make_aggregator(relay: Relay) -> SecAggAggregator:
+    """Return an aggregator in a job whose persistor has loaded a model."""
+    persistor, aggregator = SecAggPersistor("first.npz"), SecAggAggregator()
+    persistor.first, persistor.relay = INITIAL, relay
+    engine = SimpleNamespace(get_component=lambda name: persistor, get_clients=list)
+    aggregator.fl_ctx = SimpleNamespace(get_engine=lambda: engine)
+    return aggregator
+
+
+def message_of(dxo: DXO, site: str) -> bytes:
     """Return a result as it travels."""
     result = dxo.to_shareable()
     result.set_peer_props({ReservedKey.IDENTITY_NAME: site})
