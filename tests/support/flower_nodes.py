@@ -1,4 +1,4 @@
-"""Apps for the nodes of a toy grid: a small model that each node moves by a step of its own, and a softmax of digits."""
+"""Apps for the nodes of a toy grid: a small model that each moves by a step of its own, and a softmax of digits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from secagg.integrations.flower import secagg_mod
 
 #: Without the time of an HE library; what is decoded is the same at all sites, bit for bit.
 EXACT = {"lib": "flashe", "config": {"value_bits": 24, "rounding": "nearest"}}
-FIXED = {"default": 8.0, "secagg.metrics": 1.0, "secagg.metrics.*": 8.0}
+FIXED = {"min_clients": 2, "max_clients": 16, "max_weight": 1000, "max_abs": 8.0, "precision": "fixed"}
+METERED = {"default": 8.0, "secagg.metrics": 1.0, "secagg.metrics.*": 2.0}
 
 App = Callable[[Message, Context], Message]
 Model = dict[str, np.ndarray]
@@ -27,8 +28,7 @@ Model = dict[str, np.ndarray]
 
 def federate(folder: Path, sites: int, **changes: Any) -> Federation:
     """A federation whose sites are site-0, site-1 …"""
-    aggregation = {"min_clients": 2, "max_clients": 16, "max_abs": FIXED, "max_weight": 1000, "precision": "fixed"}
-    aggregation |= changes.pop("aggregation", {})
+    aggregation = {key: value for key, value in (FIXED | changes.pop("aggregation", {})).items() if value is not None}
     names = [f"site-{index}" for index in range(sites)]
     return Federation.make(folder, sites=names, **{"he": EXACT, "aggregation": aggregation} | changes)
 
@@ -96,10 +96,9 @@ def digits_app(node: int, nodes: int, mods: Sequence[Mod]) -> ClientApp:
     @app.train()
     def train(message: Message, context: Context) -> Message:
         model = from_record(message.content["arrays"])
-        for _ in range(message.content["config"]["epochs"]):
-            error = _softmax(model, pixels[mine]) - np.eye(10, dtype=np.float32)[labels[mine]]
-            model["w"] -= pixels[mine].T @ error / len(mine)
-            model["b"] -= error.mean(axis=0)
+        error = _softmax(model, pixels[mine]) - np.eye(10, dtype=np.float32)[labels[mine]]
+        model["w"] -= pixels[mine].T @ error / len(mine)
+        model["b"] -= error.mean(axis=0)
         metrics = MetricRecord({"num-examples": len(mine)})
         return Message(RecordDict({"arrays": to_record(model), "metrics": metrics}), reply_to=message)
 

@@ -16,8 +16,8 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
 
 
 @pytest.fixture(autouse=True)
-def _prompt(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No shell declares a simulation, and what waits for replies that never come does not wait long between looks."""
+def _surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No shell declares a simulation, and a test that has stopped the garbage collector starts it again."""
     monkeypatch.delenv("SECAGG_SIMULATION", raising=False)
     monkeypatch.delenv("SECAGG_KIT", raising=False)
     yield

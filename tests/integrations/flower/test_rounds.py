@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from flower_grid import ToyGrid
-from flower_nodes import DIGITS, FIRST, Stepper, digits_app, federate, grid_of, to_record
+from flower_nodes import DIGITS, FIRST, METERED, Stepper, digits_app, federate, grid_of, to_record
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg, FedProx, Result
 from provisioned import Federation
@@ -32,17 +33,18 @@ def test_as_accurate_as_unencrypted(federation: Federation) -> None:
         grid = grid_of(federation, [digits_app(node, 10, mods) for node in range(10)])
         gc.collect()
         gc.disable()  # a reply must not need it to be freed
-        result = strategy.start(grid, to_record(DIGITS), 5, train_config=ConfigRecord({"epochs": 5}))
+        result = strategy.start(grid, to_record(DIGITS), 5)
         return result, grid
 
     plain, everything = run(FedAvg(), [])
     encrypted, grid = run(SecAggStrategy(FedAvg(), federation["server"]), [secagg_mod])
     accuracies = [record["accuracy"] for record in plain.evaluate_metrics_clientapp.values()]
-    assert [
-        record["accuracy"] for record in encrypted.evaluate_metrics_clientapp.values()
-    ] == pytest.approx(accuracies, abs=1e-12)
-    assert accuracies[-1] > 0.85 > accuracies[0]
-    assert (everything.most_held, grid.most_held, grid.held) == (10, 1, 0)
+    assert [record["accuracy"] for record in encrypted.evaluate_metrics_clientapp.values()] == pytest.approx(
+        accuracies, abs=1e-12
+    )
+    assert accuracies[-1] > accuracies[0] + 0.03
+    assert everything.most_held >= 10
+    assert (grid.most_held, grid.held) == (1, 0)
 
     sent = list(updates(grid))
     assert len(sent) == 50
@@ -89,14 +91,16 @@ def test_each_aggregate_counts_once(federation: Federation) -> None:
 
 @pytest.mark.parametrize("fraction_evaluate", [0.2, 1.0])
 def test_nodes_miss_rounds(federation: Federation, fraction_evaluate: float) -> None:
+    random.seed(fraction_evaluate)  # FedAvg samples
     nodes = [Stepper(step) for step in (1, 2, 3, 4, 5, 6)]
     grid = grid_of(federation, nodes)
     inner = FedAvg(fraction_train=0.5, fraction_evaluate=fraction_evaluate)
     SecAggStrategy(inner, federation["server"]).start(grid, to_record(FIRST), 8)
     assert not any(reply.has_error() for reply, _ in grid.replied)
     assert sum("model" in reply.content["arrays"] for _, reply, _ in updates(grid)) >= 4
-    assert any("model" in message.content["secagg-blobs"] for message, _ in grid.sent)
-    assert max(len(message.content["secagg-blobs"]) for message, _ in grid.sent) <= 4  # not all aggregates there were
+    handed = [message.content["secagg-blobs"] for message, _ in grid.sent]
+    assert any("model" in blobs for blobs in handed) == (fraction_evaluate < 1)  # or nobody is late
+    assert max(map(len, handed)) <= 4  # not all eight aggregates
     assert all(node.trained[-1]["count"] == node.step * (len(node.trained) - 1) for node in nodes if node.trained)
     last = [node.evaluated[-1]["w"] for node in nodes if node.evaluated]
     if fraction_evaluate == 1:
@@ -104,12 +108,13 @@ def test_nodes_miss_rounds(federation: Federation, fraction_evaluate: float) -> 
         assert all(np.array_equal(last[0], other) for other in last)
 
 
-def test_node_restarts(federation: Federation) -> None:
-    """Its state is lost: it says so, is sent all, and goes on; the round is that of the others."""
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+def test_node_restarts(federation: Federation, kind: str) -> None:
+    """Its state is lost, before training or just after: it says so, is sent all, and goes on."""
     nodes = [Stepper(step) for step in (1, 2, 3)]
 
     def forgets(message: Message, context: Context) -> Message:
-        if message.metadata.message_type == "train" and message.content["config"]["server-round"] == 3:
+        if (message.metadata.message_type, message.content["config"]["server-round"]) == (kind, 3):
             context.state = RecordDict()
         return nodes[0](message, context)
 
@@ -118,8 +123,7 @@ def test_node_restarts(federation: Federation) -> None:
     failed = [reply for reply, _ in grid.replied if reply.has_error()]
     assert [reply.metadata.src_node_id for reply in failed] == [100]
     assert "has no global model, as after a restart" in str(failed[0].error.reason)
-    assert len(nodes[0].trained) == 3
-    assert len(nodes[0].evaluated) == 4
+    assert (len(nodes[0].trained), len(nodes[0].evaluated)) == ((3, 4) if kind == "train" else (4, 3))
     assert all(np.array_equal(node.evaluated[-1]["w"], nodes[0].evaluated[-1]["w"]) for node in nodes)
     assert nodes[0].evaluated[-1]["count"] == 1 * 1  # its own count was lost too
 
@@ -132,8 +136,9 @@ def test_one_node_never_answers(federation: Federation) -> None:
 
 
 @pytest.mark.parametrize("names", [[], ["loss", "accuracy"]])
-def test_metrics(federation: Federation, names: list[str]) -> None:
+def test_metrics(tmp_path: Path, names: list[str]) -> None:
     """In the clear, each node's counts alike; encrypted, by its number of examples, and a round later."""
+    federation = federate(tmp_path, 3, **({"aggregation": {"max_abs": METERED}} if names else {}))
     grid = grid_of(federation, [Stepper(step) for step in (1, 2, 3)])
     strategy = SecAggStrategy(FedAvg(), federation["server"], metrics=names)
     result = strategy.start(grid, to_record(FIRST), 3)
@@ -150,9 +155,28 @@ def test_metrics(federation: Federation, names: list[str]) -> None:
     assert len(told) == 2
 
 
+def test_metrics_of_an_older_model(tmp_path: Path) -> None:
+    """What a node has found before it missed a round does not count for a later model."""
+    federation = federate(tmp_path, 3, aggregation={"max_abs": METERED})
+    nodes = [Stepper(step) for step in (1, 2, 3)]
+
+    def misses(message: Message, context: Context) -> Message:
+        reply = nodes[0](message, context) if message.content["config"]["server-round"] != 2 else None
+        if reply is None:
+            raise ValueError("busy")
+        return reply
+
+    strategy = SecAggStrategy(FedAvg(), federation["server"], metrics=["accuracy"])
+    result = strategy.start(grid_of(federation, [misses, *nodes[1:]]), to_record(FIRST), 4)
+    means = {round: record.get("accuracy") for round, record in result.evaluate_metrics_clientapp.items()}
+    two, three = (2 * 2 + 3 * 3) / 5 / 8, (1 + 2 * 2 + 3 * 3) / 6 / 8
+    two, three = (pytest.approx(mean, rel=1e-3) for mean in (two, three))
+    assert means == {1: None, 2: two, 3: two, 4: three}
+
+
 def test_one_exchange_calibration(tmp_path: Path) -> None:
     """The scales of a round follow from the round before (precision: previous); the first round measures."""
-    federation = federate(tmp_path, 3, aggregation={"precision": "previous", "max_abs": 100.0})
+    federation = federate(tmp_path, 3, aggregation={"precision": "previous", "max_abs": None})
     nodes = [Stepper(step) for step in (1, 2, 3)]
     SecAggStrategy(FedAvg(), federation["server"]).start(grid_of(federation, nodes), to_record(FIRST), 4)
     assert np.array_equal(nodes[0].evaluated[0]["w"], FIRST["w"])
