@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -37,12 +38,12 @@ numpy_decomposers.register()  # as each of its processes does at its start
 
 
 class Side(Protocol):
-    """Sites of one way to aggregate, and servers that all get the same: a faster one is timed more often.
+    """Sites of one way to aggregate, and servers that all take each message, so that there is more to take a median of.
 
     Attributes
     ----------
     servers : list
-        One, or more of them.
+        As many as were asked for.
     """
 
     servers: list[Any]
@@ -67,13 +68,14 @@ class Clear:
     _make_aggregator: Callable[..., InTimeAccumulateWeightedAggregator] = InTimeAccumulateWeightedAggregator
     _weighs = True  # the server does
 
-    def __init__(self, sites: list[str]) -> None:
+    def __init__(self, sites: list[str], servers: int) -> None:
         self._context = FLContext()
         self._context.set_prop(AppConstants.CURRENT_ROUND, 0)
         weights = dict.fromkeys(sites, 1.0)
-        aggregator = type(self)._make_aggregator(aggregation_weights=weights, weigh_by_local_iter=self._weighs)
-        aggregator.handle_event(EventType.START_RUN, self._context)
-        self.servers = [aggregator]
+        make = partial(type(self)._make_aggregator, aggregation_weights=weights, weigh_by_local_iter=self._weighs)
+        self.servers = [make() for _ in range(servers)]
+        for server in self.servers:
+            server.handle_event(EventType.START_RUN, self._context)
 
     def send(self, site: str, change: State, steps: int) -> bytes:
         dxo = DXO(DataKind.WEIGHT_DIFF, dict(change), {MetaKey.NUM_STEPS_CURRENT_ROUND: steps})
@@ -83,7 +85,7 @@ class Clear:
         assert server.accept(fobs.loads(message), self._context)
 
     def finish(self) -> tuple[int, State]:
-        message = fobs.dumps(self.servers[0].aggregate(self._context))
+        message, *_ = [fobs.dumps(server.aggregate(self._context)) for server in self.servers]
         mean = from_shareable(fobs.loads(message)).data
         return len(message), {name: self._read(value) for name, value in mean.items()}
 
@@ -104,8 +106,8 @@ class OwnHE(Clear):
     _make_aggregator = HEInTimeAccumulateWeightedAggregator
     _weighs = False  # the site does, before it encrypts
 
-    def __init__(self, sites: list[str]) -> None:
-        super().__init__(sites)
+    def __init__(self, sites: list[str], servers: int) -> None:
+        super().__init__(sites, servers)
         builder = HEBuilder(**CLARA)
         builder.initialize(None, None)
         self._encryptor = HEModelEncryptor()
