@@ -98,7 +98,7 @@ class Server:
     def __init__(
         self,
         workspace: Path,
-        kit: Path,
+        kit: Path | None,
         first: dict[str, Any],
         clients: Sequence[str],
         metrics: Sequence[str] = (),
