@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from ..client import Client
-from ..errors import RoundMismatchError, StateError
+from ..errors import MismatchError, RoundMismatchError, StateError
 from ..protocol.handout import Handout
 from ..trust.agreement import check_first_model, check_one_exchange
 from ..trust.kit import SiteKit, site_kit
 from ..wire.update import Update
 from .global_model import GlobalModel
+
+log = logging.getLogger(__name__)
 
 
 class Follower:
@@ -86,6 +89,8 @@ class Follower:
         VerificationError
             If the first global model is not the project's, a sum is not that of what is listed, or lists an update
             under this site's name that this one has not made.
+        MismatchError
+            If the metrics are others than those that the run began with.
         SecAggError
             Whatever else manifest, model or aggregates are refused for. The global model is then where it was, or
             nearer to the current round.
@@ -103,6 +108,11 @@ class Follower:
             self._advance(begun, handout)
             self.model = begun
         else:
+            if handout.metrics != self.model.metric_names:
+                raise MismatchError(
+                    f"metrics of the run are {', '.join(handout.metrics) or 'none'} by now; it began with "
+                    f"{', '.join(self.model.metric_names) or 'none'}"
+                )
             self._advance(self.model, handout)
         return self.model.state
 
@@ -157,9 +167,17 @@ class Follower:
             header = aggregate.header
             if header.round < model.round - 1:
                 continue  # it was applied long ago
+            trained = model.trained and header.round == model.round
             if self.name not in header.sites:  # what was sent was refused, too late, or lost on its way
                 model.withdraw()
             model.apply(aggregate)
+            if trained and self.name not in header.sites:
+                log.warning(
+                    "the sum of round %d is of %s, without what %s has sent: refused, lost, or left out",
+                    header.round,
+                    ", ".join(header.sites),
+                    self.name,
+                )
         if model.round != handout.round:
             raise RoundMismatchError(
                 f"the server hands out round {handout.round}, and what it hands out leads site {self.name!r} to round "
