@@ -23,7 +23,7 @@ class SecAggCallback(Callback):
     site that comes late or back trains what is left, in a new process or with another Trainer and this callback.
 
     The state of optimisers and schedulers stays at the site and goes on. So do integer tensors, and what ``stay`` in
-    the configuration names: of a module with adapters, say, all but these. Training is on one device.
+    the configuration names. Training is on one device.
 
     Parameters
     ----------
@@ -36,15 +36,14 @@ class SecAggCallback(Callback):
 
     Raises
     ------
-    ConfigError
-        By ``trainer.fit()``, if training is on several devices; if the dataset has no length, or `max_epochs` is -1.
     SecAggError
-        By ``trainer.fit()``, whatever else `secagg.site.train_rounds` raises.
+        By ``trainer.fit()``: `ConfigError` if there are several devices, the dataset has no length, or `max_epochs` is -1; and
+        whatever `secagg.site.train_rounds` raises.
     """
 
     def __init__(self, kit: SiteKit | str | os.PathLike[str], session: Session, *, weight: float | None = None) -> None:
         self._kit, self._session, self._weight = kit, session, weight
-        self._rounds: Generator[int, None, None] = (round for round in ())
+        self._rounds: Generator[int, None, None] = (round for round in range(0))
         self._trained = False  # whether there is something that was not sent
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -88,4 +87,6 @@ def _examples(trainer: Trainer) -> int:
     try:
         return len(trainer.train_dataloader.dataset)  # type: ignore[union-attr]
     except (AttributeError, TypeError) as error:
-        raise ConfigError("the Trainer's dataloader does not tell how many examples: give SecAggCallback weight=") from error
+        raise ConfigError(
+            "the Trainer's dataloader does not tell how many examples: give SecAggCallback weight="
+        ) from error

@@ -25,8 +25,7 @@ class SecAggCallback(TrainerCallback):
     comes late or back, in a new process, trains what is left; ``trainer.train()`` again does so, too.
 
     The state of optimiser and scheduler stays at the site and goes on. So do integer tensors, and what ``stay`` in the
-    configuration names: of a model with adapters, say, all but these. The whole model must be in one process, which
-    may have several GPUs (``DataParallel``).
+    configuration names. The whole model must be in one process, which may have several GPUs (``DataParallel``).
 
     Parameters
     ----------
@@ -39,15 +38,14 @@ class SecAggCallback(TrainerCallback):
 
     Raises
     ------
-    ConfigError
-        By ``trainer.train()``, if the model is spread over processes; if the dataset has no length.
     SecAggError
-        By ``trainer.train()``, whatever else `secagg.site.train_rounds` raises.
+        By ``trainer.train()``: `ConfigError` if the model is spread over processes, or the dataset has no length; and
+        whatever `secagg.site.train_rounds` raises.
     """
 
     def __init__(self, kit: SiteKit | str | os.PathLike[str], session: Session, *, weight: float | None = None) -> None:
         self._kit, self._session, self._weight = kit, session, weight
-        self._rounds: Generator[int, None, None] = (round for round in ())
+        self._rounds: Generator[int, None, None] = (round for round in range(0))
         self._final: dict[str, Any] | None = None
 
     def on_train_begin(

@@ -19,6 +19,7 @@ from transformers import (
 
 from secagg.errors import ConfigError, KeyFileError, MismatchError
 from secagg.integrations.transformers import SecAggCallback
+from secagg.site import train_rounds
 
 
 def bert(kind: type = BertForSequenceClassification, seed: int = 0, hidden: int = 16) -> Any:
@@ -178,3 +179,18 @@ def test_a_trainer_of_several_processes_is_refused(
     monkeypatch.setattr(TrainingArguments, "parallel_mode", ParallelMode.DISTRIBUTED)
     with pytest.raises(ConfigError, match="one process"):
         trainer.train()
+
+
+def test_what_an_error_leaves_behind_ends_quietly(sites: Sites, tmp_path: Path) -> None:
+    """The session is closed before anybody ends the rounds: then nothing is said to the server, and the kit is free."""
+    session = sites.session("a")
+    callback = SecAggCallback(sites["a"], session)
+    trainer = trainer_of(bert(), tmp_path, sentences("a"), Kept(sites, "a", broken=0), callback)
+    with pytest.raises(ZeroDivisionError):
+        trainer.train()
+    session.close()
+    with pytest.raises(ConfigError, match="one kit, one process"):
+        next(train_rounds(sites["a"], session, bert(), 6, ROUNDS))
+    callback._rounds.close()
+    with sites.session("a") as session:
+        assert next(train_rounds(sites["a"], session, bert(), 6, ROUNDS)) == 0
