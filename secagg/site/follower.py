@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -14,6 +15,8 @@ from ..trust.agreement import check_first_model, check_one_exchange
 from ..trust.kit import SiteKit, site_kit
 from ..wire.update import Update
 from .global_model import GlobalModel
+
+log = logging.getLogger(__name__)
 
 
 class Follower:
@@ -157,9 +160,17 @@ class Follower:
             header = aggregate.header
             if header.round < model.round - 1:
                 continue  # it was applied long ago
+            trained = model.trained and header.round == model.round
             if self.name not in header.sites:  # what was sent was refused, too late, or lost on its way
                 model.withdraw()
             model.apply(aggregate)
+            if trained and self.name not in header.sites:
+                log.warning(
+                    "the sum of round %d is of %s, without what %s has sent: refused, lost, or left out",
+                    header.round,
+                    ", ".join(header.sites),
+                    self.name,
+                )
         if model.round != handout.round:
             raise RoundMismatchError(
                 f"the server hands out round {handout.round}, and what it hands out leads site {self.name!r} to round "

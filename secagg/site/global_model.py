@@ -303,6 +303,11 @@ class GlobalModel:
         )
         self._sent(header, sent, stays)
 
+    @property
+    def trained(self) -> bool:
+        """Whether this site has made an update for the round, and not withdrawn it."""
+        return bool(self._own)
+
     def withdraw(self) -> None:
         """Say that this site's update of the round counts for nothing: it was refused, too late, or was never sent.
 

@@ -141,8 +141,8 @@ def test_error_feedback_outlives_processes(tmp_path: Path) -> None:
     np.testing.assert_allclose(run.model("b")["w"], MODEL["w"] + 12 * mean_of("abc"), atol=1.01 * 3 * step / 2 / 8)
 
 
-def test_an_update_that_was_lost_on_its_way_is_due_again(tmp_path: Path) -> None:
-    """The site finds itself left out of the sum, and goes on as if it had not trained in that round."""
+def test_an_update_that_was_lost_on_its_way_is_due_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The site finds itself left out of the sum, says so, and goes on as if it had not trained in that round."""
     he = {"lib": "flashe", "config": {"value_bits": 3, "rounding": "nearest", "error_feedback": True}}
     kits = provision(tmp_path, FIXED, he=he)
     models = []
@@ -154,6 +154,8 @@ def test_an_update_that_was_lost_on_its_way_is_due_again(tmp_path: Path) -> None
         run.round("ab")
         run.round()
         models.append(run.model("a")["w"])
+        told = [record.message for record in caplog.records if record.name == "secagg.site.follower"]
+        assert told == ["the sum of round 1 is of a, b, without what c has sent: refused, lost, or left out"]
     assert np.array_equal(*models)
 
 
