@@ -1,0 +1,87 @@
+"""What travels in Flower's records: a handout to a node, and its update back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from numpy.typing import NDArray
+
+from secagg.errors import FormatError, LayoutError, StateError
+from secagg.protocol import Handout
+
+log = logging.getLogger("flwr.secagg")  # goes where Flower's own messages go
+
+Record = TypeVar("Record", ArrayRecord, MetricRecord)
+
+STYPE = "secagg"  # Flower averages no array of a type that it does not know
+FACTS, BLOBS, FIRST = "secagg", "secagg-blobs", "secagg-first"
+
+
+def to_array(data: bytes) -> Array:
+    """Return bytes of secagg's as they travel."""
+    return Array("uint8", (len(data),), STYPE, data)
+
+
+def to_bytes(array: Array) -> bytes:
+    """Return what `to_array` was given; `FormatError` if it is an array of something else."""
+    if array.stype != STYPE:
+        raise FormatError(f"an array of type {array.stype!r} has come in the clear, where encrypted bytes are due")
+    return array.data
+
+
+def to_model(tensors: Mapping[str, Any]) -> ArrayRecord:
+    """Return a model as an app has it."""
+    return ArrayRecord({name: Array(np.asarray(value)) for name, value in tensors.items()})
+
+
+def from_model(record: ArrayRecord) -> dict[str, NDArray[Any]]:
+    """Return the tensors of a model of an app."""
+    return {name: array.numpy() for name, array in record.items()}
+
+
+def only(kind: type[Record], records: Mapping[str, Any]) -> tuple[str, Record]:
+    """Return the one record of a kind in a reply, and its key; `LayoutError` if there is another number of them.
+
+    `RecordDict.array_records` will not do: it keeps arrays in memory until Python collects cycles.
+    """
+    found = [(key, record) for key, record in records.items() if isinstance(record, kind)]
+    if len(found) != 1:
+        raise LayoutError(f"a reply has {len(found)} of {kind.__name__}, where exactly one is due")
+    return found[0]
+
+
+class Order(NamedTuple):
+    """A handout, and the keys under which the wrapped strategy wants things.
+
+    The first model does not lie where an app looks for it: one without the mod fails, and sends nothing in the clear.
+    """
+
+    handout: Handout
+    arrays_key: str
+    weight_key: str
+
+    def facts(self) -> ConfigRecord:
+        """Return what is small."""
+        return ConfigRecord({"arrays-key": self.arrays_key, "weight-key": self.weight_key, **self.handout.facts()})
+
+    def blobs(self) -> ArrayRecord:
+        """Return what is large, and the same for all nodes that are equally far."""
+        return ArrayRecord({name: to_array(blob) for name, blob in self.handout.blobs().items()})
+
+    @classmethod
+    def take(cls, records: RecordDict) -> tuple[Order, dict[str, NDArray[Any]] | None]:
+        """Take our records out of a message: return the order, and the first model if it is there."""
+        facts, blobs, first = (records.pop(key, None) for key in (FACTS, BLOBS, FIRST))
+        if not isinstance(facts, ConfigRecord) or not isinstance(blobs, ArrayRecord):
+            raise StateError(
+                "the message has nothing of secagg's, so this node sends nothing: let the ServerApp's strategy be "
+                "SecAggStrategy, and no mod outside secagg_mod change messages"
+            )
+        plain = dict(facts)
+        keys = str(plain.pop("arrays-key", "")), str(plain.pop("weight-key", ""))
+        handout = Handout.from_parts(plain, {name: to_bytes(array) for name, array in blobs.items()})
+        return cls(handout, *keys), from_model(first) if isinstance(first, ArrayRecord) else None
