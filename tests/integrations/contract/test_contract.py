@@ -14,6 +14,7 @@ from typing import Any
 import by_loop
 import numpy as np
 import pytest
+from by_flower import run_flower
 from by_grpc import run_grpc
 from by_loop import run_loop
 from by_monai import run_monai
@@ -39,6 +40,7 @@ DRIVERS: dict[str, tuple[Driver, tuple[str, ...]]] = {
     "loop": (run_loop, tuple(TASKS)),
     "relay": (run_relay, ("digits", "brain")),
     "grpc": (run_grpc, ("digits", "brain")),
+    "flower": (run_flower, ("digits", "network", "brain")),
     "monai": (run_monai, ("network", "brain")),
 }
 
@@ -48,7 +50,6 @@ BELOW = {"loop", "relay"}
 #: Integrations that are not held to the contract, and why.
 ELSEWHERE = {
     "prometheus": "it watches a server, and has no part in what is computed",
-    "flower": "not written yet",
     "nvflare": "not written yet",
     "transformers": "not written yet",
     "lightning": "not written yet",
