@@ -18,6 +18,7 @@ from by_flower import run_flower
 from by_grpc import run_grpc
 from by_loop import run_loop
 from by_monai import run_monai
+from by_nvflare import run_nvflare
 from by_relay import run_relay
 from provisioned import Federation
 from schedule import SCHEDULE, SITES, UNDISTURBED, Driver, Run, Task
@@ -41,6 +42,7 @@ DRIVERS: dict[str, tuple[Driver, tuple[str, ...]]] = {
     "relay": (run_relay, ("digits", "brain")),
     "grpc": (run_grpc, ("digits", "brain")),
     "flower": (run_flower, ("digits", "network", "brain")),
+    "nvflare": (run_nvflare, ("digits", "network", "brain")),
     "monai": (run_monai, ("network", "brain")),
 }
 
@@ -50,7 +52,6 @@ BELOW = {"loop", "relay"}
 #: Integrations that are not held to the contract, and why.
 ELSEWHERE = {
     "prometheus": "it watches a server, and has no part in what is computed",
-    "nvflare": "not written yet",
     "transformers": "not written yet",
     "lightning": "not written yet",
 }
