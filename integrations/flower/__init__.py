@@ -2,8 +2,8 @@
 
 ::
 
-    app = ClientApp(mods=[secagg_mod])                             # the outermost; the rest of the app stays
-    strategy = SecAggStrategy(FedAvg(...), "/kits/server")         # then strategy.start(...), as before
+    app = ClientApp(mods=[secagg_mod])                         # the outermost; the rest of the app stays
+    strategy = SecAggStrategy(FedAvg(...), "/kits/server")     # then strategy.start(...), as before
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ if TYPE_CHECKING:
 
 __all__ = ["SecAggStrategy", "secagg_mod"]
 
-_MODULES = {"SecAggStrategy": "strategy", "secagg_mod": "mod"}
-
 
 def __getattr__(name: str) -> Any:
-    # Flower loads when a name is first used; the server never loads what encrypts.
-    if name not in _MODULES:
+    # Flower loads when a name is first used, and the server never loads what encrypts.
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+        return getattr(import_module(".mod" if name == "secagg_mod" else ".strategy", __name__), name)
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.partition(".")[0] == "flwr":
             raise ImportError("secagg in Flower needs flwr: install secagg[flower]") from error

@@ -25,15 +25,13 @@ class OneByOne:
         return self._pull(waiting, float("inf") if timeout is None else time.monotonic() + timeout)
 
     def _pull(self, waiting: list[str], end: float) -> Iterator[Message]:
-        pause = 0.05
+        pause = 0.0
         while waiting and time.monotonic() < end:
+            time.sleep(pause)
+            pause = min(2 * pause + 0.05, 3.0)
             for identity in tuple(waiting):
                 found = list(self._grid.pull_messages([identity]))
-                if found:
-                    waiting.remove(identity)
-                    pause = 0.05
                 while found:
+                    waiting.remove(identity)
+                    pause = 0.0
                     yield found.pop()  # and keep no reference
-            if waiting:
-                time.sleep(pause)
-                pause = min(2 * pause, 3.0)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 
-from flwr.app import ArrayRecord, Context, Message, MessageType, MetricRecord, RecordDict
+import numpy as np
+from flwr.app import Array, ArrayRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
 from secagg.errors import ConfigError, LayoutError, RangeError
 from secagg.site import Follower
 
-from .records import Order, from_model, log, only, to_array, to_bytes, to_model
+from .records import Order, log, only, tensors_of, to_array, to_bytes
 
 KIT, STATE, METRICS = "secagg-kit", "secagg", "secagg-metrics"
 
@@ -23,18 +24,17 @@ def secagg_mod(message: Message, context: Context, call_next: ClientAppCallable)
     `SecAggStrategy` names travel encrypted with the next update, and what is told is their latest mean over all nodes.
 
     The kit is the folder ``secagg-kit`` of the SuperNode's ``--node-config``. Where the environment says
-    ``SECAGG_SIMULATION=1``, it is ``secagg-kit`` of the run's configuration, or ``SECAGG_KIT`` of the environment, with
-    the node's ``partition-id`` for ``{partition}``.
+    ``SECAGG_SIMULATION=1``, it may be ``secagg-kit`` of the run's configuration, or ``SECAGG_KIT`` of the environment,
+    with the node's ``partition-id`` for ``{partition}``.
 
     Raises
     ------
     StateError
-        If the strategy is not `SecAggStrategy`: nothing is sent. If the node has lost its state: then the next message
-        brings all.
+        If the strategy is not `SecAggStrategy`; if the node has lost its state, before the next message brings all.
     ConfigError
         If there is no kit, or the run's configuration names one in a deployment.
     LayoutError
-        If the app's reply is not one record of arrays, after training alone, and one of metrics.
+        If the app's reply is not one record of metrics and, after training alone, one of arrays.
     SecAggError
         Whatever `secagg.site.Follower` refuses.
     """
@@ -46,7 +46,8 @@ def secagg_mod(message: Message, context: Context, call_next: ClientAppCallable)
     run, kept = context.state.get(STATE), context.state.get(METRICS)
     before = run.get(order.handout.run) if isinstance(run, ArrayRecord) else None  # the strategy may start twice
     follower = Follower(_find_kit(context), to_bytes(before) if before else b"")
-    content[order.arrays_key] = to_model(follower.receive(order.handout, first))
+    model = follower.receive(order.handout, first)
+    content[order.arrays_key] = ArrayRecord({name: Array(np.asarray(value)) for name, value in model.items()})
     message.content = content
     reply = call_next(message, context)
     if reply.has_error():
@@ -58,9 +59,14 @@ def secagg_mod(message: Message, context: Context, call_next: ClientAppCallable)
     if kind == MessageType.TRAIN:
         key, local = only(ArrayRecord, records)
         evaluated = {name: _pop(kept, name) for name in tuple(kept)} if isinstance(kept, MetricRecord) else {}
-        if evaluated.keys() & private.keys():
+        if evaluated.keys() & private:
             raise LayoutError(f"train and evaluate both tell {', '.join(evaluated.keys() & private)}: name them apart")
-        records[key] = _encrypt(follower, order, local, weight, private | evaluated)
+        try:
+            sent = {"update": to_array(follower.encrypt(tensors_of(local), weight, private | evaluated))}
+        except RangeError as error:  # it names a weight or value, and the server reads what an app raises
+            log.error("secagg: %s", error)
+            raise RangeError("a value or the weight is out of bounds: the log of this node tells which") from None
+        records[key] = ArrayRecord(sent | ({"model": to_array(follower.stored())} if order.handout.store else {}))
         context.state.pop(METRICS, None)
     elif any(isinstance(record, ArrayRecord) for record in records.values()):
         raise LayoutError("what evaluate replies has arrays, which would leave in the clear: take them out")
@@ -73,40 +79,26 @@ def secagg_mod(message: Message, context: Context, call_next: ClientAppCallable)
     return reply
 
 
-def _encrypt(
-    follower: Follower, order: Order, local: ArrayRecord, weight: float, metrics: dict[str, float]
-) -> ArrayRecord:
-    """Return what leaves in the place of a trained model."""
-    try:
-        sent = {"update": to_array(follower.encrypt(from_model(local), weight, metrics))}
-    except RangeError as error:  # it names a weight or value, and the server reads what an app raises
-        log.error("secagg: %s", error)
-        raise RangeError("a value or the weight is out of bounds: the log of this node tells which") from None
-    return ArrayRecord(sent | ({"model": to_array(follower.stored())} if order.handout.store else {}))
-
-
 def _find_kit(context: Context) -> str:
-    """Return the folder of a node's kit; `ConfigError` if there is none, or whoever starts the run would choose it."""
-    place = context.node_config.get(KIT)
+    place, start = context.node_config.get(KIT), f"flower-supernode --node-config \"{KIT}='/folder'\""
     if os.environ.get("SECAGG_SIMULATION") == "1":
         place = str(place or context.run_config.get(KIT) or os.environ.get("SECAGG_KIT", ""))
         place = place.replace("{partition}", str(context.node_config.get("partition-id")))
     elif KIT in context.run_config:
         raise ConfigError(
-            f"the run's configuration names {KIT}: whoever starts a run would choose the keys; take it out, and start "
-            f"each node by flower-supernode --node-config \"{KIT}='/folder'\" (a simulation: set SECAGG_SIMULATION=1)"
+            f"{KIT} is in the run's configuration: whoever starts a run would choose the keys; take it out, and start "
+            f"nodes by {start}; a simulation, by SECAGG_SIMULATION=1"
         )
     if not place or not isinstance(place, str):
         raise ConfigError(
-            f"this node has no kit: start it by flower-supernode --node-config \"{KIT}='/folder'\" (a simulation: set "
-            "SECAGG_SIMULATION=1 and SECAGG_KIT=/kits/site-{partition})"
+            f"this node has no kit: start it by {start}; a simulation, by SECAGG_SIMULATION=1 "
+            "SECAGG_KIT=/kits/site-{partition}"
         )
     return place
 
 
 def _pop(metrics: MetricRecord, name: str) -> float:
-    """Take a number out of the app's metrics; an error does not say what is there, for the server reads it."""
     value = metrics.pop(name, None)
-    if not isinstance(value, (int, float)):
+    if not isinstance(value, (int, float)):  # nor is it told what is there: the server reads it
         raise LayoutError(f"the app's metrics have no number {name!r}")
     return value

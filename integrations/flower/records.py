@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
@@ -33,21 +32,14 @@ def to_bytes(array: Array) -> bytes:
     return array.data
 
 
-def to_model(tensors: Mapping[str, Any]) -> ArrayRecord:
-    """Return a model as an app has it."""
-    return ArrayRecord({name: Array(np.asarray(value)) for name, value in tensors.items()})
-
-
-def from_model(record: ArrayRecord) -> dict[str, NDArray[Any]]:
-    """Return the tensors of a model of an app."""
+def tensors_of(record: ArrayRecord) -> dict[str, NDArray[Any]]:
+    """Return the tensors of a model that is in the clear."""
     return {name: array.numpy() for name, array in record.items()}
 
 
 def only(kind: type[Record], records: Mapping[str, Any]) -> tuple[str, Record]:
-    """Return the one record of a kind in a reply, and its key; `LayoutError` if there is another number of them.
-
-    `RecordDict.array_records` will not do: it keeps arrays in memory until Python collects cycles.
-    """
+    """Return the one record of a kind in a reply, and its key; `LayoutError` if there is another number of them."""
+    # Not by RecordDict.array_records, which keeps arrays in memory until Python collects cycles.
     found = [(key, record) for key, record in records.items() if isinstance(record, kind)]
     if len(found) != 1:
         raise LayoutError(f"a reply has {len(found)} of {kind.__name__}, where exactly one is due")
@@ -55,10 +47,7 @@ def only(kind: type[Record], records: Mapping[str, Any]) -> tuple[str, Record]:
 
 
 class Order(NamedTuple):
-    """A handout, and the keys under which the wrapped strategy wants things.
-
-    The first model does not lie where an app looks for it: one without the mod fails, and sends nothing in the clear.
-    """
+    """A handout, and the keys under which the wrapped strategy wants things."""
 
     handout: Handout
     arrays_key: str
@@ -84,4 +73,4 @@ class Order(NamedTuple):
         plain = dict(facts)
         keys = str(plain.pop("arrays-key", "")), str(plain.pop("weight-key", ""))
         handout = Handout.from_parts(plain, {name: to_bytes(array) for name, array in blobs.items()})
-        return cls(handout, *keys), from_model(first) if isinstance(first, ArrayRecord) else None
+        return cls(handout, *keys), tensors_of(first) if isinstance(first, ArrayRecord) else None

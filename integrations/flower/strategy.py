@@ -16,7 +16,7 @@ from secagg.server import Relay
 from secagg.trust import ServerKit
 
 from .grid import OneByOne
-from .records import BLOBS, FACTS, FIRST, Order, from_model, log, only, to_array, to_bytes
+from .records import BLOBS, FACTS, FIRST, Order, log, only, tensors_of, to_array, to_bytes
 
 
 class SecAggStrategy(Strategy):
@@ -28,16 +28,11 @@ class SecAggStrategy(Strategy):
     Parameters
     ----------
     strategy : FedAvg
-        Or one that differs from it only in what it sends, such as FedProx.
+        Or one that differs from it only in what it sends, such as FedProx; `ConfigError` for others.
     kit : path or ServerKit
         The server's kit.
     metrics : sequence of str
         Names of numbers, of train or evaluate, that travel encrypted, weighted by the private numbers of examples.
-
-    Raises
-    ------
-    ConfigError
-        If the wrapped strategy computes with models.
     """
 
     def __init__(
@@ -57,7 +52,6 @@ class SecAggStrategy(Strategy):
 
     def summary(self) -> None:
         """Log what is wrapped."""
-        log.info("\t├──> Encrypted sums (secagg) for %s:", type(self.strategy).__name__)
         self.strategy.summary()
 
     def start(
@@ -76,7 +70,7 @@ class SecAggStrategy(Strategy):
         """
         if evaluate_fn is not None:
             raise ConfigError("evaluate_fn would get an encrypted model: let the nodes evaluate it (fraction_evaluate)")
-        self._relay = Relay(self._kit, from_model(initial_arrays), metrics=self._metrics)
+        self._relay = Relay(self._kit, tensors_of(initial_arrays), metrics=self._metrics)
         self._first, self._known = initial_arrays, {}
         if self.strategy.fraction_evaluate == 0.0:
             log.warning("secagg: fraction_evaluate is 0: no node gets the last aggregate, so none has the final model")
@@ -123,15 +117,17 @@ class SecAggStrategy(Strategy):
 
     def _address(self, messages: Iterable[Message], *, store: bool = False) -> list[Message]:
         """Give each message a content of its own: what its node needs, and nothing in the clear but the first model."""
-        addressed, shared = list(messages), dict[int | None, ArrayRecord]()
+        addressed = list(messages)
+        shared: dict[int | None, ArrayRecord] = {}  # an object of Flower's is hashed once
         for message in addressed:
             since = self._known.pop(message.metadata.dst_node_id, None)  # until it answers, it may be anywhere
-            handout = self._begun().handout(since, store=store)
-            order = Order(handout, self.strategy.arrayrecord_key, self.strategy.weighted_by_key)
+            order = Order(
+                self._begun().handout(since, store=store), self.strategy.arrayrecord_key, self.strategy.weighted_by_key
+            )
             content, store = RecordDict(dict(message.content)), False  # the wrapped strategy gives all the same one
             del content[order.arrays_key]
             content[FACTS], content[BLOBS] = order.facts(), shared.setdefault(since, order.blobs())
-            if handout.first:
+            if order.handout.first:  # not where an app looks for it: one without the mod fails, and sends nothing
                 content[FIRST] = self._first
             message.content = content
         self._asked = {message.metadata.dst_node_id for message in addressed}
