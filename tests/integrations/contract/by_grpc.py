@@ -13,24 +13,13 @@ from secagg.integrations.grpc import Server, SiteSession
 from secagg.site import GlobalModel, Participant
 from secagg.trust import Tls, load_server_kit, load_site_kit
 
-_SECONDS = 120.0  # that nothing should take
+SECONDS = 120.0  # that nothing should take
 
 
 def run_grpc(kits: Federation, task: Task, schedule: Sequence[Turn]) -> Run:
-    run, kit = Run(), load_server_kit(kits["server"])
+    run, sites = Run(), dict[str, Site]()
     with ExitStack() as stack:
-        server = stack.enter_context(
-            Server(
-                kit.config,
-                kit.key,
-                kits.kits.parent / "run",
-                tls=Tls.load(kit.folder),
-                round_timeout=_SECONDS,
-                project=kit.project,
-                identity=kit.identity,
-            )
-        )
-        sites: dict[str, Site] = {}
+        server = stack.enter_context(serve(kits))
 
         def joined(site: str) -> Site:
             if site not in sites:
@@ -59,6 +48,19 @@ def run_grpc(kits: Federation, task: Task, schedule: Sequence[Turn]) -> Run:
     return run
 
 
+def serve(kits: Federation) -> Server:
+    kit = load_server_kit(kits["server"])
+    return Server(
+        kit.config,
+        kit.key,
+        kits.kits.parent / "run",
+        tls=Tls.load(kit.folder),
+        round_timeout=SECONDS,
+        project=kit.project,
+        identity=kit.identity,
+    )
+
+
 class Site:
     """A process of a site."""
 
@@ -66,7 +68,7 @@ class Site:
         kit = load_site_kit(kits[name])
         self.model = GlobalModel(secagg.Client.load(kit), task.initial())
         self.session = SiteSession(
-            address, name, tls=Tls.load(kit.folder), timeout=_SECONDS, project=kit.project, layout=self.model.layout
+            address, name, tls=Tls.load(kit.folder), timeout=SECONDS, project=kit.project, layout=self.model.layout
         )
         self.participant = Participant(kit, self.session, self.model)
 

@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits
 from secagg.demo import mni152
 
 _STEP = 0.5
-_EPOCHS = 2
+BATCHES = 2
 _EDGE = 16
 
 Digits = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -43,23 +43,24 @@ class NumpyDigits:
     weights: Mapping[str, int] = {site: len(digits(site)[0]) for site in SITES}
 
     def initial(self) -> State:
-        draw = np.random.default_rng(1)
-        return {
-            "weight": draw.normal(0, 0.01, (64, 10)).astype(np.float32),
-            "bias": np.zeros(10, np.float32),
-            "steps": np.array(0),
-        }
+        return first_model() | {"steps": np.array(0)}
 
     def train(self, site: str, round: int, state: State) -> State:
         images, classes = digits(site)
         order = np.random.default_rng([round, SITES.index(site)]).permutation(len(images))
         weight, bias = np.array(state["weight"]), np.array(state["bias"])
-        for batch in np.array_split(order, _EPOCHS):
-            error = softmax(images[batch] @ weight + bias)
+        for batch in np.array_split(order, BATCHES):
+            error = softmax(images[batch] @ weight.T + bias)
             error[np.arange(len(batch)), classes[batch]] -= 1
-            weight -= np.float32(_STEP / len(batch)) * (images[batch].T @ error)
+            weight -= np.float32(_STEP / len(batch)) * (error.T @ images[batch])
             bias -= np.float32(_STEP / len(batch)) * error.sum(0)
         return {"weight": weight, "bias": bias, "steps": np.asarray(state["steps"] + 1)}
+
+
+def first_model() -> dict[str, NDArray[np.float32]]:
+    """Drawn from no random numbers of torch's, which are one for all threads."""
+    weight = np.random.default_rng(0).normal(0, 0.01, (10, 64))
+    return {"weight": weight.astype(np.float32), "bias": np.zeros(10, np.float32)}
 
 
 def softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -88,26 +89,42 @@ class TorchTask:
         return network.state_dict()
 
 
+class DigitsNetwork(torch.nn.Sequential):
+    """With a `label`, as trainers of Hugging Face give it, it returns the loss."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.nn.BatchNorm1d(64), torch.nn.Linear(64, 10))
+        self[1].load_state_dict({name: torch.from_numpy(value) for name, value in first_model().items()})
+
+    def forward(self, image: torch.Tensor, label: torch.Tensor | None = None) -> Any:
+        scores = super().forward(image)
+        return scores if label is None else {"loss": torch.nn.functional.cross_entropy(scores, label)}
+
+
 class TorchDigits(TorchTask):
     """The same, with BatchNorm: its statistics are averaged, its count is the site's own."""
 
     weights = NumpyDigits.weights
 
     def network(self) -> torch.nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return torch.nn.Sequential(torch.nn.BatchNorm1d(64), torch.nn.Linear(64, 10))
+        return DigitsNetwork()
+
+    def loader(self, site: str) -> DataLoader:
+        """An epoch of a round, the same in each."""
+        images, classes = digits(site)
+        data = [{"image": torch.from_numpy(image), "label": int(label)} for image, label in zip(images, classes)]
+        return DataLoader(Dataset(data), batch_size=-(-len(data) // BATCHES))
+
+    def optimizer(self, network: torch.nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(network.parameters(), 0.1)
 
     def trainer(self, network: torch.nn.Module, site: str, round: int, *handlers: Any) -> SupervisedTrainer:
-        images, classes = digits(site)
-        order = np.random.default_rng([round, SITES.index(site)]).permutation(len(images))
-        data = [{"image": torch.from_numpy(images[i]), "label": torch.tensor(int(classes[i]))} for i in order]
         return SupervisedTrainer(
             device=torch.device("cpu"),
             max_epochs=1,
-            train_data_loader=DataLoader(Dataset(data), batch_size=-(-len(data) // _EPOCHS)),
+            train_data_loader=self.loader(site),
             network=network,
-            optimizer=torch.optim.SGD(network.parameters(), 0.1),
+            optimizer=self.optimizer(network),
             loss_function=torch.nn.CrossEntropyLoss(),
             train_handlers=list(handlers),
         )

@@ -20,6 +20,7 @@ from by_loop import run_loop
 from by_monai import run_monai
 from by_nvflare import run_nvflare
 from by_relay import run_relay
+from by_trainers import run_lightning, run_transformers
 from provisioned import Federation
 from schedule import SCHEDULE, SITES, UNDISTURBED, Driver, Run, Task
 from tasks import TASKS, digits
@@ -43,6 +44,8 @@ DRIVERS: dict[str, tuple[Driver, tuple[str, ...]]] = {
     "grpc": (run_grpc, ("digits", "brain")),
     "flower": (run_flower, ("digits", "network", "brain")),
     "nvflare": (run_nvflare, ("digits", "network", "brain")),
+    "transformers": (run_transformers, ("network",)),
+    "lightning": (run_lightning, ("network",)),
     "monai": (run_monai, ("network", "brain")),
 }
 
@@ -52,8 +55,6 @@ BELOW = {"loop", "relay"}
 #: Integrations that are not held to the contract, and why.
 ELSEWHERE = {
     "prometheus": "it watches a server, and has no part in what is computed",
-    "transformers": "not written yet",
-    "lightning": "not written yet",
 }
 
 #: Few bits, so that what error feedback carries is seen in the model.
@@ -191,7 +192,9 @@ def test_a_carry_that_is_lost_would_be_seen(
 
 def test_digits_are_learnt(reference: Callable[[str, str], Run]) -> None:
     model = reference("flashe", "digits").final["site-4"]
-    right = [(images @ model["weight"] + model["bias"]).argmax(1) == classes for images, classes in map(digits, SITES)]
+    right = [
+        (images @ model["weight"].T + model["bias"]).argmax(1) == classes for images, classes in map(digits, SITES)
+    ]
     assert np.concatenate(right).mean() > 0.8
 
 
