@@ -11,54 +11,50 @@ from flwr.clientapp.typing import ClientAppCallable
 from secagg.errors import ConfigError, LayoutError, RangeError
 from secagg.site import Follower
 
-from .records import Order, log, only, tensors_of, to_array, to_bytes
+from .records import WEIGHT, log, only, tensors_of, to_array, to_bytes, unpack
 
-KIT, STATE, METRICS = "secagg-kit", "secagg", "secagg-metrics"
+KIT, STATE, METRICS, ROUND = "secagg-kit", "secagg", "secagg-metrics", "secagg-round"
 
 
 def secagg_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """Take part in encrypted aggregation: ``ClientApp(mods=[secagg_mod, …])``, as the outermost of the app's mods.
 
     The app finds the global model in ``train`` and ``evaluate`` where it always does, and replies as always. Its
-    integer tensors stay its own. Its number of examples is the private weight, in whose place 1 is told; metrics that
+    integer tensors stay its own. Its ``num-examples`` is the private weight, in whose place 1 is told; metrics that
     `SecAggStrategy` names travel encrypted with the next update, and what is told is their latest mean over all nodes.
 
     The kit is the folder ``secagg-kit`` of the SuperNode's ``--node-config``. Where the environment says
     ``SECAGG_SIMULATION=1``, it may be ``secagg-kit`` of the run's configuration, or ``SECAGG_KIT`` of the environment,
     with the node's ``partition-id`` for ``{partition}``.
 
-    Raises
-    ------
-    StateError
-        If the strategy is not `SecAggStrategy`; if the node has lost its state, before the next message brings all.
-    ConfigError
-        If there is no kit, or the run's configuration names one in a deployment.
-    LayoutError
-        If the app's reply is not one record of metrics and, after training alone, one of arrays.
-    SecAggError
-        Whatever `secagg.site.Follower` refuses.
+    Whatever is wrong is raised here, and becomes an error reply, which sends nothing: `StateError` if the strategy is
+    not `SecAggStrategy`, or this node has lost its state, all of which comes with the next message; `ConfigError` if
+    there is no kit, or the run's configuration names one in a deployment; what `secagg.site.Follower` refuses.
     """
     kind = message.metadata.message_type.partition(".")[0]
     if kind not in (MessageType.TRAIN, MessageType.EVALUATE):
         return call_next(message, context)
     content = RecordDict(dict(message.content))
-    order, first = Order.take(content)
-    run, kept = context.state.get(STATE), context.state.get(METRICS)
-    before = run.get(order.handout.run) if isinstance(run, ArrayRecord) else None  # the strategy may start twice
+    handout, arrays_key, first = unpack(content)
+    run = context.state.get(STATE)
+    before = run.get(handout.run) if isinstance(run, ArrayRecord) else None  # the strategy may start twice
     follower = Follower(_find_kit(context), to_bytes(before) if before else b"")
-    model = follower.receive(order.handout, first)
-    content[order.arrays_key] = ArrayRecord({name: Array(np.asarray(value)) for name, value in model.items()})
+    model = follower.receive(handout, first)
+    content[arrays_key] = ArrayRecord({name: Array(np.asarray(value)) for name, value in model.items()})
     message.content = content
     reply = call_next(message, context)
     if reply.has_error():
         return reply
     records = dict(reply.content)
     place, told = only(MetricRecord, records)
-    weight = _pop(told, order.weight_key)
-    private = {name: _pop(told, name) for name in order.handout.metrics if name in told}
+    weight = _pop(told, WEIGHT)
+    private = {name: _pop(told, name) for name in handout.metrics if name in told}
     if kind == MessageType.TRAIN:
         key, local = only(ArrayRecord, records)
-        evaluated = {name: _pop(kept, name) for name in tuple(kept)} if isinstance(kept, MetricRecord) else {}
+        kept = context.state.pop(METRICS, None)
+        if not isinstance(kept, MetricRecord) or kept.get(ROUND) != handout.round:  # of an older model
+            kept = MetricRecord()
+        evaluated = {name: _pop(kept, name) for name in handout.metrics if name in kept}
         if evaluated.keys() & private:
             raise LayoutError(f"train and evaluate both tell {', '.join(evaluated.keys() & private)}: name them apart")
         try:
@@ -66,34 +62,27 @@ def secagg_mod(message: Message, context: Context, call_next: ClientAppCallable)
         except RangeError as error:  # it names a weight or value, and the server reads what an app raises
             log.error("secagg: %s", error)
             raise RangeError("a value or the weight is out of bounds: the log of this node tells which") from None
-        records[key] = ArrayRecord(sent | ({"model": to_array(follower.stored())} if order.handout.store else {}))
-        context.state.pop(METRICS, None)
+        records[key] = ArrayRecord(sent | ({"model": to_array(follower.stored())} if handout.store else {}))
     elif any(isinstance(record, ArrayRecord) for record in records.values()):
         raise LayoutError("what evaluate replies has arrays, which would leave in the clear: take them out")
     else:
-        context.state[METRICS] = MetricRecord({**private})
+        context.state[METRICS] = MetricRecord({**private, ROUND: handout.round})
     means = {name: follower.means[name] for name in private if name in follower.means}
-    records[place] = MetricRecord({**told, **means, order.weight_key: 1})
+    records[place] = MetricRecord({**told, **means, WEIGHT: 1})
     reply.content = RecordDict(records)
-    context.state[STATE] = ArrayRecord({order.handout.run: to_array(follower.to_bytes())})
+    context.state[STATE] = ArrayRecord({handout.run: to_array(follower.to_bytes())})
     return reply
 
 
 def _find_kit(context: Context) -> str:
-    place, start = context.node_config.get(KIT), f"flower-supernode --node-config \"{KIT}='/folder'\""
+    place, remedy = context.node_config.get(KIT), f"start each node by flower-supernode --node-config \"{KIT}='/kit'\""
     if os.environ.get("SECAGG_SIMULATION") == "1":
         place = str(place or context.run_config.get(KIT) or os.environ.get("SECAGG_KIT", ""))
         place = place.replace("{partition}", str(context.node_config.get("partition-id")))
     elif KIT in context.run_config:
-        raise ConfigError(
-            f"{KIT} is in the run's configuration: whoever starts a run would choose the keys; take it out, and start "
-            f"nodes by {start}; a simulation, by SECAGG_SIMULATION=1"
-        )
+        raise ConfigError(f"the run's configuration names {KIT}: who starts a run would choose the keys; {remedy}")
     if not place or not isinstance(place, str):
-        raise ConfigError(
-            f"this node has no kit: start it by {start}; a simulation, by SECAGG_SIMULATION=1 "
-            "SECAGG_KIT=/kits/site-{partition}"
-        )
+        raise ConfigError(f"this node has no kit; {remedy}; a simulation has SECAGG_SIMULATION=1 and SECAGG_KIT")
     return place
 
 

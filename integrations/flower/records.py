@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ log = logging.getLogger("flwr.secagg")  # goes where Flower's own messages go
 Record = TypeVar("Record", ArrayRecord, MetricRecord)
 
 STYPE = "secagg"  # Flower averages no array of a type that it does not know
+WEIGHT = "num-examples"  # the name is settled here: a server that says another one could have this told in the clear
 FACTS, BLOBS, FIRST = "secagg", "secagg-blobs", "secagg-first"
 
 
@@ -46,31 +47,21 @@ def only(kind: type[Record], records: Mapping[str, Any]) -> tuple[str, Record]:
     return found[0]
 
 
-class Order(NamedTuple):
-    """A handout, and the keys under which the wrapped strategy wants things."""
+def pack(handout: Handout, arrays_key: str) -> tuple[ConfigRecord, ArrayRecord]:
+    """Return a handout: what is small, with the key of the app's model; and what is the same for nodes equally far."""
+    blobs = {name: to_array(blob) for name, blob in handout.blobs().items()}
+    return ConfigRecord({"arrays-key": arrays_key, **handout.facts()}), ArrayRecord(blobs)
 
-    handout: Handout
-    arrays_key: str
-    weight_key: str
 
-    def facts(self) -> ConfigRecord:
-        """Return what is small."""
-        return ConfigRecord({"arrays-key": self.arrays_key, "weight-key": self.weight_key, **self.handout.facts()})
-
-    def blobs(self) -> ArrayRecord:
-        """Return what is large, and the same for all nodes that are equally far."""
-        return ArrayRecord({name: to_array(blob) for name, blob in self.handout.blobs().items()})
-
-    @classmethod
-    def take(cls, records: RecordDict) -> tuple[Order, dict[str, NDArray[Any]] | None]:
-        """Take our records out of a message: return the order, and the first model if it is there."""
-        facts, blobs, first = (records.pop(key, None) for key in (FACTS, BLOBS, FIRST))
-        if not isinstance(facts, ConfigRecord) or not isinstance(blobs, ArrayRecord):
-            raise StateError(
-                "the message has nothing of secagg's, so this node sends nothing: let the ServerApp's strategy be "
-                "SecAggStrategy, and no mod outside secagg_mod change messages"
-            )
-        plain = dict(facts)
-        keys = str(plain.pop("arrays-key", "")), str(plain.pop("weight-key", ""))
-        handout = Handout.from_parts(plain, {name: to_bytes(array) for name, array in blobs.items()})
-        return cls(handout, *keys), tensors_of(first) if isinstance(first, ArrayRecord) else None
+def unpack(records: RecordDict) -> tuple[Handout, str, dict[str, NDArray[Any]] | None]:
+    """Take out of a message what `pack` has made: the handout, the key, and the first model if it is there."""
+    facts, blobs, first = (records.pop(key, None) for key in (FACTS, BLOBS, FIRST))
+    if not isinstance(facts, ConfigRecord) or not isinstance(blobs, ArrayRecord):
+        raise StateError(
+            "the message has nothing of secagg's, so this node sends nothing: let the ServerApp's strategy be "
+            "SecAggStrategy, and no mod outside secagg_mod change messages"
+        )
+    plain = dict(facts)
+    arrays_key = str(plain.pop("arrays-key", ""))
+    handout = Handout.from_parts(plain, {name: to_bytes(array) for name, array in blobs.items()})
+    return handout, arrays_key, tensors_of(first) if isinstance(first, ArrayRecord) else None

@@ -16,7 +16,7 @@ from secagg.server import Relay
 from secagg.trust import ServerKit
 
 from .grid import OneByOne
-from .records import BLOBS, FACTS, FIRST, Order, log, only, tensors_of, to_array, to_bytes
+from .records import BLOBS, FACTS, FIRST, WEIGHT, log, only, pack, tensors_of, to_array, to_bytes
 
 
 class SecAggStrategy(Strategy):
@@ -28,7 +28,8 @@ class SecAggStrategy(Strategy):
     Parameters
     ----------
     strategy : FedAvg
-        Or one that differs from it only in what it sends, such as FedProx; `ConfigError` for others.
+        Or one that differs from it only in what it sends, such as FedProx; `ConfigError` for others. It weighs by
+        ``num-examples``.
     kit : path or ServerKit
         The server's kit.
     metrics : sequence of str
@@ -43,6 +44,10 @@ class SecAggStrategy(Strategy):
             raise ConfigError(
                 f"{type(strategy).__name__} computes with models, which are encrypted here: wrap FedAvg, or a strategy "
                 "that differs from it only in what it sends, such as FedProx"
+            )
+        if strategy.weighted_by_key != WEIGHT:
+            raise ConfigError(
+                f"weighted_by_key is {strategy.weighted_by_key!r}: what secagg_mod keeps back is {WEIGHT!r}"
             )
         self.strategy, self._kit, self._metrics = strategy, kit, metrics
         self._relay: Relay | None = None
@@ -104,11 +109,11 @@ class SecAggStrategy(Strategy):
         if len({frozenset(only(MetricRecord, content)[1]) for content in contents}) != 1:
             log.warning("secagg: the nodes tell different metrics, so there are no means")
             return arrays, None
-        return arrays, self.strategy.train_metrics_aggr_fn(contents, self.strategy.weighted_by_key)
+        return arrays, self.strategy.train_metrics_aggr_fn(contents, WEIGHT)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Let the wrapped strategy average the metrics."""
-        return self.strategy.aggregate_evaluate(server_round, self._accept(replies, _drop_arrays)[0])
+        return self.strategy.aggregate_evaluate(server_round, self._accept(replies, _keep_metrics)[0])
 
     def _begun(self) -> Relay:
         if self._relay is None:
@@ -121,13 +126,12 @@ class SecAggStrategy(Strategy):
         shared: dict[int | None, ArrayRecord] = {}  # an object of Flower's is hashed once
         for message in addressed:
             since = self._known.pop(message.metadata.dst_node_id, None)  # until it answers, it may be anywhere
-            order = Order(
-                self._begun().handout(since, store=store), self.strategy.arrayrecord_key, self.strategy.weighted_by_key
-            )
+            handout = self._begun().handout(since, store=store)
+            facts, blobs = pack(handout, self.strategy.arrayrecord_key)
             content, store = RecordDict(dict(message.content)), False  # the wrapped strategy gives all the same one
-            del content[order.arrays_key]
-            content[FACTS], content[BLOBS] = order.facts(), shared.setdefault(since, order.blobs())
-            if order.handout.first:  # not where an app looks for it: one without the mod fails, and sends nothing
+            content.pop(self.strategy.arrayrecord_key, None)
+            content[FACTS], content[BLOBS] = facts, shared.setdefault(since, blobs)
+            if handout.first:  # not where an app looks for it: one without the mod fails, and sends nothing
                 content[FIRST] = self._first
             message.content = content
         self._asked = {message.metadata.dst_node_id for message in addressed}
@@ -157,12 +161,12 @@ class SecAggStrategy(Strategy):
         sent = {name: to_bytes(array) for name, array in only(ArrayRecord, reply.content)[1].items()}
         if not {"update"} <= sent.keys() <= {"update", "model"}:
             raise FormatError(f"the reply has arrays {sorted(sent)}, where 'update' is due")
-        if only(MetricRecord, reply.content)[1].get(self.strategy.weighted_by_key) != 1:
-            raise FormatError(f"the reply tells {self.strategy.weighted_by_key!r}, which is private: 1 is due")
+        _keep_metrics(reply)
         self._begun().add(sent["update"], sent.get("model", b""))
-        _drop_arrays(reply)
 
 
-def _drop_arrays(reply: Message) -> None:
+def _keep_metrics(reply: Message) -> None:
+    if only(MetricRecord, reply.content)[1].get(WEIGHT) != 1:
+        raise FormatError(f"the reply tells {WEIGHT!r}, where 1 is due: it has not gone through secagg_mod")
     for key in [key for key, record in reply.content.items() if isinstance(record, ArrayRecord)]:
         del reply.content[key]

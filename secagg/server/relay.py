@@ -72,6 +72,7 @@ class Relay:
         if fault:
             raise LayoutError(f"the model is another than that of project {project.name}: {fault}")
         check_first_model(project, initial)
+        self._layout.bounds(self.config.aggregation)  # sites would refuse it only when they have begun
         state = {**initial, **metric_tensors(self._metrics)}
         check_finite(self._layout, state)
         self.run = secrets.token_hex(16)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from ..client import Client
-from ..errors import RoundMismatchError, StateError
+from ..errors import MismatchError, RoundMismatchError, StateError
 from ..protocol.handout import Handout
 from ..storage.files import replace_file
 from ..trust.agreement import check_first_model, check_one_exchange
@@ -90,6 +90,8 @@ class Follower:
         VerificationError
             If the first global model is not the project's, a sum is not that of what is listed, or lists an update
             under this site's name that this one has not made.
+        MismatchError
+            If the metrics are others than those that the run began with.
         SecAggError
             Whatever else manifest, model or aggregates are refused for. The global model is then where it was, or
             nearer to the current round.
@@ -107,6 +109,11 @@ class Follower:
             self._advance(begun, handout)
             self.model = begun
         else:
+            if handout.metrics != self.model.metric_names:
+                raise MismatchError(
+                    f"metrics of the run are {', '.join(handout.metrics) or 'none'} by now; it began with "
+                    f"{', '.join(self.model.metric_names) or 'none'}"
+                )
             self._advance(self.model, handout)
         return self.model.state
 

@@ -18,7 +18,7 @@ from ..storage.files import Target
 from ..trust.receipt import Receipt
 from ..wire.header import Header, check_base, check_round
 from ..wire.layout import Layout, refuse_wrapper
-from ..wire.metrics import check_metrics, is_metric, metric_means, metric_tensors, model_layout
+from ..wire.metrics import check_metrics, is_metric, metric_means, metric_tensors, metric_unit, model_layout
 from ..wire.update import Update, check_update
 from .difference import difference
 from .network import load_network, network_state
@@ -304,6 +304,11 @@ class GlobalModel:
         self._sent(header, sent, stays)
 
     @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of the metrics that were announced."""
+        return self._metrics
+
+    @property
     def trained(self) -> bool:
         """Whether this site has made an update for the round, and not withdrawn it."""
         return bool(self._own)
@@ -366,7 +371,7 @@ class GlobalModel:
             value = np.asarray(self._held[spec.name] + mean[spec.name])
             after[spec.name] = np.asarray(np.maximum(value, 0)) if spec.name in self._floored else value
         self._scales = self._following(aggregate)
-        self.metrics = metric_means(self._metrics, mean)
+        self.metrics = metric_means(self._metrics, mean, self._unit)
         self._held |= after
         self.base = base
         self.round += 1
@@ -549,6 +554,10 @@ class GlobalModel:
             warn(f"what error feedback carried is lost: {error}")
         return model
 
+    @property
+    def _unit(self) -> float:
+        return metric_unit(self.layout, self.site.config)
+
     def _under(self, calibration: Update | None) -> Update | Scales | None:
         """Return what the scales of an update are given by: `calibration`, or what the rounds before have measured."""
         if self._scales is None:
@@ -578,7 +587,7 @@ class GlobalModel:
         self, local: Mapping[str, Any], metrics: Mapping[str, float] | None = None
     ) -> dict[str, NDArray[Any]]:
         """Return what has changed in each tensor of the layout, by its first name; metrics as they are."""
-        numbers = metric_tensors(self._metrics, metrics)
+        numbers = metric_tensors(self._metrics, metrics, self._unit) if self._metrics or metrics else {}
         missing, extra = self.layout.names - local.keys() - numbers.keys(), local.keys() - set(self._names)
         if missing or extra:
             refuse_wrapper(local)

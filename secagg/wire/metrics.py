@@ -33,7 +33,15 @@ def check_metrics(names: object) -> tuple[str, ...]:
     return tuple(names)
 
 
-def metric_tensors(names: Sequence[str], values: Mapping[str, float] | None = None) -> dict[str, NDArray[Any]]:
+def metric_unit(layout: Layout, config: Config) -> float:
+    """Return the number that says of a metric that it was given: where bounds are fixed one that is sent precisely."""
+    bound = layout.bounds(config.aggregation).get(METRICS, math.inf)
+    return bound / 2 if math.isfinite(bound) else 1.0  # half of it, as error feedback adds to it
+
+
+def metric_tensors(
+    names: Sequence[str], values: Mapping[str, float] | None = None, unit: float = 1.0
+) -> dict[str, NDArray[Any]]:
     """Return the tensors of metrics, zeros where there is no value; what is NaN or infinite counts as not given.
 
     Raises
@@ -51,15 +59,15 @@ def metric_tensors(names: Sequence[str], values: Mapping[str, float] | None = No
         if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
             raise RangeError(f"metric {name!r} is {show(value)}; give a number")
     given = {name: float(value) for name, value in values.items() if math.isfinite(value)}
-    flags = np.array([name in given for name in names], np.float64)
+    flags = np.array([unit if name in given else 0.0 for name in names])
     return {METRICS: flags} | {f"{METRICS}.{name}": np.array(given.get(name, 0.0)) for name in names}
 
 
-def metric_means(names: Sequence[str], mean: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+def metric_means(names: Sequence[str], mean: Mapping[str, NDArray[Any]], unit: float = 1.0) -> dict[str, float]:
     """Return the weighted means of metrics over the sites that have given them, from the mean of their tensors."""
     if not names:
         return {}
-    shares = dict(zip(names, mean[METRICS].tolist(), strict=True))
+    shares = dict(zip(names, (mean[METRICS] / unit).tolist(), strict=True))
     return {name: float(mean[f"{METRICS}.{name}"]) / shares[name] for name in names if shares[name] > _NOBODY}
 
 

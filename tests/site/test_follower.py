@@ -206,6 +206,24 @@ def test_names_of_metrics_that_are_none(kits: Federation, names: object) -> None
         Relay(kits["server"], MODEL, metrics=names)  # type: ignore[arg-type]
 
 
+def test_a_small_weight_counts_in_metrics(tmp_path: Path) -> None:
+    """One bound for all of them, far above their values, makes no difference to who has given one."""
+    aggregation = {
+        "min_clients": 2,
+        "max_clients": 4,
+        "max_weight": 1000,
+        "max_abs": {"default": 0.1, "secagg.metrics*": 100},
+    }
+    run = Relayed(provision(tmp_path, aggregation), metrics=["loss"])
+    run.round("ab", metrics={"loss": 40.0})
+    assert run.follower("a").means["loss"] == pytest.approx(40.0, rel=0.02)  # a step of 16 bits is 3, of 3 times 40
+
+
+def test_bounds_of_metrics_that_are_not_there(metered: Federation) -> None:
+    with pytest.raises(ConfigError, match=r"pattern 'secagg.metrics\*' matches no tensor"):
+        Relay(metered["server"], MODEL)
+
+
 def test_metrics_are_never_in_the_clear(tmp_path: Path) -> None:
     kits = provision(tmp_path, encrypt={"include": ["w"]})
     with pytest.raises(ConfigError, match=r"metrics would travel in the clear by encrypt: .*'secagg.metrics\*'"):
@@ -268,6 +286,10 @@ def truncated_manifest(run: Relayed) -> Handout:
     return replace(run.handout("a"), manifest=run.handout("a").manifest[:-1])
 
 
+def other_metrics(run: Relayed) -> Handout:
+    return replace(run.handout("a"), metrics=("loss",))
+
+
 LIES: dict[Callable[[Relayed], Handout], tuple[type[SecAggError], str]] = {
     replayed: (RoundMismatchError, "hands out round 1, and .* leads site 'a' to round 2"),
     held_back: (RoundMismatchError, "hands out round 1, and .* leads site 'a' to round 0"),
@@ -277,6 +299,7 @@ LIES: dict[Callable[[Relayed], Handout], tuple[type[SecAggError], str]] = {
     changed_aggregate: (DigestError, "digest"),
     an_update_for_an_aggregate: (MismatchError, "update"),
     truncated_manifest: (FormatError, "truncated"),
+    other_metrics: (MismatchError, "metrics of the run are loss by now; it began with none"),
 }
 
 

@@ -71,7 +71,7 @@ def a_message(content: dict[str, Any]) -> Message:
     return Message(RecordDict(content), dst_node_id=7, message_type="train")
 
 
-@pytest.mark.parametrize("place", [f"{module}.{name}" for module, names in IMPORTED.items() for name in names])
+@pytest.mark.parametrize("place", [f"{module}.{name}" for module, names in IMPORTED.items() for name in sorted(names)])
 def test_name(place: str) -> None:
     module, _, name = place.rpartition(".")
     assert hasattr(import_module(module), name)

@@ -11,6 +11,7 @@ import pytest
 from flower_grid import ToyGrid
 from flower_nodes import FIRST, App, Stepper, federate, grid_of, to_record
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
 from flwr.clientapp.mod import LocalDpMod
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.serverapp.strategy import (
@@ -69,6 +70,11 @@ def patched() -> FedAvg:
 def test_strategy_that_computes_with_models(strategy: Any, name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name}.* computes with models"):
         SecAggStrategy(strategy, "/kits/server")
+
+
+def test_weight_by_another_name() -> None:
+    with pytest.raises(ConfigError, match="weighted_by_key is 'loss'"):
+        SecAggStrategy(FedAvg(weighted_by_key="loss"), "/kits/server")
 
 
 def test_strategy_that_is_wrapped(federation: Federation) -> None:
@@ -136,13 +142,32 @@ def outside(message: Message, context: Context, call_next: ClientAppCallable) ->
 
 
 @pytest.mark.parametrize(
-    ("mod", "reason"), [(LocalDpMod(1.0, 0.1, 1.0, 0.1), "node 10.: .*ArrayRecord"), (outside, "which is private")]
+    ("mod", "reason"),
+    [(LocalDpMod(1.0, 0.1, 1.0, 0.1), "node 10.: .*ArrayRecord"), (outside, "has not gone through secagg_mod")],
 )
 def test_order_of_mods(federation: Federation, mod: Any, reason: str) -> None:
     grid = grid_of(federation, [Stepper(1, mods=(mod, secagg_mod)), Stepper(2, mods=(mod, secagg_mod))])
     with pytest.raises(QuorumError, match=rf"round 1 failed.*no mod outside it.*{reason}"):
         SecAggStrategy(FedAvg(fraction_evaluate=0.0), federation["server"]).start(grid, to_record(FIRST), 3)
     assert len(grid.sent) == 2
+
+
+def test_mod_of_train_alone(federation: Federation, caplog: pytest.LogCaptureFixture) -> None:
+    """What evaluates in the clear does not follow: it is sent all for each training."""
+
+    def app_of(node: Stepper) -> ClientApp:
+        app = ClientApp()
+        app.train(mods=[secagg_mod])(node.train)
+        metrics = MetricRecord({"num-examples": 10})
+        app.evaluate()(lambda message, context: Message(RecordDict({"metrics": metrics}), reply_to=message))
+        return app
+
+    nodes = [Stepper(1), Stepper(2)]
+    result, grid = run(federation, [app_of(node) for node in nodes], 3)
+    assert len(nodes[0].trained) == len(result.train_metrics_clientapp) == 3
+    assert not result.evaluate_metrics_clientapp
+    assert not reasons(grid)
+    assert caplog.text.count("has not gone through secagg_mod") == 2 * 3
 
 
 def test_mods_inside_work(federation: Federation) -> None:
@@ -182,7 +207,7 @@ def test_run_that_chooses_the_keys(federation: Federation, node_config: dict[str
     grid = grid_of(federation, [Stepper(1), Stepper(2)], run_config={"secagg-kit": kit})
     if node_config is not None:
         grid.node_configs = {100: node_config, 101: node_config}
-    with pytest.raises(QuorumError, match="whoever starts a run would choose the keys"):
+    with pytest.raises(QuorumError, match="who starts a run would choose the keys"):
         SecAggStrategy(FedAvg(), federation["server"]).start(grid, to_record(FIRST), 1)
     assert sends_nothing(grid)
 

@@ -155,6 +155,25 @@ def test_metrics(tmp_path: Path, names: list[str]) -> None:
     assert len(told) == 2
 
 
+def test_metrics_of_an_older_model(tmp_path: Path) -> None:
+    """What a node has found before it missed a round does not count for a later model."""
+    federation = federate(tmp_path, 3, aggregation={"max_abs": METERED})
+    nodes = [Stepper(step) for step in (1, 2, 3)]
+
+    def misses(message: Message, context: Context) -> Message:
+        reply = nodes[0](message, context) if message.content["config"]["server-round"] != 2 else None
+        if reply is None:
+            raise ValueError("busy")
+        return reply
+
+    strategy = SecAggStrategy(FedAvg(), federation["server"], metrics=["accuracy"])
+    result = strategy.start(grid_of(federation, [misses, *nodes[1:]]), to_record(FIRST), 4)
+    means = {round: record.get("accuracy") for round, record in result.evaluate_metrics_clientapp.items()}
+    two, three = (2 * 2 + 3 * 3) / 5 / 8, (1 + 2 * 2 + 3 * 3) / 6 / 8
+    two, three = (pytest.approx(mean, rel=1e-3) for mean in (two, three))
+    assert means == {1: None, 2: two, 3: two, 4: three}
+
+
 def test_one_exchange_calibration(tmp_path: Path) -> None:
     """The scales of a round follow from the round before (precision: previous); the first round measures."""
     federation = federate(tmp_path, 3, aggregation={"precision": "previous", "max_abs": None})
