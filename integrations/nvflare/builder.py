@@ -17,21 +17,18 @@ class SecAggBuilder(nvflare.Builder):
     """Puts a kit into ``startup/secagg`` of the server and each client, signed as NVFlare signs its own files.
 
     In project.yml it comes after ``CertBuilder``; its arguments are the blocks of a configuration, ``he`` and so on.
-    What issues kits later lies in ``state/secagg`` of the provisioner's workspace.
     """
 
     def __init__(self, **config: Any) -> None:
         self._config = Config.from_dict(config)
 
     def build(self, project: nvflare.Project, ctx: nvflare.ProvisionContext) -> None:
-        """Make the federation and its kits, once; `ConfigError` if the workspace has one."""
+        """Make a federation and its kits, once."""
         state, signer = Path(ctx.get_state_dir(), FOLDER), ctx.get(nvflare.CtxKey.ROOT_PRI_KEY)
         if signer is None:
             raise ConfigError("SecAggBuilder signs with the key of CertBuilder, which must come before it")
         if state.exists():
-            raise ConfigError(
-                f"{state} has a federation: change it by `secagg add-site`, or move it away for a new one"
-            )
+            raise ConfigError(f"{state} has a federation: change it by `secagg add-site`, or move it away")
         clients = {client.name: client for client in project.get_clients()}
         with TemporaryDirectory(dir=ctx.get_state_dir()) as room:
             made, kits = (Path(mkdtemp(dir=room)) for _ in range(2))

@@ -21,16 +21,15 @@ _PARTS = {"secagg.facts": dict, "secagg.blobs": dict, "secagg.first": dict, "sec
 def find_kit(fl_ctx: nvflare.FLContext, name: str) -> Path:
     """Return the folder of a party's kit, which no job can name: whoever submits the job would choose the keys."""
     if os.environ.get("SECAGG_SIMULATION") != "1":
-        return Path(fl_ctx.get_engine().get_workspace().get_startup_kit_dir(), FOLDER)
-    place = os.environ.get("SECAGG_KIT", "")
-    if "{site}" not in place:
+        return Path(fl_ctx.get_workspace().get_startup_kit_dir(), FOLDER)
+    if "{site}" not in (place := os.environ.get("SECAGG_KIT", "")):
         raise ConfigError(f"SECAGG_KIT is {place!r}; with SECAGG_SIMULATION=1, name the kits: /path/of/kits/{{site}}")
     return Path(place.replace("{site}", name))
 
 
 def job_folder(fl_ctx: nvflare.FLContext) -> Path:
     """Return a party's folder of the job that runs."""
-    return Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id()))
+    return Path(fl_ctx.get_workspace().get_run_dir(fl_ctx.get_job_id()))
 
 
 def pack(handout: Handout, first: Mapping[str, Any], stores: str) -> dict[str, Any]:

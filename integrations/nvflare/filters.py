@@ -12,8 +12,7 @@ from .common import FINAL, STATE, STORED, UPDATE, find_kit, job_folder, unpack
 class SecAggDecryptor(nvflare.Filter):
     """Makes the global model of what the server hands out. It must be the first filter of task data.
 
-    Where `SecAggEncryptor` is not the last filter of results, it refuses the task. NVFlare fails a task whose filter
-    raises an error: the script does not see it, and nothing of the site's is sent.
+    NVFlare fails a task whose filter raises an error: the script does not see it, and nothing of the site's is sent.
     """
 
     def process(self, shareable: nvflare.Shareable, fl_ctx: nvflare.FLContext) -> nvflare.Shareable:
@@ -23,8 +22,8 @@ class SecAggDecryptor(nvflare.Filter):
         follower = _follower(fl_ctx)
         model = follower.receive(handout, first)
         fl_ctx.set_prop("secagg.wanted", (handout.metrics, stores == follower.name), private=True, sticky=True)
-        meta = {nvflare.MetaKey.INITIAL_METRICS: follower.means}
-        return nvflare.DXO(nvflare.DataKind.WEIGHTS, model, meta).update_shareable(shareable)
+        dxo = nvflare.DXO(nvflare.DataKind.WEIGHTS, model, {nvflare.MetaKey.INITIAL_METRICS: follower.means})
+        return dxo.update_shareable(shareable)
 
 
 class SecAggEncryptor(nvflare.Filter):
@@ -36,19 +35,16 @@ class SecAggEncryptor(nvflare.Filter):
     def process(self, shareable: nvflare.Shareable, fl_ctx: nvflare.FLContext) -> nvflare.Shareable:
         """Return a new result that holds the encrypted update."""
         _check_order(fl_ctx)
-        code = shareable.get_return_code()
-        if code != nvflare.ReturnCode.OK:
+        if (code := shareable.get_return_code()) != nvflare.ReturnCode.OK:
             return nvflare.make_reply(code)
         if fl_ctx.get_prop(nvflare.FLContextKey.TASK_NAME) == FINAL:
             return nvflare.DXO(nvflare.DataKind.METRICS, {"kept": 1}).to_shareable()
         result, follower = nvflare.from_shareable(shareable), _follower(fl_ctx)
         if result.data_kind != nvflare.DataKind.WEIGHTS or not result.data:
             raise LayoutError(
-                f"the result is {result.data_kind} of {len(result.data)} tensors; send a whole model, in tensors of the "
-                "library that the job's framework names (NVFlare leaves out those of another: 'vars excluded')"
+                f"{len(result.data)} tensors of {result.data_kind} came; send a whole model, of the job's framework"
             )
-        weight = result.get_meta_prop(nvflare.MetaKey.NUM_STEPS_CURRENT_ROUND)
-        if weight is None:
+        if (weight := result.get_meta_prop(nvflare.MetaKey.NUM_STEPS_CURRENT_ROUND)) is None:
             raise ConfigError("the result has no weight; send FLModel(…, meta={'NUM_STEPS_CURRENT_ROUND': steps})")
         given = result.get_meta_prop(nvflare.MetaKey.INITIAL_METRICS) or {}
         metrics, stores = fl_ctx.get_prop("secagg.wanted")
@@ -81,12 +77,11 @@ def _follower(fl_ctx: nvflare.FLContext) -> Follower:
 
 
 def _check_order(fl_ctx: nvflare.FLContext) -> None:
-    """Refuse other filters between these and the network."""
+    """Refuse other filters between ours and the network, and a job that lacks one of ours."""
     runner, task = (fl_ctx.get_prop(key) for key in (nvflare.FLContextKey.RUNNER, nvflare.FLContextKey.TASK_NAME))
-    ways = {nvflare.DATA_FILTERS: nvflare.FilterKey.IN, nvflare.RESULT_FILTERS: nvflare.FilterKey.OUT}
+    ways = {"task_data_filters": nvflare.FilterKey.IN, "task_result_filters": nvflare.FilterKey.OUT}
     data, results = (nvflare.get_filters(of, fl_ctx, getattr(runner, of), task, way) for of, way in ways.items())
     if not data or not results or type(data[0]) is not SecAggDecryptor or type(results[-1]) is not SecAggEncryptor:
         raise ConfigError(
-            f"task {task!r} has the filters {data} of data and {results} of results, those of privacy.json first; "
-            "SecAggDecryptor must be the first of data, SecAggEncryptor the last of results"
+            f"filters of {task}: {data}, {results}; SecAggDecryptor must be the first, SecAggEncryptor the last of all"
         )

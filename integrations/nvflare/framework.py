@@ -21,6 +21,3 @@ from nvflare.lighter.constants import CtxKey, ProvFileName
 from nvflare.lighter.spec import Builder, Project, ProvisionContext
 from nvflare.lighter.utils import sign_folders
 from nvflare.recipe.spec import Recipe
-
-#: Attributes of a client's runner, and of a scope of its privacy.json.
-DATA_FILTERS, RESULT_FILTERS = "task_data_filters", "task_result_filters"

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 
@@ -18,9 +20,8 @@ from .server import SecAggAggregator, SecAggFedAvg, SecAggPersistor
 class SecAggFedAvgRecipe(nvflare.Recipe):
     """Encrypted FedAvg of a training script, in which all clients train in each round: in the simulator, POC and all.
 
-    `model` is the first global model, a network or a mapping of names to tensors, which goes into the job, or its path
-    on the server; `metrics` are names of the script's metrics that travel encrypted: no other leaves a site. `script`
-    are more arguments of ``ScriptRunner``; the others are those of NVFlare's recipes.
+    `model` is the first global model, a network or a mapping of names to tensors, or its path on the server; `metrics`
+    are the script's metrics that travel, encrypted too. The others are as of NVFlare's recipes and ``ScriptRunner``.
     """
 
     def __init__(
@@ -39,17 +40,13 @@ class SecAggFedAvgRecipe(nvflare.Recipe):
         job = nvflare.FedJob(name=name, min_clients=min_clients)
         job.set_app_packages(["secagg"])  # no copy of its source travels, and shadows what is installed
         if not isinstance(model, str):
-            self._folder = TemporaryDirectory(prefix="secagg-")  # until the job is exported
-            file, state = (
-                Path(self._folder.name, "first.npz"),
-                model if isinstance(model, dict) else network_state(model),
-            )
+            file, state = Path(mkdtemp(), "first.npz"), network_state(model) if hasattr(model, "to") else model
+            finalize(self, rmtree, file.parent)  # when the job has been exported
             np.savez(file, **dict[str, Any]({key: np.asarray(value) for key, value in state.items()}))
             job.add_file_to_server(str(file), app_folder_type="config")
             model = file.name
-        # 0 clients are all. Errors of clients are ignored: the aggregator says whether enough results have come.
-        every = {"num_clients": 0, "ignore_result_error": True}
         train = nvflare.AppConstants.TASK_TRAIN  # the script gets no other task: others would have no filters
+        every = {"num_clients": 0, "ignore_result_error": True}  # all; the aggregator says whether enough have come
         job.to_server(SecAggPersistor(model, metrics), id=nvflare.AppConstants.DEFAULT_PERSISTOR_ID)
         job.to_server(SecAggFedAvg(num_rounds=num_rounds, aggregator=SecAggAggregator(), **every))
         job.to_clients(nvflare.ScriptRunner(train_script, train_args, framework=framework, **script), tasks=[train])

@@ -15,8 +15,7 @@ from .common import FINAL, STORED, UPDATE, find_kit, job_folder, pack
 class SecAggPersistor(nvflare.ModelPersistor):
     """Loads the first global model, which all sites get in the clear; saves ciphertext. Its id must be ``persistor``.
 
-    `model` is the path of the former (.npz, .safetensors, .pt), in the job's config folder if it is relative; `metrics`
-    are names of those that travel encrypted: no other leaves a site.
+    `model` is the path of the former, in the job's config folder if relative; `metrics` names those that travel too.
     """
 
     def __init__(self, model: str, metrics: Sequence[str] = ()) -> None:
@@ -25,7 +24,7 @@ class SecAggPersistor(nvflare.ModelPersistor):
 
     def load_model(self, fl_ctx: nvflare.FLContext) -> nvflare.ModelLearnable:
         """Begin a run, and return its first handout; whatever is raised ends the job."""
-        folder = fl_ctx.get_engine().get_workspace().get_app_config_dir(fl_ctx.get_job_id())
+        folder = fl_ctx.get_workspace().get_app_config_dir(fl_ctx.get_job_id())
         self.first = read_state(Path(folder, self.model))
         self.relay = Relay(find_kit(fl_ctx, "server"), self.first, metrics=self.metrics)
         return nvflare.make_model_learnable(pack(self.relay.handout(None), self.first, ""), {})
@@ -50,25 +49,22 @@ class SecAggAggregator(nvflare.ModelAggregator):
             raise FormatError(f"{client} has sent something else than its encrypted update; it needs SecAggEncryptor")
         if (signer := Update.from_bytes(params[UPDATE]).header.site) != client:
             raise IdentityError(f"{client} has sent an update of {signer!r}")
-        self._persistor.relay.add(params[UPDATE], params.get(STORED, b"") if client == self._stores else b"")
+        persistor = self.fl_ctx.get_engine().get_component(nvflare.AppConstants.DEFAULT_PERSISTOR_ID)
+        persistor.relay.add(params[UPDATE], params.get(STORED, b"") if client == self._stores else b"")
 
     def aggregate_model(self) -> nvflare.FLModel:
         """End the round; return what is new, or all that there is if a client was not in the round."""
-        relay, first = self._persistor.relay, self._persistor.first
-        sites, done = relay.sites, relay.round
+        engine = self.fl_ctx.get_engine()
+        persistor = engine.get_component(nvflare.AppConstants.DEFAULT_PERSISTOR_ID)
+        relay, sites, done = persistor.relay, persistor.relay.sites, persistor.relay.round
         relay.finish()
-        missed = {client.name for client in self.fl_ctx.get_engine().get_clients()} - set(sites)
+        missed = {client.name for client in engine.get_clients()} - set(sites)
         handout = relay.handout(None if missed else done, store=relay.wants_model)
         self._stores = sites[0] if handout.store else ""
-        return nvflare.FLModel(nvflare.ParamsType.FULL, pack(handout, first, self._stores))
+        return nvflare.FLModel(nvflare.ParamsType.FULL, pack(handout, persistor.first, self._stores))
 
     def reset_stats(self) -> None:
         """Do nothing: `aggregate_model` has begun the next round."""
-
-    @property
-    def _persistor(self) -> SecAggPersistor:
-        found: SecAggPersistor = self.fl_ctx.get_engine().get_component(nvflare.AppConstants.DEFAULT_PERSISTOR_ID)
-        return found
 
 
 class SecAggFedAvg(nvflare.FedAvg):
