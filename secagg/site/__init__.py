@@ -10,6 +10,7 @@
 `Participant`            keeps a global model in step with a federation, in the folder of a kit
 `Reporter`               is told what happens; `SiteRecord` says it of a round
 `Task`, `take_part`      what a site trains, and the rounds of it
+`train_rounds`           those rounds for a training loop that is there already
 =======================  =====================================================================
 """
 
@@ -24,6 +25,7 @@ from .replies import Joined, Uploaded
 from .reporter import Reporter
 from .session import Session
 from .task import Task
+from .training import train_rounds
 
 __all__ = [
     "Follower",
@@ -39,4 +41,5 @@ __all__ = [
     "load_network",
     "network_state",
     "take_part",
+    "train_rounds",
 ]

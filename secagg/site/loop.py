@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 
 from ..client import Client
@@ -16,6 +17,7 @@ from ..errors import (
     show_size,
 )
 from ..scheme.report import TensorReport
+from ..setup.progress import Report
 from ..wire.update import Update
 from .participant import Participant
 from .record import SiteRecord, show_metrics
@@ -54,12 +56,28 @@ def take_part(
     SecAggError
         Whatever an update, an aggregate or a call is refused for.
     """
+    with closing(rounds_to_train(participant, task, rounds, keep)) as turns:
+        for report in turns:
+            task.train(participant.model.round, report)
+    return _measure(participant, task)
+
+
+def rounds_to_train(
+    participant: Participant, task: CheckedTask, rounds: int, keep: Callable[[SiteRecord], None]
+) -> Generator[Report, None, None]:
+    """Do as `take_part`, but leave training to the caller, whenever this yields: `task` holds the global model then.
+
+    Yields
+    ------
+    callable
+        To be called with how far training is.
+    """
     model, news = participant.model, participant.reporter.news
     if model.round < rounds:
         _measure(participant, task)  # what validation is of no use must be found out before hours of training
     while (missed := model.round) < rounds:
         try:
-            keep(_one_round(participant, task, rounds))
+            keep((yield from _one_round(participant, task, rounds)))
             if model.round < rounds:
                 participant.join()  # sites may have been added or removed since: the server shows the manifest
         except RoundMismatchError as error:  # the round ended without this site
@@ -69,7 +87,6 @@ def take_part(
             news(f"{_name(missed, rounds)}: missed: {error}")
     participant.clear()
     participant.leave()
-    return _measure(participant, task)
 
 
 def check_examples(site: Client, task: CheckedTask) -> float:
@@ -94,11 +111,11 @@ class _Given:
     clipped: int = 0
 
 
-def _one_round(participant: Participant, task: CheckedTask, rounds: int) -> SiteRecord:
+def _one_round(participant: Participant, task: CheckedTask, rounds: int) -> Generator[Report, None, SiteRecord]:
     """Take part in the round that the global model is at."""
     model, reporter = participant.model, participant.reporter
     round, here = model.round, _name(model.round, rounds)
-    given = _give(participant, task, here)
+    given = yield from _give(participant, task, here)
     while True:
         try:
             start = sent = time.perf_counter()
@@ -113,7 +130,7 @@ def _one_round(participant: Participant, task: CheckedTask, rounds: int) -> Site
             break
         except (ManifestMismatchError, ScalesMismatchError) as error:  # a site that gives nothing learns by the sum
             if not participant.renew(error):
-                given = _give(participant, task, here)
+                given = yield from _give(participant, task, here)
     try:
         participant.store_model(header)
     except SecAggError as error:  # another site stores the next one
@@ -144,7 +161,7 @@ def _wait(participant: Participant, given: _Given, here: str) -> Update:
             ) from error
 
 
-def _give(participant: Participant, task: CheckedTask, here: str) -> _Given:
+def _give(participant: Participant, task: CheckedTask, here: str) -> Generator[Report, None, _Given]:
     """Train and encrypt, or skip the round if there is nothing to train with."""
     model, reporter = participant.model, participant.reporter
     if participant.has_update():
@@ -157,7 +174,7 @@ def _give(participant: Participant, task: CheckedTask, here: str) -> _Given:
     elif weight := check_examples(model.site, task):  # they may have changed since the last round
         task.load(model.state)
         with reporter.step(f"{here}: train") as report:
-            task.train(model.round, report)
+            yield report
         trained = time.perf_counter()
         participant.encrypt(task.state, weight)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractContextManager
 
 from ..setup.progress import Report, silent
@@ -25,3 +26,18 @@ class Reporter:
 
     def warning(self, line: str) -> None:
         """Show what needs attention, although the work goes on."""
+
+
+class Logged(Reporter):
+    """Writes lines to the logger ``secagg.site``."""
+
+    def __init__(self) -> None:
+        self._log = logging.getLogger(__package__)
+
+    def news(self, line: str) -> None:
+        """Log it as information."""
+        self._log.info("%s", line)
+
+    def warning(self, line: str) -> None:
+        """Log it as a warning."""
+        self._log.warning("%s", line)
