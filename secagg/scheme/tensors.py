@@ -24,8 +24,8 @@ LOCAL_DTYPES = frozenset(["bool"] + [f"{sign}int{bits}" for sign in ("", "u") fo
 
 def is_torch(value: Any) -> bool:
     """Return whether a value is a tensor of torch's."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
+    kind = getattr(sys.modules.get("torch"), "Tensor", None)  # which is absent while another thread imports torch
+    return kind is not None and isinstance(value, kind)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def describe(name: str, value: Any) -> tuple[str, tuple[int, ...]]:
         If the value is no tensor, holds no data, or has a dtype that cannot be aggregated.
     """
     torch = sys.modules.get("torch")
-    if torch is not None and isinstance(value, torch.Tensor):
+    if torch is not None and is_torch(value):
         fault = _fault_of_torch(torch, value)
         if fault:
             raise LayoutError(f"tensor {name!r} {fault}")
@@ -168,7 +168,7 @@ def held(name: str, value: Any) -> NDArray[Any]:
 def to_vector(value: Any) -> NDArray[Any]:
     """Return the values of a float tensor as a C-contiguous vector, without a copy where that is possible."""
     torch = sys.modules.get("torch")
-    if torch is not None and isinstance(value, torch.Tensor):
+    if torch is not None and is_torch(value):
         flat = value.detach().cpu().resolve_neg().contiguous().reshape(-1)
         vector: NDArray[Any] = (flat.view(torch.int16) if flat.dtype == torch.bfloat16 else flat).numpy()
         return vector.view(np.uint16) if flat.dtype == torch.bfloat16 else vector
@@ -185,7 +185,7 @@ def from_vector(vector: NDArray[Any], dtype: str, shape: tuple[int, ...], like: 
     where `like` is an array of float32.
     """
     torch = sys.modules.get("torch")
-    if torch is not None and isinstance(like, torch.Tensor):
+    if torch is not None and is_torch(like):
         tensor = torch.from_numpy(vector.view(np.int16) if dtype == "bfloat16" else vector)
         tensor = tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
         return tensor.reshape(shape).to(like.device)

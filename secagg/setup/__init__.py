@@ -5,6 +5,7 @@
 `provision`, `change_kits`     make a folder of encrypted kits, and change it: `NewKits`
 `Provisioner`                  makes kits as folders: keys, certificates, the signed manifest
 `pack`, `unpack`, `install`    a kit as one encrypted file, and back to a folder
+`read_state`                   the tensors of a model, from a file
 =============================  ============================================================
 """
 
@@ -16,11 +17,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .installing import install
     from .kits import NewKits, change_kits, provision
+    from .model_file import read_state
     from .packing import pack, unpack
     from .project_file import ProjectFile
     from .provisioner import Provisioner
 
-__all__ = ["NewKits", "ProjectFile", "Provisioner", "change_kits", "install", "pack", "provision", "unpack"]
+__all__ = [
+    "NewKits",
+    "ProjectFile",
+    "Provisioner",
+    "change_kits",
+    "install",
+    "pack",
+    "provision",
+    "read_state",
+    "unpack",
+]
 
 _MODULES = {
     "NewKits": "kits",
@@ -30,6 +42,7 @@ _MODULES = {
     "install": "installing",
     "pack": "packing",
     "provision": "kits",
+    "read_state": "model_file",
     "unpack": "packing",
 }
 

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from ..client import Client
 from ..errors import MismatchError, RoundMismatchError, StateError
 from ..protocol.handout import Handout
+from ..storage.files import replace_file
 from ..trust.agreement import check_first_model, check_one_exchange
 from ..trust.kit import SiteKit, site_kit
 from ..wire.update import Update
@@ -139,6 +140,12 @@ class Follower:
     def to_bytes(self) -> bytes:
         """Return what the next process of this site needs. It tells the model, and stays at the site."""
         return self._begun().to_bytes()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `to_bytes` to a file that nobody else may read, in place of the one before; `StorageError` if not."""
+        state = self.to_bytes()
+        with replace_file(path, 0o600) as file:
+            file.write(state)
 
     def _begun(self) -> GlobalModel:
         if self.model is None:
