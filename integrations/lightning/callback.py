@@ -38,7 +38,8 @@ class SecAggCallback(Callback):
     ------
     SecAggError
         By ``trainer.fit()``: `ConfigError` if there are several devices, or no length of the dataset, or no end
-        (``max_epochs=-1``); and whatever `secagg.site.train_rounds` raises.
+        (``max_epochs=-1``), or another one than the federation's (``min_epochs``, ``min_steps``, ``fast_dev_run``); and
+        whatever `secagg.site.train_rounds` raises.
     """
 
     def __init__(self, kit: SiteKit | str | os.PathLike[str], session: Session, *, weight: float | None = None) -> None:
@@ -50,6 +51,10 @@ class SecAggCallback(Callback):
         """Join, and load the global model."""
         if not isinstance(trainer.strategy, SingleDeviceStrategy):
             raise ConfigError(f"SecAggCallback is for one device, not for {type(trainer.strategy).__name__}: devices=1")
+        if trainer.min_epochs or trainer.min_steps:  # the Trainer would go on alone, and end with a model of its own
+            raise ConfigError("training ends with the rounds of the federation: give no min_epochs and min_steps")
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a function of its own
+            raise ConfigError("the batch of fast_dev_run would count as a round of the federation: leave it out")
         self._rounds.close()
         weight = _examples(trainer) if self._weight is None else self._weight
         self._rounds = train_rounds(self._kit, self._session, pl_module, weight, trainer.max_epochs or 0)

@@ -39,7 +39,7 @@ class SecAggFedAvgRecipe(nvflare.Recipe):
     ) -> None:
         job = nvflare.FedJob(name=name, min_clients=min_clients)
         job.set_app_packages(["secagg"])  # no copy of its source travels, and shadows what is installed
-        if not isinstance(model, str):
+        if not isinstance(model, (str, Path)):
             file, state = Path(mkdtemp(), "first.npz"), network_state(model) if hasattr(model, "to") else model
             finalize(self, rmtree, file.parent)  # when the job has been exported
             np.savez(file, **dict[str, Any]({key: np.asarray(value) for key, value in state.items()}))
@@ -47,7 +47,7 @@ class SecAggFedAvgRecipe(nvflare.Recipe):
             model = file.name
         train = nvflare.AppConstants.TASK_TRAIN  # the script gets no other task: others would have no filters
         every = {"num_clients": 0, "ignore_result_error": True}  # all; the aggregator says whether enough have come
-        job.to_server(SecAggPersistor(model, metrics), id=nvflare.AppConstants.DEFAULT_PERSISTOR_ID)
+        job.to_server(SecAggPersistor(str(model), metrics), id=nvflare.AppConstants.DEFAULT_PERSISTOR_ID)
         job.to_server(SecAggFedAvg(num_rounds=num_rounds, aggregator=SecAggAggregator(), **every))
         job.to_clients(nvflare.ScriptRunner(train_script, train_args, framework=framework, **script), tasks=[train])
         job.to_clients(SecAggFinal(), tasks=[FINAL])

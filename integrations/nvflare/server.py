@@ -20,7 +20,7 @@ class SecAggPersistor(nvflare.ModelPersistor):
 
     def __init__(self, model: str, metrics: Sequence[str] = ()) -> None:
         super().__init__()
-        self.model, self.metrics = model, list(metrics)
+        self.model, self.metrics = model, metrics
 
     def load_model(self, fl_ctx: nvflare.FLContext) -> nvflare.ModelLearnable:
         """Begin a run, and return its first handout; whatever is raised ends the job."""

@@ -84,7 +84,7 @@ def rounds_to_train(
             participant.join()
             if model.round == missed:
                 raise
-            news(f"{_name(missed, rounds)}: missed: {error}")
+            news(f"{round_name(missed, rounds)}: missed: {error}")
     participant.clear()
     participant.leave()
 
@@ -114,7 +114,7 @@ class _Given:
 def _one_round(participant: Participant, task: CheckedTask, rounds: int) -> Generator[Report, None, SiteRecord]:
     """Take part in the round that the global model is at."""
     model, reporter = participant.model, participant.reporter
-    round, here = model.round, _name(model.round, rounds)
+    round, here = model.round, round_name(model.round, rounds)
     given = yield from _give(participant, task, here)
     while True:
         try:
@@ -210,5 +210,6 @@ def _measure(participant: Participant, task: CheckedTask) -> dict[str, float]:
     return task.validate()
 
 
-def _name(round: int, rounds: int) -> str:
+def round_name(round: int, rounds: int) -> str:
+    """Return a round for a line of text: ``round 0 (1 of 4)``."""
     return f"round {round} ({round + 1} of {rounds})"

@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from ..trust.kit import SiteKit, site_kit
 from ..trust.kit_files import locked
 from .global_model import GlobalModel
-from .loop import check_examples, rounds_to_train
+from .loop import check_examples, round_name, rounds_to_train
 from .participant import Participant
 from .record import SiteRecord
 from .reporter import Logged, Reporter
@@ -39,9 +39,9 @@ def train_rounds(
     The model holds the global model when a round is yielded, and after the last one; training changes it in place.
     When the caller comes back for the next round, what was trained is encrypted, calibrated if need be, and sent; this
     waits for the others, checks, decrypts and applies the mean. Who breaks off the loop, or closes what this returns,
-    says so to the server: the others do not wait for this site in the open round. Whatever interrupts it, also while it
-    waits for the others, another call goes on, in another process too: what was encrypted counts, and is not trained
-    again.
+    says so to the server, and the reporter has a warning: the others do not wait for this site in the open round.
+    Whatever interrupts it, also while it waits for the others, another call goes on, in another process too: what was
+    encrypted counts, and is not trained again.
 
     Parameters
     ----------
@@ -88,6 +88,8 @@ def train_rounds(
                 try:
                     yield participant.model.round
                 except GeneratorExit:  # the caller has had enough of it
+                    here = round_name(participant.model.round, rounds)
+                    participant.reporter.warning(f"{here}: this site leaves, and has not trained for it")
                     participant.leave()
                     raise
         task.load(participant.model.state)

@@ -109,7 +109,9 @@ def test_all_sites_train_all_rounds_from_the_mean(provisioned: Provisioned, conn
         np.testing.assert_array_equal(model["w"], models["a"]["w"])
 
 
-def test_who_breaks_off_is_not_waited_for(provisioned: Provisioned, connect: Open) -> None:
+def test_who_breaks_off_is_not_waited_for(
+    provisioned: Provisioned, connect: Open, caplog: pytest.LogCaptureFixture
+) -> None:
     """The round timeout is a minute: without its word, the others would wait that long."""
     models = {name: zeros() for name in WEIGHTS}
 
@@ -120,6 +122,9 @@ def test_who_breaks_off_is_not_waited_for(provisioned: Provisioned, connect: Ope
     seen = in_threads(provisioned, connect, work)
     assert time.monotonic() - start < 30
     assert {name: len(rounds) for name, rounds in seen.items()} == {"a": 2, "b": 2, "c": 2}
+    assert [text for text in caplog.messages if "leaves" in text] == [
+        "round 1 (2 of 2): this site leaves, and has not trained for it"
+    ]
     np.testing.assert_allclose(models["a"]["w"], MEAN + (1 * 8 + 3 * 0) / 4, atol=1e-3)
     np.testing.assert_allclose(models["c"]["w"], MEAN, atol=1e-3)
 

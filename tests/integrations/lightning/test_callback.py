@@ -174,6 +174,11 @@ def test_what_is_wrong_is_found_before_the_first_step(sites: Sites, tmp_path: Pa
         fit(weight="many")
     with pytest.raises(ConfigError, match="-1 rounds"):
         fit(max_epochs=-1, max_steps=3)
+    for more in ({"min_epochs": ROUNDS}, {"min_steps": 1}):
+        with pytest.raises(ConfigError, match="no min_epochs and min_steps"):
+            fit(**more)
+    with pytest.raises(ConfigError, match="fast_dev_run would count"):
+        fit(fast_dev_run=True)
     with pytest.raises(ConfigError, match="DDPStrategy"):
         SecAggCallback(sites["a"], None).on_train_start(SimpleNamespace(strategy=DDPStrategy()), Points())  # type: ignore[arg-type]
 

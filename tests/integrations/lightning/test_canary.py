@@ -17,7 +17,8 @@ import secagg.integrations.lightning
 #: Everything: what is imported, the hooks, and what is read and set of the Trainer.
 IMPORTED = {"Callback", "LightningModule", "Trainer", "SingleDeviceStrategy"}
 HOOKS = ("on_train_start", "on_train_epoch_start", "on_train_batch_end", "on_train_epoch_end", "on_train_end")
-TRAINER = ("strategy", "max_epochs", "train_dataloader", "is_last_batch", "should_stop")
+TRAINER = ("strategy", "max_epochs", "min_epochs", "min_steps", "fast_dev_run", "train_dataloader")
+TRAINER += ("is_last_batch", "should_stop")
 
 
 def test_no_more_is_imported() -> None:

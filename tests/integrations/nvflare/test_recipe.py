@@ -73,13 +73,14 @@ def test_first_model_is_in_the_job(app: Path) -> None:
         assert list(model) == list(nvflare_script.network().state_dict())
 
 
-def test_first_model_may_be_on_the_server(tmp_path: Path) -> None:
-    recipe = SecAggFedAvgRecipe(model="/models/first.pt", min_clients=3, train_script=SCRIPT)
+@pytest.mark.parametrize("kind", [str, Path])
+def test_first_model_may_be_on_the_server(tmp_path: Path, kind: Any) -> None:
+    recipe = SecAggFedAvgRecipe(model=kind("/models/first.pt"), min_clients=3, train_script=SCRIPT)
     recipe.export(str(tmp_path))
     app = tmp_path / "fedavg_secagg" / "app"
     assert not list(app.rglob("*.npz"))
     persistor = next(c for c in config(app, "server")["components"] if c["id"] == "persistor")
-    assert persistor["args"] == {"model": "/models/first.pt", "metrics": []}
+    assert persistor["args"] == {"model": "/models/first.pt"}
 
 
 def test_first_model_may_be_arrays(tmp_path: Path) -> None:

@@ -242,6 +242,12 @@ def test_precision_that_needs_two_exchanges(tmp_path: Path) -> None:
         Server(tmp_path / "server", federation["server"], first_model(), SITES)
 
 
+def test_metrics_that_are_one_text(job: Job) -> None:
+    """Its letters would be names of metrics that no script has, and none would travel."""
+    with pytest.raises(ConfigError, match="give names"):
+        job(metrics="auc")
+
+
 def test_scales_that_come_from_the_round_before(tmp_path: Path) -> None:
     he, aggregation = {"lib": "flashe", "config": {"value_bits": 16}}, {"min_clients": 2, "precision": "previous"}
     federation = Federation.make(tmp_path / "f", sites=list(SITES), he=he, aggregation=aggregation)
