@@ -10,7 +10,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
-from secagg.errors import ConfigError, ImplausibleSumError, LayoutError, RangeError
+from secagg.errors import ConfigError, ImplausibleSumError, LayoutError, RangeError, StateError
 from secagg.site import Follower
 
 from .records import WEIGHT, log, only, tensors_of, to_array, to_bytes, unpack
@@ -38,9 +38,12 @@ def secagg_mod(message: Message, context: Context, call_next: ClientAppCallable)
         return call_next(message, context)
     content = RecordDict(dict(message.content))
     handout, arrays_key, first = unpack(content)
-    run = context.state.get(STATE)
-    before = run.get(handout.run) if isinstance(run, ArrayRecord) else None  # the strategy may start twice
-    follower = Follower(_find_kit(context), to_bytes(before) if before else b"")
+    found = context.state.get(STATE)
+    runs = dict(found) if isinstance(found, ArrayRecord) else {}  # the strategy may start twice
+    before = to_bytes(runs[handout.run]) if handout.run in runs else None
+    if before == b"":
+        raise StateError("this node has left the run for a later one, and goes through none twice")
+    follower = Follower(_find_kit(context), before or b"")
     with _untold("the sum cannot be used"):
         model = follower.receive(handout, first)
     content[arrays_key] = ArrayRecord({name: Array(np.asarray(value)) for name, value in model.items()})
@@ -70,7 +73,8 @@ def secagg_mod(message: Message, context: Context, call_next: ClientAppCallable)
     means = {name: follower.means[name] for name in private if name in follower.means}
     records[place] = MetricRecord({**told, **means, WEIGHT: 1})
     reply.content = RecordDict(records)
-    context.state[STATE] = ArrayRecord({handout.run: to_array(follower.to_bytes())})
+    left = {name: to_array(b"") for name in runs}
+    context.state[STATE] = ArrayRecord(left | {handout.run: to_array(follower.to_bytes())})
     return reply
 
 
