@@ -42,6 +42,7 @@ from .trust.sealed_model import read_model, write_model
 from .wire.carry import StoredCarry
 from .wire.header import Contribution, Header, check_base, check_round, check_site
 from .wire.layout import Layout
+from .wire.metrics import without_metrics
 from .wire.state_dict import arrange, check_finite, check_like, check_state, refuse_copies
 from .wire.update import Update, check_update
 
@@ -207,7 +208,7 @@ class Client:
         self._new_header("update", layout, 0, None).check_room()
         check_finite(layout, state)
         if self._project is not None and self._project.layout is not None:
-            fault = self._project.layout.difference(layout)
+            fault = self._project.layout.difference(without_metrics(layout))
             if fault:
                 raise LayoutError(f"the model is another than that of project {self._project.name}: {fault}")
 
@@ -513,8 +514,8 @@ class Client:
     def decrypt_model(self, model: Update, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Check and decrypt a global model that `encrypt_model` made at any site.
 
-        Its header has the round that begins from it, and the base. That the site that stored it told the truth, only
-        the agreement with other sites shows: an aggregate of that round has the base that all of them signed.
+        Its header has the round that begins from it, and the base, which an aggregate of that round has too if the site
+        that stored it told the truth. That its tensors are those that other sites have, nothing shows.
 
         Raises
         ------
@@ -547,6 +548,11 @@ class Client:
         """Whether error feedback has something to carry to the next update."""
         feedback = self._encryption.feedback
         return feedback is not None and feedback.carry is not None
+
+    @property
+    def begun(self) -> bool:
+        """Whether error feedback misses nothing: there was an update, or `restore_carry` has said what was left."""
+        return self._encryption.feedback is None or self._encryption.feedback.begun
 
     def carry(self) -> bytes:
         """Return what error feedback carries to the next update, for `restore_carry` of another client of this site.

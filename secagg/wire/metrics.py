@@ -76,6 +76,11 @@ def is_metric(name: str) -> bool:
     return name == METRICS or name.startswith(f"{METRICS}.")
 
 
+def without_metrics(layout: Layout) -> Layout:
+    """Return the layout of the model alone, which is what a project knows."""
+    return Layout(tuple(spec for spec in layout.tensors if not is_metric(spec.name)))
+
+
 def model_layout(state: Mapping[str, Any], config: Config, metrics: Sequence[str] = ()) -> Layout:
     """Return how differences of a global model are sent, with metrics beside them.
 

@@ -173,6 +173,51 @@ def test_an_update_that_was_lost_on_its_way_is_due_again(tmp_path: Path, caplog:
     assert np.array_equal(*models)
 
 
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if record.name == "secagg.site.follower"]
+
+
+def test_an_update_that_no_sum_can_tell_of(run: Relayed, caplog: pytest.LogCaptureFixture) -> None:
+    """A stored model of a later round takes the place of the sum in which it is, or is not."""
+    run.round()
+    run.train("c")  # nobody adds it
+    del run.rounds["c"]
+    run.round("ab")
+    run.round("ab", store="a")
+    run.follower("c")
+    assert messages(caplog) == ["whether what c has sent is in the sum of round 1, nobody can tell"]
+
+
+@pytest.mark.parametrize("evaluates", [True, False])
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_carry_that_is_lost_is_said_to_be(
+    tmp_path: Path, evaluates: bool, stored: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also if the site keeps its new state once before it trains."""
+    he = {"lib": "flashe", "config": {"value_bits": 3, "rounding": "nearest", "error_feedback": True}}
+    run = Relayed(provision(tmp_path, FIXED, he=he))
+    run.round()
+    run.round(store="b" if stored else "")
+    del run.states["a"], run.rounds["a"]
+    if evaluates:
+        run.keep(run.follower("a"))
+        run.rounds["a"] = 2
+    with pytest.warns(UserWarning, match="what rounding dropped from the site's earlier updates.* is lost"):
+        run.train("a")
+    assert sum("has an update of a that it does not know of" in message for message in messages(caplog)) >= 1
+
+
+def test_a_latecomer_that_evaluates_first_has_lost_nothing(tmp_path: Path) -> None:
+    """Warnings are errors here."""
+    he = {"lib": "flashe", "config": {"value_bits": 3, "rounding": "nearest", "error_feedback": True}}
+    run = Relayed(provision(tmp_path, FIXED, he=he))
+    run.keep(run.follower("c"))
+    run.rounds["c"] = 0
+    run.round("ab")
+    run.keep(run.follower("c"))
+    run.train("c")
+
+
 def test_metrics_are_weighted_means(metered: Federation) -> None:
     run = Relayed(metered, metrics=["loss", "accuracy"])
     losses = {"a": 2.0, "b": 1.0, "c": 0.5}
@@ -284,6 +329,18 @@ def impersonated(run: Relayed) -> Handout:
     return run.handout("a")
 
 
+def impersonated_and_played_back(run: Relayed) -> Handout:
+    """So, too, and a sum without it, which is applied already, comes once more."""
+    run.keep(run.follower("a"))
+    run.rounds["a"] = run.relay.round
+    run.round("bc")
+    run.train("a")
+    trained = run.states["a"]
+    run.round()
+    run.states["a"] = trained
+    return run.relay.handout(1)
+
+
 def changed_aggregate(run: Relayed) -> Handout:
     handout = run.handout("a")
     blob = bytearray(handout.aggregates[-1])
@@ -310,6 +367,7 @@ LIES: dict[Callable[[Relayed], Handout], tuple[type[SecAggError], str]] = {
     said_later: (RoundMismatchError, "hands out round 7"),
     of_another_run: (VerificationError, "began from|another global model"),
     impersonated: (VerificationError, "'a'"),
+    impersonated_and_played_back: (VerificationError, "lists another update of site 'a'"),
     changed_aggregate: (DigestError, "digest"),
     an_update_for_an_aggregate: (MismatchError, "update"),
     truncated_manifest: (FormatError, "truncated"),
@@ -352,6 +410,14 @@ def test_a_first_model_that_is_not_the_provisioners(tmp_path: Path) -> None:
         Relay(kits["server"], other)
     with pytest.raises(VerificationError, match="first global model is another"):
         Follower(kits["b"]).receive(run.relay.handout(None), other)
+
+
+def test_metrics_beside_the_model_that_a_project_names(tmp_path: Path) -> None:
+    np.savez(tmp_path / "model.npz", **MODEL)
+    run = Relayed(provision(tmp_path, PREVIOUS, initial=str(tmp_path / "model.npz")), metrics=["loss"])
+    for _ in range(2):
+        run.round(metrics={"loss": 2.5})
+    assert run.follower("a").means["loss"] == pytest.approx(2.5, rel=2**-12)
 
 
 # What sites may return that is of no use.

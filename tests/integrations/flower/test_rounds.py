@@ -200,6 +200,8 @@ def test_two_runs_of_a_strategy(federation: Federation) -> None:
         strategy.start(grid, to_record(FIRST), 2)
     assert not any(reply.has_error() for reply, _ in grid.replied)
     assert np.array_equal(nodes[0].evaluated[1]["w"], nodes[1].evaluated[3]["w"])
+    (again,) = grid.send_and_receive([next(message for message, _ in grid.sent)])  # all that the former begins with
+    assert "has left the run for a later one" in str(again.error.reason)
 
 
 def test_queries_pass(federation: Federation) -> None:
