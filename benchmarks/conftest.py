@@ -1,8 +1,8 @@
 """Fixtures and tables of the benchmarks: ``make bench``, or ``python -m pytest benchmarks -v -k decrypt``.
 
-The model is MONAI's SegResNet with 4,700,914 parameters, the params are those of NVIDIA Clara Train. Speed is never
+The model is MONAI's SegResNet with 4,700,914 parameters, the params are those of NVIDIA Clara Train. Speed is not
 asserted, since other programs run beside: two sides of a ratio take turns in one run, and the table at the end says
-what was met. Sizes, errors and results are asserted.
+what was met; bench_frameworks.py alone asserts CPU time. Sizes, errors and results are asserted.
 """
 
 from __future__ import annotations

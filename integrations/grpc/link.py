@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import grpc
 
-from secagg.errors import ConfigError, SecAggError, TransportError
+from secagg.errors import ConfigError, SecAggError, StateError, TransportError
 from secagg.protocol import (
     BusyError,
     Chunk,
@@ -109,7 +109,8 @@ class GrpcLink:
             self._channel = grpc.insecure_channel(address, options)
         else:
             self._channel = grpc.secure_channel(address, channel_credentials(tls, project), options)
-        self._stub = pb_grpc.SecureAggregationStub(self._channel)  # type: ignore[no-untyped-call]
+        self._calls = pb_grpc.SecureAggregationStub(self._channel)  # type: ignore[no-untyped-call]
+        self._closed = False
 
     def join(self, site: str, seconds: float) -> JoinReply:
         """See `secagg.site.Link`."""
@@ -152,9 +153,17 @@ class GrpcLink:
 
     def close(self) -> None:
         """Close the channel; a call that Ctrl-C has interrupted as it began is waited for no longer than a moment."""
+        self._closed = True
         thread = threading.Thread(target=self._channel.close, daemon=True)  # gRPC would wait for that call for ever
         thread.start()
         thread.join(_CLOSE_SECONDS)
+
+    @property
+    def _stub(self) -> pb_grpc.SecureAggregationStub:
+        """What makes calls; `StateError` when it is closed."""
+        if self._closed:
+            raise StateError("the session is closed; open another one")
+        return self._calls
 
     def _typed(self, call: Callable[[], T]) -> T:
         """Return what a call returns; what ended it is a typed error, or says that it may come again.

@@ -37,8 +37,8 @@ class SecAggCallback(Callback):
     Raises
     ------
     SecAggError
-        By ``trainer.fit()``: `ConfigError` if there are several devices, the dataset has no length, or `max_epochs` is -1; and
-        whatever `secagg.site.train_rounds` raises.
+        By ``trainer.fit()``: `ConfigError` if there are several devices, or no length of the dataset, or no end
+        (``max_epochs=-1``); and whatever `secagg.site.train_rounds` raises.
     """
 
     def __init__(self, kit: SiteKit | str | os.PathLike[str], session: Session, *, weight: float | None = None) -> None:

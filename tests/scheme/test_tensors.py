@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 import secagg
 from secagg.errors import LayoutError
+from secagg.scheme.tensors import is_torch
 
 CONFIG = secagg.Config.from_dict(
     {
@@ -173,3 +176,11 @@ def test_what_is_plain_is_sent(tmp_path: Path) -> None:
     }
     assert [spec.name for spec in SITE.layout(state).tensors] == list(state)
     assert SITE.encrypt(state).header.layout.size("encrypted") == 17
+
+
+def test_arrays_are_sent_while_another_thread_imports_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a training script's does, in the process of a framework: its module is there, and has no tensors yet."""
+    monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
+    state = {"w": np.full(3, 0.5, np.float32)}
+    assert not is_torch(state["w"])
+    assert SITE.encrypt(state).header.layout.size("encrypted") == 3

@@ -26,6 +26,7 @@ from secagg.errors import (
     RoundMismatchError,
     SecAggError,
     StateError,
+    StorageError,
     VerificationError,
 )
 from secagg.protocol import Handout
@@ -129,6 +130,19 @@ def test_a_site_that_lost_its_state(run: Relayed) -> None:
     del run.rounds["a"]
     run.round()
     assert np.array_equal(run.model("a")["w"], run.model("b")["w"])
+
+
+def test_state_in_a_file(run: Relayed, tmp_path: Path) -> None:
+    follower = run.follower("a")
+    for _ in range(2):  # in place of the one before
+        follower.save(tmp_path / "state")
+    assert (tmp_path / "state").read_bytes() == follower.to_bytes()
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+    with pytest.raises(StorageError):
+        follower.save(tmp_path / "nowhere" / "state")
+    with pytest.raises(StateError):
+        Follower(run.kits["a"]).save(tmp_path / "state")
 
 
 def test_error_feedback_outlives_processes(tmp_path: Path) -> None:

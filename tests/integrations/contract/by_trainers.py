@@ -1,4 +1,4 @@
-"""Callbacks in the trainers of Hugging Face and Lightning, a thread for each site, and our server over gRPC."""
+"""Callbacks in the trainers of Hugging Face and Lightning: a thread for each site, and our server over gRPC."""
 
 from __future__ import annotations
 

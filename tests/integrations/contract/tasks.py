@@ -112,7 +112,10 @@ class TorchDigits(TorchTask):
     def loader(self, site: str) -> DataLoader:
         """An epoch of a round, the same in each."""
         images, classes = digits(site)
-        data = [{"image": torch.from_numpy(images[i]), "label": int(classes[i])} for i in range(len(images))]
+        data = [
+            {"image": torch.from_numpy(image), "label": int(label)}
+            for image, label in zip(images, classes, strict=True)
+        ]
         return DataLoader(Dataset(data), batch_size=-(-len(data) // BATCHES))
 
     def optimizer(self, network: torch.nn.Module) -> torch.optim.Optimizer:

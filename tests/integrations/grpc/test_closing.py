@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from secagg.errors import StateError
+from secagg.integrations.grpc import SiteSession
 from secagg.integrations.grpc import link as module
 
 
@@ -20,3 +22,13 @@ def test_closing_waits_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> Non
     assert time.monotonic() - start < 60
     free.set()
     close()
+
+
+def test_a_closed_session_says_so() -> None:
+    session = SiteSession("127.0.0.1:1", "a", tls=None)
+    session.close()
+    session.close()
+    session.leave(0)  # raises nothing, as said
+    for call in (session.join, session.status, lambda: session.skip(0)):
+        with pytest.raises(StateError, match="the session is closed"):
+            call()

@@ -106,13 +106,16 @@ def test_each_epoch_is_a_round(sites: Sites, tmp_path: Path) -> None:
         assert modules[name].net[1].num_batches_tracked == ROUNDS * SITES[name] // 2
 
 
-def test_an_epoch_that_is_cut_short(sites: Sites, tmp_path: Path) -> None:
-    """A module ends its epochs before the last batch: they are rounds all the same."""
-    modules = {name: Points(cut=1) for name in SITES}
+@pytest.mark.parametrize("limits", [{}, {"limit_train_batches": 2, "accumulate_grad_batches": 4}])
+def test_an_epoch_that_is_cut_short(sites: Sites, tmp_path: Path, limits: dict[str, int]) -> None:
+    """The module or the Trainer ends epochs before the last batch: they are rounds all the same."""
+    cut = None if limits else 1
+    modules = {name: Points(cut=cut) for name in SITES}
 
     def work(name: str, session: Any) -> None:
-        callbacks = (KeptAtTheEnd(sites, name), SecAggCallback(sites[name], session))
-        trainer_of(tmp_path, *callbacks).fit(modules[name], points(name), points(name))
+        kept = Kept(sites, name) if limits else KeptAtTheEnd(sites, name)
+        trainer = trainer_of(tmp_path, kept, SecAggCallback(sites[name], session), **limits)
+        trainer.fit(modules[name], points(name), points(name))
 
     sites.run(work)
     sites.assert_mean(

@@ -26,7 +26,7 @@ NAMES = [
     for alias in node.names
 ]
 
-#: What is called, and with which arguments; those of one position stand under it.
+#: What is called or implemented, and with which arguments.
 CALLS: list[tuple[Any, tuple[str, ...]]] = [
     (framework.DXO, ("data_kind", "data", "meta")),
     (framework.FLModel, ("params_type", "params")),
@@ -81,6 +81,16 @@ def test_name(module: str, name: str) -> None:
 def test_arguments(called: Any, arguments: tuple[str, ...]) -> None:
     known = list(inspect.signature(called).parameters)
     assert [name for name in known if name in arguments] == list(arguments)
+
+
+def test_positions() -> None:
+    for called, first in (
+        (framework.DXO, ["data_kind", "data", "meta"]),
+        (framework.FLModel, ["params_type", "params"]),
+        (framework.ScriptRunner, ["script", "script_args"]),
+        (framework.FedAvg.send_model_and_wait, ["self", "task_name", "data"]),
+    ):
+        assert list(inspect.signature(called).parameters)[: len(first)] == first
 
 
 @pytest.mark.parametrize("owner", CONSTANTS)

@@ -21,6 +21,7 @@ from provisioned import Secagg, secagg  # noqa: F401
 
 from secagg.errors import ConfigError
 from secagg.integrations.nvflare import SecAggBuilder
+from secagg.setup import install, unpack
 from secagg.trust import load_server_kit, load_site_kit
 
 IMPL = "nvflare.lighter.impl"
@@ -105,12 +106,17 @@ def test_files_are_signed(provision: Provision) -> None:
 
 
 def test_provisioner_keeps_what_issues_kits(provision: Provision, tmp_path: Path, secagg: Secagg) -> None:  # noqa: F811
-    provision(CERT, OURS)
+    made = provision(CERT, OURS)
     state = tmp_path / "example_project" / "state" / "secagg"
     assert state.stat().st_mode & 0o777 == 0o700
     done = secagg("add-site", state, "site-4")
     assert done.returncode == 0, done.stderr
     assert (state / "site-4.kit").is_file()
+    passphrases = dict(line.split() for line in (state / "passphrases.txt").read_text().splitlines())
+    (made / "site-4" / "startup").mkdir(parents=True)
+    for kit, party in (("server.kit", "server1"), ("site-4.kit", "site-4")):  # the former over the one that was signed
+        installed = install(unpack(state / kit, passphrases[kit]), made / party / "startup" / "secagg")
+        assert "site-4" in [site.name for site in installed.project.sites]
 
 
 def test_a_second_time_is_refused(provision: Provision, capsys: pytest.CaptureFixture[str]) -> None:
