@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
 import subprocess
 import sys
 import types
@@ -15,6 +13,9 @@ import numpy as np
 import pytest
 import torch
 from callback_sites import ROUNDS, SITES, Sites, kits, sites
+
+from secagg.setup.project_file import ProjectFile
+from secagg.setup.provisioner import Provisioner
 
 __all__ = ["kits", "sites"]
 
@@ -32,29 +33,22 @@ def test_the_page_is_short() -> None:
     assert len(PAGE.splitlines()) <= 150
 
 
+def test_the_commands_are_those_that_another_page_runs() -> None:
+    own_task = (Path(__file__).resolve().parents[2] / "docs" / "own-task.md").read_text(encoding="utf-8")
+    assert set(blocks()[0].splitlines()) <= set(own_task.splitlines())
+
+
 def test_the_federation_of_processes(tmp_path: Path) -> None:
     """A round later, for the first one measures only, each begins from what it begins from without encryption."""
-    environment = {**os.environ, "SECAGG_PASSPHRASE": "a passphrase for this test"}
-
-    def run(*command: str) -> str:
-        done = subprocess.run(
-            [sys.executable, *command],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert "Error" not in done.stderr
-        return done.stdout
-
-    (tmp_path / "loop.py").write_text(blocks("python")[0], encoding="utf-8")
+    folder = tmp_path / "kits"
+    folder.mkdir()
     (tmp_path / "project.yaml").write_text(blocks("yaml")[0], encoding="utf-8")
-    for line in blocks()[0].splitlines():
-        run("-m", "secagg.cli", *shlex.split(line)[1:])
-    output = run("-W", "error", "loop.py")
+    Provisioner.create(ProjectFile.load(tmp_path / "project.yaml"), tmp_path / "authority", folder)
+    (folder / "loop.py").write_text(blocks("python")[0], encoding="utf-8")
+    command = [sys.executable, "-W", "error", "loop.py"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    output = done.stdout
 
     loop = types.ModuleType("loop")
     exec(blocks("python")[0], loop.__dict__)
