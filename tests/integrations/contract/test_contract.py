@@ -18,11 +18,11 @@ from by_flower import run_flower
 from by_grpc import run_grpc
 from by_loop import run_loop
 from by_monai import run_monai
-from by_nvflare import run_nvflare
+from by_nvflare import ScriptTask, run_nvflare, run_simulator
 from by_relay import run_relay
 from by_trainers import run_lightning, run_transformers
 from provisioned import Federation
-from schedule import SCHEDULE, SITES, UNDISTURBED, Driver, Run, Task
+from schedule import SCHEDULE, SITES, UNDISTURBED, Driver, Run, Task, Turn
 from tasks import TASKS, digits
 
 import secagg
@@ -194,6 +194,21 @@ def test_a_carry_that_is_lost_would_be_seen(
     run = by_loop.run_loop(copied(made(scheme, task), tmp_path), TASKS[task](), SCHEDULE, forget)
     one, other = run.final["site-1"], reference(scheme, task).final["site-1"]
     assert any(not np.array_equal(one[name], value) for name, value in other.items())
+
+
+@pytest.mark.long
+def test_nvflares_simulator_has_the_same_bits(tmp_path: Path) -> None:
+    """The short form is `by_nvflare`, in this process; here clients are processes, and what they do is a script."""
+    aggregation = {"min_clients": 3, "max_clients": 5, "max_abs": 1.0, "max_weight": 15}
+    sites = tuple(ScriptTask.weights)
+    kits = Federation.make(
+        tmp_path / "kits", sites=list(sites), hosts=[], he=SCHEMES["flashe"][0], aggregation=aggregation
+    )
+    expected = run_loop(copied(kits, tmp_path / "loop"), ScriptTask(), (Turn(sites),) * 3)
+    final = run_simulator(kits, tmp_path / "simulator")
+    assert final.keys() == expected.final.keys()
+    for site, state in expected.final.items():
+        assert_same(final[site], state, site)
 
 
 def test_digits_are_learnt(reference: Callable[[str, str], Run]) -> None:
