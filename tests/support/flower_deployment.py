@@ -110,11 +110,11 @@ class Deployment:
         (self.folder / "run.log").unlink(missing_ok=True)
         self._start("run", f"{RUN.strip()} {shlex.join(arguments)}", "user", app)
 
-    def wait_until_told(self, text: str, seconds: float = 120) -> None:
+    def wait_until_told(self, text: str, seconds: float = 300) -> None:
         """Return once the run has told something."""
         wait_until(lambda: text in self.log("run"), self.started["run"], self.folder / "run.log", seconds)
 
-    def finish(self, timeout: float = 300) -> str:
+    def finish(self, timeout: float = 600) -> str:
         """Wait for the end of the run; return what it told."""
         assert self.started["run"].wait(timeout) == 0, self.log("run")
         return self.log("run")
