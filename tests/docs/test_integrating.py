@@ -108,9 +108,8 @@ def test_the_callback_of_transformers(sites: Sites, tmp_path: Path) -> None:
     from transformers import Trainer, TrainingArguments
 
     networks = {name: Line() for name in SITES}
-
-    def work(name: str, session: Any) -> None:
-        arguments = TrainingArguments(
+    arguments = {  # before any of them trains: whenever they are made, accelerate's state begins anew, for all threads
+        name: TrainingArguments(
             output_dir=str(tmp_path / name),
             num_train_epochs=ROUNDS,
             learning_rate=0.1,
@@ -120,12 +119,16 @@ def test_the_callback_of_transformers(sites: Sites, tmp_path: Path) -> None:
             disable_tqdm=True,
             dataloader_pin_memory=False,
         )
+        for name in SITES
+    }
+
+    def work(name: str, session: Any) -> None:
         given = {
             "kit": sites[name],
             "session": session,
             "Trainer": Trainer,
             "model": networks[name],
-            "arguments": arguments,
+            "arguments": arguments[name],
             "dataset": [{"x": torch.ones(3), "labels": torch.tensor(2.0)}] * SITES[name],
         }
         exec(code_of(2, sites, name), given)
