@@ -70,7 +70,7 @@ def secagg_mod(message: Message, context: Context, call_next: ClientAppCallable)
         raise LayoutError("what evaluate replies has arrays, which would leave in the clear: take them out")
     else:
         context.state[METRICS] = MetricRecord({**private, ROUND: handout.round})
-    means = {name: follower.means[name] for name in private if name in follower.means}
+    means = {name: follower.confirmed[name] for name in private if name in follower.confirmed}
     records[place] = MetricRecord({**told, **means, WEIGHT: 1})
     reply.content = RecordDict(records)
     left = {name: to_array(b"") for name in runs}

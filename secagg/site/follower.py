@@ -63,8 +63,13 @@ class Follower:
 
     @property
     def means(self) -> dict[str, float]:
-        """Weighted means of the metrics in the latest aggregate, over the sites that have given them."""
+        """Weighted means of the metrics that all sites of the latest aggregate have given: for this site alone."""
         return {} if self.model is None else self.model.metrics
+
+    @property
+    def confirmed(self) -> dict[str, float]:
+        """What of them may be told to the server: those of the aggregate before. See `GlobalModel`."""
+        return {} if self.model is None else self.model.confirmed
 
     def receive(self, handout: Handout, first: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Verify what the server hands out, and take over what is new; each aggregate counts once.

@@ -89,7 +89,10 @@ class GlobalModel:
         What training of that round begins from, 32 bytes: the digest of the initial global model, then
         `secagg.Update.next_base` of each aggregate.
     metrics : dict of str to float
-        Means of the metrics in the aggregate that was applied last, each over the sites that have given it.
+        Means in the aggregate that was applied last of the metrics that all of its sites have given.
+    confirmed : dict of str to float
+        Those of the aggregate before, which the sites of the last one, ``min_clients`` or more, have signed to have
+        applied. Tell a server no other means: it could show each site another sum.
     """
 
     def __init__(
@@ -124,6 +127,7 @@ class GlobalModel:
         site.check(self.layout, _tie(self.layout, arrays))
         self.base = self.layout.base(arrays, context) if base is None else check_base(base)
         self.metrics: dict[str, float] = {}
+        self.confirmed: dict[str, float] = {}
         self._held = arrays  # by the first names of tensors
         self._names = tuple(state)
         self._torch = frozenset(name for name, value in state.items() if is_torch(value))
@@ -375,6 +379,7 @@ class GlobalModel:
             value = np.asarray(self._held[spec.name] + mean[spec.name])
             after[spec.name] = np.asarray(np.maximum(value, 0)) if spec.name in self._floored else value
         self._scales = self._following(aggregate)
+        self.confirmed = self.metrics  # the base that all of the list have signed comes from that sum
         self.metrics = metric_means(self._metrics, mean, self._unit)
         self._held |= after
         self.base = base
@@ -428,6 +433,7 @@ class GlobalModel:
         self._held |= {spec.name: found[spec.name] for spec in self.layout.sent if not is_metric(spec.name)}
         self.round, self.base, self._own, self._absent = model.header.round, model.header.base, (), False
         self._missing = not self.site.begun
+        self.metrics = self.confirmed = {}
 
     @property
     def not_stored(self) -> tuple[str, ...]:
@@ -496,7 +502,7 @@ class GlobalModel:
             scales=self._scales.to_bytes() if self._scales else b"",
             carry=self.site.carry(),
             lost=self._missing and not self.site.begun,
-            metrics={name: self.metrics.get(name) for name in self._metrics},
+            metrics={name: (self.metrics.get(name), self.confirmed.get(name)) for name in self._metrics},
         ).to_bytes()
 
     @classmethod
@@ -545,7 +551,7 @@ class GlobalModel:
         model._stays, model._floored, model._own = dict(snapshot.stays), snapshot.floored, snapshot.own
         model._absent, model._missing = False, snapshot.lost
         model._metrics = tuple(snapshot.metrics)
-        model.metrics = {name: value for name, value in snapshot.metrics.items() if value is not None}
+        model.metrics, model.confirmed = snapshot.means(0), snapshot.means(1)
         model._scales = None
         if site.config.aggregation.precision == "previous":
             if not snapshot.scales:

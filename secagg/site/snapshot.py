@@ -10,7 +10,7 @@ of a format of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,8 +70,8 @@ class Snapshot:
         What `secagg.Client.carry` returned.
     lost : bool
         Whether there may have been a carry that the site has not any more, as after a restart.
-    metrics : mapping of str to float or None
-        Means of the metrics, None where nobody has given one.
+    metrics : mapping of str to pair of (float or None)
+        Latest and confirmed means of the metrics, None where there is none.
     """
 
     site: str
@@ -87,7 +87,12 @@ class Snapshot:
     scales: bytes
     carry: bytes = field(repr=False)
     lost: bool
-    metrics: Mapping[str, float | None]
+    metrics: Mapping[str, Sequence[float | None]]
+
+    def means(self, index: int) -> dict[str, float]:
+        """Return the latest (0) or confirmed (1) means of the metrics."""
+        means = {name: pair[index] for name, pair in self.metrics.items()}
+        return {name: mean for name, mean in means.items() if mean is not None}
 
     def to_bytes(self) -> bytes:
         """Return the whole of it."""
@@ -140,7 +145,10 @@ class Snapshot:
         state = {spec.name: array for spec, array in zip(specs, tensors, strict=True)}
         torch, names, floored = frozenset(header["torch"]), tuple(header["names"]), frozenset(header["floored"])
         metrics = header["metrics"]
-        if not isinstance(metrics, dict) or not all(mean is None or type(mean) is float for mean in metrics.values()):
+        if not isinstance(metrics, dict) or not all(
+            isinstance(pair, list) and len(pair) == 2 and all(mean is None or type(mean) is float for mean in pair)
+            for pair in metrics.values()
+        ):
             raise FormatError("the stored global model has metrics that are no numbers")
         if metric_tensors(list(metrics)).keys() != {spec.name for spec in specs if is_metric(spec.name)}:
             raise FormatError("the stored global model has other metrics than its layout")

@@ -137,26 +137,26 @@ def test_one_node_never_answers(federation: Federation) -> None:
 
 @pytest.mark.parametrize("names", [[], ["loss", "accuracy"]])
 def test_metrics(tmp_path: Path, names: list[str]) -> None:
-    """In the clear, each node's counts alike; encrypted, by its number of examples, and a round later."""
+    """In the clear, each node counts alike; encrypted, by its number of examples, and when the next sum confirms them."""
     federation = federate(tmp_path, 3, **({"aggregation": {"max_abs": METERED}} if names else {}))
     grid = grid_of(federation, [Stepper(step) for step in (1, 2, 3)])
     strategy = SecAggStrategy(FedAvg(), federation["server"], metrics=names)
-    result = strategy.start(grid, to_record(FIRST), 3)
+    result = strategy.start(grid, to_record(FIRST), 4)
     losses = {round: dict(record) for round, record in result.train_metrics_clientapp.items()}
     accuracies = {round: dict(record) for round, record in result.evaluate_metrics_clientapp.items()}
     if not names:
-        assert losses == {round: {"loss": pytest.approx(2 / 4)} for round in (1, 2, 3)}
-        assert accuracies == {round: {"accuracy": pytest.approx(2 / 8)} for round in (1, 2, 3)}
+        assert losses == {round: {"loss": pytest.approx(2 / 4)} for round in (1, 2, 3, 4)}
+        assert accuracies == {round: {"accuracy": pytest.approx(2 / 8)} for round in (1, 2, 3, 4)}
         return
     mean = (1 * 1 + 2 * 2 + 3 * 3) / 6
-    assert losses == {1: {}} | {round: {"loss": pytest.approx(mean / 4, rel=1e-3)} for round in (2, 3)}
-    assert accuracies == {1: {}} | {round: {"accuracy": pytest.approx(mean / 8, rel=1e-3)} for round in (2, 3)}
+    assert losses == {1: {}, 2: {}} | {round: {"loss": pytest.approx(mean / 4, rel=1e-3)} for round in (3, 4)}
+    assert accuracies == {1: {}, 2: {}} | {round: {"accuracy": pytest.approx(mean / 8, rel=1e-3)} for round in (3, 4)}
     told = {value for reply, _ in grid.replied for name, value in reply.content["metrics"].items() if name in names}
     assert len(told) == 2
 
 
 def test_metrics_of_an_older_model(tmp_path: Path) -> None:
-    """What a node has found before it missed a round does not count for a later model."""
+    """What a node has found before it missed a round does not count for a later model: then there is no mean."""
     federation = federate(tmp_path, 3, aggregation={"max_abs": METERED})
     nodes = [Stepper(step) for step in (1, 2, 3)]
 
@@ -167,11 +167,11 @@ def test_metrics_of_an_older_model(tmp_path: Path) -> None:
         return reply
 
     strategy = SecAggStrategy(FedAvg(), federation["server"], metrics=["accuracy"])
-    result = strategy.start(grid_of(federation, [misses, *nodes[1:]]), to_record(FIRST), 4)
+    result = strategy.start(grid_of(federation, [misses, *nodes[1:]]), to_record(FIRST), 5)
     means = {round: record.get("accuracy") for round, record in result.evaluate_metrics_clientapp.items()}
     two, three = (2 * 2 + 3 * 3) / 5 / 8, (1 + 2 * 2 + 3 * 3) / 6 / 8
     two, three = (pytest.approx(mean, rel=1e-3) for mean in (two, three))
-    assert means == {1: None, 2: two, 3: two, 4: three}
+    assert means == {1: None, 2: None, 3: two, 4: None, 5: three}
 
 
 def test_one_exchange_calibration(tmp_path: Path) -> None:
