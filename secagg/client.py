@@ -28,7 +28,7 @@ from .scheme.report import MAX_LOSS, PrecisionReport, show_share
 from .scheme.scales import Scales
 from .scheme.tensors import FLOAT_DTYPES, to_vector
 from .storage.files import Target, Writable, open_target
-from .trust.agreement import check_header, check_key, check_project
+from .trust.agreement import check_header, check_key, check_project, check_project_layout
 from .trust.contributions import check_contributions
 from .trust.failures import Failures
 from .trust.identity import Identity
@@ -42,7 +42,6 @@ from .trust.sealed_model import read_model, write_model
 from .wire.carry import StoredCarry
 from .wire.header import Contribution, Header, check_base, check_round, check_site
 from .wire.layout import Layout
-from .wire.metrics import without_metrics
 from .wire.state_dict import arrange, check_finite, check_like, check_state, refuse_copies
 from .wire.update import Update, check_update
 
@@ -207,10 +206,8 @@ class Client:
         self._layout(state, layout)
         self._new_header("update", layout, 0, None).check_room()
         check_finite(layout, state)
-        if self._project is not None and self._project.layout is not None:
-            fault = self._project.layout.difference(without_metrics(layout))
-            if fault:
-                raise LayoutError(f"the model is another than that of project {self._project.name}: {fault}")
+        if self._project is not None:
+            check_project_layout(self._project, layout)
 
     def check_weight(self, weight: float) -> float:
         """Return a weight as a float.

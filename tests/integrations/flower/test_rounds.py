@@ -137,7 +137,7 @@ def test_one_node_never_answers(federation: Federation) -> None:
 
 @pytest.mark.parametrize("names", [[], ["loss", "accuracy"]])
 def test_metrics(tmp_path: Path, names: list[str]) -> None:
-    """In the clear, each node counts alike; encrypted, by its number of examples, and when the next sum confirms them."""
+    """In the clear, each node counts alike; encrypted, by its examples, and when the next sum confirms them."""
     federation = federate(tmp_path, 3, **({"aggregation": {"max_abs": METERED}} if names else {}))
     grid = grid_of(federation, [Stepper(step) for step in (1, 2, 3)])
     strategy = SecAggStrategy(FedAvg(), federation["server"], metrics=names)
