@@ -103,9 +103,9 @@ def test_nodes_miss_rounds(federation: Federation, fraction_evaluate: float) -> 
     assert max(map(len, handed)) <= 4  # not all eight aggregates
     assert all(node.trained[-1]["count"] == node.step * (len(node.trained) - 1) for node in nodes if node.trained)
     last = [node.evaluated[-1]["w"] for node in nodes if node.evaluated]
-    if fraction_evaluate == 1:
-        assert len(last) == 6
-        assert all(np.array_equal(last[0], other) for other in last)
+    assert len(last) == 6 or fraction_evaluate < 1
+    newest = max(last, key=lambda w: float(w.sum()))  # each round adds to all
+    assert sum(np.array_equal(newest, other) for other in last) >= max(2, round(6 * fraction_evaluate))
 
 
 @pytest.mark.parametrize("kind", ["train", "evaluate"])
