@@ -28,7 +28,7 @@ from .scheme.report import MAX_LOSS, PrecisionReport, show_share
 from .scheme.scales import Scales
 from .scheme.tensors import FLOAT_DTYPES, to_vector
 from .storage.files import Target, Writable, open_target
-from .trust.agreement import check_header, check_key, check_project
+from .trust.agreement import check_header, check_key, check_project, check_project_layout
 from .trust.contributions import check_contributions
 from .trust.failures import Failures
 from .trust.identity import Identity
@@ -206,10 +206,8 @@ class Client:
         self._layout(state, layout)
         self._new_header("update", layout, 0, None).check_room()
         check_finite(layout, state)
-        if self._project is not None and self._project.layout is not None:
-            fault = self._project.layout.difference(layout)
-            if fault:
-                raise LayoutError(f"the model is another than that of project {self._project.name}: {fault}")
+        if self._project is not None:
+            check_project_layout(self._project, layout)
 
     def check_weight(self, weight: float) -> float:
         """Return a weight as a float.
@@ -513,8 +511,8 @@ class Client:
     def decrypt_model(self, model: Update, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Check and decrypt a global model that `encrypt_model` made at any site.
 
-        Its header has the round that begins from it, and the base. That the site that stored it told the truth, only
-        the agreement with other sites shows: an aggregate of that round has the base that all of them signed.
+        Its header has the round that begins from it, and the base, which an aggregate of that round has too if the site
+        that stored it told the truth. That its tensors are those that other sites have, nothing shows.
 
         Raises
         ------
@@ -547,6 +545,11 @@ class Client:
         """Whether error feedback has something to carry to the next update."""
         feedback = self._encryption.feedback
         return feedback is not None and feedback.carry is not None
+
+    @property
+    def begun(self) -> bool:
+        """Whether error feedback misses nothing: there was an update, or `restore_carry` has said what was left."""
+        return self._encryption.feedback is None or self._encryption.feedback.begun
 
     def carry(self) -> bytes:
         """Return what error feedback carries to the next update, for `restore_carry` of another client of this site.

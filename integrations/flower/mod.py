@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
-from secagg.errors import ConfigError, LayoutError, RangeError
+from secagg.errors import ConfigError, ImplausibleSumError, LayoutError, RangeError, StateError
 from secagg.site import Follower
 
 from .records import WEIGHT, log, only, tensors_of, to_array, to_bytes, unpack
@@ -32,14 +34,18 @@ def secagg_mod(message: Message, context: Context, call_next: ClientAppCallable)
     there is no kit, or the run's configuration names one in a deployment; what `secagg.site.Follower` refuses.
     """
     kind = message.metadata.message_type.partition(".")[0]
-    if kind not in (MessageType.TRAIN, MessageType.EVALUATE):
+    if kind == MessageType.QUERY:  # all others are held against what is encrypted
         return call_next(message, context)
     content = RecordDict(dict(message.content))
     handout, arrays_key, first = unpack(content)
-    run = context.state.get(STATE)
-    before = run.get(handout.run) if isinstance(run, ArrayRecord) else None  # the strategy may start twice
-    follower = Follower(_find_kit(context), to_bytes(before) if before else b"")
-    model = follower.receive(handout, first)
+    found = context.state.get(STATE)
+    runs = dict(found) if isinstance(found, ArrayRecord) else {}  # the strategy may start twice
+    before = to_bytes(runs[handout.run]) if handout.run in runs else None
+    if before == b"":
+        raise StateError("this node has left the run for a later one, and goes through none twice")
+    follower = Follower(_find_kit(context), before or b"")
+    with _untold("the sum cannot be used"):
+        model = follower.receive(handout, first)
     content[arrays_key] = ArrayRecord({name: Array(np.asarray(value)) for name, value in model.items()})
     message.content = content
     reply = call_next(message, context)
@@ -57,21 +63,29 @@ def secagg_mod(message: Message, context: Context, call_next: ClientAppCallable)
         evaluated = {name: _pop(kept, name) for name in handout.metrics if name in kept}
         if evaluated.keys() & private:
             raise LayoutError(f"train and evaluate both tell {', '.join(evaluated.keys() & private)}: name them apart")
-        try:
+        with _untold("a value or the weight is out of bounds"):
             sent = {"update": to_array(follower.encrypt(tensors_of(local), weight, private | evaluated))}
-        except RangeError as error:  # it names a weight or value, and the server reads what an app raises
-            log.error("secagg: %s", error)
-            raise RangeError("a value or the weight is out of bounds: the log of this node tells which") from None
         records[key] = ArrayRecord(sent | ({"model": to_array(follower.stored())} if handout.store else {}))
     elif any(isinstance(record, ArrayRecord) for record in records.values()):
         raise LayoutError("what evaluate replies has arrays, which would leave in the clear: take them out")
     else:
         context.state[METRICS] = MetricRecord({**private, ROUND: handout.round})
-    means = {name: follower.means[name] for name in private if name in follower.means}
+    means = {name: follower.confirmed[name] for name in private if name in follower.confirmed}
     records[place] = MetricRecord({**told, **means, WEIGHT: 1})
     reply.content = RecordDict(records)
-    context.state[STATE] = ArrayRecord({handout.run: to_array(follower.to_bytes())})
+    left = {name: to_array(b"") for name in runs}
+    context.state[STATE] = ArrayRecord(left | {handout.run: to_array(follower.to_bytes())})
     return reply
+
+
+@contextmanager
+def _untold(what: str) -> Iterator[None]:
+    """Keep back weights and values that an error names: the server reads what an app raises."""
+    try:
+        yield
+    except (RangeError, ImplausibleSumError) as error:
+        log.error("secagg: %s", error)
+        raise type(error)(f"{what}: the log of this node tells why") from None
 
 
 def _find_kit(context: Context) -> str:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
-from secagg.errors import FormatError, LayoutError, StateError
+from secagg.errors import FormatError, LayoutError, StateError, show
 from secagg.protocol import Handout
 
 log = logging.getLogger("flwr.secagg")  # goes where Flower's own messages go
@@ -29,7 +29,7 @@ def to_array(data: bytes) -> Array:
 def to_bytes(array: Array) -> bytes:
     """Return what `to_array` was given; `FormatError` if it is an array of something else."""
     if array.stype != STYPE:
-        raise FormatError(f"an array of type {array.stype!r} has come in the clear, where encrypted bytes are due")
+        raise FormatError(f"an array of type {show(array.stype)} has come in the clear, where encrypted bytes are due")
     return array.data
 
 

@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result, Strategy
 
-from secagg.errors import ConfigError, FormatError, QuorumError, SecAggError, StateError, TransportError
+from secagg.errors import ConfigError, FormatError, QuorumError, SecAggError, StateError, TransportError, show
 from secagg.protocol import shown
 from secagg.server import Relay
 from secagg.trust import ServerKit
@@ -54,6 +54,7 @@ class SecAggStrategy(Strategy):
         self._first = ArrayRecord()
         self._known: dict[int, int] = {}  # node: round that its global model is of
         self._asked: set[int] = set()
+        self._storing: int | None = None  # node that is asked for its global model
 
     def summary(self) -> None:
         """Log what is wrapped."""
@@ -106,14 +107,14 @@ class SecAggStrategy(Strategy):
             hint = "what leaves a node is decided by its ClientApp: mods=[secagg_mod, …], and no mod outside it"
             raise QuorumError("; ".join([f"round {server_round} failed: {error}", hint, *reasons])) from error
         arrays, contents = ArrayRecord({"aggregate": to_array(aggregate.to_bytes())}), [r.content for r in accepted]
-        if len({frozenset(only(MetricRecord, content)[1]) for content in contents}) != 1:
-            log.warning("secagg: the nodes tell different metrics, so there are no means")
+        if not _alike(contents):
             return arrays, None
         return arrays, self.strategy.train_metrics_aggr_fn(contents, WEIGHT)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Let the wrapped strategy average the metrics."""
-        return self.strategy.aggregate_evaluate(server_round, self._accept(replies, _keep_metrics)[0])
+        accepted = self._accept(replies, _keep_metrics)[0]
+        return self.strategy.aggregate_evaluate(server_round, accepted if _alike(r.content for r in accepted) else [])
 
     def _begun(self) -> Relay:
         if self._relay is None:
@@ -123,12 +124,13 @@ class SecAggStrategy(Strategy):
     def _address(self, messages: Iterable[Message], *, store: bool = False) -> list[Message]:
         """Give each message a content of its own: what its node needs, and nothing in the clear but the first model."""
         addressed = list(messages)
+        self._storing = addressed[0].metadata.dst_node_id if store and addressed else None
         shared: dict[int | None, ArrayRecord] = {}  # an object of Flower's is hashed once
         for message in addressed:
             since = self._known.pop(message.metadata.dst_node_id, None)  # until it answers, it may be anywhere
-            handout = self._begun().handout(since, store=store)
+            handout = self._begun().handout(since, store=message.metadata.dst_node_id == self._storing)
             facts, blobs = pack(handout, self.strategy.arrayrecord_key)
-            content, store = RecordDict(dict(message.content)), False  # the wrapped strategy gives all the same one
+            content = RecordDict(dict(message.content))  # the wrapped strategy gives all the same one
             content.pop(self.strategy.arrayrecord_key, None)
             content[FACTS], content[BLOBS] = facts, shared.setdefault(since, blobs)
             if handout.first:  # not where an app looks for it: one without the mod fails, and sends nothing
@@ -160,9 +162,23 @@ class SecAggStrategy(Strategy):
     def _add(self, reply: Message) -> None:
         sent = {name: to_bytes(array) for name, array in only(ArrayRecord, reply.content)[1].items()}
         if not {"update"} <= sent.keys() <= {"update", "model"}:
-            raise FormatError(f"the reply has arrays {sorted(sent)}, where 'update' is due")
+            raise FormatError(f"the reply has arrays {show(sorted(sent))}, where 'update' is due")
+        if "model" in sent and reply.metadata.src_node_id != self._storing:
+            raise FormatError("the reply has a global model, for which another node is asked, or none")
         _keep_metrics(reply)
         self._begun().add(sent["update"], sent.get("model", b""))
+
+
+def _alike(contents: Iterable[RecordDict]) -> bool:
+    """Return whether means can be taken of the metrics of replies, and say if not: one odd node must not end a run."""
+    told = (only(MetricRecord, content) for content in contents)
+    kinds = {
+        (place, frozenset((name, len(value) if isinstance(value, list) else None) for name, value in record.items()))
+        for place, record in told
+    }
+    if len(kinds) > 1:
+        log.warning("secagg: the nodes tell different metrics, so there are no means")
+    return len(kinds) <= 1
 
 
 def _keep_metrics(reply: Message) -> None:

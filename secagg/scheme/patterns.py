@@ -9,6 +9,9 @@ from functools import lru_cache
 
 from ..errors import ConfigError, show
 
+#: What names of metrics' tensors begin with, as in ``max_abs: {default: 0.1, "secagg.metrics*": 100}``.
+METRICS = "secagg.metrics"
+
 _MAGIC = re.compile(r"[*?[]")
 
 
@@ -61,6 +64,9 @@ def matches(patterns: tuple[str, ...], tensors: tuple[tuple[str, ...], ...]) -> 
 
 
 def unmatched(patterns: Sequence[str], found: Iterable[tuple[str, ...]]) -> str | None:
-    """Return the first pattern that is in nothing of what `matches` has found; None if there is no such pattern."""
+    """Return the first pattern that is in nothing of what `matches` has found; None if there is no such pattern.
+
+    One of metrics may be: each run has its own, or none.
+    """
     used = {pattern for item in found for pattern in item}
-    return next((pattern for pattern in patterns if pattern not in used), None)
+    return next((one for one in patterns if one not in used and not one.startswith(METRICS)), None)

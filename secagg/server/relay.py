@@ -13,7 +13,7 @@ import secagg
 
 from ..errors import LayoutError, MismatchError, RoundMismatchError
 from ..protocol.handout import Handout
-from ..trust.agreement import check_first_model, check_header, check_one_exchange
+from ..trust.agreement import check_first_model, check_header, check_one_exchange, check_project_layout
 from ..trust.kit import ServerKit, server_kit
 from ..wire.metrics import check_metrics, metric_tensors, model_layout
 from ..wire.state_dict import check_finite
@@ -68,9 +68,7 @@ class Relay:
         project.check_time()
         self._metrics = check_metrics(metrics)
         self._layout = model_layout(initial, self.config, self._metrics)
-        fault = project.layout and project.layout.difference(self._layout)
-        if fault:
-            raise LayoutError(f"the model is another than that of project {project.name}: {fault}")
+        check_project_layout(project, self._layout)
         check_first_model(project, initial)
         self._layout.bounds(self.config.aggregation)  # sites would refuse it only when they have begun
         state = {**initial, **metric_tensors(self._metrics)}

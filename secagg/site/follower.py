@@ -63,8 +63,13 @@ class Follower:
 
     @property
     def means(self) -> dict[str, float]:
-        """Weighted means of the metrics in the latest aggregate, over the sites that have given them."""
+        """Weighted means of the metrics that all sites of the latest aggregate have given: for this site alone."""
         return {} if self.model is None else self.model.metrics
+
+    @property
+    def confirmed(self) -> dict[str, float]:
+        """What of them may be told to the server: those of the aggregate before. See `GlobalModel`."""
+        return {} if self.model is None else self.model.confirmed
 
     def receive(self, handout: Handout, first: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Verify what the server hands out, and take over what is new; each aggregate counts once.
@@ -88,8 +93,8 @@ class Follower:
         RoundMismatchError
             If all that was handed out does not lead to the round that it says, as what is played back does not.
         VerificationError
-            If the first global model is not the project's, a sum is not that of what is listed, or lists an update
-            under this site's name that this one has not made.
+            If the first global model is not the project's, a sum is not that of what is listed, or lists another
+            update under this site's name than this one has made.
         MismatchError
             If the metrics are others than those that the run began with.
         SecAggError
@@ -168,21 +173,30 @@ class Follower:
         if handout.model:
             stored = Update.from_bytes(handout.model)
             if stored.header.round > model.round:
+                sent, trained = model.round, model.trained
                 model.load_model(stored)
+                if trained:
+                    log.warning("whether what %s has sent is in the sum of round %d, nobody can tell", self.name, sent)
         for blob in handout.aggregates:
             aggregate = Update.from_bytes(blob)
             header = aggregate.header
             if header.round < model.round - 1:
                 continue  # it was applied long ago
-            trained = model.trained and header.round == model.round
-            if self.name not in header.sites:  # what was sent was refused, too late, or lost on its way
-                model.withdraw()
-            model.apply(aggregate)
-            if trained and self.name not in header.sites:
+            trained, listed = model.trained, self.name in header.sites
+            if not model.apply(aggregate, may_lack_own=True):  # what was sent may be refused, too late, or lost
+                continue
+            if trained and not listed:
                 log.warning(
                     "the sum of round %d is of %s, without what %s has sent: refused, lost, or left out",
                     header.round,
                     ", ".join(header.sites),
+                    self.name,
+                )
+            elif listed and not trained:
+                log.warning(
+                    "the sum of round %d has an update of %s that it does not know of: made before a restart, or by "
+                    "another process under its name",
+                    header.round,
                     self.name,
                 )
         if model.round != handout.round:

@@ -89,7 +89,10 @@ class GlobalModel:
         What training of that round begins from, 32 bytes: the digest of the initial global model, then
         `secagg.Update.next_base` of each aggregate.
     metrics : dict of str to float
-        Means of the metrics in the aggregate that was applied last, each over the sites that have given it.
+        Means in the aggregate that was applied last of the metrics that all of its sites have given.
+    confirmed : dict of str to float
+        Those of the aggregate before, which the sites of the last one, ``min_clients`` or more, have signed to have
+        applied. Tell a server no other means: it could show each site another sum.
     """
 
     def __init__(
@@ -124,6 +127,7 @@ class GlobalModel:
         site.check(self.layout, _tie(self.layout, arrays))
         self.base = self.layout.base(arrays, context) if base is None else check_base(base)
         self.metrics: dict[str, float] = {}
+        self.confirmed: dict[str, float] = {}
         self._held = arrays  # by the first names of tensors
         self._names = tuple(state)
         self._torch = frozenset(name for name, value in state.items() if is_torch(value))
@@ -137,6 +141,7 @@ class GlobalModel:
         self._own: tuple[bytes, ...] = ()  # nonces of this site's updates of the round
         self._scales = Scales.unknown(len(layout.sent)) if previous else None
         self._absent = base is None  # whether no sum since the first model has an update of this site
+        self._missing = False  # whether there may be such an update, and nothing is left of what it dropped
 
     @property
     def state(self) -> dict[str, Any]:
@@ -321,7 +326,7 @@ class GlobalModel:
         """
         self._own = ()
 
-    def apply(self, aggregate: Update, receipt: Receipt | None = None) -> bool:
+    def apply(self, aggregate: Update, receipt: Receipt | None = None, *, may_lack_own: bool = False) -> bool:
         """Check and decrypt the mean difference, apply it to the global model, and count the round up.
 
         If anything is raised, global model, base and round stay as they were.
@@ -333,6 +338,8 @@ class GlobalModel:
             it is withdrawn.
         receipt : secagg.Receipt, optional
             The server's, for this site's update of the round, which must then be in the aggregate.
+        may_lack_own : bool
+            Whether the aggregate may list no update of this site, be it withdrawn or not.
 
         Returns
         -------
@@ -357,9 +364,10 @@ class GlobalModel:
         if check_update(aggregate).header.round == self.round - 1 and aggregate.next_base == self.base:
             return False
         self._check_layout(aggregate.header)
-        own, like = self._listed(aggregate.header), _tie(self.layout, self._held)
-        mean = self.site.decrypt(aggregate, like=like, round=self.round, base=self.base, own=own, receipt=receipt)
         listed = self.site.name in aggregate.header.sites
+        own = None if may_lack_own and not listed else self._listed(aggregate.header)
+        like = _tie(self.layout, self._held)
+        mean = self.site.decrypt(aggregate, like=like, round=self.round, base=self.base, own=own, receipt=receipt)
         if not listed:
             self.site.withdraw(self.round)
         base = aggregate.next_base
@@ -371,12 +379,14 @@ class GlobalModel:
             value = np.asarray(self._held[spec.name] + mean[spec.name])
             after[spec.name] = np.asarray(np.maximum(value, 0)) if spec.name in self._floored else value
         self._scales = self._following(aggregate)
+        self.confirmed = self.metrics  # the base that all of the list have signed comes from that sum
         self.metrics = metric_means(self._metrics, mean, self._unit)
         self._held |= after
         self.base = base
         self.round += 1
         self._own = ()
         self._absent = self._absent and not listed
+        self._missing |= listed and not self.site.begun
         if self._absent and not self.site.carries:  # it has dropped nothing yet
             self.site.restore_carry(b"")
         return True
@@ -422,6 +432,8 @@ class GlobalModel:
         self._scales = self._following(model)
         self._held |= {spec.name: found[spec.name] for spec in self.layout.sent if not is_metric(spec.name)}
         self.round, self.base, self._own, self._absent = model.header.round, model.header.base, (), False
+        self._missing = not self.site.begun
+        self.metrics = self.confirmed = {}
 
     @property
     def not_stored(self) -> tuple[str, ...]:
@@ -489,7 +501,8 @@ class GlobalModel:
             own=self._own,
             scales=self._scales.to_bytes() if self._scales else b"",
             carry=self.site.carry(),
-            metrics={name: self.metrics.get(name) for name in self._metrics},
+            lost=self._missing and not self.site.begun,
+            metrics={name: (self.metrics.get(name), self.confirmed.get(name)) for name in self._metrics},
         ).to_bytes()
 
     @classmethod
@@ -536,9 +549,9 @@ class GlobalModel:
         model.site, model.layout, model.round, model.base = site, layout, snapshot.round, snapshot.base
         model._held, model._names, model._torch = dict(snapshot.arrays), snapshot.names, snapshot.torch
         model._stays, model._floored, model._own = dict(snapshot.stays), snapshot.floored, snapshot.own
-        model._absent = False
+        model._absent, model._missing = False, snapshot.lost
         model._metrics = tuple(snapshot.metrics)
-        model.metrics = {name: value for name, value in snapshot.metrics.items() if value is not None}
+        model.metrics, model.confirmed = snapshot.means(0), snapshot.means(1)
         model._scales = None
         if site.config.aggregation.precision == "previous":
             if not snapshot.scales:
@@ -548,7 +561,8 @@ class GlobalModel:
                 )
             model._scales = Scales.from_bytes(snapshot.scales)
         try:
-            site.restore_carry(snapshot.carry)
+            if not snapshot.lost:  # else the client says so when it encrypts
+                site.restore_carry(snapshot.carry)
         except MismatchError as error:
             site.restore_carry(b"")
             warn(f"what error feedback carried is lost: {error}")

@@ -10,7 +10,6 @@ from typing import Any
 from ..client import Client
 from ..errors import (
     DuplicateError,
-    LayoutError,
     ManifestMismatchError,
     QuorumError,
     RoundMismatchError,
@@ -24,6 +23,7 @@ from ..errors import (
 from ..protocol.messages import ServerStatus
 from ..setup.progress import Report
 from ..storage.files import replace_file
+from ..trust.agreement import check_project_layout
 from ..trust.kit import SiteKit
 from ..wire.header import Header
 from ..wire.update import Update
@@ -81,10 +81,7 @@ class Participant:
     """
 
     def __init__(self, kit: SiteKit, session: Session, model: GlobalModel, reporter: Reporter | None = None) -> None:
-        expected = kit.project.layout
-        fault = expected and expected.difference(model.layout)
-        if fault:
-            raise LayoutError(f"the model is another than that of project {kit.project.name}: {fault}")
+        check_project_layout(kit.project, model.layout)
         self.model = model
         self.calibration_nbytes = 0
         self.calibrate_seconds = self.decrypt_seconds = 0.0

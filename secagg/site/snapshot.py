@@ -1,15 +1,16 @@
 """A site's global model as bytes, from which a fresh process goes on; see `secagg.wire.arrays`.
 
 The header has site, round, base, the layout of what is sent or local, all names in order, dtypes and shapes of what
-stays by the configuration, which tensors are torch's or floored, the nonces of the site's updates of the round, and
-scales that follow from the round before, a byte for each tensor that is sent, and the metrics with their latest means.
+stays by the configuration, which tensors are torch's or floored, the nonces of the site's updates of the round, scales
+that follow from the round before, a byte for each tensor that is sent, whether what was carried is lost, and the
+metrics with their latest means.
 The arrays are the tensors of the layout, those that stay (bfloat16 as its bits), and the client's carry, which is bytes
 of a format of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,8 +28,10 @@ from .own_tensors import pack_own, unpack_own
 _FORMAT = ArrayFormat(
     "global model",
     b"secagg global model v1",
-    4,
-    frozenset(["site", "round", "base", "layout", "names", "stays", "torch", "floored", "own", "scales", "metrics"]),
+    5,
+    frozenset(
+        ["site", "round", "base", "layout", "names", "stays", "torch", "floored", "own", "scales", "lost", "metrics"]
+    ),
 )
 
 #: Of what is held: 16-bit floats are held as float32, and bfloat16 is none of NumPy's.
@@ -65,8 +68,10 @@ class Snapshot:
         Those of the round, where they follow from the round before; else empty.
     carry : bytes
         What `secagg.Client.carry` returned.
-    metrics : mapping of str to float or None
-        Means of the metrics, None where nobody has given one.
+    lost : bool
+        Whether there may have been a carry that the site has not any more, as after a restart.
+    metrics : mapping of str to pair of (float or None)
+        Latest and confirmed means of the metrics, None where there is none.
     """
 
     site: str
@@ -81,7 +86,13 @@ class Snapshot:
     own: tuple[bytes, ...]
     scales: bytes
     carry: bytes = field(repr=False)
-    metrics: Mapping[str, float | None]
+    lost: bool
+    metrics: Mapping[str, Sequence[float | None]]
+
+    def means(self, index: int) -> dict[str, float]:
+        """Return the latest (0) or confirmed (1) means of the metrics."""
+        means = {name: pair[index] for name, pair in self.metrics.items()}
+        return {name: mean for name, mean in means.items() if mean is not None}
 
     def to_bytes(self) -> bytes:
         """Return the whole of it."""
@@ -97,6 +108,7 @@ class Snapshot:
             "floored": sorted(self.floored),
             "own": [nonce.hex() for nonce in self.own],
             "scales": self.scales.hex(),
+            "lost": self.lost,
             "metrics": dict(self.metrics),
         }
         tensors = [self.arrays[spec.name] for spec in self.layout.tensors]
@@ -133,7 +145,10 @@ class Snapshot:
         state = {spec.name: array for spec, array in zip(specs, tensors, strict=True)}
         torch, names, floored = frozenset(header["torch"]), tuple(header["names"]), frozenset(header["floored"])
         metrics = header["metrics"]
-        if not isinstance(metrics, dict) or not all(mean is None or type(mean) is float for mean in metrics.values()):
+        if not isinstance(metrics, dict) or not all(
+            isinstance(pair, list) and len(pair) == 2 and all(mean is None or type(mean) is float for mean in pair)
+            for pair in metrics.values()
+        ):
             raise FormatError("the stored global model has metrics that are no numbers")
         if metric_tensors(list(metrics)).keys() != {spec.name for spec in specs if is_metric(spec.name)}:
             raise FormatError("the stored global model has other metrics than its layout")
@@ -147,7 +162,9 @@ class Snapshot:
         scales = read_hex(header["scales"], len(layout.sent), "the scales") if header["scales"] else b""
         round = check_round(header["round"])
         site = check_site(header["site"])
-        sent = nonces, scales, carry.tobytes(), metrics
+        if type(header["lost"]) is not bool:
+            raise FormatError("the stored global model does not say whether its carry is lost")
+        sent = nonces, scales, carry.tobytes(), header["lost"], metrics
         return cls(site, round, base, layout, names, state, stays, torch, floored, *sent)
 
 

@@ -10,6 +10,7 @@ from ..errors import CapacityError, ConfigError, KeyMismatchError, LayoutError, 
 from ..scheme.codec import codec_for
 from ..wire.header import Header
 from ..wire.layout import Layout
+from ..wire.metrics import without_metrics
 from .key import ServerKey
 from .project import Project
 
@@ -140,6 +141,13 @@ def check_one_exchange(config: Config) -> None:
             "aggregation.precision is 'auto', which needs two exchanges a round, and a framework has one: set "
             "aggregation: {precision: previous}, whose scales follow from the round before, or give max_abs"
         )
+
+
+def check_project_layout(project: Project, layout: Layout) -> None:
+    """Raise `LayoutError` if a model is another than the project's; metrics beside it do not count."""
+    fault = project.layout and project.layout.difference(without_metrics(layout))
+    if fault:
+        raise LayoutError(f"the model is another than that of project {project.name}: {fault}")
 
 
 def check_first_model(project: Project, first: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Metrics that travel encrypted with an update: tensors beside those of the model, zero in every global model.
 
 Each metric is a 0-d tensor, ``secagg.metrics.`` and its name. The tensor ``secagg.metrics`` tells which of them a site
-has given: one without a metric does not count in its mean.
+has given: there is a mean of those that all sites of a sum have given, or it could be the number of a single one.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ from numpy.typing import NDArray
 
 from ..config import Config
 from ..errors import ConfigError, LayoutError, RangeError, show
+from ..scheme.patterns import METRICS
 from .layout import Layout
 
-#: Of the names of their tensors, for patterns of ``max_abs``: ``{default: 0.1, "secagg.metrics*": 100}``.
-METRICS = "secagg.metrics"
-
-#: A share of the weights that is smaller is none: CKKS adds noise to zeros.
-_NOBODY = 1e-6
+#: By how much the share of the weights whose sites have given a metric may differ from 1: it is rounded as values are.
+_ROUNDING = 0.01
 
 
 def check_metrics(names: object) -> tuple[str, ...]:
@@ -64,16 +62,23 @@ def metric_tensors(
 
 
 def metric_means(names: Sequence[str], mean: Mapping[str, NDArray[Any]], unit: float = 1.0) -> dict[str, float]:
-    """Return the weighted means of metrics over the sites that have given them, from the mean of their tensors."""
+    """Return the weighted means of the metrics that all sites have given, from the mean of their tensors."""
     if not names:
         return {}
     shares = dict(zip(names, (mean[METRICS] / unit).tolist(), strict=True))
-    return {name: float(mean[f"{METRICS}.{name}"]) / shares[name] for name in names if shares[name] > _NOBODY}
+    return {
+        name: float(mean[f"{METRICS}.{name}"]) / shares[name] for name in names if abs(shares[name] - 1) < _ROUNDING
+    }
 
 
 def is_metric(name: str) -> bool:
     """Return whether a tensor is one of metrics."""
     return name == METRICS or name.startswith(f"{METRICS}.")
+
+
+def without_metrics(layout: Layout) -> Layout:
+    """Return the layout of the model alone, which is what a project knows."""
+    return Layout(tuple(spec for spec in layout.tensors if not is_metric(spec.name)))
 
 
 def model_layout(state: Mapping[str, Any], config: Config, metrics: Sequence[str] = ()) -> Layout:

@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -173,22 +174,92 @@ def test_an_update_that_was_lost_on_its_way_is_due_again(tmp_path: Path, caplog:
     assert np.array_equal(*models)
 
 
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if record.name == "secagg.site.follower"]
+
+
+def test_an_update_that_no_sum_can_tell_of(run: Relayed, caplog: pytest.LogCaptureFixture) -> None:
+    """A stored model of a later round takes the place of the sum in which it is, or is not."""
+    run.round()
+    run.train("c")  # nobody adds it
+    del run.rounds["c"]
+    run.round("ab")
+    run.round("ab", store="a")
+    run.follower("c")
+    assert messages(caplog) == ["whether what c has sent is in the sum of round 1, nobody can tell"]
+
+
+@pytest.mark.parametrize("evaluates", [True, False])
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_carry_that_is_lost_is_said_to_be(
+    tmp_path: Path, evaluates: bool, stored: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also if the site keeps its new state once before it trains."""
+    he = {"lib": "flashe", "config": {"value_bits": 3, "rounding": "nearest", "error_feedback": True}}
+    run = Relayed(provision(tmp_path, FIXED, he=he))
+    run.round()
+    run.round(store="b" if stored else "")
+    del run.states["a"], run.rounds["a"]
+    if evaluates:
+        run.keep(run.follower("a"))
+        run.rounds["a"] = 2
+    with pytest.warns(UserWarning, match="what rounding dropped from the site's earlier updates.* is lost"):
+        run.train("a")
+    assert sum("has an update of a that it does not know of" in message for message in messages(caplog)) >= 1
+
+
+def test_a_latecomer_that_evaluates_first_has_lost_nothing(tmp_path: Path) -> None:
+    """Warnings are errors here."""
+    he = {"lib": "flashe", "config": {"value_bits": 3, "rounding": "nearest", "error_feedback": True}}
+    run = Relayed(provision(tmp_path, FIXED, he=he))
+    run.keep(run.follower("c"))
+    run.rounds["c"] = 0
+    run.round("ab")
+    run.keep(run.follower("c"))
+    run.train("c")
+
+
 def test_metrics_are_weighted_means(metered: Federation) -> None:
+    """Of those that all sites have given: else it could be the number of a single one."""
     run = Relayed(metered, metrics=["loss", "accuracy"])
     losses = {"a": 2.0, "b": 1.0, "c": 0.5}
     for name in "abc":
-        values = {"loss": losses[name], "accuracy": 0.25} if name != "c" else {"loss": losses[name], "accuracy": np.nan}
+        values = {"loss": losses[name], "accuracy": 0.25 if name != "c" else np.nan}
         run.relay.add(*run.train(name, metrics=values))
         run.rounds[name] = run.relay.round
     run.relay.finish()
     follower = run.follower("b")
+    assert follower.model is not None
     expected = np.average(list(losses.values()), weights=list(WEIGHTS.values()))
-    assert follower.means["loss"] == pytest.approx(expected, abs=2 * tolerance(1) * 1000)
-    assert follower.means["accuracy"] == pytest.approx(0.25, abs=4 * tolerance(1) * 1000)  # without site c
-    assert Follower(metered["b"], follower.to_bytes()).means == follower.means
-    assert set(follower.model.state) == {"w", "steps"}  # type: ignore[union-attr]
+    assert follower.model.metrics == {"loss": pytest.approx(expected, abs=2 * tolerance(1) * 1000)}
+    assert set(follower.model.state) == {"w", "steps"}
+    again = Follower(metered["b"], follower.to_bytes())
+    assert again.model is not None
+    assert again.model.metrics == follower.model.metrics
+
+
+def test_the_server_is_told_what_sites_have_signed_to_have_applied(metered: Federation) -> None:
+    """If it shows each site another sum, none of these gets the next updates of two sites."""
+    run = Relayed(metered, metrics=["loss"])
+    run.round(metrics={"loss": 2.0})
+    assert run.follower("a").confirmed == {}
+    first = run.follower("a").means
     run.round()
-    assert run.follower("a").means == {}  # nobody gave any
+    follower = run.follower("a")
+    assert follower.confirmed == first
+    assert follower.means == {}  # nobody gave any
+    assert Follower(metered["a"], follower.to_bytes()).confirmed == first
+    forks = {}
+    updates = {name: run.train(name, metrics={"loss": 3.0})[0] for name in "abc"}
+    for names in ("ab", "ac"):
+        other = secagg.Aggregator.load(metered["server"], 2, base=run.relay.base)
+        for name in names:
+            other.add(secagg.Update.from_bytes(updates[name]))
+        forks[names] = other.finish().to_bytes()
+    shown = run.handout("b")
+    b = run.follower("b", replace(shown, round=3, aggregates=(*shown.aggregates, forks["ab"])))
+    assert set(b.means) == {"loss"}
+    assert b.confirmed == {}  # of round 1, where nobody gave any
 
 
 def test_metrics_under_measured_scales(previous: Federation) -> None:
@@ -233,9 +304,10 @@ def test_a_small_weight_counts_in_metrics(tmp_path: Path) -> None:
     assert run.follower("a").means["loss"] == pytest.approx(40.0, rel=0.02)  # a step of 16 bits is 3, of 3 times 40
 
 
-def test_bounds_of_metrics_that_are_not_there(metered: Federation) -> None:
-    with pytest.raises(ConfigError, match=r"pattern 'secagg.metrics\*' matches no tensor"):
-        Relay(metered["server"], MODEL)
+def test_a_run_without_metrics_needs_no_other_bounds(metered: Federation) -> None:
+    run = Relayed(metered)
+    run.round()
+    assert run.follower("a").means == {}
 
 
 def test_metrics_are_never_in_the_clear(tmp_path: Path) -> None:
@@ -284,6 +356,18 @@ def impersonated(run: Relayed) -> Handout:
     return run.handout("a")
 
 
+def impersonated_and_played_back(run: Relayed) -> Handout:
+    """So, too, and a sum without it, which is applied already, comes once more."""
+    run.keep(run.follower("a"))
+    run.rounds["a"] = run.relay.round
+    run.round("bc")
+    run.train("a")
+    trained = run.states["a"]
+    run.round()
+    run.states["a"] = trained
+    return run.relay.handout(1)
+
+
 def changed_aggregate(run: Relayed) -> Handout:
     handout = run.handout("a")
     blob = bytearray(handout.aggregates[-1])
@@ -310,6 +394,7 @@ LIES: dict[Callable[[Relayed], Handout], tuple[type[SecAggError], str]] = {
     said_later: (RoundMismatchError, "hands out round 7"),
     of_another_run: (VerificationError, "began from|another global model"),
     impersonated: (VerificationError, "'a'"),
+    impersonated_and_played_back: (VerificationError, "lists another update of site 'a'"),
     changed_aggregate: (DigestError, "digest"),
     an_update_for_an_aggregate: (MismatchError, "update"),
     truncated_manifest: (FormatError, "truncated"),
@@ -326,6 +411,10 @@ def test_a_server_that_lies(run: Relayed, lie: Callable[[Relayed], Handout]) -> 
     follower = Follower(run.kits["a"], before)
     with pytest.raises(error, match=message):
         follower.receive(handout)
+    if lie in (impersonated, impersonated_and_played_back):  # another has its kit: nothing that follows can be right
+        return
+    run.states["a"] = follower.to_bytes()  # what is true leads on from there
+    assert np.array_equal(run.model("a")["w"], run.model("b")["w"])
 
 
 def test_manifests(tmp_path: Path) -> None:
@@ -352,6 +441,15 @@ def test_a_first_model_that_is_not_the_provisioners(tmp_path: Path) -> None:
         Relay(kits["server"], other)
     with pytest.raises(VerificationError, match="first global model is another"):
         Follower(kits["b"]).receive(run.relay.handout(None), other)
+
+
+@pytest.mark.parametrize("aggregation", [PREVIOUS, METERED])
+def test_metrics_beside_the_model_that_a_project_names(tmp_path: Path, aggregation: dict[str, Any]) -> None:
+    np.savez(tmp_path / "model.npz", **MODEL)
+    run = Relayed(provision(tmp_path, aggregation, initial=str(tmp_path / "model.npz")), metrics=["loss"])
+    for _ in range(2):
+        run.round(metrics={"loss": 2.5})
+    assert run.follower("a").means["loss"] == pytest.approx(2.5, abs=0.1)
 
 
 # What sites may return that is of no use.

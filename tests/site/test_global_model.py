@@ -680,8 +680,9 @@ def huge(files: dict[str, bytes]) -> None:
 
 
 FAULTS: dict[str, Callable[[dict[str, bytes]], object]] = {
-    "an earlier version": header(version=3),
-    "a later version": header(version=5),
+    "an earlier version": header(version=4),
+    "a later version": header(version=6),
+    "a loss that is none": header(lost=1),
     "more fields": header(more=[1]),
     "fewer fields": header(base="gone"),
     "a negative round": header(round=-1),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import nvflare_script
 import torch
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.event_type import EventType
@@ -23,7 +27,7 @@ from nvflare.app_common.decomposers import common_decomposers
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.fuel.utils import fobs
 from provisioned import Federation
-from schedule import SITES, Run, State, Task, Turn, arrays
+from schedule import SITES, Arrays, Run, State, Task, Turn, arrays
 from tasks import TorchTask
 
 from secagg.integrations.nvflare import (
@@ -60,6 +64,47 @@ def run_nvflare(kits: Federation, task: Task, schedule: Sequence[Turn]) -> Run:
     controller.abort_signal = Signal()
     controller.run()
     return run
+
+
+class ScriptTask:
+    """What the job that the tests of NVFlare submit trains."""
+
+    weights: Mapping[str, int] = {"site-1": 4, "site-2": 8, "site-3": 14}  # steps
+
+    def initial(self) -> State:
+        return nvflare_script.network().state_dict()
+
+    def train(self, site: str, round: int, state: State) -> State:
+        network = nvflare_script.network()
+        network.load_state_dict(dict(state))
+        _, steps = nvflare_script.train(network, site, round)
+        assert steps == self.weights[site]
+        return network.state_dict()
+
+
+def run_simulator(kits: Federation, folder: Path) -> dict[str, Arrays]:
+    """Run the job in NVFlare's simulator; return the last global model of each site."""
+    (folder / "notes").mkdir(parents=True)
+    support, sites = Path(nvflare_script.__file__).parent, ScriptTask.weights
+    arguments = ("simulator", folder / "work", folder / "notes", str(len(sites)))
+    done = subprocess.run(
+        [sys.executable, support / "nvflare_submit.py", *arguments],
+        cwd=folder,
+        env=os.environ
+        | {"SECAGG_SIMULATION": "1", "SECAGG_KIT": f"{kits.kits}/{{site}}"}
+        | {"PYTHONPATH": os.pathsep.join([str(support.parents[1]), str(support)])},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
+    final = {}
+    for site in sites:
+        with np.load(folder / "work" / "fedavg_secagg" / site / "simulate_job" / "global_model.npz") as model:
+            final[site] = dict(model)
+    return final
 
 
 class Controller(SecAggFedAvg):

@@ -23,7 +23,8 @@ class Turn:
     sites : tuple of str
         Whose updates are in the sum.
     lost : tuple of str
-        Who trains and encrypts, and whose update gets lost on its way.
+        Who trains and encrypts, and whose update gets lost on its way. It takes part in the next round: a site that
+        returns when only a stored model leads back cannot tell whether what it sent last was in a sum.
     restarts : tuple of str
         Whose process ends after it has encrypted: another one applies the aggregate, and trains in the next rounds,
         with what the first has kept.

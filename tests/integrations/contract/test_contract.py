@@ -18,11 +18,11 @@ from by_flower import run_flower
 from by_grpc import run_grpc
 from by_loop import run_loop
 from by_monai import run_monai
-from by_nvflare import run_nvflare
+from by_nvflare import ScriptTask, run_nvflare, run_simulator
 from by_relay import run_relay
 from by_trainers import run_lightning, run_transformers
 from provisioned import Federation
-from schedule import SCHEDULE, SITES, UNDISTURBED, Driver, Run, Task
+from schedule import SCHEDULE, SITES, UNDISTURBED, Driver, Run, Task, Turn
 from tasks import TASKS, digits
 
 import secagg
@@ -70,7 +70,11 @@ SCHEMES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "bgv-previous": ({"lib": "seal", "config": {"scheme": "BGV", **COARSE}}, PREVIOUS),
     "ckks": ({"lib": "tenseal", "config": CKKS}, FIXED),
 }
+#: Those under which what takes longer is run, too.
+FEW, SLOW = {"flashe", "bgv-previous", "ckks"}, {"brain", "transformers"}
 EXACT = [name for name in SCHEMES if name != "ckks"]
+
+REFERENCES = [(scheme, task) for scheme in EXACT for task in TASKS if scheme in FEW or task not in SLOW]
 
 Make = Callable[[str, str], Federation]
 
@@ -108,25 +112,28 @@ def copied(federation: Federation, folder: Path) -> Federation:
     return Federation(Provisioner.load(folder / "authority"), folder / "kits")
 
 
-RUNS = [(name, task) for name, (_, tasks) in DRIVERS.items() for task in tasks]
+def cases(*schemes: str) -> pytest.MarkDecorator:
+    """Runs a test with each integration, under each of these schemes with which it does not take long."""
+    found = [
+        (name, task, scheme)
+        for name, (_, tasks) in DRIVERS.items()
+        for task in tasks
+        for scheme in schemes
+        if scheme in FEW or (name not in SLOW and task not in SLOW)
+    ]
+    return pytest.mark.parametrize("driven", found, ids="-".join, indirect=True)
 
 
-@pytest.fixture(params=RUNS, ids="-".join)
-def driven(request: pytest.FixtureRequest, made: Make, tmp_path: Path) -> Callable[[str], tuple[str, Run]]:
-    """Runs an integration under a scheme; the name of the task, and what sites have seen."""
-    name, task = request.param
-
-    def run(scheme: str) -> tuple[str, Run]:
-        return task, DRIVERS[name][0](copied(made(scheme, task), tmp_path), TASKS[task](), SCHEDULE)
-
-    return run
+@pytest.fixture
+def driven(request: pytest.FixtureRequest, made: Make, tmp_path: Path) -> tuple[str, str, Run]:
+    """The task and the scheme of a case, and what sites have seen."""
+    name, task, scheme = request.param
+    return task, scheme, DRIVERS[name][0](copied(made(scheme, task), tmp_path), TASKS[task](), SCHEDULE)
 
 
-@pytest.mark.parametrize("scheme", EXACT)
-def test_the_same_bits(
-    driven: Callable[[str], tuple[str, Run]], scheme: str, reference: Callable[[str, str], Run]
-) -> None:
-    task, run = driven(scheme)
+@cases(*EXACT)
+def test_the_same_bits(driven: tuple[str, str, Run], reference: Callable[[str, str], Run]) -> None:
+    task, scheme, run = driven
     expected = reference(scheme, task)
     assert run.begun.keys() == expected.begun.keys()
     for where, state in expected.begun.items():
@@ -137,9 +144,10 @@ def test_the_same_bits(
         assert_same(run.final[site], state, site)
 
 
-def test_the_same_within_what_params_allow(driven: Callable[[str], tuple[str, Run]], made: Make) -> None:
+@cases("ckks")
+def test_the_same_within_what_params_allow(driven: tuple[str, str, Run], made: Make) -> None:
     """Each round adds the weighted mean difference of its sites; all sites have the same global model after it."""
-    task, run = driven("ckks")
+    task, _, run = driven
     weights, config = TASKS[task].weights, made("ckks", task).provisioner.project.config
     codec = codec_for(config.params, config.aggregation)
     for round, turn in enumerate(SCHEDULE):
@@ -162,8 +170,7 @@ def test_the_same_within_what_params_allow(driven: Callable[[str], tuple[str, Ru
         assert_own(state, task, site)
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("scheme", EXACT)
+@pytest.mark.parametrize(("scheme", "task"), REFERENCES, ids="-".join)
 def test_all_sites_have_one_global_model(reference: Callable[[str, str], Run], task: str, scheme: str) -> None:
     run = reference(scheme, task)
     for round, turn in enumerate(SCHEDULE):
@@ -176,8 +183,7 @@ def test_all_sites_have_one_global_model(reference: Callable[[str, str], Run], t
         assert_own(state, task, site)
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("scheme", EXACT)
+@pytest.mark.parametrize(("scheme", "task"), REFERENCES, ids="-".join)
 def test_a_carry_that_is_lost_would_be_seen(
     reference: Callable[[str, str], Run], made: Make, task: str, scheme: str, tmp_path: Path
 ) -> None:
@@ -188,6 +194,21 @@ def test_a_carry_that_is_lost_would_be_seen(
     run = by_loop.run_loop(copied(made(scheme, task), tmp_path), TASKS[task](), SCHEDULE, forget)
     one, other = run.final["site-1"], reference(scheme, task).final["site-1"]
     assert any(not np.array_equal(one[name], value) for name, value in other.items())
+
+
+@pytest.mark.long
+def test_nvflares_simulator_has_the_same_bits(tmp_path: Path) -> None:
+    """The short form is `by_nvflare`, in this process; here clients are processes, and what they do is a script."""
+    aggregation = {"min_clients": 3, "max_clients": 5, "max_abs": 1.0, "max_weight": 15}
+    sites = tuple(ScriptTask.weights)
+    kits = Federation.make(
+        tmp_path / "kits", sites=list(sites), hosts=[], he=SCHEMES["flashe"][0], aggregation=aggregation
+    )
+    expected = run_loop(copied(kits, tmp_path / "loop"), ScriptTask(), (Turn(sites),) * 3)
+    final = run_simulator(kits, tmp_path / "simulator")
+    assert final.keys() == expected.final.keys()
+    for site, state in expected.final.items():
+        assert_same(final[site], state, site)
 
 
 def test_digits_are_learnt(reference: Callable[[str, str], Run]) -> None:

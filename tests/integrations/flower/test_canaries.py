@@ -106,7 +106,7 @@ def test_attribute_of_fedavg(name: str) -> None:
     assert hasattr(FedAvg(), name)
 
 
-@pytest.mark.parametrize("kind", ["TRAIN", "EVALUATE"])
+@pytest.mark.parametrize("kind", ["TRAIN", "EVALUATE", "QUERY"])
 def test_kind_of_message(kind: str) -> None:
     assert getattr(MessageType, kind) == kind.lower()
 

@@ -25,8 +25,9 @@ from flwr.serverapp.strategy import (
 )
 from provisioned import Federation
 
-from secagg.errors import ConfigError, KeyFileError, LayoutError, QuorumError, StateError
+from secagg.errors import ConfigError, ImplausibleSumError, KeyFileError, LayoutError, QuorumError, StateError
 from secagg.integrations.flower import SecAggStrategy, secagg_mod
+from secagg.site import Follower
 
 ALL = FedAvg(min_train_nodes=3, min_available_nodes=3)
 
@@ -351,6 +352,66 @@ def test_metrics_that_differ(federation: Federation, caplog: pytest.LogCaptureFi
     assert "tell different metrics" in caplog.text
     assert not result.train_metrics_clientapp
     assert result.evaluate_metrics_clientapp
+
+
+ODD: dict[str, Callable[[MetricRecord], Any]] = {
+    "a list": lambda told: told.update({name: [1.0, 2.0] for name in told.keys() - {"num-examples"}}),
+    "another": lambda told: told.update({"more": 1}),
+}
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD.keys())
+def test_node_whose_metrics_are_odd(
+    federation: Federation, caplog: pytest.LogCaptureFixture, odd: Callable[[MetricRecord], Any], kind: str
+) -> None:
+    """Others tell theirs in vain; the run goes on."""
+
+    def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        reply = call_next(message, context)
+        if message.metadata.message_type == kind:
+            odd(reply.content["metrics"])
+        return reply
+
+    nodes = [Stepper(1, mods=(mod, secagg_mod)), Stepper(2), Stepper(3)]
+    result, _ = run(federation, nodes, 2)
+    assert caplog.text.count("tell different metrics") == 2
+    assert (kind == "train") != bool(result.train_metrics_clientapp)
+    assert (kind == "evaluate") != bool(result.evaluate_metrics_clientapp)
+    np.testing.assert_allclose(nodes[0].evaluated[1]["w"], FIRST["w"] + 2 * 14 / 6, atol=1e-4)
+
+
+def test_stored_model_that_nobody_asked_for(federation: Federation, caplog: pytest.LogCaptureFixture) -> None:
+    def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        message.content["secagg"]["store"] = True
+        return call_next(message, context)
+
+    nodes = [Stepper(1, mods=(mod, secagg_mod)), Stepper(2), Stepper(3)]
+    grid = grid_of(federation, nodes)
+    inner = FedAvg(fraction_evaluate=0.0)
+    SecAggStrategy(inner, federation["server"]).start(grid, to_record(FIRST), 1)
+    assert "node 100: the reply has a global model, for which another node is asked" in caplog.text
+
+
+def test_kind_of_message_that_no_app_has_by_now(federation: Federation) -> None:
+    """Apps of older releases answer it with their model, in the clear."""
+    asked = Message(RecordDict(), dst_node_id=100, message_type="query")
+    asked.metadata.__dict__["_message_type"] = "get_parameters"
+    context = Context(7, 100, {"secagg-kit": str(federation["site-0"])}, RecordDict(), {})
+    with pytest.raises(StateError, match="this node sends nothing"):
+        secagg_mod(asked, context, lambda message, context: pytest.fail("the app was asked"))
+
+
+def test_sum_that_cannot_be_used(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its error names what the server must not read."""
+
+    def receive(*arguments: Any) -> dict[str, Any]:
+        raise ImplausibleSumError("the sum of weights is 123456")
+
+    monkeypatch.setattr(Follower, "receive", receive)
+    with pytest.raises(QuorumError, match="the sum cannot be used: the log of this node tells why") as caught:
+        run(federation, [Stepper(1), Stepper(2)])
+    assert "123456" not in str(caught.value)
 
 
 def test_model_that_cannot_be_aggregated(federation: Federation) -> None:

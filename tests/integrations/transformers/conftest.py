@@ -15,6 +15,6 @@ __all__ = ["kits", "one_state", "sites"]
 
 @pytest.fixture(autouse=True)
 def one_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sites are threads here: arguments of one would begin accelerate's state anew under the training of another."""
+    """Sites are threads: new arguments of one would begin accelerate's state anew while another one trains."""
     AcceleratorState._reset_state(reset_partial_state=True)
     monkeypatch.setattr(AcceleratorState, "_reset_state", lambda *_, **__: None)
