@@ -56,7 +56,7 @@ class SecAggCallback(TrainerCallback):
             raise ConfigError("SecAggCallback takes part for one process; start training without a launcher")
         if state.num_train_epochs == sys.maxsize:  # the Trainer's word for a dataset without a length
             raise ConfigError("an epoch is a round, and this dataset has no length: give one that has")
-        self._rounds.close()
+        self.close()
         network = kwargs["model"]
         weight = len(kwargs["train_dataloader"].dataset) if self._weight is None else self._weight
         self._rounds = train_rounds(self._kit, self._session, network, weight, state.num_train_epochs)
@@ -77,6 +77,10 @@ class SecAggCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Leave the federation, if training ends before its rounds."""
+        self.close()
+
+    def close(self) -> None:
+        """Leave the federation and free the kit: after an error or Ctrl-C, of which the Trainer tells no callback."""
         self._rounds.close()
 
     def _next(self, control: TrainerControl) -> None:

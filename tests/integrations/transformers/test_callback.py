@@ -191,6 +191,6 @@ def test_what_an_error_leaves_behind_ends_quietly(sites: Sites, tmp_path: Path) 
     session.close()
     with pytest.raises(ConfigError, match="one kit, one process"):
         next(train_rounds(sites["a"], session, bert(), 6, ROUNDS))
-    callback._rounds.close()
+    callback.close()
     with sites.session("a") as session:
         assert next(train_rounds(sites["a"], session, bert(), 6, ROUNDS)) == 0
