@@ -277,7 +277,10 @@ class Project:
         """
         other = Project.from_bytes(blob)
         if (other.authority, other.name) != (self.authority, self.name):
-            raise SignatureError(f"the manifest of project {other.name} is not of the authority of {self.name}")
+            raise SignatureError(
+                f"the manifest of project {other.name} is not of the authority of {self.name}: the kits of server and "
+                "site are of different `secagg provision`; open those of one"
+            )
         if other.serial < self.serial:
             raise VerificationError(
                 f"the manifest has serial {other.serial}, an earlier one had {self.serial}: the server's kit is out of "
