@@ -8,8 +8,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from secagg.integrations import exported
 
 if TYPE_CHECKING:
     from .mod import secagg_mod
@@ -17,14 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SecAggStrategy", "secagg_mod"]
 
+_MODULES = {"SecAggStrategy": "strategy", "secagg_mod": "mod"}
+
 
 def __getattr__(name: str) -> Any:
     # Flower loads when a name is first used, and the server never loads what encrypts.
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        return getattr(import_module(".mod" if name == "secagg_mod" else ".strategy", __name__), name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and error.name.partition(".")[0] == "flwr":
-            raise ImportError("secagg in Flower needs flwr: install secagg[flower]") from error
-        raise
+    return exported(__name__, _MODULES, name, "in Flower", ("flwr",))

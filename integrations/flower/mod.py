@@ -61,6 +61,8 @@ def secagg_mod(message: Message, context: Context, call_next: ClientAppCallable)
         if not isinstance(kept, MetricRecord) or kept.get(ROUND) != handout.round:  # of an older model
             kept = MetricRecord()
         evaluated = {name: _pop(kept, name) for name in handout.metrics if name in kept}
+        if (never := sorted(set(handout.metrics) - private.keys() - evaluated.keys())) and ROUND in kept:
+            log.warning("secagg: the app has no metric %s; in the clear it tells %s", ", ".join(never), sorted(told))
         if evaluated.keys() & private:
             raise LayoutError(f"train and evaluate both tell {', '.join(evaluated.keys() & private)}: name them apart")
         with _untold("a value or the weight is out of bounds"):

@@ -147,7 +147,7 @@ class SecAggStrategy(Strategy):
             silent.discard(node)
             try:
                 if reply.has_error():
-                    raise TransportError(shown(reply.error.reason))
+                    raise TransportError(shown(_last_line(reply.error.reason)))
                 take(reply)
                 accepted.append(reply)
                 self._known[node] = self._begun().round
@@ -186,3 +186,8 @@ def _keep_metrics(reply: Message) -> None:
         raise FormatError(f"the reply tells {WEIGHT!r}, where 1 is due: it has not gone through secagg_mod")
     for key in [key for key, record in reply.content.items() if isinstance(record, ArrayRecord)]:
         del reply.content[key]
+
+
+def _last_line(reason: str | None) -> str:
+    """Return what an error says: of Ray's traceback, in which line ends are written out, the end."""
+    return (reason or "").replace("\\n", "\n").rstrip("\n '\")]}").rpartition("\n")[2]

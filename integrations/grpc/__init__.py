@@ -21,8 +21,9 @@ Site::
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from secagg.integrations import exported
 
 if TYPE_CHECKING:
     from .server import Server
@@ -35,11 +36,4 @@ _MODULES = {"Server": "server", "SiteSession": "session"}
 
 def __getattr__(name: str) -> Any:
     # grpc and cryptography load when a name is first used.
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and error.name.partition(".")[0] in ("grpc", "grpc_health", "google", "cryptography"):
-            raise ImportError(f"secagg over gRPC needs {error.name}: install secagg[grpc]") from error
-        raise
+    return exported(__name__, _MODULES, name, "over gRPC", ("grpc", "grpc_health", "google", "cryptography"))

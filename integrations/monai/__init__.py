@@ -14,20 +14,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from secagg.integrations import exported
+
 if TYPE_CHECKING:
     from .handler import SecAggHandler
 
 __all__ = ["SecAggHandler"]
 
+_MODULES = {"SecAggHandler": "handler"}
+
 
 def __getattr__(name: str) -> Any:
     # torch and Ignite load when the handler is first used.
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        from .handler import SecAggHandler
-    except ModuleNotFoundError as error:
-        if error.name is not None and error.name.partition(".")[0] in ("torch", "ignite"):
-            raise ImportError(f"secagg in MONAI needs {error.name}: install secagg[monai]") from error
-        raise
-    return SecAggHandler
+    return exported(__name__, _MODULES, name, "in MONAI", ("torch", "ignite"))

@@ -1,7 +1,8 @@
 """secagg in NVIDIA FLARE 2.9: federated averaging whose server cannot read what it adds. See docs/nvflare.md."""
 
-from importlib import import_module
 from typing import Any
+
+from secagg.integrations import exported
 
 _NAMES = {
     "recipe": ["SecAggFedAvgRecipe"],
@@ -14,7 +15,4 @@ __all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    # NVFlare loads when one of them is first used.
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    return exported(__name__, _MODULES, name, "in NVFlare", ("nvflare",))

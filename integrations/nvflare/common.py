@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from secagg.errors import ConfigError, FormatError
+from secagg.errors import ConfigError, FormatError, KeyFileError
 from secagg.protocol import Handout
 
 from . import framework as nvflare
@@ -21,7 +21,9 @@ _PARTS = {"secagg.facts": dict, "secagg.blobs": dict, "secagg.first": dict, "sec
 def find_kit(fl_ctx: nvflare.FLContext, name: str) -> Path:
     """Return the folder of a party's kit, which no job can name: whoever submits the job would choose the keys."""
     if os.environ.get("SECAGG_SIMULATION") != "1":
-        return Path(fl_ctx.get_workspace().get_startup_kit_dir(), FOLDER)
+        if not (folder := Path(fl_ctx.get_workspace().get_startup_kit_dir(), FOLDER)).exists():
+            raise KeyFileError(f"no {folder}: SecAggBuilder makes it; a simulation has SECAGG_SIMULATION=1, SECAGG_KIT")
+        return folder
     if "{site}" not in (place := os.environ.get("SECAGG_KIT", "")):
         raise ConfigError(f"SECAGG_KIT is {place!r}; with SECAGG_SIMULATION=1, name the kits: /path/of/kits/{{site}}")
     return Path(place.replace("{site}", name))

@@ -12,21 +12,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from secagg.integrations import exported
+
 if TYPE_CHECKING:
     from .callback import SecAggCallback
 
 __all__ = ["SecAggCallback"]
 
+_MODULES = {"SecAggCallback": "callback"}
+
 
 def __getattr__(name: str) -> Any:
     # torch and Transformers load when the callback is first used.
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        from .callback import SecAggCallback
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing in ("torch", "transformers"):
-            raise ImportError(f"secagg in Transformers needs {missing}: install secagg[transformers]") from error
-        raise
-    return SecAggCallback
+    return exported(__name__, _MODULES, name, "in Transformers", ("torch", "transformers", "accelerate"))

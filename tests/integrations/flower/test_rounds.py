@@ -155,6 +155,15 @@ def test_metrics(tmp_path: Path, names: list[str]) -> None:
     assert len(told) == 2
 
 
+def test_a_metric_that_no_app_has(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A name that was misspelt: the app's own goes in the clear, and that must be said."""
+    federation = federate(tmp_path, 2, aggregation={"max_abs": METERED})
+    grid = grid_of(federation, [Stepper(1), Stepper(2)])
+    result = SecAggStrategy(FedAvg(), federation["server"], metrics=["los"]).start(grid, to_record(FIRST), 2)
+    assert set(result.train_metrics_clientapp[2]) == {"loss"}
+    assert caplog.text.count("the app has no metric los; in the clear it tells ['loss']") == 2
+
+
 def test_metrics_of_an_older_model(tmp_path: Path) -> None:
     """What a node has found before it missed a round does not count for a later model: then there is no mean."""
     federation = federate(tmp_path, 3, aggregation={"max_abs": METERED})
