@@ -190,4 +190,5 @@ def _keep_metrics(reply: Message) -> None:
 
 def _last_line(reason: str | None) -> str:
     """Return what an error says: of Ray's traceback, in which line ends are written out, the end."""
-    return (reason or "").replace("\\n", "\n").rstrip("\n '\")]}").rpartition("\n")[2]
+    lines = (reason or "").replace("\\n", "\n").split("\n")
+    return next((line for line in reversed(lines) if any(map(str.isalnum, line))), "")

@@ -417,3 +417,13 @@ def test_sum_that_cannot_be_used(federation: Federation, monkeypatch: pytest.Mon
 def test_model_that_cannot_be_aggregated(federation: Federation) -> None:
     with pytest.raises(LayoutError):
         SecAggStrategy(FedAvg(), federation["server"]).start(grid_of(federation, []), ArrayRecord())
+
+
+def test_of_a_traceback_the_last_line_is_shown() -> None:
+    """As Ray writes it: its line ends are characters."""
+    from secagg.integrations.flower.strategy import _last_line
+
+    told = "KeyFileError: /kits/site-0 is no kit (it has neither key)"
+    assert _last_line(f"RayTaskError('Traceback\\n  File x\\n{told}\\n')") == told
+    assert _last_line(told) == told
+    assert _last_line(None) == ""
