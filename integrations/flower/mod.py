@@ -23,7 +23,8 @@ def secagg_mod(message: Message, context: Context, call_next: ClientAppCallable)
 
     The app finds the global model in ``train`` and ``evaluate`` where it always does, and replies as always. Its
     integer tensors stay its own. Its ``num-examples`` is the private weight, in whose place 1 is told; metrics that
-    `SecAggStrategy` names travel encrypted with the next update, and what is told is their latest mean over all nodes.
+    `SecAggStrategy` names travel encrypted with the next update, and their mean over all nodes is told once the sum of
+    the round after has confirmed it.
 
     The kit is the folder ``secagg-kit`` of the SuperNode's ``--node-config``. Where the environment says
     ``SECAGG_SIMULATION=1``, it may be ``secagg-kit`` of the run's configuration, or ``SECAGG_KIT`` of the environment,

@@ -164,7 +164,8 @@ class Follower:
             return
         client = Client.load(kit)
         if self.model is not None:
-            client.restore_carry(self._client.carry())
+            if self._client.begun:  # else the next update says that a carry may be lost
+                client.restore_carry(self._client.carry())
             self.model.site = client
         self._kit, self._client = kit, client
 

@@ -430,6 +430,22 @@ def test_manifests(tmp_path: Path) -> None:
         run.follower("a", old)
 
 
+def test_a_newer_manifest_hides_no_loss(tmp_path: Path) -> None:
+    """A site that has lost its state says so with its next update, also if sites were added meanwhile."""
+    he = {"lib": "flashe", "config": {"value_bits": 3, "rounding": "nearest", "error_feedback": True}}
+    kits = provision(tmp_path / "first", FIXED, he=he)
+    later = kits.change(tmp_path, lambda provisioner, changed, out: provisioner.add(("d",), changed, out))
+    run = Relayed(kits)
+    run.round()
+    run.states.pop("a")
+    run.rounds.pop("a")
+    run.keep(run.follower("a"))
+    handout = replace(run.handout("a"), manifest=(later["server"] / "project.secagg").read_bytes())
+    follower = run.follower("a", handout)
+    with pytest.warns(UserWarning, match="what rounding dropped from the site's earlier updates"):
+        follower.encrypt(MODEL, 1.0)
+
+
 def test_a_first_model_that_is_not_the_provisioners(tmp_path: Path) -> None:
     """Who has signed the manifest has signed the digest of the first model: a server cannot choose another."""
     np.savez(tmp_path / "model.npz", **MODEL)
