@@ -8,7 +8,8 @@ import sys
 
 import pytest
 import yaml
-from measured import BACKENDS
+
+from secagg.bench.settings import SETTINGS
 
 
 @pytest.mark.parametrize("backend", ["seal-bgv-10", "flashe-11"])
@@ -16,7 +17,7 @@ def test_dice(backend, benchmark, report, progress, tmp_path):
     """``secagg demo --config FILE``, with the demo's own bounds."""
     aggregation = {"min_clients": 2, "max_clients": 30, "max_abs": 0.5, "max_weight": 32}
     path, out = tmp_path / "config.yaml", tmp_path / "run"
-    path.write_text(yaml.safe_dump({"he": BACKENDS[backend], "aggregation": aggregation}))
+    path.write_text(yaml.safe_dump({"he": SETTINGS[backend].he, "aggregation": aggregation}))
     command = [sys.executable, "-m", "secagg.cli", "demo", "--config", str(path), "--run-dir", str(out)]
     progress("two federations train")
     benchmark.pedantic(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))

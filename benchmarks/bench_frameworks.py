@@ -15,13 +15,13 @@ from flower_grid import ToyGrid
 from flower_nodes import to_record
 from flower_sides import Changer, ForgetfulGrid, nodes_of
 from flwr.serverapp.strategy import FedAvg
-from measured import BACKENDS
 from million import INITIAL, RAW_NBYTES, draw_change, error_bound, limits, max_error, weighted_mean
 from nvflare_sides import Clear, OwnHE, SecAgg
 from provisioned import Federation
 from report import TARGETS, Target
 
 import secagg
+from secagg.bench.settings import SETTINGS
 from secagg.integrations.flower import SecAggStrategy
 from secagg.trust import load_server_kit
 
@@ -58,7 +58,7 @@ def test_nvflare(benchmark, report, times, tmp_path_factory):
     changes = {site: draw_change(number) for number, site in enumerate(steps)}
     expected = weighted_mean(changes, steps)
     sides = {"clear": Clear(list(steps), SERVERS), "own HE": OwnHE(list(steps), SERVERS)}
-    sides |= {name: SecAgg(tmp_path_factory.mktemp(name), BACKENDS[name], steps, SERVERS) for name in MEASURED}
+    sides |= {name: SecAgg(tmp_path_factory.mktemp(name), SETTINGS[name].he, steps, SERVERS) for name in MEASURED}
     sending, taking = {name: times() for name in sides}, {name: times() for name in sides}
     up, down, errors = {}, {}, dict.fromkeys(sides, 0.0)
 
@@ -103,7 +103,7 @@ def test_flower_upload(backend, worst, benchmark, report, tmp_path):
     """All that a node pushes after training: the objects of its reply, as they are serialised."""
     steps = {"site-1": 10, "site-2": 20, "site-3": 30}
     changes = {site: draw_change(number) for number, site in enumerate(steps)}
-    federation = Federation.make(tmp_path, sites=list(steps), he=BACKENDS[backend], aggregation=limits(steps))
+    federation = Federation.make(tmp_path, sites=list(steps), he=SETTINGS[backend].he, aggregation=limits(steps))
     apps = {site: Changer(changes[site], steps[site]) for site in steps}
     grid = ToyGrid(*nodes_of(federation, apps))
     strategy = SecAggStrategy(FedAvg(), federation["server"])
@@ -129,7 +129,7 @@ def test_flower_memory(benchmark, report, progress, tmp_path):
         steps = {f"site-{number}": number for number in range(1, count + 1)}
         folder = tmp_path / str(count)
         folder.mkdir()
-        federation = Federation.make(folder, sites=list(steps), he=BACKENDS["flashe-16"], aggregation=limits(steps))
+        federation = Federation.make(folder, sites=list(steps), he=SETTINGS["flashe-16"].he, aggregation=limits(steps))
         change = draw_change(0)
         apps = {site: Changer(change, number) for site, number in steps.items()}
         grid = ForgetfulGrid.make(folder, *nodes_of(federation, apps))

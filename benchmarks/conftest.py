@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 import tenseal as ts
 import torch
-from measured import BACKENDS, CLARA
 from pytest_benchmark.fixture import BenchmarkFixture
 from report import Report
 
 import secagg
+from secagg.bench.settings import CLARA, SETTINGS
 from secagg.trust.key import KeyPair
 
 RESULTS = Path(__file__).parent / "results.json"
@@ -139,11 +139,11 @@ def flat(model: dict[str, torch.Tensor]) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def configure() -> Callable[..., secagg.Config]:
-    """``configure(backend, encrypt, **aggregation)``; a backend is one of `BACKENDS`."""
+    """``configure(backend, encrypt, **aggregation)``; a backend is one of `SETTINGS`."""
 
     def config(backend: str = "tenseal", encrypt: str = "all", **aggregation: float) -> secagg.Config:
         numbers = {**AGGREGATION, **aggregation}
-        return secagg.Config.from_dict({"he": BACKENDS[backend], "encrypt": encrypt, "aggregation": numbers})
+        return secagg.Config.from_dict({"he": SETTINGS[backend].he, "encrypt": encrypt, "aggregation": numbers})
 
     return config
 

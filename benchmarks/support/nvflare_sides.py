@@ -11,7 +11,6 @@ from unittest.mock import patch
 
 import numpy as np
 import tenseal as ts
-from measured import CLARA
 from million import INITIAL, State, error_bound, limits
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.event_type import EventType
@@ -28,6 +27,7 @@ from nvflare.fuel.utils import fobs
 from nvflare.lighter.impl.he import HEBuilder
 from provisioned import Federation
 
+from secagg.bench.settings import CLARA
 from secagg.integrations.nvflare import SecAggAggregator, SecAggPersistor
 from secagg.integrations.nvflare.common import UPDATE, unpack
 from secagg.protocol import Handout

@@ -1,8 +1,7 @@
 """Peak memory of one task in a process of its own: ``python peak_memory.py TASK FOLDER``, the result as JSON.
 
 The folder holds ``config.json``, both key files and ``model.npz``. A task sets itself up first; what is reported is
-the process's peak after the task less its resident memory before. The kernel's high-water mark is of this process
-only, unlike ``ru_maxrss``, which survives fork and exec.
+the process's peak after the task less its resident memory before.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from typing import TextIO
 import numpy as np
 
 import secagg
+from secagg.bench.memory import peak, resident
 
 
 def encrypt(folder: Path) -> Callable[[], int]:
@@ -87,13 +87,6 @@ def _model(folder: Path) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def _memory(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise SystemExit(f"/proc/self/status has no {field}")
-
-
 def _own_stdout() -> TextIO:
     """Keep stdout for answers: what libraries print goes to stderr."""
     own = os.fdopen(os.dup(1), "w")
@@ -104,8 +97,8 @@ def _own_stdout() -> TextIO:
 if __name__ == "__main__":
     answers = _own_stdout()
     run = TASKS[sys.argv[1]](Path(sys.argv[2]))
-    start = _memory("VmRSS")
+    start = resident()
     result = run()
-    above = _memory("VmHWM") - start
+    above = peak() - start
     libraries = sorted({"tenseal", "Pyfhel", "torch"} & sys.modules.keys())
     print(json.dumps({"start": start, "above": above, "result": result, "libraries": libraries}), file=answers)

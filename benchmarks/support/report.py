@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import secagg_ext
-
-LIBRARIES = ("secagg", "numpy", "tenseal", "Pyfhel", "seal-python", "cryptography", "blake3", "zstandard")
+from secagg.bench.machine import machine
 
 
 @dataclass(frozen=True)
@@ -177,25 +171,6 @@ class Report:
             "met" if row.met else "NOT MET",
             row.detail,
         )
-
-
-def machine() -> dict[str, Any]:
-    """Return what the numbers depend on."""
-    return {
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "kernels": secagg_ext.IMPLEMENTATION,
-        "libraries": {name: version(name) for name in LIBRARIES},
-        "load_average": round(os.getloadavg()[0], 2),
-    }
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def _backend_cells(row: BackendRow) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""The command line: ``secagg plan | provision | unpack | doctor | serve | site | status | demo …``."""
+"""The command line: ``secagg plan | provision | unpack | doctor | serve | site | status | demo | bench …``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ..ui.terminal import accept_any_text
 from . import (
     add_site,
     backends,
+    bench,
     demo,
     doctor,
     inspect,
@@ -60,6 +61,7 @@ _COMMANDS = (
     site,
     status,
     demo,
+    bench,
     inspect,
     backends,
 )

@@ -1,0 +1,27 @@
+"""Memory of this process, as the kernel counts it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import SecAggError
+
+
+def resident() -> int:
+    """Return the bytes that are in memory now."""
+    return _field("VmRSS")
+
+
+def peak() -> int:
+    """Return the most bytes that have been in memory.
+
+    The kernel's high-water mark is of this process alone, unlike ``ru_maxrss``, which survives fork and exec.
+    """
+    return _field("VmHWM")
+
+
+def _field(name: str) -> int:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1]) * 1024
+    raise SecAggError(f"/proc/self/status has no {name}: memory is measured on Linux")
