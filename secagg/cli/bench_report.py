@@ -14,7 +14,9 @@ secagg bench report results --out pages"""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Make one HTML page, and a PNG of each figure, from the JSON files that other benchmarks wrote with --out."""
-    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", default=Path(), help="of the JSON files (default: .)")
+    parser.add_argument(
+        "folder", nargs="?", type=Path, metavar="FOLDER", default=Path(), help="of the JSON files (default: .)"
+    )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="for page and pictures (default: beside the files)")
 
 

@@ -27,7 +27,10 @@ def model_results() -> Results:
     for (name, setting), (size, encrypt, add, decrypt) in zip(SETTINGS.items(), _COSTS, strict=True):
         lib = str(setting.he.get("lib") or {"exact": "seal", "smallest": "flashe"}[name])
         scheme = "FLASHE" if lib == "flashe" else str(setting.he.get("config", {}).get("scheme", "BGV"))
-        times = {f"{step}_seconds": _thrice(value) for step, value in (("encrypt", encrypt), ("add", add), ("decrypt", decrypt))}
+        times = {
+            f"{step}_seconds": _thrice(value)
+            for step, value in (("encrypt", encrypt), ("add", add), ("decrypt", decrypt))
+        }
         rows.append(
             {
                 "setting": name,
@@ -45,7 +48,9 @@ def model_results() -> Results:
                 "problem": None,
             }
         )
-    rows.append({"setting": "other", "title": "another", "lib": "other", "scheme": "CKKS", "problem": "it is <not> there"})
+    rows.append(
+        {"setting": "other", "title": "another", "lib": "other", "scheme": "CKKS", "problem": "it is <not> there"}
+    )
     return Results("model", "secagg bench segresnet.json", {"model": MODEL, "sites": 30, "rows": rows}, DATE, MACHINE)
 
 
@@ -207,7 +212,10 @@ def growth_results() -> Results:
         ],
         "extrapolation": [
             {**of, "sites": 10_000, "parameters": 10**6, "value": 120.0, "how": "by bytes"}
-            for of in ({"what": "additions", "setting": "tenseal", "unit": "s"}, {"what": "kits", "setting": None, "unit": "B"})
+            for of in (
+                {"what": "additions", "setting": "tenseal", "unit": "s"},
+                {"what": "kits", "setting": None, "unit": "B"},
+            )
         ],
     }
     return Results("growth", "secagg bench growth", data, DATE, MACHINE)

@@ -46,7 +46,15 @@ def _draw_size(results: Results, theme: Theme) -> Figure:
         middle = mid(times)
         spans = [[middle - min(times)], [max(times) - middle]]
         axes.errorbar(
-            middle, nbytes, xerr=spans, color=style.colour, marker=style.marker, markersize=8, alpha=0.85, elinewidth=1, capsize=3
+            middle,
+            nbytes,
+            xerr=spans,
+            color=style.colour,
+            marker=style.marker,
+            markersize=8,
+            alpha=0.85,
+            elinewidth=1,
+            capsize=3,
         )
         ends.append((middle, nbytes, f"{row['title']}  {show_ratio(nbytes / raw)}", style.colour))
     axes.margins(0.08)
@@ -112,7 +120,9 @@ def _draw_peers(results: Results, theme: Theme) -> Figure:
         for place, (row, value) in enumerate(zip(rows, values, strict=True)):
             style = look[row["group"]]
             if not value:
-                axes.text(0.03, place, "not measured", transform=axes.get_yaxis_transform(), va="center", color=theme.muted)
+                axes.text(
+                    0.03, place, "not measured", transform=axes.get_yaxis_transform(), va="center", color=theme.muted
+                )
                 continue
             axes.barh(place, value - start, left=start, height=0.55, color=style.colour, hatch=style.hatch)
             base = _value(raw, key) if raw is not None and raw is not row else 0

@@ -15,7 +15,9 @@ from ..results import Results
 
 _NUMBER, _NUMBERS, _MAYBE, _FLAG = "a number", "a list of numbers", "a number or null", "true or false"
 _MODEL = {"name": "a text", "parameters": _NUMBER, "raw_nbytes": _NUMBER}
-_TARGETS = [{"title": "a text", "measured": _NUMBER, "limit": _NUMBER, "at_least": _FLAG, "unit": "a text", "met": _FLAG}]
+_TARGETS = [
+    {"title": "a text", "measured": _NUMBER, "limit": _NUMBER, "at_least": _FLAG, "unit": "a text", "met": _FLAG}
+]
 _PARTS = {f"{part}_seconds": _NUMBER for part in ("train", "encrypt", "upload", "add", "download", "decrypt", "round")}
 
 #: What is read of each kind. A list stands for any number of what is in it; a row with a ``problem`` has no numbers.
@@ -107,14 +109,30 @@ _SHAPES: Mapping[str, Any] = {
             }
         ],
         "slopes": [
-            {"what": "a text", "setting": "a text", "slope": _NUMBER, "low": _NUMBER, "high": _NUMBER, "r_squared": _NUMBER}
+            {
+                "what": "a text",
+                "setting": "a text",
+                "slope": _NUMBER,
+                "low": _NUMBER,
+                "high": _NUMBER,
+                "r_squared": _NUMBER,
+            }
         ],
-        "limits": [{"what": "a text", "why": "a text"}],
+        "limits": [{"what": "a text", "at": _MAYBE, "why": "a text"}],
         "extrapolation": [
-            {"what": "a text", "value": _NUMBER, "unit": "a text", "how": "a text", "sites": _NUMBER, "parameters": _NUMBER}
+            {
+                "what": "a text",
+                "value": _NUMBER,
+                "unit": "a text",
+                "how": "a text",
+                "sites": _NUMBER,
+                "parameters": _NUMBER,
+            }
         ],
     },
-    "bench": {"targets": [{**_TARGETS[0], "name": "a text", "date": "a text", "processor": "a text", "cores": _NUMBER}]},
+    "bench": {
+        "targets": [{**_TARGETS[0], "name": "a text", "date": "a text", "processor": "a text", "cores": _NUMBER}]
+    },
 }
 _HISTORY = {
     "date": "a text",
@@ -173,7 +191,10 @@ def read_folder(path: Path) -> Folder:
     one = {kind: results for kind, (_, results) in others.items()}
     return Folder(
         models,
-        *(one.get(kind) for kind in ("peers", "clara", "growth", "bench")),
+        one.get("peers"),
+        one.get("clara"),
+        one.get("growth"),
+        one.get("bench"),
         history=_read_history(path / "history.jsonl") if "history.jsonl" in names else (),
         sizes=_read_sizes(path),
     )

@@ -30,7 +30,8 @@ def gate_chart(history: Sequence[Line]) -> Chart:
     return Chart(
         "history",
         f"The gate's history, {len(history)} run{'' if len(history) == 1 else 's'}",
-        f"Time by a calibration of the same run, commit by commit. The last, {last['commit'][:8]}, by its base: {'; '.join(rows)}.",
+        "Time by a calibration of the same run, commit by commit. "
+        f"The last, {last['commit'][:8]}, by its base: {'; '.join(rows)}.",
         "Points: time by the calibration of the same run, so that machines can be compared. Bars: the interval of "
         "change by base, carried over. Hollow: an interval that excludes 1.",
         COMMAND,
@@ -68,7 +69,11 @@ def _draw(history: Sequence[Line], theme: Theme) -> Figure:
         axes.set_xlim(-0.6, len(history) - 0.4)
         step = 1 + len(history) // 9
         axes.set_xticks(
-            range(0, len(history), step), [line["commit"][:7] for line in history[::step]], rotation=45, ha="right", size=8
+            range(0, len(history), step),
+            [line["commit"][:7] for line in history[::step]],
+            rotation=45,
+            ha="right",
+            size=8,
         )
         axes.grid(axis="y", alpha=0.8)
     for axes in panels[len(names) :]:

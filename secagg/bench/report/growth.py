@@ -37,7 +37,10 @@ Part = tuple[str, str, Callable[[float], str]]
 
 def growth_charts(results: Results) -> Iterator[Chart]:
     """Yield the figures of a file of kind ``"growth"``: those for which it has rows."""
-    for axis, parts, what in (("parameters", _PARAMETERS, "parameters of the model"), ("sites", _SITES, "sites of a round")):
+    for axis, parts, what in (
+        ("parameters", _PARAMETERS, "parameters of the model"),
+        ("sites", _SITES, "sites of a round"),
+    ):
         if rows := results.data[axis]:
             least, most = min(row[axis] for row in rows), max(row[axis] for row in rows)
             yield Chart(
@@ -107,9 +110,7 @@ def _by_setting(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return found
 
 
-def _draw_growth(
-    rows: Sequence[Row], axis: str, parts: Sequence[Part], what: str, theme: Theme
-) -> Figure:
+def _draw_growth(rows: Sequence[Row], axis: str, parts: Sequence[Part], what: str, theme: Theme) -> Figure:
     figure = new_figure(10, 2.7 * (len(parts) // 2))
     look = looks(list(_by_setting(rows)))
     panels: Sequence[Axes] = list(figure.subplots(len(parts) // 2, 2, sharex=True).flat)

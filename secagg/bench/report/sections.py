@@ -99,7 +99,7 @@ def sections(folder: Folder) -> Iterator[Section]:
     yield Section(
         "gate",
         "The gate's history",
-        "Each run of the gate builds a change and its base and measures both in turn; what is slower beyond noise fails.",
+        "Each run builds a change and its base and measures both in turn; what is slower beyond noise fails.",
         GATE_COMMAND,
         [gate_chart(folder.history)] if folder.history else [],
     )

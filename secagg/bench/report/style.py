@@ -40,7 +40,9 @@ class Theme:
         from matplotlib.colors import to_rgb
 
         share = 0.45 if self.dark else 0.35
-        return tuple((1 - share) * one + share * other for one, other in zip(to_rgb(colour), to_rgb(self.ink), strict=True))
+        return tuple(
+            (1 - share) * one + share * other for one, other in zip(to_rgb(colour), to_rgb(self.ink), strict=True)
+        )
 
 
 LIGHT = Theme("light", "#1a1a1a", "#5c5c5c", "#dddddd", "#ffffff")
@@ -116,7 +118,7 @@ def log_axis(axis: Axis, show: Callable[[float], str], most: int = 8) -> None:
     """Let an axis be logarithmic, with labels such as 10 MB: the more between powers of ten the less it spans."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    (axis.axes.set_xscale if axis is axis.axes.xaxis else axis.axes.set_yscale)("log")
     low, high = axis.get_view_interval()
     subs = (1.0, 2.0, 5.0) if high / low < 30 else (1.0, 3.0) if high / low < 3000 and most > 4 else (1.0,)
     axis.set_major_locator(LogLocator(subs=subs, numticks=most))
@@ -135,7 +137,7 @@ def name_ends(figure: Figure, theme: Theme, ends: Mapping[Axes, Sequence[End]]) 
     """
     figure.draw_without_rendering()  # the layout decides how many lines of text fit
     for axes, names in ends.items():
-        gap = 1.25 * axes.xaxis.label.get_size() * figure.dpi / 72 / axes.get_window_extent().height
+        gap = 1.25 * float(axes.xaxis.label.get_fontsize()) * figure.dpi / 72 / axes.get_window_extent().height
         to_axes = axes.transData + axes.transAxes.inverted()
         ordered = sorted(names, key=lambda end: tuple(to_axes.transform(end[:2])[::-1] * (1, -1)))
         heights = [float(to_axes.transform(end[:2])[1]) for end in ordered]
@@ -148,7 +150,14 @@ def name_ends(figure: Figure, theme: Theme, ends: Mapping[Axes, Sequence[End]]) 
                 va="center",
                 color=theme.readable(colour),
                 annotation_clip=False,
-                arrowprops={"arrowstyle": "-", "color": colour, "alpha": 0.5, "linewidth": 0.8, "shrinkB": 4, "relpos": (0, 0.5)},
+                arrowprops={
+                    "arrowstyle": "-",
+                    "color": colour,
+                    "alpha": 0.5,
+                    "linewidth": 0.8,
+                    "shrinkB": 4,
+                    "relpos": (0, 0.5),
+                },
             )
 
 

@@ -14,7 +14,6 @@ from ..results import Results
 from .folder import Folder
 from .growth import title_of
 from .numbers import (
-    done,
     mid,
     show_bytes,
     show_count,
@@ -62,10 +61,14 @@ def targets_table(folder: Folder) -> Table:
             place = show_row_source(row) if "processor" in row else show_source(results)
             met = "met" if row["met"] else "NOT MET"
             measured = f"{show_number(row['measured'])} {row['unit']}".strip()
-            rows.append((row["title"], measured, show_target(row), met, row.get("detail", ""), f"{results.command}; {place}"))
-    met = sum(row[3] == "met" for row in rows)
+            rows.append(
+                (row["title"], measured, show_target(row), met, row.get("detail", ""), f"{results.command}; {place}")
+            )
+    reached = sum(row[3] == "met" for row in rows)
     return Table(
-        f"{met} of {len(rows)} targets met", ("what", "measured", "target", "", "from", "command; when, and on what"), rows
+        f"{reached} of {len(rows)} targets met",
+        ("what", "measured", "target", "", "from", "command; when, and on what"),
+        rows,
     )
 
 
@@ -86,10 +89,22 @@ def model_table(results: Results) -> Table:
         peaks = (_size(row.get(f"{side}_peak_nbytes")) for side in ("site", "server"))
         sizes = (show_bytes(row["up_nbytes"]), show_bytes(row["down_nbytes"]), show_ratio(row["up_nbytes"] / raw))
         rows.append((row["title"], *sizes, *times, *peaks, show_number(row["max_error"])))
-    head = ("setting", "up", "down", "by raw", "encrypt", "add", "decrypt", "site's memory", "server's memory", "largest error")
+    head = (
+        "setting",
+        "up",
+        "down",
+        "by raw",
+        "encrypt",
+        "add",
+        "decrypt",
+        "site's memory",
+        "server's memory",
+        "largest error",
+    )
     model = results.data["model"]
     return Table(
-        f"{model['name']}: {model['parameters']:,} parameters, {show_bytes(raw)} of float32, planned for {results.data['sites']} sites",
+        f"{model['name']}: {model['parameters']:,} parameters, {show_bytes(raw)} of float32, planned for "
+        f"{results.data['sites']} sites",
         head,
         rows,
         "Times are medians of one update, or of a sum of two; memory is that above model, libraries and keys.",
@@ -176,8 +191,8 @@ def increase_table(results: Results) -> Table:
         "What HE adds to a round",
         head,
         rows,
-        "Means over the rounds, each less the raw round of its turn; training: what is left, noise; ±: half of the 95 % "
-        f"interval. Clara's raw round is {published.ROUND_SECONDS:.0f} s.",
+        "Means over the rounds, each less the raw round of its turn; training: what is left, noise; ±: half of the "
+        f"95 % interval. Clara's raw round is {published.ROUND_SECONDS:.0f} s.",
         _source(results),
     )
 
@@ -225,15 +240,15 @@ def growth_tables(results: Results) -> Iterator[Table]:
         note = "1 is in proportion, 0 does not depend; by least squares of the logarithms."
         yield Table("Fitted slopes", ("what", "setting", "slope", "95 % interval", "R²"), rows, note, source)
     if limits := data["limits"]:
-        rows = [
-            (row["what"], _setting(row), NONE if row.get("at") is None else _whole(row["at"]), row["why"]) for row in limits
-        ]
+        firsts = [(row["what"], _setting(row), _most(row.get("at")), row["why"]) for row in limits]
         note = f"A dash: more than were tried. First of all: {limits[0]['what']}."
-        yield Table("What breaks first", ("what", "setting", "most sites", "why"), rows, note, source)
+        yield Table("What breaks first", ("what", "setting", "most sites", "why"), firsts, note, source)
     if extrapolation := data.get("extrapolation"):
-        rows = [(row["what"], _setting(row), _with_unit(row["value"], row["unit"]), row["how"]) for row in extrapolation]
+        many = [
+            (row["what"], _setting(row), _with_unit(row["value"], row["unit"]), row["how"]) for row in extrapolation
+        ]
         sites = f"{extrapolation[0]['sites']:,} sites, {show_count(extrapolation[0]['parameters'])} parameters"
-        yield Table(f"What {sites} take", ("what", "setting", "value", "how it is known"), rows, "", source)
+        yield Table(f"What {sites} take", ("what", "setting", "value", "how it is known"), many, "", source)
 
 
 def sizes_table(folder: Folder, sites: str = "30") -> Table | None:
@@ -280,8 +295,8 @@ def _setting(row: Mapping[str, Any]) -> str:
     return title_of(row["setting"]) if row.get("setting") else "any"
 
 
-def _whole(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
+def _most(sites: float | None) -> str:
+    return NONE if sites is None else f"{sites:,}"
 
 
 def _with_unit(value: float, unit: str) -> str:

@@ -28,9 +28,9 @@ Rows = Sequence[Mapping[str, Any]]
 Runs = Mapping[int, Rows]
 
 
-def by_setting(results: Results) -> dict[int, dict[str, Runs]]:
+def by_setting(results: Results) -> Mapping[int, Mapping[str, Runs]]:
     """Return the rows of each seed, by the number of sites and the setting, both in order."""
-    found: dict[int, dict[str, Runs]] = {}
+    found: dict[int, dict[str, dict[int, Rows]]] = {}
     for cell in sorted(results.data["cells"], key=lambda cell: (cell["sites"], cell["seed"])):
         runs: dict[str, list[Mapping[str, Any]]] = {}
         for row in cell["rows"]:
@@ -159,7 +159,12 @@ def _draw_steps(results: Results, theme: Theme) -> Figure:
             ends = [end + more for end, more in zip(ends, seconds, strict=True)]
         for place, end in zip(places, ends, strict=True):
             axes.annotate(
-                show_time(end) if end else "none", (end, place), xytext=(4, 0), textcoords="offset points", va="center", size=9
+                show_time(end) if end else "none",
+                (end, place),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                size=9,
             )
         axes.set(ylim=(places[-1] + 0.6, -0.6), xlim=(0, 1.18 * max(max(ends), 1e-9)))
         axes.grid(axis="x", alpha=0.8)
