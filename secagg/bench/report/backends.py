@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..results import Results
 from .chart import Chart
-from .numbers import done, mid, show_bytes, show_ratio, show_seconds, show_source, show_time
+from .numbers import done, mid, show_bytes, show_ratio, show_seconds, show_machine, show_time
 from .style import Theme, log_axis, looks, name_ends, new_figure
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ def size_chart(stem: str, results: Results) -> Chart:
         "Lower is smaller, further left is faster; what lies below the dashed line is smaller than the model itself. "
         "Bars: fastest and slowest repetition.",
         results.command,
-        show_source(results),
+        results.date,
+        show_machine(results.machine),
         partial(_draw_size, results),
     )
 
@@ -96,7 +97,8 @@ def peers_chart(results: Results) -> Chart:
         f"libraries in one run, logarithmic, each as so many times plain float32. Messages: {sizes}.",
         "Every library in its own process, on the same cores, in turns; × is by plain float32 in the same run.",
         results.command,
-        show_source(results),
+        results.date,
+        show_machine(results.machine),
         partial(_draw_peers, results),
     )
 

@@ -30,8 +30,10 @@ class Chart:
         How it is to be read.
     command : str
         What repeats it.
-    source : str
-        When and on what it was measured.
+    date : str
+        When it was measured: ISO 8601.
+    machine : str
+        On what.
     draw : callable
         Takes a `Theme` and returns the figure.
     """
@@ -41,16 +43,30 @@ class Chart:
     alt: str
     note: str
     command: str
-    source: str
+    date: str
+    machine: str
     draw: Callable[[Theme], Figure]
 
-    def png(self) -> bytes:
-        """Return the figure as a picture on white, of so few colours that a repository can keep it."""
-        from PIL import Image
+    @property
+    def source(self) -> str:
+        """When and on what it was measured, for its caption."""
+        return f"{self.date[:10]}, {self.machine}"
 
+    @property
+    def stamp(self) -> str:
+        """What its picture says of where it comes from: another one after each measurement."""
+        return f"{self.command}; {self.date}; {self.machine}"
+
+    def png(self) -> bytes:
+        """Return the figure as a picture on white, of so few colours that a repository can keep it, with its `stamp`."""
+        from PIL import Image
+        from PIL.PngImagePlugin import PngInfo
+
+        told = PngInfo()
+        told.add_itxt("Source", self.stamp)
         target = BytesIO()
         with Image.open(BytesIO(self._save(LIGHT, "png", {"Software": None}))) as picture:
-            picture.convert("RGB").quantize(160).save(target, "PNG", optimize=True)
+            picture.convert("RGB").quantize(160).save(target, "PNG", optimize=True, pnginfo=told)
         return target.getvalue()
 
     def data_uri(self, theme: Theme) -> str:

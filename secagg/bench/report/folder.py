@@ -137,6 +137,7 @@ _SHAPES: Mapping[str, Any] = {
 _HISTORY = {
     "date": "a text",
     "commit": "a text",
+    "machine": {"processor": "a text", "cores": _NUMBER},
     "rows": [{"name": "a text", "ratio": _NUMBER, "low": _NUMBER, "high": _NUMBER, "calibrated": _MAYBE}],
 }
 

@@ -35,7 +35,8 @@ def gate_chart(history: Sequence[Line]) -> Chart:
         "Points: time by the calibration of the same run, so that machines can be compared. Bars: the interval of "
         "change by base, carried over. Hollow: an interval that excludes 1.",
         COMMAND,
-        f"{last['date'][:10]}" + (f", {show_machine(last['machine'])}" if last.get("machine") else ""),
+        last["date"],
+        show_machine(last["machine"]),
         partial(_draw, history[-_MOST:]),
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..results import Results
 from ..settings import SETTINGS
 from .chart import Chart
-from .numbers import show_bytes, show_count, show_seconds, show_source, show_time
+from .numbers import show_bytes, show_count, show_seconds, show_machine, show_time
 from .style import End, Look, Theme, log_axis, looks, name_ends, new_figure
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def growth_charts(results: Results) -> Iterator[Chart]:
                 f"{', '.join(_titles(rows))}. {_told(results)}",
                 "Both axes are logarithmic: a straight line of slope 1 is cost in proportion. " + _settings(rows),
                 results.command,
-                show_source(results),
+                results.date,
+                show_machine(results.machine),
                 partial(_draw_growth, rows, axis, parts, what),
             )
     if rows := results.data["links"]:
@@ -62,7 +63,8 @@ def growth_charts(results: Results) -> Iterator[Chart]:
             + ".",
             "Links are simulated: bytes by bits a second, beside the time measured without them. " + _settings(rows),
             results.command,
-            show_source(results),
+            results.date,
+            show_machine(results.machine),
             partial(_draw_links, rows),
         )
 

@@ -55,13 +55,13 @@ class Section:
 
 def sections(folder: Folder) -> Iterator[Section]:
     """Yield all sections, also those for which the folder has nothing."""
-    has_targets = any((folder.peers, folder.clara, folder.bench))
+    with_targets = list(filter(None, (folder.peers, folder.clara, folder.bench)))
     yield Section(
         "targets",
         "What was to be reached",
         "Each number that has a target, met or not.",
         "make bench",
-        tables=[targets_table(folder)] if has_targets else [],
+        tables=[targets_table(with_targets)] if with_targets else [],
     )
     yield Section(
         "backends",

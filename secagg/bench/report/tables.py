@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -53,17 +53,16 @@ class Table:
     source: str = ""
 
 
-def targets_table(folder: Folder) -> Table:
-    """Return what was to be reached, and whether it was, of all files that have such rows."""
+def targets_table(files: Iterable[Results]) -> Table:
+    """Return what was to be reached, and whether it was, of files that have such rows."""
     rows = []
-    for results in filter(None, (folder.peers, folder.clara, folder.bench)):
+    for results in files:
         for row in results.data["targets"]:
             place = show_row_source(row) if "processor" in row else show_source(results)
             met = "met" if row["met"] else "NOT MET"
             measured = f"{show_number(row['measured'])} {row['unit']}".strip()
-            rows.append(
-                (row["title"], measured, show_target(row), met, row.get("detail", ""), f"{results.command}; {place}")
-            )
+            command = row.get("command", results.command)
+            rows.append((row["title"], measured, show_target(row), met, row.get("detail", ""), f"{command}; {place}"))
     reached = sum(row[3] == "met" for row in rows)
     return Table(
         f"{reached} of {len(rows)} targets met",

@@ -11,7 +11,7 @@ from ..clara.settings import TITLES
 from ..clara.summary import PARTS
 from ..results import Results
 from .chart import Chart
-from .numbers import show_source, show_time
+from .numbers import show_machine, show_time
 from .style import End, Look, Theme, looks, name_ends, new_figure
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def dice_chart(results: Results) -> Chart:
         "Above: mean of the seeds; shades from the worst to the best seed, which is the noise of training. Below: the "
         f"same less raw of the same seed and round; the band is ± {_NEAR:g}. {_MEANING}",
         results.command,
-        show_source(results),
+        results.date,
+        show_machine(results.machine),
         partial(_draw_dice, results),
     )
 
@@ -133,7 +134,8 @@ def steps_chart(results: Results) -> Chart:
         "Left: a whole round, training included, to scale. Right: the same without training, on a scale of its own. "
         + _MEANING,
         results.command,
-        show_source(results),
+        results.date,
+        show_machine(results.machine),
         partial(_draw_steps, results),
     )
 
