@@ -50,6 +50,7 @@ def size_against_time(rows: Sequence[Mapping[str, Any]], raw_nbytes: int) -> Fig
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     shown = [row for row in rows if row["problem"] is None and row["setting"] != "raw"]
     style: Any = {"font.size": 11.0, "axes.titlesize": 12.0, "axes.titlelocation": "left"}
@@ -66,8 +67,9 @@ def size_against_time(rows: Sequence[Mapping[str, Any]], raw_nbytes: int) -> Fig
             axes.plot(*_point(row), marker=marker, color=colour, markersize=9, linestyle="none", zorder=3)
         _set_limits(axes, [_point(row) for row in shown], raw_nbytes / 1e6)
         for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.set_major_formatter(lambda value, _: f"{value:g}")
-            axis.set_minor_formatter(lambda value, _: "")
+            axis.set_minor_locator(NullLocator())
         axes.grid(which="major", alpha=0.3)
         _label(figure, axes, shown, rows, raw_nbytes)
     return figure
@@ -87,7 +89,9 @@ def _set_limits(axes: Axes, points: Sequence[tuple[float, float]], raw: float) -
 def _label(
     figure: Figure, axes: Axes, shown: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], raw_nbytes: int
 ) -> None:
-    """Write its name beside each point, where no other name and no point is."""
+    """Write its name beside each point, where no other name, no point and no line is."""
+    from matplotlib.transforms import Bbox
+
     raw = next((row for row in rows if row["setting"] == "raw" and row["problem"] is None), None)
     seconds = "" if raw is None else f", packed in {1e3 * median(raw['encrypt_seconds']):.2g} ms"
     line = axes.annotate(
@@ -100,7 +104,8 @@ def _label(
         va="bottom",
     )
     figure.draw_without_rendering()
-    taken = [line.get_window_extent()]
+    x, bottom, top = axes.transData.transform((raw_nbytes / 1e6, 1.0))[0], axes.bbox.y0, axes.bbox.y1
+    taken = [line.get_window_extent(), Bbox.from_extents(x - 2, bottom, x + 2, top)]
     taken += [_box_of_point(axes, row) for row in shown]
     for row in shown:
         taken.append(_name(axes, row, taken))
@@ -109,9 +114,10 @@ def _label(
 def _name(axes: Axes, row: Mapping[str, Any], taken: Sequence[Any]) -> Any:
     """Write a name at the first place that is free, and return its box; at the last one if none is."""
     _, ink, _ = _STYLES.get(row["lib"], _OTHER)
+    name = row["setting"] if row["setting"].startswith(row["lib"]) else f"{row['setting']} ({row['lib']})"
     for x, y, horizontal, vertical in _PLACES:
         text = axes.annotate(
-            row["setting"],
+            name,
             _point(row),
             xytext=(x, y),
             textcoords="offset points",
