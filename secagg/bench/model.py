@@ -24,9 +24,10 @@ from ..scheme.params import FLASHEParams
 from ..scheme.presets import PRESETS
 from ..scheme.scales import bin_of, bound_of
 from ..scheme.tensors import from_vector, to_vector
-from ..setup.choices import check_sites, header
+from ..setup.choices import check_sites
 from ..setup.model_file import read_model
 from ..setup.progress import Progress, Report, silent
+from ..setup.sizes import header, sizes_of
 from ..setup.speed import measure
 from ..wire.layout import Layout
 from .memory import available
@@ -110,8 +111,9 @@ class Model:
 
     @property
     def bound(self) -> float:
-        """What ``max_abs`` is where a configuration names it: the next power of two."""
-        return math.ldexp(1.0, math.frexp(self.largest)[1]) if self.largest else 1.0
+        """What ``max_abs`` is where a configuration names it: the power of two that no value is beyond."""
+        mantissa, exponent = math.frexp(self.largest)
+        return math.ldexp(1.0, exponent - (mantissa == 0.5)) if self.largest else 1.0  # 0.5 is a power of two itself
 
     def facts(self) -> dict[str, Any]:
         """Return what a file of results says of it."""
@@ -291,10 +293,10 @@ def _filled(row: CostRow, found: dict[str, Any], model: Model, config: Config | 
         return replace(row, **found)
     down, bound = found["down_nbytes"], model.largest * 2.0**-24  # a mean is rounded to float32
     if config is not None:
-        layout = model.layout.under(config)
-        if (found["up_nbytes"], down) != _message_nbytes(config, layout, len(SHARES)):
+        planned = sizes_of(config, model.layout, len(SHARES))
+        if (found["up_nbytes"], down) != (planned.up_nbytes, planned.down_nbytes):
             raise SecAggError(f"{row.setting}: messages have other sizes than are planned; report it")
-        _, down = _message_nbytes(config, layout, sites)
+        down = sizes_of(config, model.layout, sites).down_nbytes
         bound += _promised(model, config)
     error = found["max_error"]
     if not error <= bound:
@@ -309,14 +311,15 @@ def _config(model: Model, sites: int, setting: Setting, encrypt: Any = "all") ->
 
 def _lack(model: Model, config: Config, sites: int) -> str | None:
     """Return what there is too little of, memory or disk; None if both are enough."""
-    update, aggregate = _message_nbytes(config, model.layout.under(config), sites)
+    sizes = sizes_of(config, model.layout, sites)
     # Of two sites in one process the model and its mean, of one an update while it becomes bytes; of the server two
     # updates and their sum.
-    needed, free = 4 * model.raw_nbytes + 5 * update, available()
+    needed, free = 4 * model.raw_nbytes + 5 * sizes.up_nbytes, available()
     if needed > free:
         return f"needs about {show_size(needed)} of memory, and {show_size(free)} are free"
     folder = tempfile.gettempdir()
-    needed, free = model.raw_nbytes + 2 * update + aggregate, shutil.disk_usage(folder).free
+    needed = model.raw_nbytes + 2 * sizes.up_nbytes + sizes.down_nbytes
+    free = shutil.disk_usage(folder).free
     if needed > free:
         return f"needs {show_size(needed)} in {folder}, and {show_size(free)} are free: set TMPDIR to another folder"
     return None
@@ -327,14 +330,3 @@ def _promised(model: Model, config: Config) -> float:
     place = bin_of(model.largest) if config.aggregation.calibrated else None
     bound = None if place is None else bound_of(place)
     return codec_for(config.params, config.aggregation).mean_error(len(SHARES), float(len(SHARES)), bound)
-
-
-def _message_nbytes(config: Config, layout: Layout, sites: int) -> tuple[int, int]:
-    """Return exactly what a site sends in a round of so many sites, and receives: calibration and scales included."""
-    up, down = ["update"], ["aggregate"]
-    if config.aggregation.precision == "auto":
-        up, down = [*up, "calibration"], [*down, "scales"]
-    sent, received = (
-        sum(header(kind, count, config, layout).nbytes for kind in kinds) for kinds, count in ((up, 1), (down, sites))
-    )
-    return sent, received

@@ -83,7 +83,7 @@ def _set_limits(axes: Axes, points: Sequence[tuple[float, float]], raw: float) -
     """Leave room for labels on all sides."""
     sizes, times = [raw, *(size for size, _ in points)], [time for _, time in points] or [1.0]
     axes.set_xlim(min(sizes) / 2.2, max(sizes) * 3)
-    axes.set_ylim(min(times) / 2.2, max(times) * 2.5)
+    axes.set_ylim(min(times) / 2.2, max(times) * 2)
 
 
 def _label(
@@ -127,7 +127,8 @@ def _name(axes: Axes, row: Mapping[str, Any], taken: Sequence[Any]) -> Any:
             zorder=4,
         )
         box = text.get_window_extent()
-        if (x, y, horizontal, vertical) == _PLACES[-1] or not any(box.overlaps(other) for other in taken):
+        free = box.x0 > axes.bbox.x0 and box.x1 < axes.bbox.x1 and not any(box.overlaps(other) for other in taken)
+        if free or (x, y, horizontal, vertical) == _PLACES[-1]:
             break
         text.remove()
     return box

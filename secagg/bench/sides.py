@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -104,7 +104,7 @@ class _Sum(Protocol):
 
     def add(self, message: Any) -> None: ...
 
-    def finish(self) -> bytes: ...
+    def finish(self) -> Iterable[bytes | memoryview]: ...
 
 
 class EncryptedSites:
@@ -174,9 +174,9 @@ class _RawSum:
             self._total = np.zeros_like(message)
         self._total += message
 
-    def finish(self) -> bytes:
+    def finish(self) -> Iterable[bytes | memoryview]:
         assert self._total is not None
-        return self._total.tobytes()
+        return [self._total.data.cast("B")]
 
 
 class _EncryptedSum:
@@ -186,8 +186,8 @@ class _EncryptedSum:
     def add(self, message: Update) -> None:
         self._aggregator.add(message)
 
-    def finish(self) -> bytes:
-        return self._aggregator.finish().to_bytes()
+    def finish(self) -> Iterable[bytes | memoryview]:
+        return self._aggregator.finish().chunks()
 
 
 def run_sites(folder: Path, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,7 +201,7 @@ def run_sites(folder: Path, job: Mapping[str, Any]) -> dict[str, Any]:
         for site in range(len(SHARES)):
             seconds, blob = stopwatch(partial(sites.send, site, kind, answers[-1]))
             encrypting[site] += seconds
-            _put(folder / f"{kind}-{site}", blob)
+            _put(folder / f"{kind}-{site}", [blob])
             sent += 0 if site else len(blob)
             del blob
         answers.append(_take(folder / f"{kind}-sum").read_bytes())
@@ -259,7 +259,8 @@ def run_server(folder: Path, job: Mapping[str, Any]) -> dict[str, Any]:
             else:
                 with Update.open(path) as update:
                     total.add(update)
-        answer = total.finish()
+        answer = folder / f"{kind}-answer"
+        _put(answer, total.finish())
         nbytes = max(nbytes, peak() - start)
         blobs = [path.read_bytes() for path in paths]
         while not adding[kind] or (time.perf_counter() - began < job["seconds"] and len(adding[kind]) < 2 * _MOST):
@@ -267,7 +268,7 @@ def run_server(folder: Path, job: Mapping[str, Any]) -> dict[str, Any]:
             for blob in blobs:
                 adding[kind].append(stopwatch(partial(_add, total, parse, blob))[0])
         del blobs
-        _put(folder / f"{kind}-sum", answer)
+        answer.rename(folder / f"{kind}-sum")
     # Where there are two kinds, a site sends one of each.
     each = [sum(seconds) for seconds in zip(*adding.values(), strict=False)]
     return {"add_seconds": each, "server_peak_nbytes": nbytes}
@@ -307,10 +308,11 @@ def _config(job: Mapping[str, Any]) -> Config | None:
     return None if job["config"] is None else Config.from_dict(job["config"])
 
 
-def _put(path: Path, blob: bytes) -> None:
+def _put(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     """Write a file that appears whole."""
     draft = path.with_name(f"{path.name}.draft")
-    draft.write_bytes(blob)
+    with draft.open("wb") as file:
+        file.writelines(chunks)
     draft.rename(path)
 
 
@@ -332,7 +334,7 @@ def main(folders: Sequence[Path]) -> None:
         if os.getppid() != parent:
             return
         problem = _run_round(folder)
-        _put(folder / ("done" if problem is None else "problem"), (problem or "").encode())
+        _put(folder / ("done" if problem is None else "problem"), [(problem or "").encode()])
 
 
 def _run_round(folder: Path) -> str | None:

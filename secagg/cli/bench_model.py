@@ -113,6 +113,6 @@ def _caption(model: Model, sites: int) -> list[str]:
         "the whole model on this machine, calibration included; of two sites, whatever --sites says",
         "bits: of precision, the largest error of the mean by the largest value; all are within what is promised",
         "site, server: the most memory that is taken, beside model, libraries and keys",
-        "exact, smallest: presets, which measure scales in each round; for the others, max_abs is the next power of "
-        f"two above the largest value, {model.bound:g}",
+        "exact, smallest: presets, which measure scales in each round; for the others, max_abs is the power of two "
+        f"that no value is beyond, {model.bound:g}",
     ]
