@@ -1,6 +1,6 @@
 # Commands for working on secagg. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup pyfhel demo test lint format bench sizes fuzz chaos proto clean
+.PHONY: help setup pyfhel demo test lint format bench report sizes fuzz chaos proto clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -35,6 +35,10 @@ format: setup ## format the code, mend what can be mended
 
 bench: setup ## measure sizes, times and memory
 	$(BIN)/python -m pytest benchmarks -v --benchmark-columns=median,iqr,rounds
+
+report: setup ## the page in runs/report, and the numbers and pictures of README.md and docs/, from benchmarks/results
+	$(BIN)/secagg bench report benchmarks/results --out runs/report
+	$(BIN)/python benchmarks/docs.py
 
 sizes: setup ## make benchmarks/sizes.csv anew, which the suite holds exactly
 	$(BIN)/python benchmarks/sizes.py

@@ -18,10 +18,9 @@ from PIL import Image
 
 from secagg.bench.report.chart import Chart
 from secagg.bench.report.folder import Folder, read_folder
-from secagg.bench.report.numbers import done, mid, show_bytes, show_number, show_ratio, show_source, show_time
+from secagg.bench.report.numbers import done, mid, show_bytes, show_number, show_source, show_time
 from secagg.bench.report.sections import sections
 from secagg.bench.report.tables import Table, show_row_source, targets_table
-from secagg.bench.results import Results
 from secagg.errors import FormatError, SecAggError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -130,11 +129,20 @@ def readme_table(folder: Folder) -> str | None:
     found = {row["name"]: row for row in done(folder.peers)}
     missing = [name for name in _COLUMNS if name not in found]
     if missing:
-        raise FormatError(f"{RESULTS}/peers.json has no numbers of {', '.join(missing)}: README.md has a column for each")
+        raise FormatError(
+            f"{RESULTS}/peers.json has no numbers of {', '.join(missing)}: README.md has a column for each"
+        )
     rows = [found[name] for name in _COLUMNS]
     model = folder.peers.data["model"]
     nvflare = rows[0].get("version") or ""
-    head = ("", f"NVFlare {nvflare} HE".replace("  ", " "), "TenSEAL alone", "secagg, `clara`", "secagg, BGV", "secagg, `smallest`")
+    head = (
+        "",
+        f"NVFlare {nvflare} HE".replace("  ", " "),
+        "TenSEAL alone",
+        "secagg, `clara`",
+        "secagg, BGV",
+        "secagg, `smallest`",
+    )
     cells = [
         ("scheme", *_SCHEMES),
         ("update", *(show_bytes(row["up_nbytes"]) for row in rows)),
@@ -169,7 +177,8 @@ def backends_table(folder: Folder) -> str | None:
     return (
         f"SegResNet: {model['parameters']:,} parameters, {show_bytes(model['raw_nbytes'])} of float32, planned for "
         f"{results.data['sites']} sites; bounds are fixed but for the presets. Measured by `{results.command}`, "
-        f"{show_source(results)}; a time is the median of one update, or of a sum of two.\n\n{_markdown(Table('', head, rows))}"
+        f"{show_source(results)}; a time is the median of one update, or of a sum of two.\n\n"
+        + _markdown(Table("", head, rows))
     )
 
 
@@ -196,13 +205,14 @@ def nvflare_text(folder: Folder) -> str | None:
     if row is None:
         raise FormatError(f"{RESULTS}/peers.json has no numbers of nvflare-he: docs/backends.md tells them")
     error = "" if row["max_error"] is None else f"; largest error {show_number(row['max_error'])}"
+    encode, add, finish = (show_time(mid(row[f"{step}_seconds"])) for step in ("encode", "add", "finish"))
+    sites = folder.peers.data["sites"]
     return (
         f"NVFlare {row.get('version') or ''} with the same model, its own classes (`{folder.peers.command}`, "
-        f"{show_source(folder.peers)}, medians): encrypt and serialize {show_time(mid(row['encode_seconds']))}, "
-        f"{show_bytes(row['up_nbytes'])} up and {show_bytes(row['down_nbytes'])} down; the server takes "
-        f"{show_time(mid(row['add_seconds']))} to read and add an update, {show_time(mid(row['finish_seconds']))} to scale "
-        f"the sum, and {_size(row['server_peak_nbytes'])} of memory for {folder.peers.data['sites']} sites{error}. It sends "
-        "one vector and one context a layer, and lets the server see the weights."
+        f"{show_source(folder.peers)}, medians): encrypt and serialize {encode}, {show_bytes(row['up_nbytes'])} up and "
+        f"{show_bytes(row['down_nbytes'])} down; the server takes {add} to read and add an update, {finish} to scale "
+        f"the sum, and {_size(row['server_peak_nbytes'])} of memory for {sites} sites{error}. It sends one vector and one "
+        "context a layer, and lets the server see the weights."
     )
 
 
@@ -221,13 +231,16 @@ def section_text(name: str) -> Callable[[Folder], str | None]:
     def generate(folder: Folder) -> str | None:
         section = next(section for section in sections(folder) if section.name == name)
         parts = [
-            f"![{chart.alt}](benchmarks/{chart.name}.png)\n\n**{chart.title}.** {chart.note} `{chart.command}`, {chart.source}."
+            f"![{chart.alt}](benchmarks/{chart.name}.png)\n\n**{chart.title}.** {chart.note} "
+            f"`{chart.command}`, {chart.source}."
             for chart in section.charts
         ]
         for table in section.tables:
             command, _, place = table.source.partition("; ")
             source = f"`{command}`, {place}." if place else f"`{command}`."
-            parts.append(f"**{table.caption}.**\n\n{_markdown(table)}\n\n{' '.join(filter(None, (table.note, source)))}")
+            parts.append(
+                f"**{table.caption}.**\n\n{_markdown(table)}\n\n{' '.join(filter(None, (table.note, source)))}"
+            )
         return "\n\n".join(parts) or None
 
     return generate
@@ -235,7 +248,9 @@ def section_text(name: str) -> Callable[[Folder], str | None]:
 
 def _markdown(table: Table) -> str:
     rows = [table.head, ["---"] * len(table.head), *table.rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows)
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows
+    )
 
 
 def _size(nbytes: Any) -> str:

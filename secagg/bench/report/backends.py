@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..results import Results
 from .chart import Chart
-from .numbers import done, mid, show_bytes, show_ratio, show_seconds, show_machine, show_time
+from .numbers import done, mid, show_bytes, show_machine, show_ratio, show_seconds, show_time
 from .style import Theme, log_axis, looks, name_ends, new_figure
 
 if TYPE_CHECKING:

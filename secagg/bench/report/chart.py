@@ -58,7 +58,7 @@ class Chart:
         return f"{self.command}; {self.date}; {self.machine}"
 
     def png(self) -> bytes:
-        """Return the figure as a picture on white, of so few colours that a repository can keep it, with its `stamp`."""
+        """Return a picture on white, with its `stamp`, and of so few colours that a repository can keep it."""
         from PIL import Image
         from PIL.PngImagePlugin import PngInfo
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..results import Results
 from ..settings import SETTINGS
 from .chart import Chart
-from .numbers import show_bytes, show_count, show_seconds, show_machine, show_time
+from .numbers import show_bytes, show_count, show_machine, show_seconds, show_time
 from .style import End, Look, Theme, log_axis, looks, name_ends, new_figure
 
 if TYPE_CHECKING:
