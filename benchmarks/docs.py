@@ -211,8 +211,8 @@ def nvflare_text(folder: Folder) -> str | None:
         f"NVFlare {row.get('version') or ''} with the same model, its own classes (`{folder.peers.command}`, "
         f"{show_source(folder.peers)}, medians): encrypt and serialize {encode}, {show_bytes(row['up_nbytes'])} up and "
         f"{show_bytes(row['down_nbytes'])} down; the server takes {add} to read and add an update, {finish} to scale "
-        f"the sum, and {_size(row['server_peak_nbytes'])} of memory for {sites} sites{error}. It sends one vector and one "
-        "context a layer, and lets the server see the weights."
+        f"the sum, and {_size(row['server_peak_nbytes'])} of memory for {sites} sites{error}. It sends one vector and "
+        "one context a layer, and lets the server see the weights."
     )
 
 

@@ -9,13 +9,18 @@ from ..bench.report.page import write_report
 from ..ui.progress import progress
 
 EXAMPLE = """secagg bench report
-secagg bench report results --out pages"""
+secagg bench report benchmarks/results --out runs/report"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Make one HTML page, and a PNG of each figure, from the JSON files that other benchmarks wrote with --out."""
+    """Make one HTML page, and a PNG of each figure, from the JSON files that the other benchmarks have left."""
     parser.add_argument(
-        "folder", nargs="?", type=Path, metavar="FOLDER", default=Path(), help="of the JSON files (default: .)"
+        "folder",
+        nargs="?",
+        type=Path,
+        metavar="FOLDER",
+        default=Path("bench"),
+        help="of the JSON files (default: bench, where they go without --out)",
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="for page and pictures (default: beside the files)")
 

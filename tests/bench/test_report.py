@@ -177,7 +177,7 @@ def test_a_folder_with_one_file_says_what_makes_the_others(tmp_path: Path) -> No
     made_up.bench_results().save(tmp_path / "bench.json")
     text = render(list(sections(read_folder(tmp_path))), {})
     for command in (
-        "MODEL --out FOLDER/MODEL.json",
+        "MODEL --out FOLDER",
         *(f"{kind} --out FOLDER/{kind}.json" for kind in ("peers", "clara", "growth")),
     ):
         assert f"secagg bench {command}" in text

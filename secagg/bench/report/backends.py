@@ -64,7 +64,7 @@ def _draw_size(results: Results, theme: Theme) -> Figure:
     log_axis(axes.yaxis, show_bytes)
     axes.axhline(raw, color=theme.muted, linestyle="--", linewidth=1.2)
     axes.annotate(
-        f"raw float32  {show_bytes(raw)}",
+        f"{results.data['model']['name']} as float32: {show_bytes(raw)}",
         (0.01, raw),
         xycoords=axes.get_yaxis_transform(),
         xytext=(0, 4),

@@ -130,17 +130,22 @@ def _draw_growth(rows: Sequence[Row], axis: str, parts: Sequence[Part], what: st
 def _draw_links(rows: Sequence[Row], theme: Theme) -> Figure:
     measured = [row for mine in _by_setting(rows).values() for row in mine]
     kinds = sorted({(row["sites"], row["parameters"]) for row in measured})
-    figure = new_figure(max(7.5, 5.6 * len(kinds)), 4.2)
+    columns = min(3, len(kinds))
+    lines_of = -(-len(kinds) // columns)
+    figure = new_figure(max(7.5, 4.6 * columns), 0.5 + 3.4 * lines_of)
     look = looks([*_by_setting(rows), "raw float32"])
-    panels: Sequence[Axes] = figure.subplots(1, len(kinds), squeeze=False)[0]
+    panels: Sequence[Axes] = list(figure.subplots(lines_of, columns, squeeze=False).flat)
+    for axes in panels[len(kinds) :]:
+        axes.set_axis_off()
     ends = {}
-    for axes, kind in zip(panels, kinds, strict=True):
+    for axes, kind in zip(panels, kinds, strict=False):
         mine = [row for row in measured if (row["sites"], row["parameters"]) == kind]
         lines = {name: _line(own, "bits_per_second", "round_seconds") for name, own in _by_setting(mine).items()}
         lines["raw float32"] = _line(_by_setting(mine)[mine[0]["setting"]], "bits_per_second", "raw_round_seconds")
         axes.set(title=f"{kind[0]} sites, {show_count(kind[1])} parameters", xlabel="link of each site (log)")
         ends[axes] = _draw_lines(axes, lines, look, theme, show_speed, show_time)
-    panels[0].set_ylabel("a round, time (log)")
+    for axes in panels[::columns]:
+        axes.set_ylabel("a round, time (log)")
     name_ends(figure, theme, ends)
     return figure
 
@@ -164,7 +169,7 @@ def _draw_lines(
         return []
     for name, line in drawn.items():
         axes.plot(*zip(*line, strict=True), **look[name].style)
-    log_axis(axes.xaxis, show_x)
+    log_axis(axes.xaxis, show_x, most=4 if show_x is show_speed else 8)
     log_axis(axes.yaxis, show_seconds if show_y is show_time else show_y)
     axes.grid(alpha=0.8)
     axes.tick_params(labelsize=9)

@@ -11,6 +11,7 @@ from .folder import Folder
 from .gate import COMMAND as GATE_COMMAND
 from .gate import gate_chart
 from .growth import growth_charts
+from .numbers import done
 from .tables import (
     Table,
     clara_table,
@@ -67,8 +68,8 @@ def sections(folder: Folder) -> Iterator[Section]:
         "backends",
         "Size against time",
         "What one update costs under every setting, against plain float32.",
-        "secagg bench MODEL --out FOLDER/MODEL.json",
-        [size_chart(stem, results) for stem, results in folder.models.items()],
+        "secagg bench MODEL --out FOLDER",
+        [size_chart(stem, results) for stem, results in folder.models.items() if done(results)],
         [model_table(results) for results in folder.models.values()],
     )
     yield Section(
@@ -76,7 +77,7 @@ def sections(folder: Folder) -> Iterator[Section]:
         "Beside others",
         "The same model through what else there is: in one run, on the same cores.",
         "secagg bench peers --out FOLDER/peers.json",
-        [peers_chart(folder.peers)] if folder.peers else [],
+        [peers_chart(folder.peers)] if folder.peers and done(folder.peers) else [],
         [peers_table(folder.peers)] if folder.peers else [],
     )
     clara = folder.clara if folder.clara and folder.clara.data["cells"] else None

@@ -240,7 +240,7 @@ def growth_tables(results: Results) -> Iterator[Table]:
         yield Table("Fitted slopes", ("what", "setting", "slope", "95 % interval", "R²"), rows, note, source)
     if limits := data["limits"]:
         firsts = [(row["what"], _setting(row), _most(row.get("at")), row["why"]) for row in limits]
-        note = f"A dash: more than were tried. First of all: {limits[0]['what']}."
+        note = " ".join(["A dash: more than were tried.", *data.get("breaks_first", ())])
         yield Table("What breaks first", ("what", "setting", "most sites", "why"), firsts, note, source)
     if extrapolation := data.get("extrapolation"):
         many = [

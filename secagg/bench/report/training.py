@@ -60,15 +60,18 @@ def dice_chart(results: Results) -> Chart:
     cells = by_setting(results)
     last = "; ".join(
         f"{sites} sites: "
-        + ", ".join(f"{name} {mean_dice(runs)[-1][1]:.3f}" for name, runs in settings.items() if mean_dice(runs))
+        + ", ".join(
+            f"{name} {points[-1][1]:.3f}" for name, runs in _of_all(settings).items() if (points := mean_dice(runs))
+        )
         for sites, settings in cells.items()
     )
     return Chart(
         "dice",
         f"Dice per round, {results.data['rounds']} rounds",
         f"Held-out Dice of the global model after each round, by setting and number of sites. After the last: {last}.",
-        "Above: mean of the seeds; shades from the worst to the best seed, which is the noise of training. Below: the "
-        f"same less raw of the same seed and round; the band is ± {_NEAR:g}. {_MEANING}",
+        "Above: the seeds that all settings have, on the same training; grey is from the worst to the best seed of raw, "
+        "the noise of training. Below: each less raw of the same seed and round, the mean of all its seeds, from the "
+        f"worst to the best; the band is ± {_NEAR:g}. {_MEANING}",
         results.command,
         results.date,
         show_machine(results.machine),
@@ -84,14 +87,15 @@ def _draw_dice(results: Results, theme: Theme) -> Figure:
     ends: dict[Axes, list[End]] = {}
     for (above, below), (sites, settings) in zip(panels.T, cells.items(), strict=True):
         less = {name: _less_raw(runs, settings.get("raw", {})) for name, runs in settings.items() if name != "raw"}
-        for axes, of in ((above, settings), (below, less)):
+        _draw_noise(above, settings.get("raw", {}), theme)
+        for axes, of in ((above, _of_all(settings)), (below, less)):
             ends[axes] = []
             for name, runs in of.items():
                 if points := mean_dice(runs):
                     colour = look.get(name, look["raw"]).colour
                     _draw_curve(axes, points, look.get(name, look["raw"]))
                     sign = "+" if axes is below else ""
-                    ends[axes].append((*points[-1][:2], f"{name} {points[-1][1]:{sign}.3f}", colour))
+                    ends[axes].append((*points[-1][:2], f"{name} {round(points[-1][1], 3) + 0.0:{sign}.3f}", colour))
             axes.grid(alpha=0.8)
         below.axhspan(-_NEAR, _NEAR, color=theme.muted, alpha=0.15, linewidth=0)
         below.axhline(0, color=theme.muted, linewidth=1)
@@ -102,6 +106,19 @@ def _draw_dice(results: Results, theme: Theme) -> Figure:
     panels[1, 0].set_ylabel("Dice less raw's")
     name_ends(figure, theme, ends)
     return figure
+
+
+def _of_all(settings: Mapping[str, Runs]) -> dict[str, Runs]:
+    """Return the runs of the seeds that all settings have: means of others are not comparable."""
+    seeds = set.intersection(*(set(runs) for runs in settings.values()))
+    return {name: {seed: runs[seed] for seed in seeds} for name, runs in settings.items()}
+
+
+def _draw_noise(axes: Axes, raw: Runs, theme: Theme) -> None:
+    """Shade what seeds do to the raw run."""
+    if len(raw) > 1 and (points := mean_dice(raw)):
+        numbers, _, lows, highs = (list(column) for column in zip(*points, strict=True))
+        axes.fill_between(numbers, lows, highs, color=theme.muted, alpha=0.18, linewidth=0)
 
 
 def _draw_curve(axes: Axes, points: Sequence[tuple[float, float, float, float]], look: Look) -> None:
