@@ -7,7 +7,8 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ class Model:
             if not np.isfinite(found).all():
                 raise RangeError(f"{name}: tensor {spec.name!r} has NaN or infinity; is it of a training that works?")
             dtype = np.float64 if spec.dtype == "float64" else np.float32
-            values[spec.name] = found.reshape(spec.shape).astype(dtype)
+            values[spec.name] = found.reshape(spec.shape).astype(dtype, copy=False)
         return cls(name, layout.widened(), values, drawn=state is None)
 
     @classmethod
@@ -254,16 +255,17 @@ def compare(
             configs.pop(name, None)
             rows[name] = replace(rows[name], problem=problem)
     each = 0.0 if is_long(model) else seconds / len(configs)
-    with progress(f"measure {len(configs) - 1} ways to encrypt {model.parameters:,} values") as report:
-        for name, found in _measured(model, configs, each, report):
+    title = f"measure {len(configs) - 1} ways to encrypt {model.parameters:,} values"
+    with progress(title) as report, closing(_measured(model, configs, each, report)) as measured:
+        for name, found in measured:
             rows[name] = _filled(rows[name], found, model, configs[name], sites)
     return list(rows.values())
 
 
 def _measured(
     model: Model, configs: Mapping[str, Config | None], seconds: float, report: Report
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield what each round has cost, or its ``problem``, in processes that end with this call however it ends."""
+) -> Generator[tuple[str, dict[str, Any]]]:
+    """Yield what each round has cost, or its ``problem``; its processes end with it, however it ends."""
     with tempfile.TemporaryDirectory(prefix="secagg-bench-") as name:
         path = Path(name, "model.npz")
         np.savez(path, **_numbered(model.values.values()))
