@@ -20,11 +20,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from secagg.bench.report.backends import size_chart
 from secagg.bench.report.folder import read_folder
 from secagg.bench.report.numbers import show_bytes, show_number, show_ratio, show_time
 from secagg.bench.report.page import PAGE, render, write_report
 from secagg.bench.report.sections import sections
-from secagg.bench.report.style import spread
+from secagg.bench.report.style import LIGHT, spread
+from secagg.bench.report.training import dice_chart
 from secagg.cli.__main__ import main
 from secagg.errors import FormatError
 
@@ -126,6 +128,18 @@ def test_headings_anchors_and_tables_are_in_order(page: Page, out: Path) -> None
     assert "make sizes" in text
 
 
+def test_every_setting_has_its_name_beside_the_plot() -> None:
+    results = made_up.model_results()
+    (axes,) = size_chart("m", results).draw(LIGHT).axes
+    named = [text.get_text() for text in axes.texts]
+    assert named[0] == "SegResNet as float32: 18.8 MB"
+    rows = [row for row in results.data["rows"] if not row["problem"]]
+    shares = {row["title"]: row["up_nbytes"] / made_up.MODEL["raw_nbytes"] for row in rows}
+    assert sorted(named[1:]) == sorted(f"{title}  {show_ratio(share)}" for title, share in shares.items())
+    assert "time" in axes.get_xlabel()
+    assert "size" in axes.get_ylabel()
+
+
 def test_pictures_are_not_blank_and_small(out: Path) -> None:
     for name in FIGURES:
         data = (out / f"{name}.png").read_bytes()
@@ -171,6 +185,18 @@ def test_a_browser_shows_it(theme: str, browser: list[str], out: Path, page: Pag
     blue = np.flatnonzero((np.abs(pixels - BLUE).max(axis=2) < 25).any(axis=1))
     assert len(blue) > 300
     assert blue[-1] - blue[0] > 3000
+
+
+def test_means_are_of_the_seeds_that_all_settings_have(tmp_path: Path) -> None:
+    results = made_up.clara_results(rounds=2)
+    for cell in results.data["cells"]:
+        for row in cell["rows"]:
+            row["dice"] = 0.5 + 0.1 * cell["seed"] + (0.01 if row["setting"] == "exact" else 0)
+        if cell["seed"]:
+            cell["rows"] = [row for row in cell["rows"] if row["setting"] in ("raw", "exact")]
+    axes = dice_chart(results).draw(LIGHT).axes
+    assert {text.get_text() for text in axes[0].texts} >= {"raw 0.500", "full 0.500", "exact 0.510"}
+    assert {text.get_text() for text in axes[2].texts} >= {"full +0.000", "exact +0.010"}
 
 
 def test_a_folder_with_one_file_says_what_makes_the_others(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def peers_results() -> Results:
 
 
 def clara_results(rounds: int = 12) -> Results:
-    """Six settings, three numbers of sites, two seeds."""
+    """Six settings, two numbers of sites, two seeds."""
     settings = {"raw": (1, 0, 0), "full": (6.25, 3.6, 1.4), "conv": (6.2, 3.5, 1.4), "three": (2.4, 0.5, 0.2)}
     settings |= {"exact": (0.29, 0.3, 0.1), "smallest": (0.25, 0.04, 0.03)}
     cells = [
@@ -121,7 +121,7 @@ def clara_results(rounds: int = 12) -> Results:
                 for number in range(rounds)
             ],
         }
-        for sites in (2, 4, 8)
+        for sites in (2, 8)
         for seed in (0, 1)
     ]
     many = [
