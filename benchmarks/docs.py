@@ -18,7 +18,7 @@ from PIL import Image
 
 from secagg.bench.report.chart import Chart
 from secagg.bench.report.folder import Folder, read_folder
-from secagg.bench.report.numbers import done, mid, show_bytes, show_number, show_source, show_time
+from secagg.bench.report.numbers import done, mid, show_bytes, show_count, show_number, show_source, show_time
 from secagg.bench.report.sections import sections
 from secagg.bench.report.tables import Table, show_row_source, targets_table
 from secagg.errors import FormatError, SecAggError
@@ -152,7 +152,7 @@ def readme_table(folder: Folder) -> str | None:
         *_TOLD,
     ]
     return (
-        f"{model['name']}, {show_number(model['parameters'] / 1e6)} M parameters, {show_bytes(model['raw_nbytes'])} of "
+        f"{model['name']}, {show_count(model['parameters'])} parameters, {show_bytes(model['raw_nbytes'])} of "
         f"float32, in one run:\n\n{_markdown(Table('', head, cells))}\n\n"
         f"`{folder.peers.command}`: {show_source(folder.peers)}, medians. "
         "All peers: [docs/benchmarks.md](docs/benchmarks.md); all backends: [docs/backends.md](docs/backends.md)."
@@ -247,10 +247,11 @@ def section_text(name: str) -> Callable[[Folder], str | None]:
 
 
 def _markdown(table: Table) -> str:
-    rows = [table.head, ["---"] * len(table.head), *table.rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows
+    head, *rows = (
+        [cell.replace("|", "\\|").replace("\n", " ") for cell in cells] for cells in (table.head, *table.rows)
     )
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
 
 
 def _size(nbytes: Any) -> str:

@@ -89,7 +89,7 @@ def test_every_figure_says_what_it_shows_and_its_command(page: Page) -> None:
     assert {figure["name"].removeprefix("figure-") for figure in page.figures} == FIGURES
     commands = {figure["name"]: figure["code"] for figure in page.figures}
     assert commands["figure-peers"] == "secagg bench peers"
-    assert commands["figure-history"] == "make bench-check"
+    assert commands["figure-history"] == "make bench-check GATE=--record"
     assert all(commands.values())
     assert all(len(figure["alt"]) > 80 for figure in page.figures)
 

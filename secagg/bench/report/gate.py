@@ -13,7 +13,7 @@ from .style import Theme, looks, new_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COMMAND = "make bench-check"
+COMMAND = "make bench-check GATE=--record"
 #: As many commits as can be told apart.
 _MOST = 40
 

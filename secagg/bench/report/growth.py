@@ -46,8 +46,8 @@ def growth_charts(results: Results) -> Iterator[Chart]:
             yield Chart(
                 f"growth-{axis}",
                 f"Growth with {axis}, {show_count(least)} to {show_count(most)}",
-                f"{', '.join(title for title, _, _ in parts)} against the number of {what}, both logarithmic, of "
-                f"{', '.join(_titles(rows))}. {_told(results)}",
+                f"{', '.join(title for title, _, _ in parts)} against the number of {what}, both logarithmic. An update, "
+                f"from fewest to most: {'; '.join(_told(rows, axis))}.",
                 "Both axes are logarithmic: a straight line of slope 1 is cost in proportion. " + _settings(rows),
                 results.command,
                 results.date,
@@ -80,9 +80,10 @@ def title_of(setting: str) -> str:
     return SETTINGS[setting].title if setting in SETTINGS else setting
 
 
-def _told(results: Results) -> str:
-    slopes = [f"{row['what']} of {title_of(row['setting'])} {row['slope']:.2f}" for row in results.data["slopes"]]
-    return f"Fitted slopes: {'; '.join(slopes)}." if slopes else ""
+def _told(rows: Sequence[Row], axis: str) -> Iterator[str]:
+    for setting, mine in _by_setting(rows).items():
+        few, many = (pick(mine, key=lambda row: row[axis])["up_nbytes"] for pick in (min, max))
+        yield f"{title_of(setting)} {show_bytes(few)} to {show_bytes(many)}"
 
 
 def _links_told(rows: Sequence[Row]) -> Iterator[str]:
@@ -93,10 +94,6 @@ def _links_told(rows: Sequence[Row]) -> Iterator[str]:
             f"(raw {show_time(slow['raw_round_seconds'])}), {show_time(fast['round_seconds'])} at "
             f"{show_speed(fast['bits_per_second'])} (raw {show_time(fast['raw_round_seconds'])})"
         )
-
-
-def _titles(rows: Sequence[Row]) -> list[str]:
-    return [title_of(setting) for setting in _by_setting(rows)]
 
 
 def _settings(rows: Sequence[Row]) -> str:

@@ -70,8 +70,8 @@ def dice_chart(results: Results) -> Chart:
         f"Dice per round, {results.data['rounds']} rounds",
         f"Held-out Dice of the global model after each round, by setting and number of sites. After the last: {last}.",
         "Above: the seeds that all settings have, on the same training; grey is from the worst to the best seed of "
-        "raw, the noise of training. Below: each less raw of the same seed and round, the mean of all its seeds, from the "
-        f"worst to the best; the band is ± {_NEAR:g}. {_MEANING}",
+        "raw, the noise of training. Below: each less raw of the same seed and round, the mean of all its seeds, from "
+        f"the worst to the best; the band is ± {_NEAR:g}. {_MEANING}",
         results.command,
         results.date,
         show_machine(results.machine),
