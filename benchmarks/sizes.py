@@ -7,7 +7,8 @@ A row is a round of so many sites, `site-1` and so on, which is as many as the c
 encrypted, and neither a base nor a project named, as `secagg.setup.sizes` says.
 
 lib, scheme, setting, preset
-    The backend, its scheme, the name in `secagg.bench.settings`, and the preset that says the same, if one does.
+    The backend, its scheme, the name in `secagg.bench.settings`, and the preset that says the same, if one does; those
+    of exact schemes are there twice, with ``max_abs`` and with measured scales.
 model, parameters, sites
     The list of shapes in benchmarks/models, and how many float values it has, which are what is sent: running
     statistics among them.
@@ -151,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{FILE.name}: {len(rows)} rows")
         return 0
     found = check()
-    print(*(found and [*found, REMEDY]) or [f"{FILE.name} is as this code makes it"], sep="\n")
+    print(*found, REMEDY if found else f"{FILE.name} is as this code makes it", sep="\n")
     return bool(found)
 
 
