@@ -32,8 +32,9 @@ from ..setup.sizes import header, sizes_of
 from ..setup.speed import measure
 from ..wire.layout import Layout
 from .memory import available
+from .parties import SHARES
 from .settings import SETTINGS, Setting
-from .sides import SHARES, read_figures, write_job
+from .sides import read_figures, write_job
 
 #: Standard deviation of the values that are drawn for a list of shapes: what updates of networks typically have.
 DRAWN_DEVIATION = 0.01
