@@ -7,8 +7,8 @@ from statistics import median
 import pytest
 
 from secagg.bench.model import Model, compare
+from secagg.bench.parties import EncryptedSites
 from secagg.bench.settings import SETTINGS
-from secagg.bench.sides import EncryptedSites
 from secagg.wire.layout import Layout
 
 CASES = [(backend, "all") for backend, setting in SETTINGS.items() if setting.fixed] + [

@@ -23,7 +23,7 @@ from ..errors import ConfigError, PrivacyWarning, RangeError, SecAggError, show,
 from ..scheme.codec import codec_for
 from ..scheme.params import FLASHEParams
 from ..scheme.presets import PRESETS
-from ..scheme.scales import bin_of, bound_of
+from ..scheme.scales import Scales, one_hot
 from ..scheme.tensors import from_vector, to_vector
 from ..setup.choices import check_sites
 from ..setup.model_file import read_model
@@ -32,8 +32,9 @@ from ..setup.sizes import header, sizes_of
 from ..setup.speed import measure
 from ..wire.layout import Layout
 from .memory import available
+from .parties import SHARES
 from .settings import SETTINGS, Setting
-from .sides import SHARES, read_figures, write_job
+from .sides import read_figures, write_job
 
 #: Standard deviation of the values that are drawn for a list of shapes: what updates of networks typically have.
 DRAWN_DEVIATION = 0.01
@@ -143,7 +144,7 @@ class CostRow:
     add_seconds : list of float
         Of the server, for one site's messages, checks included.
     bits : float or None
-        Precision: −log2 of `max_error` by the largest value. None if there is no error.
+        Precision: −log2 of `max_error` by the largest value. None if either is zero.
     max_error, error_bound : float
         Of the mean of two sites: the largest error, and what is promised.
     site_peak_nbytes, server_peak_nbytes : int
@@ -303,7 +304,7 @@ def _filled(row: CostRow, found: dict[str, Any], model: Model, config: Config | 
     error = found["max_error"]
     if not error <= bound:
         raise SecAggError(f"{row.setting}: a mean is off by {error:.3g}, and {bound:.3g} is promised; report it")
-    bits = round(-math.log2(error / model.largest), 1) if error else None
+    bits = round(-math.log2(error / model.largest), 1) if error and model.largest else None
     return replace(row, **found | {"down_nbytes": down, "bits": bits, "error_bound": bound})
 
 
@@ -329,6 +330,6 @@ def _lack(model: Model, config: Config, sites: int) -> str | None:
 
 def _promised(model: Model, config: Config) -> float:
     """Return what is promised of the mean of two sites with a weight of 1 each."""
-    place = bin_of(model.largest) if config.aggregation.calibrated else None
-    bound = None if place is None else bound_of(place)
+    measured = Scales.measured(one_hot([model.largest])).bounds
+    bound = max(measured) if config.aggregation.calibrated else None
     return codec_for(config.params, config.aggregation).mean_error(len(SHARES), float(len(SHARES)), bound)

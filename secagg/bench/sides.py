@@ -13,41 +13,29 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..aggregator import Aggregator
-from ..client import Client
 from ..config import Config
 from ..errors import PrecisionWarning, PrivacyWarning, SecAggError
-from ..keygen import generate_keys
-from ..setup.trial import Trial
 from ..trust.key import ServerKey, load_key
 from ..wire.layout import Layout
-from ..wire.update import Update
 from .memory import peak, resident
+from .parties import SHARES, EncryptedSites, EncryptedSum, RawSites, RawSum, Sites, State, Sum, kinds_of
 from .turns import stopwatch
 
 SIDES = ("server", "site")
 
-#: What each site sends is the model times this: the sum is of two different updates, and the mean exact in float32.
-SHARES = (1.0, 0.5)
-
 #: Repetitions of what is quick.
 _MOST = 5
 
-#: Values with which a library warms up.
-_WARM_UP = 1000
-
 _POLL_SECONDS = 0.005
-
-State = Mapping[str, NDArray[Any]]
 
 
 def write_job(folder: Path, config: Config | None, layout: Layout, model: Path, seconds: float) -> None:
@@ -85,111 +73,6 @@ def read_figures(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-class _Sites(Protocol):
-    """Both sites of a round, who are one process."""
-
-    @property
-    def kinds(self) -> Sequence[str]:
-        """What they send, in order: a calibration before the update, where scales are measured."""
-
-    def send(self, site: int, kind: str, received: bytes | None) -> bytes:
-        """Return the message of a kind, after what the server has answered to the kind before."""
-
-    def receive(self, blob: bytes) -> State:
-        """Return the mean."""
-
-
-class _Sum(Protocol):
-    """What a server makes of the messages of one kind."""
-
-    def add(self, message: Any) -> None: ...
-
-    def finish(self) -> Iterable[bytes | memoryview]: ...
-
-
-class EncryptedSites:
-    """Two sites under a configuration, with keys of their own; the libraries are warm.
-
-    Parameters
-    ----------
-    config : Config
-        The configuration.
-    layout : Layout
-        The model's, under it.
-    state : mapping of str to ndarray
-        What is encrypted, under all its names.
-    """
-
-    def __init__(self, config: Config, layout: Layout, state: State) -> None:
-        self.kinds = _kinds(config)
-        keys = generate_keys(config)
-        self.key = keys.server
-        trial = Trial(config, keys.client)
-        values = np.linspace(-trial.bound, trial.bound, _WARM_UP, dtype=np.float32)
-        scales = trial.scales([values, values])
-        trial.sites[0].decrypt(trial.aggregate([values, values], scales))
-        self._layout, self._states = layout, [_times(state, share) for share in SHARES]
-        self._clients = [Client(config, keys.client, f"site-{number + 1}") for number in range(len(SHARES))]
-
-    def send(self, site: int, kind: str, received: bytes | None) -> bytes:
-        """Return what a site sends; see `_Sites`."""
-        client, state = self._clients[site], self._states[site]
-        if kind == "calibration":
-            return client.calibrate(state, layout=self._layout).to_bytes()
-        scales = None if received is None else Update.from_bytes(received)
-        return client.encrypt(state, layout=self._layout, calibration=scales).to_bytes()
-
-    def receive(self, blob: bytes) -> State:
-        """Return the mean."""
-        return self._clients[-1].decrypt(Update.from_bytes(blob))
-
-
-class _RawSites:
-    """What sites do that encrypt nothing: values as float32, one after another."""
-
-    def __init__(self, layout: Layout, state: State) -> None:
-        self.kinds = _kinds(None)
-        self._specs, self._states = layout.sent, [_times(state, share) for share in SHARES]
-
-    def send(self, site: int, kind: str, received: bytes | None) -> bytes:
-        state = self._states[site]
-        return b"".join(state[spec.name].astype(np.float32, copy=False).tobytes() for spec in self._specs)
-
-    def receive(self, blob: bytes) -> State:
-        mean, state, start = np.frombuffer(blob, np.float32) / len(SHARES), {}, 0
-        for spec in self._specs:
-            state[spec.name] = mean[start : start + spec.size].reshape(spec.shape)
-            start += spec.size
-        return state
-
-
-class _RawSum:
-    """What a server does that adds float32."""
-
-    def __init__(self) -> None:
-        self._total: NDArray[np.float32] | None = None
-
-    def add(self, message: NDArray[np.float32]) -> None:
-        if self._total is None:
-            self._total = np.zeros_like(message)
-        self._total += message
-
-    def finish(self) -> Iterable[bytes | memoryview]:
-        assert self._total is not None
-        return [self._total.data.cast("B")]
-
-
-class _EncryptedSum:
-    def __init__(self, config: Config, key: ServerKey, kind: str) -> None:
-        self._aggregator = Aggregator(config, key, kind=kind)
-
-    def add(self, message: Update) -> None:
-        self._aggregator.add(message)
-
-    def finish(self) -> Iterable[bytes | memoryview]:
-        return self._aggregator.finish().chunks()
-
-
 def run_sites(folder: Path, job: Mapping[str, Any]) -> dict[str, Any]:
     """Do the work of the sites, and return what it has cost and how far the mean is from the true one."""
     began, config, layout = time.perf_counter(), _config(job), Layout.from_json(job["layout"])
@@ -209,7 +92,7 @@ def run_sites(folder: Path, job: Mapping[str, Any]) -> dict[str, Any]:
     assert aggregate is not None
     seconds, mean = stopwatch(partial(sites.receive, aggregate))
     decrypting, nbytes = [seconds], peak() - start
-    error = max(float(np.abs(mean[spec.name] - _expected(state[spec.name])).max(initial=0.0)) for spec in layout.sent)
+    errors = [np.abs(mean[spec.name] - _expected(state[spec.name])).max(initial=0.0) for spec in layout.sent]
     del mean
     while time.perf_counter() - began < job["seconds"] and len(encrypting) < _MOST:
         turns = [stopwatch(partial(sites.send, 0, *turn))[0] for turn in zip(sites.kinds, answers, strict=False)]
@@ -220,14 +103,14 @@ def run_sites(folder: Path, job: Mapping[str, Any]) -> dict[str, Any]:
         "decrypt_seconds": decrypting,
         "up_nbytes": sent,
         "down_nbytes": sum(len(answer) for answer in answers if answer is not None),
-        "max_error": error,
+        "max_error": float(np.max(errors)),  # which is NaN if any is
         "site_peak_nbytes": nbytes,
     }
 
 
-def _open_sites(folder: Path, config: Config | None, layout: Layout, state: State) -> _Sites:
+def _open_sites(folder: Path, config: Config | None, layout: Layout, state: State) -> Sites:
     if config is None:
-        return _RawSites(layout, state)
+        return RawSites(layout, state)
     sites = EncryptedSites(config, layout, state)
     sites.key.save(folder / "key")
     (folder / "key").rename(folder / "server.key")
@@ -239,13 +122,10 @@ def run_server(folder: Path, job: Mapping[str, Any]) -> dict[str, Any]:
     config = _config(job)
     key = None if config is None else load_key(_take(folder / "server.key"))
     assert key is None or isinstance(key, ServerKey)
-    kinds = _kinds(config)
+    kinds = kinds_of(config)
 
-    def new(kind: str) -> _Sum:
-        return _RawSum() if config is None or key is None else _EncryptedSum(config, key, kind)
-
-    def parse(blob: bytes) -> Any:
-        return np.frombuffer(blob, np.float32) if config is None else Update.from_bytes(blob)
+    def new(kind: str) -> Sum:
+        return RawSum() if config is None or key is None else EncryptedSum(config, key, kind)
 
     began, start, nbytes = time.perf_counter(), resident(), 0
     adding: dict[str, list[float]] = {kind: [] for kind in kinds}
@@ -254,11 +134,7 @@ def run_server(folder: Path, job: Mapping[str, Any]) -> dict[str, Any]:
         # As `secagg serve` does it, from files, a frame at a time: what counts for memory, and warms up.
         total = new(kind)
         for path in paths:
-            if config is None:
-                total.add(np.fromfile(path, np.float32))
-            else:
-                with Update.open(path) as update:
-                    total.add(update)
+            total.add_file(path)
         answer = folder / f"{kind}-answer"
         _put(answer, total.finish())
         nbytes = max(nbytes, peak() - start)
@@ -266,23 +142,12 @@ def run_server(folder: Path, job: Mapping[str, Any]) -> dict[str, Any]:
         while not adding[kind] or (time.perf_counter() - began < job["seconds"] and len(adding[kind]) < 2 * _MOST):
             total = new(kind)
             for blob in blobs:
-                adding[kind].append(stopwatch(partial(_add, total, parse, blob))[0])
+                adding[kind].append(stopwatch(partial(total.add, blob))[0])
         del blobs
         answer.rename(folder / f"{kind}-sum")
     # Where there are two kinds, a site sends one of each.
     each = [sum(seconds) for seconds in zip(*adding.values(), strict=False)]
     return {"add_seconds": each, "server_peak_nbytes": nbytes}
-
-
-def _add(total: _Sum, parse: Callable[[bytes], Any], blob: bytes) -> None:
-    total.add(parse(blob))
-
-
-def _times(state: State, share: float) -> State:
-    return {
-        name: value if share == 1 or value.dtype.kind != "f" else value * value.dtype.type(share)
-        for name, value in state.items()
-    }
 
 
 def _expected(value: NDArray[Any]) -> NDArray[np.float64]:
@@ -298,10 +163,6 @@ def _read_state(path: Path, layout: Layout) -> dict[str, NDArray[Any]]:
             value = np.zeros(spec.shape, spec.dtype) if spec.role == "local" else next(values)
             state |= dict.fromkeys(spec.names, value)
     return state
-
-
-def _kinds(config: Config | None) -> tuple[str, ...]:
-    return ("calibration", "update") if config is not None and config.aggregation.calibrated else ("update",)
 
 
 def _config(job: Mapping[str, Any]) -> Config | None:

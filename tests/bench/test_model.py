@@ -19,7 +19,7 @@ import torch
 from small_model import SHAPES, random_state
 
 from secagg.bench import model as bench
-from secagg.bench.model import CostRow, Model, choose, compare
+from secagg.bench.model import CostRow, Model, choose, compare, expected_seconds, is_long
 from secagg.bench.model_files import Files
 from secagg.bench.report.backends import size_chart
 from secagg.bench.results import Results
@@ -199,6 +199,21 @@ def test_what_cannot_be_is_told_in_its_row(monkeypatch: pytest.MonkeyPatch) -> N
     assert row.problem is not None
     assert row.problem.startswith("needs about")
     assert row.problem.endswith("of memory, and 100 bytes are free")
+
+
+def test_a_model_of_zeros() -> None:
+    _, *rows = compare(model_of({"w": np.zeros(100, np.float32)}), 3, choose(["tenseal-sums", "smallest"]), seconds=0)
+    assert [(row.problem, row.bits) for row in rows] == [(None, None), (None, None)]
+
+
+def test_a_large_model_is_estimated_and_measured_once(monkeypatch: pytest.MonkeyPatch, small: Model) -> None:
+    assert not is_long(small)
+    monkeypatch.setattr(bench, "_LARGE", 2944)
+    assert is_long(small)
+    settings = choose(["flashe-16"])
+    assert 0 < expected_seconds(small, 3, settings) < 60
+    _, row = compare(small, 3, settings)
+    assert (len(row.encrypt_seconds), len(row.add_seconds), len(row.decrypt_seconds)) == (2, 2, 1)
 
 
 def test_a_mean_that_is_beyond_its_bound_is_an_error(monkeypatch: pytest.MonkeyPatch, small: Model) -> None:
