@@ -46,8 +46,8 @@ def growth_charts(results: Results) -> Iterator[Chart]:
             yield Chart(
                 f"growth-{axis}",
                 f"Growth with {axis}, {show_count(least)} to {show_count(most)}",
-                f"{', '.join(title for title, _, _ in parts)} against the number of {what}, both logarithmic. An update, "
-                f"from fewest to most: {'; '.join(_told(rows, axis))}.",
+                f"{', '.join(title for title, _, _ in parts)} against the number of {what}, both logarithmic. An "
+                f"update, from fewest to most: {'; '.join(_told(rows, axis))}.",
                 "Both axes are logarithmic: a straight line of slope 1 is cost in proportion. " + _settings(rows),
                 results.command,
                 results.date,
