@@ -166,6 +166,11 @@ def _draw_lines(
         return []
     for name, line in drawn.items():
         axes.plot(*zip(*line, strict=True), **look[name].style)
+    axes.set(xscale="log", yscale="log")
+    low, high = axes.get_ylim()
+    if high < 4 * low:  # what hardly changes is seen to hardly change
+        middle = (low * high) ** 0.5
+        axes.set_ylim(middle / 2, 2 * middle)
     log_axis(axes.xaxis, show_x, most=4 if show_x is show_speed else 8)
     log_axis(axes.yaxis, show_seconds if show_y is show_time else show_y)
     axes.grid(alpha=0.8)
