@@ -88,7 +88,10 @@ class Job:
 
     def _draw(self, site: int) -> State:
         draw = np.random.default_rng([site])
-        return {name: draw.normal(0, _SPREAD, shape).astype(np.float32) for name, shape in self.shapes.items()}
+        return {
+            name: np.asarray(draw.standard_normal(shape, np.float32) * np.float32(_SPREAD))
+            for name, shape in self.shapes.items()
+        }
 
 
 def joined(parts: list[bytes]) -> bytes:
