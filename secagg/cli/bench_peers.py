@@ -25,18 +25,16 @@ secagg bench peers --small --repeats 1
 secagg bench peers --only nvflare-he tenseal flashe-11 --out peers.json"""
 
 _OUT = Path("bench", "peers.json")
+_ENV = "where their environment is; made the first time, in a minute, of 400 MB (default: in the user's cache)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Measure NVFlare's HE, bare HE libraries, Flower's SecAgg+, plain float32 and secagg: one model, one run.
-
-    The first time it makes an environment of its own for them, in the user's cache: about a minute and 400 MB.
-    """
+    """Measure NVFlare's HE, bare HE libraries, Flower's SecAgg+, plain float32 and secagg: one model, one run."""
     parser.add_argument("--sites", type=int, default=3, help="how many send their update (default: 3)")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each, of which medians are told (default: 3)")
     parser.add_argument("--only", nargs="+", metavar="NAME", help=f"some of them: {', '.join(PEERS)}")
     parser.add_argument("--small", action="store_true", help="a model of 10⁵ values: to see that it works")
-    parser.add_argument("--env", type=Path, metavar="FOLDER", help="where the environment is, or is to be made")
+    parser.add_argument("--env", type=Path, metavar="FOLDER", help=_ENV)
     parser.add_argument("--out", type=Path, default=_OUT, metavar="FILE", help=f"the results (default: {_OUT})")
 
 
@@ -49,6 +47,8 @@ def run(options: argparse.Namespace) -> None:
         raise ConfigError(f"--repeats is {options.repeats}; give 1 or more")
     with os_errors(StorageError, f"cannot write {str(options.out)!r}"):
         options.out.parent.mkdir(parents=True, exist_ok=True)
+    if options.out.is_dir():
+        raise ConfigError(f"--out is the folder {options.out}; name a file")
     shapes = segresnet(options.small)
     python = environment(options.env, progress)
     rows = measure([str(python), "-I"], names, shapes, options.sites, options.repeats, progress)
