@@ -184,7 +184,8 @@ def test_targets_met():
     measured = [target["measured"] for target in found]
     assert measured == pytest.approx([3.4, 40, 24, 1, 34, 10, 340 / 9, 100, 400])
     assert found[6]["title"] == "upload: the best of secagg, flashe-11 against nvflare-he"
-    assert found[6]["detail"] == "9 MB of 340 MB"
+    assert found[7]["detail"] == "30 ms of 3 s"
+    assert found[6]["detail"] == "9.0 MB of 340.0 MB"
 
 
 def test_targets_missed():

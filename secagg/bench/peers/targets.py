@@ -88,12 +88,12 @@ def _targets(rows: Mapping[str, Row]) -> Iterator[dict[str, Any]]:
 
 
 def _times(theirs: list[float], ours: list[float]) -> tuple[float, str]:
-    return paired_ratio(theirs, ours), f"{_ms(median(ours))} of {_ms(median(theirs))}"
+    return paired_ratio(theirs, ours), f"{_time(median(ours))} of {_time(median(theirs))}"
 
 
 def _mb(nbytes: int) -> str:
-    return f"{nbytes / 1e6:.3g} MB"
+    return f"{nbytes / 1e6:.1f} MB"
 
 
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.3g} ms"
+def _time(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
