@@ -70,7 +70,7 @@ def run_cell(
             federation.join(models.get(name, first))
         turns = rounds.stop * len(federations)
         for round in rounds:
-            rows = []
+            rows: list[dict[str, Any]] = []
             for name, federation in federations.items():
                 report(round * len(federations) + len(rows), turns)
                 rows.append(_row(name, federation, task, round))
