@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from secagg.bench.clara.settings import TITLES, WHOLE
 from secagg.bench.clara.summary import Interval, best, dice_differences, lines, targets
 from secagg.bench.clara.tables import print_tables
 from secagg.bench.results import Results
+from secagg.cli import main
 from secagg.errors import ConfigError, FormatError
 
 SHORT = ["--network", "small", "--sites", "2", "--rounds", "2", "--seeds", "1", "--many", "3"]
@@ -108,18 +110,22 @@ def test_the_whole_network(tmp_path: Path) -> None:
     assert len(data["targets"]) == 6
 
 
-def test_ctrl_c(tmp_path: Path) -> None:
-    out = tmp_path / "clara.json"
-    with subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        while not (servers := children_of(process.pid)):
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate()
-    assert process.returncode == 130
-    assert "the same command, started again, goes on from the last whole round" in errors
-    assert "Traceback" not in errors
-    assert not any(map(is_alive, servers))
-    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == []  # no keys, above all
+@pytest.mark.usefixtures("one_thread")
+def test_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    servers: list[int] = []
+
+    def interrupt(*row: object) -> None:
+        servers.extend(children_of(os.getpid()))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("secagg.bench.clara.cell.make_row", interrupt)
+    monkeypatch.setattr("warnings.showwarning", warnings.showwarning)  # a command sets its own
+    before = set(children_of(os.getpid()))
+    assert main(["bench", "clara", *SHORT, "--out", str(tmp_path / "clara.json")]) == 130
+    assert "the same command, started again, goes on from the last whole round" in capsys.readouterr().err
+    assert len(set(servers) - before) == len(TITLES) - 1
+    assert set(children_of(os.getpid())) <= before
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]  # no keys, above all
 
 
 @pytest.mark.parametrize(
