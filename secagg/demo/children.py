@@ -21,7 +21,7 @@ class Children:
     """Starts processes, each with its log file, and ends them all when the ``with`` block ends, however it ends.
 
     Each child is in a session of its own, so that Ctrl-C reaches only the parent, which then ends the children in
-    order. SIGTERM to the parent does the same.
+    order. SIGTERM to the parent does the same; where it is killed, the kernel ends them (`secagg.demo.child`).
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Children:
         # A child that has been started, and is not in the list yet, would outlive an interruption.
         with log.open("wb") as file, undisturbed():
             process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                [sys.executable, "-m", f"{__package__}.child", str(os.getpid()), module, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,

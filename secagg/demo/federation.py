@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..config import Config
-from ..errors import TransportError
 from ..setup import ProjectFile, Provisioner
 from ..site.record import SiteRecord, read_records
 from ..storage.staging import new_folder
@@ -19,8 +17,8 @@ from ..ui.progress import progress
 from ..ui.units import show_count
 from .children import Children
 from .report import RoundResult, combine
+from .serving import ServerProcess
 
-_START_SECONDS = 60.0
 _POLL_SECONDS = 0.1
 
 
@@ -59,17 +57,11 @@ class DemoFederation:
         """Train through ``secagg serve`` and ``secagg site`` processes; `SecAggError` if one of them fails."""
         folder, run_dir = self._folder("encrypted"), self._out / "server"
         with Children() as children:
-            log = folder / "server.log"
-            arguments = ["serve", str(self._kit(SERVER)), "--address", "127.0.0.1:0", "--run-dir", str(run_dir)]
-            children.start("server", "secagg.cli", arguments, log)
-            address = _address(children, log)
-            self._start_sites(children, "secagg.cli", ["site"], address, folder)
+            server = ServerProcess(children, "server", self._kit(SERVER), run_dir, folder)
+            self._start_sites(children, "secagg.cli", ["site"], server.address(), folder)
             self._watch(children, "encrypted", folder)
-            children.stop("server")
-        lines = (run_dir / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
-        completed = [record for record in map(json.loads, lines) if record["outcome"] == "completed"]
-        add = [sum(upload["add_seconds"] for upload in record["uploads"]) for record in completed]
-        return combine(self._records(folder), add)
+            server.stop()
+        return combine(self._records(folder), server.add_seconds())
 
     def raw(self) -> list[RoundResult]:
         """Train with plain averaging; `SecAggError` if a site fails."""
@@ -119,15 +111,3 @@ class DemoFederation:
 
     def _records(self, folder: Path) -> list[list[SiteRecord]]:
         return [read_records(folder / f"{site}.jsonl") for site in self._sites]
-
-
-def _address(children: Children, log: Path) -> str:
-    """Return where the server listens, as it says in its log."""
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline:
-        children.running({"server"})
-        for line in log.read_text(encoding="utf-8").splitlines():
-            if line.startswith("serving on "):
-                return line.removeprefix("serving on ")
-        time.sleep(_POLL_SECONDS)
-    raise TransportError(f"the server did not start within {_START_SECONDS:.0f} s; see {log}")

@@ -11,6 +11,8 @@ import threading
 import time
 from concurrent import futures
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import grpc
 import numpy as np
@@ -83,6 +85,40 @@ class RawServer:
             return self._means[round]
 
 
+class RawSite:
+    """A site's connection to a `RawServer`, made at once; a context manager, or use `close`."""
+
+    def __init__(self, address: str, tls: Tls) -> None:
+        self._channel = grpc.secure_channel(address, channel_credentials(tls), _OPTIONS)
+        grpc.channel_ready_future(self._channel).result(_WAIT_SECONDS)
+        self._upload, self._download = (
+            self._channel.unary_unary(f"/{_SERVICE}/{name}", request_serializer=bytes, response_deserializer=bytes)
+            for name in ("Upload", "Download")
+        )
+
+    def upload(self, weight: float, difference: NDArray[np.float32]) -> int:
+        """Upload a difference, and return the bytes that it took; returns when it is in the sum."""
+        message = np.float64(weight).tobytes() + difference.tobytes()
+        self._upload(message, timeout=_WAIT_SECONDS)
+        return len(message)
+
+    def download(self, round: int) -> NDArray[np.float32]:
+        """Wait for the end of a round, and return the mean."""
+        return np.frombuffer(self._download(round.to_bytes(4, "little"), timeout=_WAIT_SECONDS), np.float32)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
 def main() -> None:
     """Train as one site of the baseline."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -93,31 +129,25 @@ def main() -> None:
     parser.add_argument("--report", type=Path, required=True)
     options = parser.parse_args()
     task = MNI152(**read_options(options.option))
-    network, model = task.model, _flatten(task.model)
-    with grpc.secure_channel(options.server, channel_credentials(Tls.load(options.kit)), _OPTIONS) as channel:
-        upload, download = (
-            channel.unary_unary(f"/{_SERVICE}/{name}", request_serializer=bytes, response_deserializer=bytes)
-            for name in ("Upload", "Download")
-        )
+    network, model = task.model, flatten(task.model)
+    with RawSite(options.server, Tls.load(options.kit)) as site:
         for round in range(options.rounds):
             here = f"round {round} ({round + 1} of {options.rounds})"
             begun = time.perf_counter()
             with progress(f"{here}: train") as report:
                 task.train(round, report)
             start = time.perf_counter()
-            message = np.float64(task.examples).tobytes() + (_flatten(network) - model).tobytes()
-            upload(message, timeout=_WAIT_SECONDS)
+            nbytes = site.upload(task.examples, flatten(network) - model)
             sent = time.perf_counter()
             with progress(f"{here}: wait for others"):
-                mean = np.frombuffer(download(round.to_bytes(4, "little"), timeout=_WAIT_SECONDS), np.float32)
+                mean = site.download(round)
             received = time.perf_counter()
             model = model + mean
-            # A copy: the parameters become views of what they are given, and training changes them in place.
-            torch.nn.utils.vector_to_parameters(torch.from_numpy(model.copy()), network.parameters())
+            unflatten(model, network)
             SiteRecord(
                 round=round,
                 metrics=task.validate(),
-                nbytes=len(message),
+                nbytes=nbytes,
                 train_seconds=start - begun,
                 encrypt_seconds=0.0,
                 upload_seconds=sent - start,
@@ -126,8 +156,14 @@ def main() -> None:
             ).append_to(options.report)
 
 
-def _flatten(network: torch.nn.Module) -> NDArray[np.float32]:
+def flatten(network: torch.nn.Module) -> NDArray[np.float32]:
+    """Return the parameters of a network after each other."""
     return np.array(torch.nn.utils.parameters_to_vector(network.parameters()).detach().numpy())
+
+
+def unflatten(model: NDArray[np.float32], network: torch.nn.Module) -> None:
+    """Copy such parameters into a network: what would be views of them, training would change in place."""
+    torch.nn.utils.vector_to_parameters(torch.from_numpy(model.copy()), network.parameters())
 
 
 if __name__ == "__main__":

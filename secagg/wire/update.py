@@ -230,7 +230,10 @@ class Update:
         """Return the whole update; one that is in memory as bytes already is returned as it is."""
         if isinstance(self._body, MemoryBody) and self._body.blob is not None:
             return self._body.blob
-        return b"".join(bytes(chunk) for chunk in self.chunks())
+        whole = BytesIO()  # where joining would hold a copy of each chunk beside the whole
+        for chunk in self.chunks():
+            whole.write(chunk)
+        return whole.getvalue()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the update to a file, frame by frame; the file appears whole or not at all."""
