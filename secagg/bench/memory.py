@@ -20,8 +20,13 @@ def peak() -> int:
     return _field("VmHWM")
 
 
-def _field(name: str) -> int:
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+def available() -> int:
+    """Return the bytes of this machine that processes can still have."""
+    return _field("MemAvailable", Path("/proc/meminfo"))
+
+
+def _field(name: str, path: Path = Path("/proc/self/status")) -> int:
+    for line in path.read_text(encoding="ascii").splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1]) * 1024
-    raise SecAggError(f"/proc/self/status has no {name}: memory is measured on Linux")
+    raise SecAggError(f"{path} has no {name}: memory is measured on Linux")

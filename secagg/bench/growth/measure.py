@@ -1,0 +1,155 @@
+"""One round of a federation, measured: its sites take turns in one process, and the server has another."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+from ...config import Config
+from ...errors import QuotaError, show_size
+from ...keygen import generate_keys
+from ...setup.choices import header
+from ...setup.disk import LEAST_FREE_NBYTES
+from ...wire.layout import Layout
+from ..memory import available
+from ..settings import SETTINGS
+from .model import empty_model
+from .process import Worker, write_federation
+
+#: Smaller models are encrypted so many times, for the median of the times.
+_REPEATED_BELOW, _REPEATS = 500_000, 5
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a round took.
+
+    Parameters
+    ----------
+    up_nbytes, down_nbytes : int
+        What a site sends and receives, with calibration and scales, where there are some.
+    encrypt_seconds : float
+        Median of the sites; the calibration is in it.
+    add_seconds : tuple of float
+        Of each site, in order: the server reads a file, verifies it, and adds it.
+    finish_seconds : float
+        Of the server, once.
+    decrypt_seconds : float
+        Of one site.
+    site_peak_nbytes, server_peak_nbytes : int
+        Most memory at a time, above the model and above what the server had before.
+    """
+
+    up_nbytes: int
+    down_nbytes: int
+    encrypt_seconds: float
+    add_seconds: tuple[float, ...]
+    finish_seconds: float
+    decrypt_seconds: float
+    site_peak_nbytes: int
+    server_peak_nbytes: int
+
+
+def exchanged(config: Config, layout: Layout, sites: int) -> tuple[int, int]:
+    """Return the exact bytes up and down of a site in a round of so many sites, calibration and scales included."""
+    more = config.aggregation.precision == "auto"
+    up, down = (
+        sum(header(kind, count, config, layout).nbytes for kind in kinds[: 1 + more])
+        for kinds, count in ((("update", "calibration"), 1), (("aggregate", "scales"), sites))
+    )
+    return up, down
+
+
+def measure(setting: str, parameters: int, planned: int, sites: int = 2, folder: Path | None = None) -> Round:
+    """Measure a round.
+
+    Parameters
+    ----------
+    setting : str
+        Of `SETTINGS`.
+    parameters : int
+        Of the model.
+    planned : int
+        ``max_clients``.
+    sites : int
+        How many send an update.
+    folder : Path, optional
+        Existing folder for temporary files; else that of the system.
+
+    Raises
+    ------
+    QuotaError
+        If disk or memory have no room for it; nothing is begun then.
+    SecAggError
+        If it fails, or its mean is not that of the model.
+    """
+    config = SETTINGS[setting].config(planned)
+    layout = Layout.of(empty_model(parameters), config)
+    up, down = exchanged(config, layout, sites)
+    with TemporaryDirectory(prefix="secagg-growth-", dir=folder) as temporary:
+        path = Path(temporary)
+        _check_room(path, 4 * parameters, up, down, feedback=bool(config.params.to_dict().get("error_feedback")))
+        write_federation(path, config, generate_keys(config))
+        return _Federation(path, parameters, [f"site-{number}" for number in range(1, sites + 1)]).run(
+            up, down, calibrated=config.aggregation.calibrated
+        )
+
+
+class _Federation:
+    def __init__(self, folder: Path, parameters: int, sites: Sequence[str]) -> None:
+        self._folder, self._parameters, self._sites = folder, parameters, sites
+        self._repeats = _REPEATS if parameters < _REPEATED_BELOW and len(sites) <= _REPEATS else 1
+        self._update, self._scales, self._aggregate = (
+            str(folder / name) for name in ("update.secagg", "scales.secagg", "aggregate.secagg")
+        )
+
+    def run(self, up: int, down: int, *, calibrated: bool) -> Round:
+        with Worker("site", self._folder, self._parameters) as site:
+            with Worker("server", self._folder) as server:
+                measuring = self._calibrate(site, server) if calibrated else [0.0]
+                scales = self._scales if calibrated else None
+                server.ask("begin", "update")
+                encrypt, add = [], []
+                for name in self._sites:  # one file at a time, so that a thousand sites do not take a disk
+                    encrypt.append(site.ask("encrypt", name, self._update, scales, self._repeats))
+                    add.append(server.ask("add", self._update))
+                finish = server.ask("finish", self._aggregate)
+                above = server.ask("above")
+            decrypt = site.ask("decrypt", self._aggregate, self._repeats)
+            return Round(
+                up_nbytes=up,
+                down_nbytes=down,
+                encrypt_seconds=median(measuring) + median(encrypt),
+                add_seconds=tuple(add),
+                finish_seconds=finish,
+                decrypt_seconds=decrypt,
+                site_peak_nbytes=site.ask("above"),
+                server_peak_nbytes=above,
+            )
+
+    def _calibrate(self, site: Worker, server: Worker) -> list[float]:
+        server.ask("begin", "calibration")
+        seconds = []
+        for name in self._sites:
+            seconds.append(site.ask("calibrate", name, self._update))
+            server.ask("add", self._update)
+        server.ask("finish", self._scales)
+        return seconds
+
+
+def _check_room(folder: Path, model: int, up: int, down: int, *, feedback: bool) -> None:
+    """Raise `QuotaError` unless there is room: of the disk for an update and the sum, of memory for what holds them.
+
+    In memory are the model and, first, what error feedback carries of it, twice, and the server's sum; later the mean.
+    Room for the disk's caches is left, too, or writing would wait for the disk.
+    """
+    free, needed = shutil.disk_usage(folder).free, up + down + LEAST_FREE_NBYTES
+    if needed > free:
+        raise QuotaError(f"it needs {show_size(needed)} of disk in {folder.parent}, {show_size(free)} are free")
+    memory, wanted = available(), 2 * model + model * 2 * feedback + up + down + LEAST_FREE_NBYTES
+    if wanted > memory:
+        raise QuotaError(f"it needs {show_size(wanted)} of memory, {show_size(memory)} are available")
