@@ -88,7 +88,7 @@ def _print(data: dict[str, Any]) -> None:
             for row in data["extrapolation"]
         ],
     )
-    print(data["breaks_first"])
+    print("what breaks first, of", *data["breaks_first"], "", sep="\n  ")
 
 
 def _print_links(data: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...config import Config
-from ...scheme.aggregation import MAX_CLIENTS
+from ...scheme import aggregation
 from ...setup.choices import header
 from ...trust.identity import Identity
 from ...trust.parties import Party
@@ -19,7 +19,7 @@ from .model import empty_model
 
 def config_of(setting: str, sites: int) -> Config:
     """Return the configuration of so many sites, or of the most that one can name."""
-    return SETTINGS[setting].config(min(sites, MAX_CLIENTS))
+    return SETTINGS[setting].config(min(sites, aggregation.MAX_CLIENTS))
 
 
 def project_of(setting: str, parameters: int, sites: int, known: Sequence[Identity] = ()) -> Project:

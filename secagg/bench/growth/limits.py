@@ -16,7 +16,7 @@ from ...scheme import aggregation
 from ...server import Federation, Limits
 from ...setup.disk import round_nbytes
 from ...storage import yaml_file
-from ...ui.units import show_count, show_seconds
+from ...ui.units import show_seconds
 from ...wire import container
 from ..settings import SETTINGS
 from .costs import Costs
@@ -67,14 +67,14 @@ def find_limits(costs: Sequence[Costs]) -> list[Limit]:
     return sorted(found, key=lambda limit: _MOST + 1 if limit.at is None else limit.at)
 
 
-def most_sites(fits: Callable[[int], object], most: int = _MOST) -> int | None:
+def most_sites(fits: Callable[[int], object], most: int | None = None) -> int | None:
     """Return the most sites that fit, by trying; None if as many as `most` do.
 
     Parameters
     ----------
     fits : callable
         Returns whether so many do; an error of secagg says that they do not. If some fit, so do fewer.
-    most : int
+    most : int, optional
         How many are tried at most.
     """
 
@@ -84,7 +84,7 @@ def most_sites(fits: Callable[[int], object], most: int = _MOST) -> int | None:
         except SecAggError:
             return False
 
-    low, high = 1, 2
+    low, high, most = 1, 2, most or _MOST
     while works(high):
         if high == most:
             return None
@@ -193,10 +193,9 @@ def _most_threads() -> tuple[int, str]:
     return found[name], name
 
 
-def first_of(limits: Iterable[Limit]) -> str:
-    """Return in a sentence what breaks first."""
-    first = next(iter(limits))
+def first_of(limits: Iterable[Limit], setting: str) -> str:
+    """Return in a sentence what breaks first of a setting; limits as of `find_limits`."""
+    first = next(limit for limit in limits if limit.setting in (None, setting))
     if first.at is None:
-        return f"nothing breaks before {show_count(_MOST, 'site')}"
-    where = "" if first.setting is None else f" ({first.setting})"
-    return f"what breaks first: {first.what}{where}, beyond {show_count(first.at, 'site')}: {first.why}"
+        return f"{setting}: nothing breaks before {_MOST:,} sites"
+    return f"{setting}: {first.what} first, beyond {first.at:,} sites: {first.why}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -18,7 +19,7 @@ from ...wire.layout import Layout
 from ..memory import available
 from ..settings import SETTINGS
 from .model import empty_model
-from .process import Worker, write_federation
+from .process import Worker, working, write_federation
 
 #: Smaller models are encrypted so many times, for the median of the times.
 _REPEATED_BELOW, _REPEATS = 500_000, 5
@@ -94,51 +95,60 @@ def measure(setting: str, parameters: int, planned: int, sites: int = 2, folder:
         path = Path(temporary)
         _check_room(path, 4 * parameters, up, down, feedback=bool(config.params.to_dict().get("error_feedback")))
         write_federation(path, config, generate_keys(config))
-        return _Federation(path, parameters, [f"site-{number}" for number in range(1, sites + 1)]).run(
-            up, down, calibrated=config.aggregation.calibrated
-        )
+        names = [f"site-{number}" for number in range(1, sites + 1)]
+        return _Federation(path, parameters, names).run(calibrated=config.aggregation.calibrated)
 
 
 class _Federation:
     def __init__(self, folder: Path, parameters: int, sites: Sequence[str]) -> None:
         self._folder, self._parameters, self._sites = folder, parameters, sites
         self._repeats = _REPEATS if parameters < _REPEATED_BELOW and len(sites) <= _REPEATS else 1
-        self._update, self._scales, self._aggregate = (
-            str(folder / name) for name in ("update.secagg", "scales.secagg", "aggregate.secagg")
+        self._sent, self._scales, self._aggregate = (
+            folder / name for name in ("sent.secagg", "scales.secagg", "aggregate.secagg")
         )
 
-    def run(self, up: int, down: int, *, calibrated: bool) -> Round:
-        with Worker("site", self._folder, self._parameters) as site:
-            with Worker("server", self._folder) as server:
-                measuring = self._calibrate(site, server) if calibrated else [0.0]
-                scales = self._scales if calibrated else None
-                server.ask("begin", "update")
-                encrypt, add = [], []
-                for name in self._sites:  # one file at a time, so that a thousand sites do not take a disk
-                    encrypt.append(site.ask("encrypt", name, self._update, scales, self._repeats))
-                    add.append(server.ask("add", self._update))
-                finish = server.ask("finish", self._aggregate)
+    def run(self, *, calibrated: bool) -> Round:
+        with working("site", self._folder, self._parameters) as site:
+            with working("server", self._folder) as server:
+                measured = _Stage(0, [], [], 0.0)
+                if calibrated:
+                    measured = self._stage(server, "calibration", partial(site.ask, "calibrate"), self._scales)
+                scales = str(self._scales) if calibrated else None
+                encrypt = partial(site.ask, "encrypt", scales, self._repeats)
+                updates = self._stage(server, "update", encrypt, self._aggregate)
                 above = server.ask("above")
-            decrypt = site.ask("decrypt", self._aggregate, self._repeats)
+            self._sent.unlink()
             return Round(
-                up_nbytes=up,
-                down_nbytes=down,
-                encrypt_seconds=median(measuring) + median(encrypt),
-                add_seconds=tuple(add),
-                finish_seconds=finish,
-                decrypt_seconds=decrypt,
+                up_nbytes=measured.nbytes + updates.nbytes,
+                down_nbytes=sum(path.stat().st_size for path in (self._scales, self._aggregate) if path.exists()),
+                encrypt_seconds=median(measured.site_seconds or [0.0]) + median(updates.site_seconds),
+                add_seconds=tuple(updates.add_seconds),
+                finish_seconds=updates.finish_seconds,
+                decrypt_seconds=site.ask("decrypt", str(self._aggregate), self._repeats),
                 site_peak_nbytes=site.ask("above"),
                 server_peak_nbytes=above,
             )
 
-    def _calibrate(self, site: Worker, server: Worker) -> list[float]:
-        server.ask("begin", "calibration")
-        seconds = []
+    def _stage(self, server: Worker, kind: str, send: Callable[[str, str], float], target: Path) -> _Stage:
+        """Add what all sites send, one file at a time, so that a thousand sites do not take a disk."""
+        server.ask("begin", kind)
+        stage = _Stage(0, [], [], 0.0)
         for name in self._sites:
-            seconds.append(site.ask("calibrate", name, self._update))
-            server.ask("add", self._update)
-        server.ask("finish", self._scales)
-        return seconds
+            stage.site_seconds.append(send(name, str(self._sent)))
+            stage.nbytes = stage.nbytes or self._sent.stat().st_size
+            stage.add_seconds.append(server.ask("add", str(self._sent)))
+        stage.finish_seconds = server.ask("finish", str(target))
+        return stage
+
+
+@dataclass
+class _Stage:
+    """Bytes of the first site, seconds of all."""
+
+    nbytes: int
+    site_seconds: list[float]
+    add_seconds: list[float]
+    finish_seconds: float
 
 
 def _check_room(folder: Path, model: int, up: int, down: int, *, feedback: bool) -> None:

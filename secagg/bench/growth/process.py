@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from ...config import Config
@@ -16,27 +17,40 @@ from ...trust.key import KeyPair
 from . import worker
 
 
-class Worker:
-    """A process that ends with the ``with`` block, however that ends.
+@contextmanager
+def working(role: str, folder: Path, parameters: int = 0) -> Iterator[Worker]:
+    """Start a worker, which ends with the ``with`` block, however that ends.
 
     Parameters
     ----------
     role : str
         ``"site"`` or ``"server"``.
     folder : Path
-        With configuration and keys; its output goes there, too.
+        With configuration and keys; its log goes there, too.
     parameters : int
-        Of the model.
+        Of the model of a site.
     """
-
-    def __init__(self, role: str, folder: Path, parameters: int = 0) -> None:
-        self._role, self._log = role, folder / f"{role}.log"
-        command = [sys.executable, "-m", worker.__name__, role, str(folder), str(parameters)]
-        with self._log.open("wb") as log, undisturbed():
+    command = [sys.executable, "-m", worker.__name__, role, str(folder), str(parameters)]
+    path, started = folder / f"{role}.log", []
+    try:
+        with path.open("wb") as log, undisturbed():
             # In a session of its own: Ctrl-C reaches the parent alone, which ends it.
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
             )
+            started.append(process)
+        yield Worker(role, started[0], path)
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+class Worker:
+    """A process that answers calls."""
+
+    def __init__(self, role: str, process: subprocess.Popen[str], log: Path) -> None:
+        self._role, self._process, self._log = role, process, log
 
     def ask(self, call: str, *arguments: str | int | None) -> Any:
         """Return what a call returns there.
@@ -62,15 +76,6 @@ class Worker:
         if "error" in answer:
             raise SecAggError(f"{self._role}, {call}: {answer['error']}")
         return answer["result"]
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.kill()
-        self._process.communicate()
 
 
 def write_federation(folder: Path, config: Config, keys: KeyPair) -> None:

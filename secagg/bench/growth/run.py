@@ -87,7 +87,7 @@ FULL = Scope(
 )
 
 SMALL = Scope(
-    parameters={"exact": (10**4, 3 * 10**4, 10**5), "flashe-16": (10**4, 3 * 10**4, 10**5)},
+    parameters={"exact": (10**4,), "flashe-16": (10**4, 3 * 10**4, 10**5)},
     sites=(2, 4, 8),
     sites_parameters=10**4,
     model=10**5,
@@ -120,7 +120,7 @@ def run(scope: Scope, progress: Progress = silent) -> dict[str, Any]:
                 "links": list(_by_links(scope, costs, raw)),
                 "slopes": [*_slopes(parameters, "parameters"), *_slopes(sites, "sites")],
                 "limits": [asdict(limit) for limit in limits],
-                "breaks_first": first_of(limits),
+                "breaks_first": [first_of(limits, cost.setting) for cost in costs],
                 "extrapolation": extrapolate(costs, sites) if costs else [],
             }
 

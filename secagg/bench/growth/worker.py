@@ -1,7 +1,7 @@
 """A site, or a server, in a process of its own, whose peak of memory is then its own: what runs there.
 
 ``python -m secagg.bench.growth.worker ROLE FOLDER PARAMETERS``. The folder holds ``config.json`` and the role's key.
-Each line of standard input is a call, ``["encrypt", "site-1", …]``, and each line of standard output its result, both
+Each line of standard input is a call, ``["calibrate", "site-1", …]``, and each line of standard output its result, both
 JSON; `secagg.bench.growth.process` is the other side.
 """
 
@@ -59,7 +59,7 @@ class Site:
         update.save(path)
         return seconds
 
-    def encrypt(self, site: str, path: str, scales: str | None, repeats: int) -> float:
+    def encrypt(self, scales: str | None, repeats: int, site: str, path: str) -> float:
         """Write the update of a site, a frame at a time; return the seconds that it takes, the median of `repeats`."""
         seconds = median(self._encrypt(site, path, scales) for _ in range(repeats))
         self._encrypting = peak() - self._start
@@ -106,7 +106,7 @@ class Site:
 
 
 class Server:
-    """An aggregator, which `begin` makes anew."""
+    """An aggregator of updates; `begin` makes it anew."""
 
     CALLS = ("begin", "add", "finish", "above", "libraries")
 
@@ -114,6 +114,7 @@ class Server:
         key = load_key(folder / SERVER_KEY_FILE)
         assert isinstance(key, ServerKey)
         self._config, self._key = _config(folder), key
+        self.begin("update")
         digest()  # loads what it needs
         self._start = resident()
 
