@@ -129,6 +129,7 @@ def test_limits_are_those_of_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
 
     before = found()
     assert before["max_clients"] is before["sites in a manifest"] is before["connections of the server"] is None
+    assert before["downloads at once at 100 Mbit/s"] == 715  # 60 s × 12.5 MB/s, in frames of 1 MiB and a digest
     monkeypatch.setattr(aggregation, "MAX_CLIENTS", 500)
     monkeypatch.setattr(transport, "_MAX_CONNECTIONS", 300)
     monkeypatch.setattr(container, "MAX_HEADER_NBYTES", 100_000)

@@ -123,6 +123,14 @@ def _of_any(cost: Costs) -> Iterator[Limit]:
         most_sites(lambda sites: _yaml_nbytes(sites) <= yaml_file.MAX_YAML_NBYTES),
         f"names of {len(long_name(0))} characters do not fit a file of {show_size(yaml_file.MAX_YAML_NBYTES)}",
     )
+    idle = Limits().idle_seconds
+    for link in _LINKS:
+        yield Limit(
+            f"downloads at once at {link / 1e6:,.0f} Mbit/s",
+            most_sites(partial(_moves, setting, parameters, link, idle)),
+            f"simulated: a frame of {show_size(container.MAX_FRAME_NBYTES)}, or the head, takes longer for each than "
+            f"--idle-timeout, {show_seconds(idle)} by default; streams are cut off, and resumed",
+        )
     threads, which = _most_threads()
     yield Limit(
         "threads of the server",
@@ -167,6 +175,12 @@ def _of_setting(cost: Costs) -> Iterator[Limit]:
 
 def _in_time(cost: Costs, link: float, timeout: float, sites: int) -> bool:
     return round_seconds(cost.cost(sites), sites, link, Limits().uploads_in_flight) <= timeout
+
+
+def _moves(setting: str, parameters: int, link: float, idle: float, sites: int) -> bool:
+    """Return whether the largest piece of a sum arrives in time where all sites download it at once."""
+    largest = max(len(sum_of(setting, parameters, sites).head), container.MAX_FRAME_NBYTES + container.DIGEST_NBYTES)
+    return sites * 8 * largest / link <= idle
 
 
 def _yaml_nbytes(sites: int) -> float:
