@@ -1,4 +1,4 @@
-"""Memory of this process, as the kernel counts it."""
+"""Memory, as the kernel counts it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,13 @@ def peak() -> int:
 
 
 def available() -> int:
-    """Return the bytes of this machine that processes can still have."""
-    return _field("MemAvailable", Path("/proc/meminfo"))
+    """Return the bytes that programs may still take, of this machine or of the container that this is."""
+    free = _field("MemAvailable", Path("/proc/meminfo"))
+    limit, used = (Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current"))
+    try:
+        return min(free, int(limit.read_text(encoding="ascii")) - int(used.read_text(encoding="ascii")))
+    except (OSError, ValueError):  # there are no such files, or "max"
+        return free
 
 
 def _field(name: str, path: Path = Path("/proc/self/status")) -> int:

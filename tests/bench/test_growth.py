@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from secagg.bench.growth import limits, measure, run
-from secagg.bench.growth.costs import Costs, planned_nbytes
+from secagg.bench.growth.costs import Costs, planned_sizes
 from secagg.bench.growth.links import Cost, round_seconds
 from secagg.bench.growth.slopes import fit
 from secagg.bench.results import Results
@@ -43,11 +43,11 @@ def test_short_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for row in data["parameters"]:
         assert row["problem"] is None
         # Sizes are those of files, and what was computed from the layout is the same.
-        expected = planned_nbytes(row["setting"], row["parameters"], run.PLANNED)[0]
-        assert row["up_nbytes"] == expected
+        assert row["up_nbytes"] == planned_sizes(row["setting"], row["parameters"], run.PLANNED).up_nbytes
     assert {row["sites"] for row in data["sites"]} == set(run.SMALL.sites)
     for row in data["sites"]:
-        assert (row["up_nbytes"], row["down_nbytes"]) == planned_nbytes(row["setting"], row["parameters"], row["sites"])
+        expected = planned_sizes(row["setting"], row["parameters"], row["sites"])
+        assert (row["up_nbytes"], row["down_nbytes"]) == (expected.up_nbytes, expected.down_nbytes)
     slopes = {(row["what"], row["setting"]): row for row in data["slopes"]}
     assert slopes["bytes up, by parameters", "flashe-16"]["words"].endswith("linear")
     assert len(data["links"]) == len(run.SMALL.settings) * len(run.SMALL.sites) * len(run.LINKS)
@@ -101,9 +101,9 @@ def test_rounds_over_links() -> None:
 
 
 def test_costs_of_more_sites() -> None:
-    up, down = planned_nbytes("flashe-16", 10**5, 1000)
-    cost = COSTS.cost(1000)
-    assert (cost.up_nbytes, cost.down_nbytes) == (up, down)
+    sizes, cost = planned_sizes("flashe-16", 10**5, 1000), COSTS.cost(1000)
+    up = sizes.up_nbytes
+    assert (cost.up_nbytes, cost.down_nbytes) == (up, sizes.down_nbytes)
     assert cost.encrypt_seconds == pytest.approx(0.002 * up / 296_149)
     assert cost.decrypt_seconds == pytest.approx(0.0015 * up / 296_149 + 998 * up * 1e-10)
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from scipy import stats
 
+from ...setup.sizes import Sizes, sizes_of
 from ...wire.layout import Layout
 from ..settings import SETTINGS
 from .links import Cost
-from .measure import exchanged
 from .model import empty_model
 
 #: Sites that were in the sums whose decryption was measured at the model's size.
@@ -55,11 +55,12 @@ class Costs:
 
     def cost(self, sites: int) -> Cost:
         """Return the cost of a round; `ConfigError` if so many sites cannot be planned for."""
-        up, down = planned_nbytes(self.setting, self.parameters, sites)
+        sizes = planned_sizes(self.setting, self.parameters, sites)
+        up = sizes.up_nbytes
         ratio = up / self.measured.up_nbytes
         return Cost(
             up_nbytes=up,
-            down_nbytes=down,
+            down_nbytes=sizes.down_nbytes,
             encrypt_seconds=ratio * self.measured.encrypt_seconds,
             add_seconds=ratio * self.measured.add_seconds,
             finish_seconds=ratio * self.measured.finish_seconds,
@@ -68,7 +69,7 @@ class Costs:
 
 
 @lru_cache(maxsize=1024)
-def planned_nbytes(setting: str, parameters: int, sites: int) -> tuple[int, int]:
-    """Return the exact bytes of a site, up and down, where so many sites are planned, and all of them added."""
+def planned_sizes(setting: str, parameters: int, sites: int) -> Sizes:
+    """Return the exact sizes of a round for which so many sites are planned, all of whom send."""
     config = SETTINGS[setting].config(sites)
-    return exchanged(config, Layout.of(empty_model(parameters), config), sites)
+    return sizes_of(config, Layout.of(empty_model(parameters), config), sites)

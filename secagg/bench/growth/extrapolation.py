@@ -20,7 +20,7 @@ from ...trust.identity import Identity
 from ...wire.header import Contribution, refuse_duplicates
 from ...wire.tail import Proof, signed_message
 from ..turns import stopwatch
-from .costs import Costs
+from .costs import Costs, planned_sizes
 from .federation import config_of, long_name, project_of, sum_of
 from .links import round_seconds
 
@@ -74,7 +74,8 @@ def _of_setting(cost: Costs, rows: Sequence[Mapping[str, Any]]) -> Iterator[tupl
     yield "encryption, of a site", many.encrypt_seconds, "s", "measured with fewer sites, by bytes"
     yield "additions, of the server", SITES * many.add_seconds, "s", "measured with fewer sites, by bytes"
     yield "decryption, of a site", many.decrypt_seconds, "s", "a stream for each site: fitted to up to a thousand"
-    yield "memory of the server", many.up_nbytes + SITES * _nbytes_a_site(cost, rows), "B", "one sum, and lists, fitted"
+    total = planned_sizes(cost.setting, cost.parameters, SITES).sum_nbytes
+    yield "memory of the server", total + SITES * _nbytes_a_site(cost, rows), "B", "one sum exact, lists fitted"
     disk = round_nbytes(project_of(cost.setting, cost.parameters, SITES))
     yield "disk of the server", disk or 0, "B", "exact; all updates of the open round, three sums, three models"
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ...config import Config
 from ...scheme import aggregation
-from ...setup.choices import header
+from ...setup.sizes import header
 from ...trust.identity import Identity
 from ...trust.parties import Party
 from ...trust.project import Project

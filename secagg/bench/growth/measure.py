@@ -10,11 +10,10 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from ...config import Config
 from ...errors import QuotaError, show_size
 from ...keygen import generate_keys
-from ...setup.choices import header
 from ...setup.disk import LEAST_FREE_NBYTES
+from ...setup.sizes import Sizes, sizes_of
 from ...wire.layout import Layout
 from ..memory import available
 from ..settings import SETTINGS
@@ -55,16 +54,6 @@ class Round:
     server_peak_nbytes: int
 
 
-def exchanged(config: Config, layout: Layout, sites: int) -> tuple[int, int]:
-    """Return the exact bytes up and down of a site in a round of so many sites, calibration and scales included."""
-    more = config.aggregation.precision == "auto"
-    up, down = (
-        sum(header(kind, count, config, layout).nbytes for kind in kinds[: 1 + more])
-        for kinds, count in ((("update", "calibration"), 1), (("aggregate", "scales"), sites))
-    )
-    return up, down
-
-
 def measure(setting: str, parameters: int, planned: int, sites: int = 2, folder: Path | None = None) -> Round:
     """Measure a round.
 
@@ -89,11 +78,10 @@ def measure(setting: str, parameters: int, planned: int, sites: int = 2, folder:
         If it fails, or its mean is not that of the model.
     """
     config = SETTINGS[setting].config(planned)
-    layout = Layout.of(empty_model(parameters), config)
-    up, down = exchanged(config, layout, sites)
+    sizes = sizes_of(config, Layout.of(empty_model(parameters), config), sites)
     with TemporaryDirectory(prefix="secagg-growth-", dir=folder) as temporary:
         path = Path(temporary)
-        _check_room(path, 4 * parameters, up, down, feedback=bool(config.params.to_dict().get("error_feedback")))
+        _check_room(path, 4 * parameters, sizes, feedback=bool(config.params.to_dict().get("error_feedback")))
         write_federation(path, config, generate_keys(config))
         names = [f"site-{number}" for number in range(1, sites + 1)]
         return _Federation(path, parameters, names).run(calibrated=config.aggregation.calibrated)
@@ -151,15 +139,16 @@ class _Stage:
     finish_seconds: float
 
 
-def _check_room(folder: Path, model: int, up: int, down: int, *, feedback: bool) -> None:
+def _check_room(folder: Path, model: int, sizes: Sizes, *, feedback: bool) -> None:
     """Raise `QuotaError` unless there is room: of the disk for an update and the sum, of memory for what holds them.
 
     In memory are the model and, first, what error feedback carries of it, twice, and the server's sum; later the mean.
     Room for the disk's caches is left, too, or writing would wait for the disk.
     """
-    free, needed = shutil.disk_usage(folder).free, up + down + LEAST_FREE_NBYTES
+    free, needed = shutil.disk_usage(folder).free, sizes.up_nbytes + sizes.down_nbytes + LEAST_FREE_NBYTES
     if needed > free:
         raise QuotaError(f"it needs {show_size(needed)} of disk in {folder.parent}, {show_size(free)} are free")
-    memory, wanted = available(), 2 * model + model * 2 * feedback + up + down + LEAST_FREE_NBYTES
+    memory = available()
+    wanted = 2 * model + 2 * model * feedback + sizes.up_nbytes + sizes.sum_nbytes + LEAST_FREE_NBYTES
     if wanted > memory:
         raise QuotaError(f"it needs {show_size(wanted)} of memory, {show_size(memory)} are available")
