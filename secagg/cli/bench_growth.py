@@ -11,7 +11,8 @@ from ..bench.growth import links
 from ..bench.growth.run import FULL, PLANNED, SMALL
 from ..bench.growth.run import run as measure
 from ..bench.results import Results
-from ..errors import show_size
+from ..errors import ConfigError, StorageError, show_size
+from ..storage.files import os_errors
 from ..ui.progress import progress
 from ..ui.units import show_seconds
 
@@ -37,7 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure, write the results, and print them."""
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    if options.out.is_dir():  # better known before ten minutes of measuring
+        raise ConfigError(f"--out {options.out} is a folder; name a file in it")
+    with os_errors(StorageError, f"cannot make the folder of {str(options.out)!r}"):
+        options.out.parent.mkdir(parents=True, exist_ok=True)
     data = measure(SMALL if options.small else FULL, progress)
     command = f"secagg bench growth{' --small' if options.small else ''} --out {options.out}"
     Results("growth", command, data).save(options.out)
@@ -73,7 +77,7 @@ def _print(data: dict[str, Any]) -> None:
         [(row["setting"], row["what"], row["words"]) for row in data["slopes"]],
     )
     _table(
-        f"limits, for a model of {data['model']['parameters']:,} parameters: the most sites that work",
+        f"limits, with {data['model']['parameters']:,} parameters: the most sites that work, if max_clients reaches it",
         ("what", "setting", "sites", "why"),
         [
             (row["what"], row["setting"] or "", "not reached" if row["at"] is None else f"{row['at']:,}", row["why"])
