@@ -1,6 +1,6 @@
 # Commands for working on secagg. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup pyfhel demo test lint format bench bench-check fuzz chaos proto clean
+.PHONY: help setup pyfhel demo test lint format bench bench-check sizes fuzz chaos proto clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -41,6 +41,9 @@ BASE ?= origin/main
 GATE_SECONDS ?= 240
 bench-check: setup ## fail if this checkout is slower, or sends more, than BASE (origin/main)
 	$(BIN)/python benchmarks/gate $(BASE) --seconds $(GATE_SECONDS) $(GATE)
+
+sizes: setup ## make benchmarks/sizes.csv anew, which the suite holds exactly
+	$(BIN)/python benchmarks/sizes.py
 
 # What breaks it is kept in .fuzz; what it has reached is kept by tests/fuzz/fuzz_keep.py.
 FUZZ_SECONDS ?= 600
