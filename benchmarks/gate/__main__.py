@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pairing import measure
 from table import show
-from trees import GateError, commit_of, describe, sizes_changed, tree_of
+from trees import GateError, both_trees, commit_of, describe, sizes_changed
 from verdict import Row, as_json, judge
 
 from secagg.bench.machine import machine
@@ -41,10 +41,10 @@ def gate(base: str, only: list[str], seconds: float) -> tuple[list[Row], str]:
     if not names:
         raise GateError(f"no benchmark has {' or '.join(only)} in its name; there are: {', '.join(CASES)}")
     commit = commit_of(ROOT, base)
-    with progress(f"build {base} ({commit[:12]})"), tree_of(ROOT, commit) as tree:
+    with progress(f"build {base} ({commit[:12]})"), both_trees(ROOT, commit) as trees:
         with progress(f"{len(names)} benchmarks in turn, {seconds:.0f} s") as report:
-            measured = measure({"base": tree, "change": ROOT}, names, seconds, report)
-        on_purpose = sizes_changed(tree, ROOT)
+            measured = measure(trees, names, seconds, report)
+        on_purpose = sizes_changed(trees["base"], ROOT)
     rows = [judge(name, found, on_purpose) for name, found in measured.items()]
     RESULTS.parent.mkdir(exist_ok=True)
     Results("gate", f"make bench-check BASE={base}", {"base": commit, **as_json(rows, measured)}).save(RESULTS)

@@ -14,17 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from trees import GateError
+from trees import SIDES, GateError
 
 WORKER = Path(__file__).with_name("worker.py")
 #: A turn repeats its work until it has lasted so long.
 TURN_SECONDS = 0.05
-#: How often both processes are started anew: where memory happens to lie makes one as much as some percent slower for
-#: as long as it lives.
-GENERATIONS = 4
+#: How often both processes are started anew: where memory happens to lie makes one some percent slower, a kernel up to
+#: 30 %, for as long as it lives.
+GENERATIONS = 8
 #: So many blocks of four turns at least, whatever the time: fewer have no interval of 99 %.
 MIN_BLOCKS = 8
-SIDES = ("base", "change")
 
 
 class Report(Protocol):
@@ -110,7 +109,7 @@ def measure(trees: Mapping[str, Path], names: Sequence[str], seconds: float, rep
     found = {name: Measured() for name in names}
     start, blocks = time.monotonic(), 0
     for generation in range(1, GENERATIONS + 1):
-        with _sides(trees) as sides:
+        with _sides(trees, SIDES if generation % 2 else SIDES[::-1]) as sides:
             runnable = list(_prepared(sides, found, lambda: report(min(time.monotonic() - start, seconds), seconds)))
             calibrations = _calibrated(sides, [found[name] for name in runnable])
             done = 0
@@ -131,9 +130,9 @@ def measure(trees: Mapping[str, Path], names: Sequence[str], seconds: float, rep
 
 
 @contextmanager
-def _sides(trees: Mapping[str, Path]) -> Iterator[dict[str, Side]]:
+def _sides(trees: Mapping[str, Path], order: Sequence[str]) -> Iterator[dict[str, Side]]:
     with ExitStack() as stack:
-        sides = {name: stack.enter_context(Side(name, trees[name])) for name in SIDES}
+        sides = {name: stack.enter_context(Side(name, trees[name])) for name in order}
         for side in sides.values():
             side.ready()
         yield sides
@@ -142,7 +141,7 @@ def _sides(trees: Mapping[str, Path]) -> Iterator[dict[str, Side]]:
 def _prepared(sides: Mapping[str, Side], found: Mapping[str, Measured], tick: Any) -> Iterator[str]:
     """Prepare all benchmarks on both sides; yield those that both can run."""
     for name, measured in found.items():
-        answers = {side: sides[side].ask("case", name) for side in SIDES}
+        answers = {which: side.ask("case", name) for which, side in sides.items()}
         tick()
         for side, answer in answers.items():
             measured.nbytes[side] = answer.get("nbytes")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 KERNELS = Path("secagg_ext/_cython")
 SIZES = Path("benchmarks/sizes.csv")
+SIDES = ("base", "change")
 
 
 class GateError(Exception):
@@ -38,17 +39,22 @@ def describe(checkout: Path) -> str:
 
 
 @contextmanager
-def tree_of(checkout: Path, commit: str) -> Iterator[Path]:
-    """A commit's files in a temporary folder, kernels built; the folder goes in the end, whatever happens."""
+def both_trees(checkout: Path, commit: str) -> Iterator[dict[str, Path]]:
+    """The trees by `SIDES`, kernels built; the base's temporary folder goes in the end, whatever happens.
+
+    Both have paths of one length: what a process has in its environment moves its stack, and that its speed.
+    """
     with tempfile.TemporaryDirectory(prefix="secagg-gate-") as folder:
-        tree = Path(folder).resolve()
+        tree, change = Path(folder).resolve() / "base", Path(folder).resolve() / "head"
+        tree.mkdir()
+        change.symlink_to(checkout)
         archive = _git(checkout, "archive", "--format=tar", commit)
         if archive.returncode:
             raise GateError(f"git archive {commit}: {archive.stderr.decode(errors='replace').strip()}")
         with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
             files.extractall(tree, filter="data")
         build_kernels(tree, checkout)
-        yield tree
+        yield dict(zip(SIDES, (tree, change), strict=True))
 
 
 def build_kernels(tree: Path, built: Path) -> None:

@@ -8,11 +8,14 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from pairing import SIDES, Measured
+from pairing import Measured
 from scipy.stats import quantile_test
+from trees import SIDES
 
-#: An interval that lies above this as a whole is no noise.
+#: An interval that lies above this as a whole is no noise; of CPU time, which other programs disturb less.
 BOUND = 1.05
+#: The same of time on the wall: for what CPU time does not see, waiting and cores that are not used any more.
+WALL_BOUND = 1.25
 CONFIDENCE = 0.99
 
 
@@ -88,6 +91,11 @@ def judge(name: str, measured: Measured, sizes_changed: bool) -> Row:
         failures.append(
             f"takes {cpu.median:.2f} × the base's CPU time (99 % interval {cpu.low:.2f} to {cpu.high:.2f}, up to "
             f"{BOUND} is noise): look in `git diff` of the base for what it does more, or profile it"
+        )
+    elif wall.low > WALL_BOUND:
+        failures.append(
+            f"takes {wall.median:.2f} × the base's time on the wall (99 % interval {wall.low:.2f} to {wall.high:.2f}, "
+            f"up to {WALL_BOUND} is noise), and no more CPU time: look for what waits, or for a core that is not used"
         )
     elif cpu.high < 1 / BOUND:
         notes.append("faster")

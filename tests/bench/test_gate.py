@@ -66,6 +66,13 @@ def test_a_fifth_is_not_seen_through_more_noise_than_that() -> None:
     assert row.cpu.high > 1.2
 
 
+def test_waiting_fails_too() -> None:
+    found = measured(1.0)
+    found.turns["change"]["wall"] = [1.5 * seconds for seconds in found.turns["change"]["wall"]]
+    (failure,) = judge("add", found, False).failures
+    assert "on the wall" in failure
+
+
 def test_turns_that_stand_beside_each_other_are_paired() -> None:
     """Each block's ratio is that of its two pairs; a machine half as fast in the second block changes nothing."""
     turns = {"base": {"cpu": [1, 2, 2, 4]}, "change": {"cpu": [2, 4, 4, 8]}}
@@ -169,7 +176,7 @@ def checkout(tmp_path: Path) -> Checkout:
 def test_a_slower_and_larger_change_fails(checkout: Checkout) -> None:
     checkout.slow("secagg/client.py", "Client.encrypt")
     checkout.grow()
-    code, output = checkout.gate("HEAD", "--only", "encrypt flashe", "--seconds", "8", "--record")
+    code, output = checkout.gate("HEAD", "--only", "encrypt flashe", "--seconds", "5", "--record")
     assert code == 1, output
     row = checkout.results()["encrypt flashe-16"]
     assert row["cpu"]["low"] > BOUND, output
@@ -211,13 +218,16 @@ def test_what_cannot_be_judged(checkout: Checkout) -> None:
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_who_breaks_it_off_finds_nothing_left(sign: signal.Signals, checkout: Checkout) -> None:
     with checkout.start("HEAD", "--only", "flatten", "--seconds", "60") as process:
-        deadline = time.monotonic() + 60
-        while not list(checkout.folder.parent.glob("secagg-gate-*/secagg_ext/_cython/*.so")):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        time.sleep(1)
-        process.send_signal(sign)
-        output, _ = process.communicate(timeout=60)
+        try:
+            deadline = time.monotonic() + 60
+            while not list(checkout.folder.parent.glob("secagg-gate-*/base/secagg_ext/_cython/*.so")):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            time.sleep(1)
+            process.send_signal(sign)
+            output, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 128 + sign, output
     assert "Traceback" not in output
     assert not list(checkout.folder.parent.glob("secagg-gate-*"))
@@ -232,7 +242,7 @@ def test_a_fifth_and_a_byte_fail_everywhere(checkout: Checkout) -> None:
     checkout.slow("secagg/aggregator.py", "Aggregator.add")
     checkout.slow("secagg_ext/__init__.py", "flatten", "pack_words")
     checkout.grow()
-    code, output = checkout.gate("HEAD", "--seconds", "480")
+    code, output = checkout.gate("HEAD", "--seconds", "240")
     assert code == 1
     for name, row in checkout.results().items():
         assert row["cpu"]["low"] > BOUND, f"{name}\n{output}"
