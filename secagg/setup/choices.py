@@ -8,7 +8,7 @@ from typing import Any
 
 from ..config import Config
 from ..errors import ConfigError
-from ..scheme.aggregation import Aggregation
+from ..scheme.aggregation import MAX_CLIENTS, Aggregation
 from ..scheme.codec import codec_for
 from ..scheme.params import MAX_COEFF_MOD_BITS, MAX_PRIME_BITS, CKKSParams, Params, QuantisedParams
 from ..scheme.presets import PRESETS, min_planned_bits, plan_params, split_bits
@@ -62,6 +62,13 @@ class Cost:
     aggregate_nbytes: int
     expansion: float
     loss: float
+
+
+def check_sites(sites: int) -> int:
+    """Return how many sites there can be at most; `ConfigError` if no federation has so many, or so few."""
+    if not 2 <= sites <= MAX_CLIENTS:
+        raise ConfigError(f"--sites is {sites}; use 2 to {MAX_CLIENTS}")
+    return sites
 
 
 def choices(sites: int) -> Iterator[Choice]:
