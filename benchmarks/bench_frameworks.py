@@ -16,11 +16,12 @@ from flower_nodes import to_record
 from flower_sides import Changer, ForgetfulGrid, nodes_of
 from flwr.serverapp.strategy import FedAvg
 from million import INITIAL, RAW_NBYTES, draw_change, error_bound, limits, max_error, weighted_mean
-from nvflare_sides import Clear, OwnHE, SecAgg
+from nvflare_sides import Peer, SecAgg
 from provisioned import Federation
 from report import TARGETS, Target
 
 import secagg
+from secagg.bench.peers import nvflare_he, nvflare_raw
 from secagg.bench.settings import SETTINGS
 from secagg.integrations.flower import SecAggStrategy
 from secagg.trust import load_server_kit
@@ -57,7 +58,8 @@ def test_nvflare(benchmark, report, times, tmp_path_factory):
     steps = {f"site-{number}": 10 * number for number in range(1, 6)}
     changes = {site: draw_change(number) for number, site in enumerate(steps)}
     expected = weighted_mean(changes, steps)
-    sides = {"clear": Clear(list(steps), SERVERS), "own HE": OwnHE(list(steps), SERVERS)}
+    peers = {"clear": nvflare_raw, "own HE": nvflare_he}
+    sides = {name: Peer(parts, tmp_path_factory.mktemp("peer"), len(steps), SERVERS) for name, parts in peers.items()}
     sides |= {name: SecAgg(tmp_path_factory.mktemp(name), SETTINGS[name].he, steps, SERVERS) for name in MEASURED}
     sending, taking = {name: times() for name in sides}, {name: times() for name in sides}
     up, down, errors = {}, {}, dict.fromkeys(sides, 0.0)

@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any, Protocol
 from unittest.mock import patch
 
-import numpy as np
-import tenseal as ts
 from million import INITIAL, State, error_bound, limits
-from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
-from nvflare.apis.event_type import EventType
+from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.fl_constant import ReservedKey
-from nvflare.apis.fl_context import FLContext
-from nvflare.apis.shareable import Shareable
-from nvflare.app_common.aggregators.intime_accumulate_model_aggregator import InTimeAccumulateWeightedAggregator
-from nvflare.app_common.app_constant import AppConstants
-from nvflare.app_common.decomposers import numpy_decomposers
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
-from nvflare.app_opt.he.intime_accumulate_model_aggregator import HEInTimeAccumulateWeightedAggregator
-from nvflare.app_opt.he.model_encryptor import HEModelEncryptor
 from nvflare.fuel.utils import fobs
-from nvflare.lighter.impl.he import HEBuilder
 from provisioned import Federation
 
-from secagg.bench.settings import CLARA
+from secagg.bench.peers.job import Job
+from secagg.bench.peers.nvflare_raw import message_of
 from secagg.integrations.nvflare import SecAggAggregator, SecAggPersistor
 from secagg.integrations.nvflare.common import UPDATE, unpack
 from secagg.protocol import Handout
 from secagg.server import Relay
 from secagg.site import Follower
-
-numpy_decomposers.register()  # as each of its processes does at its start
 
 
 class Side(Protocol):
@@ -62,66 +48,29 @@ class Side(Protocol):
         """How far the mean may be off."""
 
 
-class Clear:
-    """NVFlare, as it is."""
+class Peer:
+    """NVFlare by its own components, as `secagg bench peers` measures it: raw, or with its HE and Clara's params."""
 
-    _make_aggregator: Callable[..., InTimeAccumulateWeightedAggregator] = InTimeAccumulateWeightedAggregator
-    _weighs = True  # the server does
-
-    def __init__(self, sites: list[str], servers: int) -> None:
-        self._context = FLContext()
-        self._context.set_prop(AppConstants.CURRENT_ROUND, 0)
-        weights = dict.fromkeys(sites, 1.0)
-        make = partial(type(self)._make_aggregator, aggregation_weights=weights, weigh_by_local_iter=self._weighs)
-        self.servers = [make() for _ in range(servers)]
-        for server in self.servers:
-            server.handle_event(EventType.START_RUN, self._context)
+    def __init__(self, parts: ModuleType, folder: Path, sites: int, servers: int) -> None:
+        job = Job("", {}, sites, str(folder))
+        job.keys.mkdir(parents=True)
+        self._site = parts.Site(job)
+        self.servers = [parts.Server(job) for _ in range(servers)]
+        self._reader = parts.Reader(job)
 
     def send(self, site: str, change: State, steps: int) -> bytes:
-        dxo = DXO(DataKind.WEIGHT_DIFF, dict(change), {MetaKey.NUM_STEPS_CURRENT_ROUND: steps})
-        return message_of(self._filter(dxo, site), site)
+        return self._site.message(site, change, steps)
 
-    def take(self, server: InTimeAccumulateWeightedAggregator, message: bytes) -> None:
-        assert server.accept(fobs.loads(message), self._context)
+    def take(self, server: Any, message: bytes) -> None:
+        server.take(message)
 
     def finish(self) -> tuple[int, State]:
-        message, *_ = [fobs.dumps(server.aggregate(self._context)) for server in self.servers]
-        mean = from_shareable(fobs.loads(message)).data
-        return len(message), {name: self._read(value) for name, value in mean.items()}
+        message, *_ = [server.result() for server in self.servers]
+        return len(message), self._reader.read(message)
 
     @property
     def error_bound(self) -> float:
         return 1e-6
-
-    def _filter(self, dxo: DXO, site: str) -> DXO:
-        return dxo
-
-    def _read(self, value: Any) -> np.ndarray:
-        return np.asarray(value)
-
-
-class OwnHE(Clear):
-    """NVFlare's HE, with Clara's params; what its provisioning makes is the context."""
-
-    _make_aggregator = HEInTimeAccumulateWeightedAggregator
-    _weighs = False  # the site does, before it encrypts
-
-    def __init__(self, sites: list[str], servers: int) -> None:
-        super().__init__(sites, servers)
-        builder = HEBuilder(**CLARA)
-        builder.initialize(None, None)
-        self._encryptor = HEModelEncryptor()
-        self._encryptor.tenseal_context = ts.context_from(builder.get_serialized_context(is_client=True))
-        self._encryptor.encrypt_layers = [True]  # all, as its START_RUN has it
-
-    def _filter(self, dxo: DXO, site: str) -> DXO:
-        peer = FLContext()
-        peer.set_prop(ReservedKey.IDENTITY_NAME, site)
-        self._context.set_peer_context(peer)
-        return self._encryptor.process_dxo(dxo, Shareable(), self._context)
-
-    def _read(self, value: ts.CKKSVector) -> np.ndarray:
-        return np.asarray(value.decrypt(self._encryptor.tenseal_context.secret_key()))
 
 
 class SecAgg:
@@ -170,11 +119,3 @@ def make_aggregator(relay: Relay) -> SecAggAggregator:
     engine = SimpleNamespace(get_component=lambda name: persistor, get_clients=list)
     aggregator.fl_ctx = SimpleNamespace(get_engine=lambda: engine)
     return aggregator
-
-
-def message_of(dxo: DXO, site: str) -> bytes:
-    """Return a result as it travels."""
-    result = dxo.to_shareable()
-    result.set_peer_props({ReservedKey.IDENTITY_NAME: site})
-    result.add_cookie(AppConstants.CONTRIBUTION_ROUND, 0)
-    return fobs.dumps(result)
