@@ -22,8 +22,9 @@ TURN_SECONDS = 0.05
 #: How often both processes are started anew: where memory happens to lie makes one some percent slower, a kernel up to
 #: 30 %, for as long as it lives.
 GENERATIONS = 8
-#: So many blocks of four turns at least, whatever the time: fewer have no interval of 99 %.
-MIN_BLOCKS = 8
+#: So many blocks of four turns at least, whatever the time: the interval of 99 % then leaves out the two outermost of
+#: each end, which something else on the machine may have made.
+MIN_BLOCKS = 16
 
 
 class Report(Protocol):
