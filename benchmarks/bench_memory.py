@@ -19,7 +19,7 @@ SCRIPT = Path(__file__).parent / "support" / "peak_memory.py"
 SITES = (2, 10, 30)
 
 
-def test_encrypt_memory(benchmark, report, progress, folder, updates):
+def test_encrypt_memory(benchmark, message, decrypted, report, progress, folder, updates, configure, keys, model):
     def measure() -> dict[str, dict[str, Any]]:
         peaks = {}
         for task in ("encrypt", "encrypt-bare"):
@@ -31,11 +31,12 @@ def test_encrypt_memory(benchmark, report, progress, folder, updates):
     peaks = benchmark.pedantic(measure)
     assert peaks["encrypt"]["result"] == len(updates[0])
     ours, bare = (peaks[task]["above"] for task in ("encrypt", "encrypt-bare"))
-    benchmark.extra_info.update(nbytes=len(updates[0]), memory=ours, bare_memory=bare)
+    benchmark.extra_info["bare_peak_nbytes"] = bare
+    message(updates[0], decrypted(configure(), keys, updates[0], model), model, peak=ours)
     report.measure("encrypt-memory", ours / 1e6, f"{ours / 1e6:.0f} MB, TenSEAL itself {bare / 1e6:.0f} MB")
 
 
-def test_aggregator_memory(benchmark, report, progress, folder, updates, tmp_path):
+def test_aggregator_memory(benchmark, message, report, progress, folder, updates, tmp_path):
     source = secagg.Update.from_bytes(updates[0])
 
     def measure(sites: int) -> int:
@@ -56,7 +57,8 @@ def test_aggregator_memory(benchmark, report, progress, folder, updates, tmp_pat
     header = source.header
     words = header.blocks("encrypted") * 2 * header.params.poly_modulus_degree * 8  # one polynomial, two primes
     ratios = {sites: peak / words for sites, peak in peaks.items()}
-    benchmark.extra_info.update(nbytes=source.nbytes, memory=peaks)
+    message(source, peak=max(peaks.values()))
+    benchmark.extra_info["peaks"] = peaks
     detail = ", ".join(f"{sites} sites {peak / 1e6:.1f} MB" for sites, peak in peaks.items())
     report.measure("aggregator-memory", max(ratios.values()), detail)
     report.measure(
@@ -64,7 +66,7 @@ def test_aggregator_memory(benchmark, report, progress, folder, updates, tmp_pat
     )
 
 
-def test_stream_memory(benchmark, report, progress, configure, make_keys, tmp_path):
+def test_stream_memory(benchmark, message, report, progress, configure, make_keys, tmp_path):
     """A billion values, which are 4 GB: what a site needs beside the model."""
     write_federation(tmp_path, configure("flashe-16"), make_keys("flashe-16"))
     path = tmp_path / "update.secagg"
@@ -78,7 +80,7 @@ def test_stream_memory(benchmark, report, progress, configure, make_keys, tmp_pa
     peak = benchmark.pedantic(measure)
     nbytes = path.stat().st_size
     path.unlink()
-    benchmark.extra_info.update(nbytes=nbytes, memory=peak)
+    message(nbytes, peak=peak)
     detail = f"{nbytes / 1e9:.2f} GB written, {nbytes / 4e9:.3f} × raw"
     report.measure("stream-memory", peak / 1e6, detail)
 
