@@ -1,6 +1,6 @@
 # Commands for working on secagg. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup pyfhel demo test lint format bench bench-check sizes fuzz chaos proto clean
+.PHONY: help setup pyfhel demo test lint format bench bench-check report sizes fuzz chaos proto clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -41,6 +41,10 @@ BASE ?= origin/main
 GATE_SECONDS ?= 240
 bench-check: setup ## fail if this checkout is slower, or sends more, than BASE (origin/main)
 	$(BIN)/python benchmarks/gate $(BASE) --seconds $(GATE_SECONDS) $(GATE)
+
+report: setup ## the page in runs/report, and the numbers and pictures of README.md and docs/, from benchmarks/results
+	$(BIN)/secagg bench report benchmarks/results --out runs/report
+	$(BIN)/python benchmarks/docs.py
 
 sizes: setup ## make benchmarks/sizes.csv anew, which the suite holds exactly
 	$(BIN)/python benchmarks/sizes.py

@@ -28,7 +28,7 @@ import secagg
 from secagg.bench.settings import CLARA, SETTINGS
 from secagg.trust.key import KeyPair
 
-RESULTS = Path(__file__).parent / "results.json"
+RESULTS = Path(__file__).parent / "results" / "bench.json"
 REPORT = pytest.StashKey[Report]()
 AGGREGATION = {"min_clients": 2, "max_clients": 30, "max_abs": 8.0, "max_weight": 1.0}
 
@@ -247,8 +247,10 @@ def flatten(state: Mapping[str, Any]) -> np.ndarray:
 
 @pytest.fixture
 def report(request: pytest.FixtureRequest) -> Report:
-    """The report of this run."""
-    return request.config.stash[REPORT]
+    """The report of this run, to which rows of this file are added."""
+    found = request.config.stash[REPORT]
+    found.command = f"python -m pytest benchmarks/{request.path.name}"
+    return found
 
 
 def pytest_configure(config: pytest.Config) -> None:

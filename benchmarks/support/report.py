@@ -1,13 +1,13 @@
-"""What a run of the benchmarks has to say: a table and a JSON file."""
+"""What a run of the benchmarks has to say: a table, and rows of a JSON file that has those of other runs, too."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from secagg.bench.machine import machine
+from secagg.bench.results import Results
 
 
 @dataclass(frozen=True)
@@ -88,19 +88,21 @@ class Measurement:
     unit: str
     met: bool
     detail: str
+    command: str
 
 
 @dataclass
 class Report:
-    """Collects the rows of a run."""
+    """Collects the rows of a run; `command` is what repeats those that are measured next."""
 
     measurements: dict[str, Measurement] = field(default_factory=dict)
+    command: str = "make bench"
 
     def measure(self, name: str, measured: float, detail: str = "") -> Measurement:
         """Hold a measured number against the target of that name."""
         target = TARGETS[name]
         met = target.met(measured)
-        self.measurements[name] = Measurement(name, measured, target.limit, target.unit, met, detail)
+        self.measurements[name] = Measurement(name, measured, target.limit, target.unit, met, detail, self.command)
         return self.measurements[name]
 
     def lines(self) -> Iterator[str]:
@@ -110,12 +112,17 @@ class Report:
             yield from _table(("", "measured", "target", "", "from"), rows)
 
     def save(self, path: Path) -> None:
-        """Write the rows of this run, and the machine and libraries that they were measured with."""
-        data = {
-            "machine": machine(),
-            "targets": [asdict(self.measurements[name]) for name in TARGETS if name in self.measurements],
-        }
-        path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        """Put the rows of this run in the place of earlier ones of their names; each says when, and on what, it was."""
+        kept = Results.load(path, "bench").data["targets"] if path.exists() else []
+        new = Results("bench", "make bench", {})
+        rows: dict[str, dict[str, Any]] = {row["name"]: row for row in kept}
+        for name, row in self.measurements.items():
+            about = {"title": TARGETS[name].title, "at_least": TARGETS[name].at_least, "date": new.date}
+            rows[name] = {**vars(row), **about, **{key: new.machine[key] for key in ("processor", "cores")}}
+        # In the order of the table; those of files that this run has not imported come last.
+        order = [*(name for name in TARGETS if name in rows), *(name for name in rows if name not in TARGETS)]
+        path.parent.mkdir(exist_ok=True)
+        replace(new, data={"targets": [rows[name] for name in order]}).save(path)
 
     def _row(self, name: str) -> Sequence[str]:
         row = self.measurements[name]

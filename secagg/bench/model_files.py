@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import BackendUnavailableError, ConfigError, FormatError, StorageError
-from ..storage.files import os_errors
+from ..storage.files import os_errors, replace_file
 from .model import CostRow, Model
-from .plot import size_against_time
+from .report.backends import size_chart
 from .results import Results
 
 KIND = "model"
@@ -75,9 +75,10 @@ class Files(NamedTuple):
         command : sequence of str
             What repeats it.
         """
-        dicts = [row.to_dict() for row in rows]
-        data = {"model": model.facts(), "sites": sites, "rows": dicts}
+        data = {"model": model.facts(), "sites": sites, "rows": [row.to_dict() for row in rows]}
+        results = Results(KIND, shlex.join(command), data)
         with os_errors(StorageError, f"cannot write {str(self.plot)!r}"):
             self.plot.parent.mkdir(parents=True, exist_ok=True)
-            size_against_time(dicts, model.raw_nbytes).savefig(self.plot)
-        Results(KIND, shlex.join(command), data).save(self.results)
+        with replace_file(self.plot) as file:
+            file.write(size_chart(self.results.stem, results).png())
+        results.save(self.results)

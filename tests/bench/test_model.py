@@ -21,7 +21,7 @@ from small_model import SHAPES, random_state
 from secagg.bench import model as bench
 from secagg.bench.model import CostRow, Model, choose, compare, expected_seconds, is_long
 from secagg.bench.model_files import Files
-from secagg.bench.plot import size_against_time
+from secagg.bench.report.backends import size_chart
 from secagg.bench.results import Results
 from secagg.bench.settings import SETTINGS
 from secagg.bench.sides import read_figures, write_job
@@ -186,7 +186,8 @@ def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, small:
     assert str(rows[1].problem).startswith("backend 'seal' needs the library seal: pip install 'secagg[seal]'")
     assert rows[1].up_nbytes is None
     assert rows[2].problem is None
-    size_against_time([row.to_dict() for row in rows], small.raw_nbytes)
+    data = {"model": small.facts(), "sites": 3, "rows": [row.to_dict() for row in rows]}
+    assert size_chart("m", Results("model", "secagg bench m.npz", data)).png().startswith(b"\x89PNG")
 
 
 def test_what_cannot_be_is_told_in_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,19 +279,6 @@ def test_stopped_by_ctrl_c(tmp_path: Path) -> None:
     assert errors.endswith(b"secagg: stopped\n")
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["m.json", "temporary"]
-
-
-def test_names_of_a_plot() -> None:
-    rows: list[dict[str, Any]] = [
-        CostRow(name, "", name.partition("-")[0], "", 10**number, 1, [10.0 ** (number % 3)], [1.0], [1.0]).to_dict()
-        for number, name in enumerate(SETTINGS)
-    ]
-    (axes,) = size_against_time([*rows, CostRow("bad", "", "seal", "", problem="no").to_dict()], 1000).axes
-    names = [text.get_text() for text in axes.texts]
-    assert names[0] == "raw float32: 0.001 MB"
-    assert names[1:] == list(SETTINGS)
-    assert axes.get_xlabel().endswith("MB")
-    assert axes.get_ylabel().endswith("s")
 
 
 def test_help_shows_examples_and_how_plan_differs(tmp_path: Path) -> None:

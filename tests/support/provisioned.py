@@ -31,6 +31,7 @@ COMMANDS = (
     "site",
     "status",
     "demo",
+    "bench",
     "inspect",
     "backends",
 )

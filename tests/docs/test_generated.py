@@ -1,0 +1,105 @@
+"""Numbers of README.md and docs/ are what benchmarks/results says, and a change of either is seen."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import made_up_results as made_up
+import pytest
+
+from secagg.errors import FormatError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def docs() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("benchmark_docs", ROOT / "benchmarks" / "docs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def copy(docs: ModuleType, tmp_path: Path) -> Path:
+    """The pages, with results of one kind that are made up and draw no long figures."""
+    for page in docs.PAGES:
+        (tmp_path / page).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / page, tmp_path / page)
+    folder = tmp_path / docs.RESULTS
+    folder.mkdir(parents=True)
+    made_up.peers_results().save(folder / "peers.json")
+    made_up.bench_results().save(folder / "bench.json")
+    return tmp_path
+
+
+def test_pages_and_pictures_are_generated_from_the_results(docs: ModuleType) -> None:
+    found = list(docs.differences(ROOT))
+    assert not found, "\n".join([docs.REMEDY, *found])
+
+
+def test_every_table_that_is_generated_is_on_a_page(docs: ModuleType) -> None:
+    names = [match[2] for page in docs.PAGES for match in docs._BLOCK.finditer((ROOT / page).read_text())]
+    assert sorted(names) == sorted(docs.GENERATORS)
+
+
+def test_what_is_written_is_what_is_checked(docs: ModuleType, copy: Path) -> None:
+    assert any("block readme" in line for line in docs.differences(copy))
+    assert list(docs.write(copy)) == ["docs/benchmarks/peers.png", *docs.PAGES]
+    assert list(docs.differences(copy)) == []
+    assert list(docs.write(copy)) == []
+    readme, backends, page = ((copy / name).read_text() for name in docs.PAGES)
+    assert len(readme.split()) <= 1400
+    assert "| update | 339 MB | 270 MB | 118 MB | 15.6 MB | 4.70 MB |" in readme
+    assert "3.84 s to read and add an update" in backends
+    assert "1: 2026-01-02, 2 cores of Processor 0; 2: 2026-01-02, 2 cores of Processor 1" in backends
+    assert "](benchmarks/peers.png)" in page
+    assert "Not measured yet: `secagg bench clara`" in page  # there is no such file: the block stays
+
+
+def test_another_number_is_seen(docs: ModuleType, copy: Path) -> None:
+    list(docs.write(copy))
+    path = copy / docs.RESULTS / "peers.json"
+    data = json.loads(path.read_text())
+    data["data"]["rows"][0]["up_nbytes"] += 10**6
+    data["date"] = "2026-02-03T04:05:06+00:00"
+    path.write_text(json.dumps(data))
+    found = list(docs.differences(copy))
+    for name in ("README.md, block readme", "docs/backends.md, block nvflare", "docs/benchmarks.md, block peers"):
+        assert any(line.startswith(name) for line in found)
+    assert any(line.startswith("docs/benchmarks/peers.png: shows other results") for line in found)
+
+
+def test_a_number_written_by_hand_is_seen(docs: ModuleType, copy: Path) -> None:
+    list(docs.write(copy))
+    page = copy / "README.md"
+    page.write_text(page.read_text().replace("| 15.6 MB |", "| 12.6 MB |"))
+    assert list(docs.differences(copy)) == ["README.md, block readme: not what benchmarks/results says"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("<!-- end readme -->", "", "a block has no end"),
+        ("<!-- begin readme: make report -->", "", "an end no block"),
+        ("readme", "redame", "there is no block 'redame'"),
+    ],
+)
+def test_a_damaged_block_is_refused(old: str, new: str, said: str, docs: ModuleType, copy: Path) -> None:
+    page = copy / "README.md"
+    page.write_text(page.read_text().replace(old, new))
+    with pytest.raises(FormatError, match=said):
+        list(docs.differences(copy))
+
+
+def test_results_that_lack_a_column_are_refused(docs: ModuleType, copy: Path) -> None:
+    path = copy / docs.RESULTS / "peers.json"
+    path.write_text(path.read_text().replace('"bare-tenseal"', '"tenseal-2"'))
+    with pytest.raises(FormatError, match="no numbers of bare-tenseal"):
+        list(docs.differences(copy))
