@@ -19,6 +19,10 @@ from ..storage.files import os_errors
 from ..wire.container import DIGEST_NBYTES
 from .link import Link
 
+#: What is no larger is first sent without asking what the server has of it: to ask costs more than to send it, and the
+#: head, which comes first, says whether all of it is there. A try after one that broke off asks.
+_UNASKED_NBYTES = 4 << 20
+
 #: Called with the header of what is downloaded.
 Check = Callable[[secagg.Header], None]
 
@@ -43,6 +47,7 @@ class Sender:
 
     def __init__(self, link: Link, update: secagg.Update, progress: Progress | None = None) -> None:
         self.frame = 0
+        self._tried = False
         self._link = link
         self._update = update
         self._progress = progress
@@ -73,12 +78,16 @@ class Sender:
         """
         deadline = time.monotonic() + seconds
         header = self._update.header
-        stored = self._link.resume(header.head, seconds)
-        if stored.already_added:
-            return True, stored.receipt
-        if stored.frame > header.frame_count:
-            raise FormatError(f"the server asks for frame {stored.frame}, the {header.kind} has {header.frame_count}")
-        self.frame = stored.frame
+        asks, self._tried = self._tried or header.nbytes > _UNASKED_NBYTES, True
+        if asks:
+            stored = self._link.resume(header.head, seconds)
+            if stored.already_added:
+                return True, stored.receipt
+            if stored.frame > header.frame_count:
+                raise FormatError(
+                    f"the server asks for frame {stored.frame}, the {header.kind} has {header.frame_count}"
+                )
+            self.frame = stored.frame
         chunks = chunks_from(self._update, self.frame, self._progress)
         reply = self._link.upload(chunks, deadline - time.monotonic())
         return reply.already_added, reply.receipt
