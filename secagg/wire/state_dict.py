@@ -175,7 +175,7 @@ def arrange(layout: Layout, vectors: Mapping[str, NDArray[Any]], like: Mapping[s
         return result
     result = copy.copy(like) if isinstance(like, dict) else dict(like)
     for spec in layout.sent:
-        first = place(like[spec.name])
+        first = place(like[spec.name]) if len(spec.names) > 1 else None
         for name in spec.names:
             again = name != spec.name and first is not None and place(like[name]) == first
             tensor = result[spec.name] if again else from_vector(vectors[spec.name], spec.dtype, spec.shape, like[name])
