@@ -1,6 +1,6 @@
 # Commands for working on secagg. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup pyfhel demo test lint format bench fuzz chaos proto clean
+.PHONY: help setup pyfhel demo test lint format bench sizes fuzz chaos proto clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -35,6 +35,9 @@ format: setup ## format the code, mend what can be mended
 
 bench: setup ## measure sizes, times and memory
 	$(BIN)/python -m pytest benchmarks -v --benchmark-columns=median,iqr,rounds
+
+sizes: setup ## make benchmarks/sizes.csv anew, which the suite holds exactly
+	$(BIN)/python benchmarks/sizes.py
 
 # What breaks it is kept in .fuzz; what it has reached is kept by tests/fuzz/fuzz_keep.py.
 FUZZ_SECONDS ?= 600

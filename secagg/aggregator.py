@@ -33,7 +33,7 @@ from .wire.body import MemoryBody
 from .wire.container import DIGEST_NBYTES, frame_digest
 from .wire.header import SUMS, Contribution, Header, check_base, check_calibration, check_round, refuse_duplicates
 from .wire.layout import Layout
-from .wire.tail import Proof, Tail, add_tags, check_tags, tail_nbytes
+from .wire.tail import Proof, Tail, add_tags, check_tags
 from .wire.update import Update, check_update
 
 
@@ -240,8 +240,7 @@ class Aggregator:
             commit()
         if not self._contributions:
             # Room for the tail of the largest aggregate: memory that nobody touches is never there.
-            room = tail_nbytes(len(self._moduli), self._config.aggregation.max_clients)
-            self._total = np.zeros(header.tail_offset + room, np.uint8)
+            self._total = np.zeros(header.sum_nbytes, np.uint8)
         self._closed = "adding a verified update failed half-way; the sum is lost, run the round again"
         for frame, payload in update.frames():
             total = self._total[frame.offset : frame.offset + frame.nbytes]

@@ -1,4 +1,4 @@
-"""What a run of the benchmarks has to say: two tables and a JSON file."""
+"""What a run of the benchmarks has to say: a table and a JSON file."""
 
 from __future__ import annotations
 
@@ -25,17 +25,6 @@ class Target:
 
 #: Every requirement, in the order of the table. Ratios are of medians of one run.
 TARGETS = {
-    "size-tenseal": Target("update size, tenseal CKKS, Clara's params, seeded", 6.3, "× raw float32"),
-    "size-seal": Target("… seal CKKS, Clara's params, seeded", 6.3, "× raw float32"),
-    "size-pyfhel": Target("… pyfhel CKKS, Clara's params", 12.6, "× raw float32"),
-    "size-seal-sums": Target("… seal CKKS for sums only, complex slots, seeded", 1.6, "× raw float32"),
-    "size-tenseal-sums": Target("… tenseal CKKS for sums only, complex slots, seeded", 3.0, "× raw float32"),
-    "size-pyfhel-sums": Target("… pyfhel CKKS for sums only, complex slots", 3.0, "× raw float32"),
-    "size-seal-bgv-16": Target("… seal BGV, 16-bit values, seeded", 0.95, "× raw float32"),
-    "size-seal-bgv-10": Target("… seal BGV, 10-bit values, seeded", 0.64, "× raw float32"),
-    "size-pyfhel-bgv-16": Target("… pyfhel BGV, 16-bit values", 2.6, "× raw float32"),
-    "size-flashe-16": Target("… flashe, 16-bit values", 0.70, "× raw float32"),
-    "size-flashe-11": Target("… flashe, 11-bit values", 0.51, "× raw float32"),
     "error-sums": Target("error of the mean, CKKS for sums only, 30 sites", 1e-4, "absolute"),
     "encrypt": Target("encrypt + to_bytes, tenseal, seeded", 1.0, "× TenSEAL's own"),
     "encrypt-seal": Target("encrypt + to_bytes, seal with Clara's params, seeded", 1.0, "× TenSEAL's own"),
@@ -101,28 +90,11 @@ class Measurement:
     detail: str
 
 
-@dataclass(frozen=True)
-class BackendRow:
-    """Cost of one update of the model under one backend and one choice of what is encrypted."""
-
-    backend: str
-    encrypt: str
-    nbytes: int
-    aggregate_nbytes: int
-    size_ratio: float
-    encrypt_seconds: float
-    add_seconds: float
-    decrypt_seconds: float
-    max_error: float
-    error_bound: float
-
-
 @dataclass
 class Report:
     """Collects the rows of a run."""
 
     measurements: dict[str, Measurement] = field(default_factory=dict)
-    backends: list[BackendRow] = field(default_factory=list)
 
     def measure(self, name: str, measured: float, detail: str = "") -> Measurement:
         """Hold a measured number against the target of that name."""
@@ -132,33 +104,16 @@ class Report:
         return self.measurements[name]
 
     def lines(self) -> Iterator[str]:
-        """Yield the tables as text."""
+        """Yield the table as text."""
         if self.measurements:
             rows = [self._row(name) for name in TARGETS if name in self.measurements]
             yield from _table(("", "measured", "target", "", "from"), rows)
-        if self.measurements and self.backends:
-            yield ""
-        if self.backends:
-            head = (
-                "backend",
-                "encrypt",
-                "MB up",
-                "down",
-                "× raw",
-                "encrypt s",
-                "add s",
-                "decrypt s",
-                "max error",
-                "bound",
-            )
-            yield from _table(head, [_backend_cells(row) for row in self.backends])
 
     def save(self, path: Path) -> None:
         """Write the rows of this run, and the machine and libraries that they were measured with."""
         data = {
             "machine": machine(),
             "targets": [asdict(self.measurements[name]) for name in TARGETS if name in self.measurements],
-            "backends": [asdict(row) for row in self.backends],
         }
         path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -171,21 +126,6 @@ class Report:
             "met" if row.met else "NOT MET",
             row.detail,
         )
-
-
-def _backend_cells(row: BackendRow) -> Sequence[str]:
-    return (
-        row.backend,
-        row.encrypt,
-        f"{row.nbytes / 1e6:.1f}",
-        f"{row.aggregate_nbytes / 1e6:.1f}",
-        f"{row.size_ratio:.2f}",
-        f"{row.encrypt_seconds:.3f}",
-        f"{row.add_seconds:.3f}",
-        f"{row.decrypt_seconds:.3f}",
-        f"{row.max_error:.1e}",
-        f"{row.error_bound:.1e}",
-    )
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import secagg_ext
+from ..scheme.ring import KERNELS
 
 LIBRARIES = ("secagg", "numpy", "tenseal", "Pyfhel", "seal-python", "cryptography", "blake3", "zstandard")
 
@@ -19,7 +19,7 @@ def machine() -> dict[str, Any]:
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
-        "kernels": secagg_ext.IMPLEMENTATION,
+        "kernels": KERNELS,
         "libraries": {name: found for name in LIBRARIES if (found := _version(name))},
         "load_average": round(os.getloadavg()[0], 2),
     }

@@ -1,4 +1,4 @@
-"""Memory of this process, as the kernel counts it."""
+"""Memory, as the kernel counts it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,18 @@ def peak() -> int:
     return _field("VmHWM")
 
 
-def _field(name: str) -> int:
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+def available() -> int:
+    """Return the bytes that programs may still take, of this machine or of the container that this is."""
+    free = _field("MemAvailable", Path("/proc/meminfo"))
+    limit, used = (Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current"))
+    try:
+        return min(free, int(limit.read_text(encoding="ascii")) - int(used.read_text(encoding="ascii")))
+    except (OSError, ValueError):  # there are no such files, or "max"
+        return free
+
+
+def _field(name: str, path: Path = Path("/proc/self/status")) -> int:
+    for line in path.read_text(encoding="ascii").splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1]) * 1024
-    raise SecAggError(f"/proc/self/status has no {name}: memory is measured on Linux")
+    raise SecAggError(f"{path} has no {name}: memory is measured on Linux")

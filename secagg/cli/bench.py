@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from importlib import import_module
+from inspect import cleandoc
 from types import ModuleType
 
 EXAMPLE = """secagg bench my_model.pt
@@ -39,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
 def _parser(kind: str, module: ModuleType) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="secagg bench" if kind == _MODEL else f"secagg bench {kind}",
-        description=module.add_arguments.__doc__,
+        description=cleandoc(module.add_arguments.__doc__),
         epilog="example:\n  {}\n".format(module.EXAMPLE.replace("\n", "\n  ")),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -6,8 +6,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from ..errors import ConfigError
-from ..scheme.aggregation import MAX_CLIENTS
+from ..setup.choices import check_sites
 from ..setup.model_file import STATE_KEYS
 from ..setup.planner import make_plan
 from ..ui.progress import progress
@@ -46,8 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Read, compare, recommend, and write."""
-    if not 2 <= options.sites <= MAX_CLIENTS:
-        raise ConfigError(f"--sites is {options.sites}; use 2 to {MAX_CLIENTS}")
+    check_sites(options.sites)
     if options.out is not None:
         refuse_existing(options.out)
     plan = make_plan(options.model, options.sites, options.updates, progress)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,26 +16,15 @@ from ..setup.planner import Plan, Row
 from ..setup.sample import bits_for
 from ..storage.files import os_errors
 from ..storage.yaml_file import to_yaml
+from ..ui import tables
 from ..ui.words import security
-
-_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def print_table(rows: Sequence[Row], best: Row) -> None:
     """Print one row a choice, the recommended one marked, and below it what rules others out."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
     costs = [row.cost for row in rows if row.cost is not None]
-    unit, name = next(
-        ((unit, name) for unit, name in _UNITS if max(cost.update_nbytes for cost in costs) >= unit), _UNITS[-1]
-    )
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # of 80 columns at most
-    for title in ("", "he.lib", "scheme"):
-        table.add_column(title, no_wrap=True)
-    for title in (f"up {name}", "down", "× raw", "error", "encrypt", "decrypt"):
-        table.add_column(title, justify="right", no_wrap=True)
+    unit, name = tables.unit_for(max(cost.update_nbytes for cost in costs))
+    shown: list[tables.Row] = []
     problems: dict[str, int] = {}
     for row in rows:
         cells = ["–"] * 6
@@ -44,19 +32,16 @@ def print_table(rows: Sequence[Row], best: Row) -> None:
             sizes = (f"{nbytes / unit:.2f}" for nbytes in (row.cost.update_nbytes, row.cost.aggregate_nbytes))
             cells[:4] = [*sizes, f"{row.cost.expansion:.2f}", show_share(row.cost.loss).replace(" ", "")]
         if row.seconds is not None:
-            cells[4:] = map(_time, row.seconds)
+            cells[4:] = map(tables.show_time, row.seconds)
         if row.problem is not None:
             cells[5] = f"[{problems.setdefault(row.problem, len(problems) + 1)}]"
         chosen = row is best
         name_cells = ("▸" if chosen else "", row.choice.lib, row.choice.name)
-        # Text in brackets would be read as markup.
-        texts = [text.replace("[", r"\[") for text in (*name_cells, *cells)]
-        table.add_row(*texts, style="bold" if chosen else "" if row.usable else "dim")
-    console = Console()
-    wide = Console(width=max(console.width, 160), highlight=False)  # rather wrapped by the terminal than cut
-    with wide.capture() as capture:  # rich would end the program when the reader of a pipe is gone
-        wide.print(table)
-    print(*(line.rstrip() for line in capture.get().rstrip().splitlines()), "", *_caption(rows), sep="\n")
+        shown.append(tables.Row((*name_cells, *cells), "bold" if chosen else "" if row.usable else "dim"))
+    # Of 80 columns at most.
+    numbers = (f"up {name}", "down", "× raw", "error", "encrypt", "decrypt")
+    tables.print_table(("", "he.lib", "scheme"), numbers, shown)
+    print("", *_caption(rows), sep="\n")
     for problem, number in problems.items():
         print(f"[{number}] {problem}")
 
@@ -77,7 +62,7 @@ def _caption(rows: Sequence[Row]) -> list[str]:
         f"security: {', '.join(levels)} (classical, ePrint 2024/463)",
         *(f"{', '.join(libs) if len(trusts) > 1 else 'trust'}: {trust}" for trust, libs in trusts.items()),
     ]
-    return [line for text in texts for line in textwrap.wrap(text, 80, subsequent_indent="  ")]
+    return tables.wrapped(texts)
 
 
 def scheme_words(config: Config) -> list[str]:
@@ -141,9 +126,3 @@ def comments(plan: Plan, command: Sequence[str], texts: Sequence[str]) -> list[s
         f"trust: {plan.best.trust}",
         "min_clients: the fewest sites of a round; with two, each can compute the other's update from the mean",
     ]
-
-
-def _time(seconds: float) -> str:
-    if seconds >= 600:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds:.3g} s" if seconds >= 0.9995 else f"{seconds * 1e3:.3g} ms"

@@ -8,14 +8,13 @@ from typing import Any
 
 from ..config import Config
 from ..errors import ConfigError
-from ..scheme.aggregation import Aggregation
+from ..scheme.aggregation import MAX_CLIENTS, Aggregation
 from ..scheme.codec import codec_for
 from ..scheme.params import MAX_COEFF_MOD_BITS, MAX_PRIME_BITS, CKKSParams, Params, QuantisedParams
 from ..scheme.presets import PRESETS, min_planned_bits, plan_params, split_bits
 from ..scheme.real_codec import RealCodec
-from ..wire.container import DIGEST_NBYTES
-from ..wire.header import NONCE_NBYTES, Contribution, Header
 from ..wire.layout import Layout
+from .sizes import sizes_of
 
 #: Of two sites, each could compute the other's update.
 _MIN_CLIENTS = 3
@@ -63,6 +62,13 @@ class Cost:
     aggregate_nbytes: int
     expansion: float
     loss: float
+
+
+def check_sites(sites: int) -> int:
+    """Return how many sites there can be at most; `ConfigError` if no federation has so many, or so few."""
+    if not 2 <= sites <= MAX_CLIENTS:
+        raise ConfigError(f"--sites is {sites}; use 2 to {MAX_CLIENTS}")
+    return sites
 
 
 def choices(sites: int) -> Iterator[Choice]:
@@ -115,29 +121,9 @@ def cost(choice: Choice, layout: Layout, sites: int) -> Cost:
         loss = expected_loss(config.params.value_bits)
     else:
         loss = (codec.mean_error(sites, float(sites)) / (TYPICAL * min(aggregation.bounds))) ** 2
-    up, down = ("update", "calibration"), ("aggregate", "scales")
-    update, aggregate = (
-        sum(header(kind, count, config, layout).nbytes for kind in (kinds if exact else kinds[:1]))
-        for kinds, count in ((up, 1), (down, sites))
-    )
-    return Cost(config, update, aggregate, update / (4 * layout.size("encrypted")), loss)
-
-
-def header(kind: str, sites: int, config: Config, layout: Layout) -> Header:
-    """Return the header of what sites send, or of a sum of it, whose sites are called ``site-1`` and so on."""
-    contributions = [Contribution(f"site-{number}", bytes(NONCE_NBYTES)) for number in range(1, sites + 1)]
-    scaled = config.aggregation.calibrated and kind in ("update", "aggregate")
-    return Header(
-        kind=kind,
-        round=0,
-        epoch=0,
-        key="0" * 64,
-        params=config.params,
-        aggregation=config.aggregation,
-        layout=layout,
-        contributions=tuple(contributions),
-        calibration=bytes(DIGEST_NBYTES) if scaled else None,
-    )
+    sizes = sizes_of(config, layout, sites)
+    expansion = sizes.up_nbytes / (4 * layout.size("encrypted"))
+    return Cost(config, sizes.up_nbytes, sizes.down_nbytes, expansion, loss)
 
 
 def _aggregation(sites: int, precision: str) -> Aggregation:

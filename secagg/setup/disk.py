@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..trust.kit import active_sites
 from ..trust.project import Project
-from .choices import header
+from .sizes import header, sizes_of
 
 #: A disk with less free is as good as full, whatever rounds take: the system and its logs live on it, too. Rounds of a
 #: model that is not known yet are taken to need as much.
@@ -21,10 +21,8 @@ def round_nbytes(project: Project, *, server: bool = True) -> int | None:
     if project.layout is None:
         return None
     count = len(active_sites(project))
-    sent, sums = ["update"], ["aggregate"]
-    if project.config.aggregation.precision == "auto":
-        sent, sums = [*sent, "calibration"], [*sums, "scales"]
-    update = sum(header(kind, 1, project.config, project.layout).nbytes for kind in sent)
-    aggregate = sum(header(kind, count, project.config, project.layout).nbytes for kind in sums)
+    sizes = sizes_of(project.config, project.layout, count)
     model = header("model", 1, project.config, project.layout).nbytes
-    return count * update + 3 * aggregate + 3 * model if server else update + aggregate + 2 * model
+    if server:
+        return count * sizes.up_nbytes + 3 * sizes.down_nbytes + 3 * model
+    return sizes.up_nbytes + sizes.down_nbytes + 2 * model

@@ -44,10 +44,16 @@ def read_layout(path: Path) -> Layout:
     BackendUnavailableError
         If the library that reads it is not installed.
     """
-    layout = _read_shapes(path) if path.suffix.lower() in SHAPE_SUFFIXES else _layout_of(path, read_state(path))
+    return read_model(path)[0]
+
+
+def read_model(path: Path) -> tuple[Layout, Mapping[str, Any] | None]:
+    """Return what `read_layout` does, and the tensors themselves; None of a list of shapes, which has no values."""
+    state = None if path.suffix.lower() in SHAPE_SUFFIXES else read_state(path)
+    layout = _read_shapes(path) if state is None else _layout_of(path, state)
     if not layout.size("encrypted"):
         raise LayoutError(f"{path} has no float tensor with values; only those are aggregated: is it the right file?")
-    return layout
+    return layout, state
 
 
 def read_state(path: Path) -> Mapping[str, Any]:

@@ -13,10 +13,11 @@ from ..errors import BackendUnavailableError, PrivacyWarning, SecAggError
 from ..scheme.params import QuantisedParams
 from ..scheme.report import PrecisionReport, show_share
 from ..wire.layout import Layout
-from .choices import Choice, Cost, choices, cost, header
+from .choices import Choice, Cost, choices, cost
 from .model_file import read_layout
 from .progress import Progress, silent
 from .sample import check_sample, read_largest
+from .sizes import header
 from .speed import Seconds, measure
 
 

@@ -7,7 +7,7 @@ import io
 import sys
 
 #: Signs of our own texts, and what stands for them where only ASCII, or Latin-1, can be shown.
-_PLAIN = {"×": "x", "–": "-", "−": "-", "…": "...", "▸": ">", "≠": "!=", "·": "*"}
+_PLAIN = {"×": "x", "–": "-", "−": "-", "…": "...", "▸": ">", "≠": "!=", "·": "*", "µ": "u"}
 
 _HANDLER = "secagg.plain"
 

@@ -321,6 +321,11 @@ class Header:
         """Size of the tail."""
         return tail_nbytes(self.tag_count, len(self.contributions))
 
+    @property
+    def sum_nbytes(self) -> int:
+        """Size of the sum of ``max_clients`` of these but for its head: what is allocated when the first is added."""
+        return self.tail_offset + tail_nbytes(self.tag_count, self.aggregation.max_clients)
+
 
 @dataclass(frozen=True)
 class _Section:

@@ -19,7 +19,7 @@ import secagg as library
 from secagg.cli.plan_report import scheme_words
 
 #: Sizes up and down, expansion and error of a row of the table, and the seconds behind them.
-NUMBERS = re.compile(r"([\d.]+) +([\d.]+) +([\d.]+) +<?([\d.]+)% +[\d.]+ m?s +[\d.]+ m?s$")
+NUMBERS = re.compile(r"([\d.]+) +([\d.]+) +([\d.]+) +<?([\d.]+)% +[\d.]+ [mµ]?s +[\d.]+ [mµ]?s$")
 
 
 def test_plan_writes_a_config_that_works(secagg: Secagg, shapes: Path, tmp_path: Path) -> None:

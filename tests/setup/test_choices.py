@@ -13,8 +13,9 @@ from small_model import VALUES, random_state
 import secagg as library
 from secagg.errors import BackendUnavailableError, ConfigError
 from secagg.scheme.params import BGVParams, CKKSParams, QuantisedParams
-from secagg.setup.choices import CREST, TYPICAL, Choice, choices, cost, expected_loss, header
+from secagg.setup.choices import CREST, TYPICAL, Choice, choices, cost, expected_loss
 from secagg.setup.planner import Row, recommend
+from secagg.setup.sizes import header
 from secagg.setup.speed import Seconds, measure
 from secagg.wire.layout import Layout
 
