@@ -38,6 +38,8 @@ class Sender:
         Update or model.
     progress : callable, optional
         Called with the bytes that the server has and in all, in another thread perhaps.
+    asks : bool
+        Whether the first try, too, asks what the server has of it; one of a large update always does.
 
     Attributes
     ----------
@@ -45,9 +47,11 @@ class Sender:
         First frame that the server did not have when the latest try began.
     """
 
-    def __init__(self, link: Link, update: secagg.Update, progress: Progress | None = None) -> None:
+    def __init__(
+        self, link: Link, update: secagg.Update, progress: Progress | None = None, *, asks: bool = False
+    ) -> None:
         self.frame = 0
-        self._tried = False
+        self._asks = asks or update.nbytes > _UNASKED_NBYTES
         self._link = link
         self._update = update
         self._progress = progress
@@ -78,7 +82,7 @@ class Sender:
         """
         deadline = time.monotonic() + seconds
         header = self._update.header
-        asks, self._tried = self._tried or header.nbytes > _UNASKED_NBYTES, True
+        asks, self._asks = self._asks, True
         if asks:
             stored = self._link.resume(header.head, seconds)
             if stored.already_added:
