@@ -1,6 +1,6 @@
 # Commands for working on secagg. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup pyfhel demo test lint format bench report sizes fuzz chaos proto clean
+.PHONY: help setup pyfhel demo test lint format bench bench-check report sizes fuzz chaos proto clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13 python3.1
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$name; break; }; done)
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/installed ## make .venv with everything; the others call it
 
@@ -34,7 +34,13 @@ format: setup ## format the code, mend what can be mended
 	$(BIN)/ruff format
 
 bench: setup ## measure sizes, times and memory
-	$(BIN)/python -m pytest benchmarks -v --benchmark-columns=median,iqr,rounds
+	$(BIN)/python -m pytest benchmarks -v --benchmark-columns=median,iqr,rounds --benchmark-autosave
+
+# A commit to compare with, and how long both take turns; a line goes to the history with GATE="--record".
+BASE ?= origin/main
+GATE_SECONDS ?= 240
+bench-check: setup ## fail if this checkout is slower, or sends more, than BASE (origin/main)
+	$(BIN)/python benchmarks/gate $(BASE) --seconds $(GATE_SECONDS) $(GATE)
 
 report: setup ## the page in runs/report, and the numbers and pictures of README.md and docs/, from benchmarks/results
 	$(BIN)/secagg bench report benchmarks/results --out runs/report

@@ -13,7 +13,7 @@ from secagg.bench.settings import SETTINGS
 
 
 @pytest.mark.parametrize("backend", ["seal-bgv-10", "flashe-11"])
-def test_dice(backend, benchmark, report, progress, tmp_path):
+def test_dice(backend, benchmark, message, report, progress, tmp_path):
     """``secagg demo --config FILE``, with the demo's own bounds."""
     aggregation = {"min_clients": 2, "max_clients": 30, "max_abs": 0.5, "max_weight": 32}
     path, out = tmp_path / "config.yaml", tmp_path / "run"
@@ -24,5 +24,7 @@ def test_dice(backend, benchmark, report, progress, tmp_path):
     runs = json.loads((out / "report.json").read_text())["runs"]
     ours, raw = (runs[name][-1]["dice"] for name in ("encrypted", "raw"))
     assert raw > 0.8  # a model that has learned
-    benchmark.extra_info.update(dice=ours, raw_dice=raw, nbytes=runs["encrypted"][-1]["nbytes"])
+    message(runs["encrypted"][-1]["nbytes"])
+    benchmark.extra_info.update(dice=ours, raw_dice=raw)
+    del benchmark.extra_info["peak_nbytes"]  # of the process that waits
     report.measure(f"dice-{backend}", abs(raw - ours), f"{ours:.4f}, raw {raw:.4f}")

@@ -30,18 +30,21 @@ def data() -> tuple[list[tuple[np.ndarray, np.ndarray]], tuple[np.ndarray, np.nd
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_accuracy(preset, data, benchmark, report):
+def test_accuracy(preset, data, benchmark, message, report):
     parts, held_out = data
     aggregation = {"min_clients": SITES, "max_clients": SITES, "max_abs": 2.0, "max_weight": 400}
     config = secagg.Config.from_dict({"he": {"preset": preset}, "aggregation": aggregation})
     keys = secagg.generate_keys(config)
     sites = [secagg.Client(config, keys.client, f"site-{number}") for number in range(SITES)]
     weights = [len(digits) for _, digits in parts]
+    sizes: set[int] = set()
 
     def encrypted(changes: list[State], round: int) -> State:
         aggregator = secagg.Aggregator(config, keys.server, round)
         for site, change, weight in zip(sites, changes, weights, strict=True):
-            aggregator.add(site.encrypt(change, weight, round))
+            update = site.encrypt(change, weight, round)
+            aggregator.add(update)
+        sizes.add(update.nbytes)
         return sites[0].decrypt(aggregator.finish())
 
     def raw(changes: list[State], round: int) -> State:
@@ -50,6 +53,7 @@ def test_accuracy(preset, data, benchmark, report):
     plain = train(parts, held_out, raw)
     ours = benchmark.pedantic(lambda: train(parts, held_out, encrypted))
     assert plain > 90  # a model that has learned
+    message(max(sizes))
     LOST[preset] = plain - ours
     detail = f"{', '.join(f'{name} {plain - lost:.2f} %' for name, lost in LOST.items())}, raw {plain:.2f} %"
     report.measure("accuracy", max(map(abs, LOST.values())), detail)

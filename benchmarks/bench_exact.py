@@ -21,7 +21,7 @@ SITES = 30
 @pytest.mark.parametrize(
     ("name", "backend", "repeats"), [("speed-bgv", "seal-bgv-16", 8), ("speed-flashe", "flashe-16", 100)]
 )
-def test_speed(name, backend, repeats, benchmark, report, times, configure, make_keys, keys, model):
+def test_speed(name, backend, repeats, benchmark, message, decrypted, report, times, configure, make_keys, keys, model):
     """In a turn the faster side repeats for as long as the slower one takes; the turns' ratios have a median."""
     slow = secagg.Client(configure(), keys.client, "site-1")
     fast = secagg.Client(configure(backend), make_keys(backend).client, "site-1")
@@ -42,11 +42,12 @@ def test_speed(name, backend, repeats, benchmark, report, times, configure, make
     blob = benchmark.pedantic(turns)
     aggregator = secagg.Aggregator(configure(backend), make_keys(backend).server)
     aggregator.add(secagg.Update.from_bytes(blob))
-    benchmark.extra_info.update(nbytes=len(blob), tenseal_seconds=median(theirs), ratio=median(ratios))
+    benchmark.extra_info.update(tenseal_seconds=median(theirs), ratio=median(ratios))
+    message(blob, decrypted(configure(backend), make_keys(backend), blob, model), model)
     report.measure(name, median(ratios), f"{median(mine) * 1e3:.0f} ms, tenseal {median(theirs):.2f} s")
 
 
-def test_overhead(compare, report, benchmark, configure, make_keys, model, flat):
+def test_overhead(compare, report, message, decrypted, configure, make_keys, model, flat):
     """Of flashe's encryption, against quantising, tag, keystream and digest alone, over buffers that are there."""
     config = configure("flashe-16")
     site = secagg.Client(config, make_keys("flashe-16").client, "site-1")
@@ -66,11 +67,11 @@ def test_overhead(compare, report, benchmark, configure, make_keys, model, flat)
         blake3(words.view(np.uint8).data).digest()
 
     outcome = compare(lambda: site.encrypt(model).to_bytes(), parts, rounds=30)
-    benchmark.extra_info["nbytes"] = len(outcome.result)
+    message(outcome.result, decrypted(config, make_keys("flashe-16"), outcome.result, model), model)
     report.measure("overhead-flashe", outcome.ratio, outcome.detail)
 
 
-def test_add(benchmark, report, times, configure, make_keys, model):
+def test_add(benchmark, message, report, times, configure, make_keys, model):
     """Bytes of words a second that a server takes in: parsed, verified and added."""
     config, keys = configure("flashe-16"), make_keys("flashe-16")
     blobs = [secagg.Client(config, keys.client, f"site-{n}").encrypt(model).to_bytes() for n in range(SITES)]
@@ -83,14 +84,17 @@ def test_add(benchmark, report, times, configure, make_keys, model):
             adding.run(lambda: aggregator.add(secagg.Update.from_bytes(blob)))  # noqa: B023  # run at once
         return aggregator
 
-    assert len(benchmark.pedantic(add_all).sites) == SITES
+    aggregator = benchmark.pedantic(add_all)
+    assert len(aggregator.sites) == SITES
+    reader = secagg.Client(config, keys.client, "reader")
+    message(blobs[0], reader.decrypt(aggregator.finish(), like=model), model)
     rate = len(blobs[0]) / adding.seconds / 1e9
-    benchmark.extra_info.update(nbytes=len(blobs[0]), seconds=adding.seconds)
+    benchmark.extra_info["seconds"] = adding.seconds
     report.measure("add-flashe", rate, f"{len(blobs[0]) / 1e6:.2f} MB in {adding.seconds * 1e3:.1f} ms")
 
 
 @pytest.mark.parametrize(("name", "backend"), [("decrypt-flashe", "flashe-16"), ("decrypt-bgv", "seal-bgv-16")])
-def test_decrypt(name, backend, compare, report, benchmark, configure, make_keys, model, flat, flatten_state):
+def test_decrypt(name, backend, compare, report, message, configure, make_keys, model, flat, flatten_state):
     """A sum of 30 sites, beside the generation of its 30 streams and the library's own decryption."""
     config, keys = configure(backend), make_keys(backend)
     sites = [secagg.Client(config, keys.client, f"site-{number}") for number in range(SITES)]
@@ -120,5 +124,5 @@ def test_decrypt(name, backend, compare, report, benchmark, configure, make_keys
     outcome = compare(lambda: sites[0].decrypt(secagg.Update.from_bytes(aggregate), like=model), bare, rounds=9)
     bound = codec_for(config.params, config.aggregation).mean_error(SITES, float(SITES))
     assert np.abs(flatten_state(outcome.result) - flat).max() <= bound + 2.0**-24
-    benchmark.extra_info["nbytes"] = len(aggregate)
+    message(aggregate, outcome.result, model)
     report.measure(name, outcome.ratio, outcome.detail)

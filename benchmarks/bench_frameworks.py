@@ -101,7 +101,7 @@ def test_nvflare(benchmark, report, times, tmp_path_factory):
 
 
 @pytest.mark.parametrize("backend", MEASURED)
-def test_flower_upload(backend, worst, benchmark, report, tmp_path):
+def test_flower_upload(backend, worst, benchmark, message, report, tmp_path):
     """All that a node pushes after training: the objects of its reply, as they are serialised."""
     steps = {"site-1": 10, "site-2": 20, "site-3": 30}
     changes = {site: draw_change(number) for number, site in enumerate(steps)}
@@ -116,14 +116,15 @@ def test_flower_upload(backend, worst, benchmark, report, tmp_path):
     for reply, pushed in grid.replied[: len(steps)]:
         update = secagg.Update.from_bytes(reply.content["arrays"]["update"].data)
         envelopes.append(pushed - update.nbytes)
-    benchmark.extra_info.update(nbytes=update.nbytes, envelope_nbytes=max(envelopes))
+    message(update, apps["site-1"].evaluated, expected)
+    benchmark.extra_info["envelope_nbytes"] = max(envelopes)
     worst[backend] = max(envelopes) / update.nbytes, max(envelopes)
     top = max(worst, key=worst.get)
     detail = f"{len(worst)} backends, the worst {top}: {worst[top][1]} bytes beside the update"
     assert report.measure("flower-size", 1 + worst[top][0], detail).met
 
 
-def test_flower_memory(benchmark, report, progress, tmp_path):
+def test_flower_memory(benchmark, message, report, progress, tmp_path):
     """Of the server, from the first reply to the aggregate: as much at 20 nodes as at 3."""
 
     def peak(count: int) -> tuple[int, int]:
@@ -148,6 +149,7 @@ def test_flower_memory(benchmark, report, progress, tmp_path):
         return above, aggregate.nbytes
 
     (few, nbytes), (many, _) = benchmark.pedantic(lambda: [peak(3), peak(20)])
-    benchmark.extra_info.update(nbytes=nbytes, memory={3: few, 20: many})
+    message(nbytes, peak=many)
+    benchmark.extra_info["peaks"] = {3: few, 20: many}
     detail = f"{few / 1e6:.1f} MB at 3, {many / 1e6:.1f} MB at 20; an update {nbytes / 1e6:.2f} MB"
     assert report.measure("flower-memory", (many - few) / nbytes, detail).met

@@ -20,18 +20,25 @@ ERRORS: dict[str, str] = {}
 
 
 @pytest.mark.parametrize("backend", ["tenseal-sums", "seal-sums", "pyfhel-sums"])
-def test_sums_only(backend, benchmark, report, configure, make_keys, flat, flatten_state):
+def test_sums_only(backend, benchmark, message, report, configure, make_keys, flat, flatten_state):
     """CKKS with a modulus for additions only; a part of the model is enough to see its noise."""
     config, keys = configure(backend), make_keys(backend)
     state = {"w": flat[:200_000]}
     aggregator = secagg.Aggregator(config, keys.server)
 
+    nbytes = 0
+
     def mean_of_sites() -> dict[str, np.ndarray]:
+        nonlocal nbytes
         for number in range(SITES):
-            aggregator.add(secagg.Client(config, keys.client, f"site-{number}").encrypt(state))
+            update = secagg.Client(config, keys.client, f"site-{number}").encrypt(state)
+            nbytes = update.nbytes
+            aggregator.add(update)
         return secagg.Client(config, keys.client, "reader").decrypt(aggregator.finish())
 
-    error = float(np.abs(flatten_state(benchmark.pedantic(mean_of_sites)) - state["w"].astype(np.float64)).max())
+    mean = benchmark.pedantic(mean_of_sites)
+    message(nbytes, mean, state)
+    error = float(np.abs(flatten_state(mean) - state["w"].astype(np.float64)).max())
     bound = codec_for(config.params, config.aggregation).mean_error(SITES, float(SITES))
     ERRORS[backend] = f"{backend} {error:.1e} (bound {bound:.1e})"
     worst = max(error, *(float(text.split()[1]) for text in ERRORS.values()))
@@ -39,7 +46,7 @@ def test_sums_only(backend, benchmark, report, configure, make_keys, flat, flatt
     assert report.measure("error-sums", worst, ", ".join(ERRORS.values())).met
 
 
-def test_weighted_mean(benchmark, report, progress, configure, keys, folder, flat, flatten_state):
+def test_weighted_mean(benchmark, message, report, progress, configure, keys, folder, flat, flatten_state):
     config = configure(max_weight=LARGEST_WEIGHT)
     weights = np.rint(np.geomspace(1, LARGEST_WEIGHT, SITES))
     aggregator = secagg.Aggregator(config, keys.server)
@@ -54,7 +61,7 @@ def test_weighted_mean(benchmark, report, progress, configure, keys, folder, fla
             for site in as_completed(sites):
                 path = site.result()
                 with secagg.Update.open(path) as update:
-                    nbytes += update.nbytes
+                    nbytes = update.nbytes
                     aggregator.add(update)
                 path.unlink()
                 progress(f"{len(aggregator.sites)}/{SITES}")
@@ -65,6 +72,7 @@ def test_weighted_mean(benchmark, report, progress, configure, keys, folder, fla
     for number, weight in enumerate(weights):
         truth += weight * flatten_state(random_site.values(folder, number)).astype(np.float64)
     error = float(np.abs(mean - truth / weights.sum()).max())
-    benchmark.extra_info.update(nbytes=nbytes, max_error=error)
+    message(nbytes, mean, truth / weights.sum())
+    benchmark.extra_info["max_error"] = error
     detail = f"weights {weights[0]:g} to {weights[-1]:g}, {flat.size:,} values in [−1, 1], float32"
     assert report.measure("error", error, detail).met

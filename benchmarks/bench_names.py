@@ -11,11 +11,11 @@ import secagg
 TENSORS, PATTERNS, ROUNDS = 1920, 1159, 15
 
 
-def test_patterns(benchmark, report, times):
+def test_patterns(benchmark, message, decrypted, report, times):
     names = [f"blocks.{index // 12}.layer.{index % 12}.weight" for index in range(TENSORS)]
     state = {name: np.full(4, 0.25, np.float32) for name in names}
     patterns = {"default": 1.0} | {f"{name.removesuffix('weight')}*": 0.5 for name in names[:PATTERNS]}
-    sites = {}
+    sites, keys = {}, {}
     for what, max_abs in (("patterns", patterns), ("number", 1.0)):
         config = secagg.Config.from_dict(
             {
@@ -23,7 +23,8 @@ def test_patterns(benchmark, report, times):
                 "aggregation": {"min_clients": 3, "max_clients": 4, "max_abs": max_abs},
             }
         )
-        sites[what] = secagg.Client(config, secagg.generate_keys(config).client, "site-1")
+        keys[what] = secagg.generate_keys(config)
+        sites[what] = secagg.Client(config, keys[what].client, "site-1")
     start = time.perf_counter()
     sites["patterns"].encrypt(state)
     first = time.perf_counter() - start
@@ -35,6 +36,8 @@ def test_patterns(benchmark, report, times):
 
     benchmark.pedantic(turn, rounds=ROUNDS, warmup_rounds=1)
     assert sites["patterns"].layout(state).bounds(sites["patterns"].config.aggregation)[names[0]] == 0.5
+    sent = sites["patterns"].encrypt(state)
+    message(sent, decrypted(sites["patterns"].config, keys["patterns"], sent, state), state)
     benchmark.extra_info.update(first_seconds=first, matched_seconds=matched.seconds, plain_seconds=plain.seconds)
     report.measure(
         "patterns",

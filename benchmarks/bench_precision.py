@@ -97,7 +97,7 @@ def table(request):
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("name", TASKS)
-def test_metric(name, preset, trajectory, worst, table, benchmark, report, progress):
+def test_metric(name, preset, trajectory, worst, table, benchmark, message, report, progress):
     progress("trains")
     raw = trajectory(name)
     federation = Federation({"preset": preset}, raw.task.weights)
@@ -108,6 +108,7 @@ def test_metric(name, preset, trajectory, worst, table, benchmark, report, progr
     assert run.least_variance >= 0
     lost = float(np.abs(np.subtract(run.metrics, raw.metrics)).max())
     table[name].raw, table[name].lost[preset] = raw.metrics[-1], (lost, federation.config.params.value_bits)
+    message(federation.nbytes)
     benchmark.extra_info.update(raw=raw.metrics, encrypted=run.metrics, nmse=run.nmse)
     assert report.measure("precision-metric", *worst("precision-metric", f"{name}, {preset}", lost)).met
 
@@ -124,11 +125,12 @@ def test_closed_loop(preset, closed, worst, benchmark, report):
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("backend", HE)
 @pytest.mark.parametrize("name", TASKS)
-def test_error(name, backend, bits, trajectory, simulated, worst, table, benchmark, report):
+def test_error(name, backend, bits, trajectory, simulated, worst, table, benchmark, message, report):
     raw = trajectory(name)
     federation = Federation(with_bits(backend, bits), raw.task.weights)
     ours, theirs = benchmark.pedantic(lambda: raw.replay(federation, metric=False)).nmse, simulated(name, bits)
     table[name].errors[backend, bits], table[name].simulated[bits] = ours, theirs
+    message(federation.nbytes)
     benchmark.extra_info.update(nmse=ours, simulated=theirs)
     case = f"{name}, {backend} {bits}: {ours:.2e}, simulated {theirs:.2e}"
     assert report.measure("precision-nmse", *worst("precision-nmse", case, ours / theirs)).met
@@ -136,18 +138,19 @@ def test_error(name, backend, bits, trajectory, simulated, worst, table, benchma
 
 @pytest.mark.parametrize("sites", [3, 30])
 @pytest.mark.parametrize("backend", HE)
-def test_size(backend, sites, benchmark, report, model, flat):
+def test_size(backend, sites, benchmark, message, report, model, flat):
     federation = Federation(HE[backend], [1.0, 1.0], max_clients=sites)
     scales = federation.scales([model, model], 0)
     update = benchmark.pedantic(lambda: federation.sites[0].encrypt(model, calibration=scales))
     bits = federation.config.params.value_bits
-    benchmark.extra_info.update(nbytes=update.nbytes, value_bits=bits)
+    benchmark.extra_info["value_bits"] = bits
+    message(update)
     detail = f"{update.nbytes / 1e6:.2f} MB, {bits} bits"
     assert report.measure(f"precision-size-{backend}-{sites}", update.nbytes / flat.nbytes, detail).met
 
 
 @pytest.mark.parametrize("backend", HE)
-def test_calibration(backend, compare, worst, benchmark, report, model):
+def test_calibration(backend, compare, worst, benchmark, message, report, model):
     """Of a round in which there are residuals to pay back."""
     federation = Federation(HE[backend], [1.0, 1.0], max_clients=30)
     federation([model, model], 0)
@@ -161,7 +164,8 @@ def test_calibration(backend, compare, worst, benchmark, report, model):
     report.measure(f"precision-calibration-{backend}", outcome.ratio, outcome.detail)
     up, down = len(outcome.result), scales.nbytes
     whole = site.encrypt(model, round=1, calibration=scales).nbytes
-    benchmark.extra_info.update(nbytes=up, scales_nbytes=down, update_nbytes=whole)
+    message(up)
+    benchmark.extra_info.update(scales_nbytes=down, update_nbytes=whole)
     case = f"{backend}: {up / 1e3:.1f} kB up, {down / 1e3:.1f} kB down, update {whole / 1e6:.2f} MB"
     target = "precision-calibration-size"
     assert report.measure(target, *worst(target, case, max(up, down) / whole)).met

@@ -139,7 +139,7 @@ def turn(kind: str, federation: Federation, side: Side) -> None:
 
 
 @pytest.mark.parametrize(("name", "count"), [("segresnet", 30), ("million", 200)])
-def test_uploads(name, count, benchmark, report, progress, configure, model, tmp_path_factory):
+def test_uploads(name, count, benchmark, message, report, progress, configure, model, tmp_path_factory):
     config = configure("flashe-16", min_clients=count, max_clients=count)
     million = {"weight": np.random.default_rng(0).uniform(-1, 1, 1_000_000).astype(np.float32)}
     folder = tmp_path_factory.mktemp(name)
@@ -157,7 +157,8 @@ def test_uploads(name, count, benchmark, report, progress, configure, model, tmp
     ours, plain = sides["secagg"], sides["plain"]
     ratio = median(b / a for a, b in zip(ours.seconds, plain.seconds, strict=True))
     speeds = [federation.nbytes / median(side.seconds) / 1e6 for side in (ours, plain)]
-    benchmark.extra_info.update(nbytes=federation.nbytes, ratio=ratio, secagg=vars(ours), plain=vars(plain))
+    message(federation.nbytes // count, peak=max(ours.growth))
+    benchmark.extra_info.update(ratio=ratio, secagg=vars(ours), plain=vars(plain))
     report.measure(f"throughput-{name}", ratio, f"{speeds[0]:.0f} of {speeds[1]:.0f} MB/s, {count} sites")
     detail = f"peak {max(ours.growth) / 1e6:.1f} MB above start, plain {max(plain.growth) / 1e6:.1f} MB"
     report.measure(f"server-memory-{name}", max(ours.late) / (federation.nbytes / 2), detail)

@@ -36,7 +36,7 @@ def untagged(monkeypatch):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_encrypt(backend, compare, report, benchmark, configure, make_keys, model, untagged):
+def test_encrypt(backend, compare, report, benchmark, message, decrypted, configure, make_keys, model, untagged):
     site = secagg.Client(configure(backend), make_keys(backend).client, "site-1")
     work = lambda: site.encrypt(model).to_bytes()  # noqa: E731
     outcome = compare(work, lambda: untagged(work), rounds=5 if backend == "tenseal" else 30)
@@ -44,11 +44,12 @@ def test_encrypt(backend, compare, report, benchmark, configure, make_keys, mode
     assert all(update.tail.tags[: 1 if backend == "flashe-16" else None])
     more = update.header.tail_nbytes - 128 - EARLIER_TAG_NBYTES + len(f',"manifest":"{bytes(32).hex()}"')
     benchmark.extra_info["more_nbytes"] = more
+    message(update, decrypted(configure(backend), make_keys(backend), update, model), model)
     report.measure(f"tags-{backend}", outcome.ratio, f"{outcome.detail}; {more} bytes more")
     assert report.measure(f"tags-nbytes-{backend}", more).met
 
 
-def test_nonce(compare, report, configure, make_keys, model, monkeypatch):
+def test_nonce(compare, report, message, decrypted, configure, make_keys, model, monkeypatch):
     """Of flashe's encryption with nonces that depend on all values, against the same with random ones."""
     site = secagg.Client(configure("flashe-16"), make_keys("flashe-16").client, "site-1")
 
@@ -62,11 +63,12 @@ def test_nonce(compare, report, configure, make_keys, model, monkeypatch):
 
     outcome = compare(lambda: site.encrypt(model).to_bytes(), without, rounds=30)
     assert len(outcome.result) == len(without())
+    message(outcome.result, decrypted(configure("flashe-16"), make_keys("flashe-16"), outcome.result, model), model)
     report.measure("nonce-flashe", outcome.ratio - 1, outcome.detail)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_decrypt(backend, compare, report, benchmark, configure, make_keys, model, flat, flatten_state, untagged):
+def test_decrypt(backend, compare, report, message, configure, make_keys, model, flat, flatten_state, untagged):
     config, keys = configure(backend), make_keys(backend)
     sites = [secagg.Client(config, keys.client, f"site-{number}") for number in range(SITES)]
     aggregator = secagg.Aggregator(config, keys.server)
@@ -77,5 +79,5 @@ def test_decrypt(backend, compare, report, benchmark, configure, make_keys, mode
     outcome = compare(work, lambda: untagged(work), rounds=9)
     bound = codec_for(config.params, config.aggregation).mean_error(SITES, float(SITES))
     assert np.abs(flatten_state(outcome.result) - flat).max() <= bound + 2.0**-24
-    benchmark.extra_info["nbytes"] = len(aggregate)
+    message(aggregate, outcome.result, model)
     report.measure(f"verify-{backend}", outcome.ratio, outcome.detail)

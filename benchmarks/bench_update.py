@@ -13,7 +13,7 @@ FLOAT32_ROUNDING = 2.0**-24  # of values up to 2
 
 
 @pytest.mark.parametrize(("name", "backend"), [("encrypt", "tenseal"), ("encrypt-seal", "seal")])
-def test_encrypt(name, backend, compare, report, benchmark, configure, keys, model, flat, context):
+def test_encrypt(name, backend, compare, report, benchmark, message, decrypted, configure, keys, model, flat, context):
     config = configure(backend)
     site = secagg.Client(config, keys.client, "site-1")
     outcome = compare(
@@ -24,13 +24,14 @@ def test_encrypt(name, backend, compare, report, benchmark, configure, keys, mod
     aggregator.add(update)
     assert aggregator.sites == ("site-1",)
     own = len(ts.ckks_vector(context, flat).serialize())
-    benchmark.extra_info.update(nbytes=update.nbytes, tenseal_nbytes=own)
+    benchmark.extra_info["tenseal_nbytes"] = own
+    message(update, decrypted(config, keys, update, model), model)
     report.measure(
         name, outcome.ratio, f"{outcome.detail}; {update.nbytes / 1e6:.1f} MB, TenSEAL's own {own / 1e6:.1f} MB"
     )
 
 
-def test_add(compare, report, benchmark, configure, keys, updates, flat, flatten_state, context):
+def test_add(compare, report, message, configure, keys, updates, model, flat, flatten_state, context):
     config = configure()
     first, second = updates
 
@@ -55,11 +56,11 @@ def test_add(compare, report, benchmark, configure, keys, updates, flat, flatten
     mean = site.decrypt(outcome.result.finish())
     bound = codec_for(config.params, config.aggregation).mean_error(2, 2.0)
     assert np.abs(flatten_state(mean) - flat).max() <= bound + FLOAT32_ROUNDING
-    benchmark.extra_info["nbytes"] = len(second)
+    message(second, mean, model)
     report.measure("add", outcome.ratio, outcome.detail)
 
 
-def test_decrypt(compare, report, benchmark, configure, keys, updates, model, flat, flatten_state, context):
+def test_decrypt(compare, report, message, configure, keys, updates, model, flat, flatten_state, context):
     config = configure()
     aggregator = secagg.Aggregator(config, keys.server)
     for blob in updates:
@@ -80,5 +81,5 @@ def test_decrypt(compare, report, benchmark, configure, keys, updates, model, fl
     assert own_error <= bound
     assert np.abs(flatten_state(outcome.result) - flat).max() <= bound + FLOAT32_ROUNDING
     assert all(type(outcome.result[name]) is type(tensor) for name, tensor in model.items())
-    benchmark.extra_info["nbytes"] = len(aggregate)
+    message(aggregate, outcome.result, model)
     report.measure("decrypt", outcome.ratio, outcome.detail)

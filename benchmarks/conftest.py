@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import costs
 import numpy as np
 import pytest
 import tenseal as ts
@@ -70,6 +71,45 @@ class Comparison:
     @property
     def detail(self) -> str:
         return f"{_seconds(self.ours.seconds)} / {_seconds(self.bare.seconds)}, CPU time {self.cpu_ratio:.2f}"
+
+
+@pytest.fixture
+def benchmark(benchmark: BenchmarkFixture) -> BenchmarkFixture:
+    """That of pytest-benchmark, which also notes ``peak_nbytes``: memory above the start, in the first round."""
+    pedantic = benchmark.pedantic
+
+    def run(target: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        watched = costs.FirstPeak(target)
+        result = pedantic(watched, *args, **kwargs)
+        benchmark.extra_info["peak_nbytes"] = watched.nbytes
+        return result
+
+    benchmark.pedantic = run
+    return benchmark
+
+
+@pytest.fixture
+def message(benchmark: BenchmarkFixture) -> Callable[..., None]:
+    """``message(sent, mean, truth, peak)`` notes ``nbytes``, ``precision_bits`` and ``peak_nbytes``.
+
+    `sent` is a message or its size, `mean` what has been decrypted, `truth` what that should be. `peak` is the memory
+    of another process, where that does the work. What has no message, like a kernel, does not call it.
+    """
+
+    def note(sent: Any, mean: Any = None, truth: Any = None, peak: int | None = None) -> None:
+        benchmark.extra_info["nbytes"] = costs.size(sent)
+        if mean is not None:
+            benchmark.extra_info["precision_bits"] = costs.precision_bits(mean, truth)
+        if peak is not None:
+            benchmark.extra_info["peak_nbytes"] = peak
+
+    return note
+
+
+@pytest.fixture(scope="session")
+def decrypted() -> Callable[..., Any]:
+    """``decrypted(config, keys, sent, state)``: the mean of a message, and of another of the same values."""
+    return costs.decrypt
 
 
 @pytest.fixture

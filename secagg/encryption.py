@@ -34,7 +34,8 @@ from .trust.key import ClientKey
 from .trust.nonces import with_nonce
 from .trust.tags import Authenticator
 from .wire.header import Frame, Header
-from .wire.state_dict import checked_vectors
+from .wire.layout import TensorSpec
+from .wire.state_dict import check_values
 from .wire.update import Update, UpdateWriter
 
 _Stream = TypeVar("_Stream", bound=Writable)
@@ -283,27 +284,35 @@ class Encryption:
         layout = draft.layout
         encrypted, clear = layout.role("encrypted"), layout.role("clear")
         bounds = layout.bounds(self._aggregation)
-        if self._calibrated:  # what is no number is found when it is weighed
-            vectors, in_clear = ([to_vector(state[spec.name]) for spec in specs] for specs in (encrypted, clear))
-        else:
-            vectors = checked_vectors(encrypted, state, bounds, clips=self._clips)
-            in_clear = checked_vectors(clear, state, bounds, clips=False)
-        if not isinstance(self._params, QuantisedParams):
+        vectors, in_clear = ([to_vector(state[spec.name]) for spec in specs] for specs in (encrypted, clear))
+        anything = dict.fromkeys(bounds, sys.float_info.max)
+        weighs = isinstance(self._params, QuantisedParams)
+        once = weighs and not self.feedback  # one reading says how large values are, and whether they are in bounds
+        weighed = self._weigh(encrypted, vectors, weight, None) if once else {}
+        if not self._calibrated:  # else what is no number is found when it is weighed
+            limits = anything if self._clips else bounds  # NaN is no value to clip
+            # Products are rounded in the order of their factors: below that of the bound, no value is beyond it.
+            rest = [
+                (spec, vector)
+                for spec, vector in zip(encrypted, vectors, strict=True)
+                if not (once and weighed[spec.name][0] < limits[spec.name] * weight)
+            ]
+            check_values([spec for spec, _ in rest], [vector for _, vector in rest], limits)
+            check_values(clear, in_clear, bounds)
+        if not weighs:
             return _Due(vectors, in_clear, None, [], [])
         residuals = None
         if self.feedback:
             begin = self.feedback.begin if sends else self.feedback.due
             residuals = begin(layout.fingerprint, draft.round, [vector.size for vector in vectors])
-        rests: Sequence[NDArray[np.float32] | None] = residuals or [None] * len(vectors)
-        weighed = {
-            spec.name: weigh(vector, weight, rest) for spec, vector, rest in zip(encrypted, vectors, rests, strict=True)
-        }
+            weighed = self._weigh(encrypted, vectors, weight, residuals)
         tops = []
         if self._calibrated:
-            weighed |= {spec.name: weigh(vector, weight) for spec, vector in zip(clear, in_clear, strict=True)}
+            weighed |= self._weigh(clear, in_clear, weight, None)
             tops = [weighed[spec.name][0] for spec in layout.sent]
             if not all(map(math.isfinite, tops)):
-                checked_vectors(layout.sent, state, bounds, clips=True)
+                check_values(encrypted, vectors, anything)
+                check_values(clear, in_clear, anything)
             for spec, top in zip(layout.sent, tops, strict=True):
                 if not top <= LARGEST:
                     raise RangeError(
@@ -312,6 +321,19 @@ class Encryption:
                         "why the value is so large; nothing was encrypted"
                     )
         return _Due(vectors, in_clear, residuals, tops, [weighed[spec.name][1] for spec in encrypted])
+
+    @staticmethod
+    def _weigh(
+        specs: Sequence[TensorSpec],
+        vectors: Sequence[NDArray[Any]],
+        weight: float,
+        residuals: Sequence[NDArray[np.float32]] | None,
+    ) -> dict[str, tuple[float, float]]:
+        """Return what `weigh` does for each tensor, by its first name."""
+        rests: Sequence[NDArray[np.float32] | None] = residuals or [None] * len(vectors)
+        return {
+            spec.name: weigh(vector, weight, rest) for spec, vector, rest in zip(specs, vectors, rests, strict=True)
+        }
 
     def _warn_of_clear(self, draft: Header, due: _Due, bounds: Mapping[str, float]) -> None:
         """Issue a `PrecisionWarning` if clear values are beyond what the scales take: nothing carries them on."""

@@ -1,6 +1,6 @@
 """Peak memory of one task in a process of its own: ``python peak_memory.py TASK FOLDER``, the result as JSON.
 
-The folder holds ``config.json``, both key files and ``model.npz``. A task sets itself up first; what is reported is
+The folder holds ``config.json``, ``client.key`` and ``model.npz``. A task sets itself up first; what is reported is
 the process's peak after the task less its resident memory before.
 """
 
@@ -42,40 +42,7 @@ def encrypt_bare(folder: Path) -> Callable[[], int]:
     return lambda: len(ts.ckks_vector(context, flat).serialize())
 
 
-def aggregate(folder: Path) -> Callable[[], int]:
-    """An aggregator adds the files whose paths arrive on stdin, and answers each; returns the number of sites."""
-    config, key = _config(folder), secagg.load_key(folder / "server.key")
-
-    def task() -> int:
-        aggregator = secagg.Aggregator(config, key)
-        for line in sys.stdin:
-            with secagg.Update.open(line.rstrip("\n")) as update:
-                aggregator.add(update)
-            print("added", file=answers, flush=True)
-        result = aggregator.finish()
-        return len(result.header.contributions)
-
-    return task
-
-
-def stream(folder: Path) -> Callable[[], int]:
-    """A site encrypts 10⁹ float32 values into a file; returns the size of the update."""
-    site = secagg.Client(_config(folder), secagg.load_key(folder / "client.key"), "site-1")
-    values = np.random.default_rng(0).uniform(-1, 1, 1_000_000).astype(np.float32)
-    state = {f"layer-{number}.weight": np.tile(values, 100) for number in range(10)}
-    path = folder / "stream.secagg"
-
-    def task() -> int:
-        site.encrypt_to(path, state)
-        try:
-            return path.stat().st_size
-        finally:
-            path.unlink()
-
-    return task
-
-
-TASKS = {"encrypt": encrypt, "encrypt-bare": encrypt_bare, "aggregate": aggregate, "stream": stream}
+TASKS = {"encrypt": encrypt, "encrypt-bare": encrypt_bare}
 
 
 def _config(folder: Path) -> secagg.Config:
@@ -100,5 +67,4 @@ if __name__ == "__main__":
     start = resident()
     result = run()
     above = peak() - start
-    libraries = sorted({"tenseal", "Pyfhel", "torch"} & sys.modules.keys())
-    print(json.dumps({"start": start, "above": above, "result": result, "libraries": libraries}), file=answers)
+    print(json.dumps({"above": above, "result": result}), file=answers)

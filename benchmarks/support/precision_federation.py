@@ -28,6 +28,7 @@ class Federation:
         self.keys = secagg.generate_keys(self.config)
         self.sites = [secagg.Client(self.config, self.keys.client, f"site-{n}") for n in range(len(weights))]
         self._weights = weights
+        self.nbytes = 0  # of the latest message of a site
 
     def __call__(self, changes: Sequence[State], round: int) -> State:
         scales = self.scales(changes, round)
@@ -53,5 +54,7 @@ class Federation:
         changes: Sequence[State],
     ) -> secagg.Update:
         for site, change, weight in zip(self.sites, changes, self._weights, strict=True):
-            aggregator.add(message(site, change, weight))
+            sent = message(site, change, weight)
+            self.nbytes = sent.nbytes
+            aggregator.add(sent)
         return aggregator.finish()

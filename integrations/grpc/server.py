@@ -41,7 +41,7 @@ OPTIONS = (
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     # A small message could unpack to a large one before its size is looked at.
     ("grpc.per_message_decompression", 0),
-    # Whoever has no certificate costs a connection, for a moment: see `_most_connections`.
+    # Whoever has no certificate costs a connection, for a moment: see `most_connections`.
     ("grpc.server_handshake_timeout_ms", 5_000),
     ("grpc.max_connection_idle_ms", 600_000),
 )
@@ -113,12 +113,13 @@ class Server:
         threads = MAX_CALLS * (config.aggregation.max_clients + 2)
         self._pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="secagg")
         servicer = Servicer(self._federation)
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._server = grpc.server(
             self._pool,
             interceptors=[Gate(servicer)],
             options=(
                 *OPTIONS,
-                ("grpc.max_allowed_incoming_connections", _most_connections()),
+                ("grpc.max_allowed_incoming_connections", most_connections(files)),
                 # A certificate makes a connection one party's; without one it may carry all of them.
                 ("grpc.max_concurrent_streams", threads if tls is None else 2 * MAX_CALLS),
             ),
@@ -197,7 +198,6 @@ def _obstacle(host: str, port: int) -> str:
     return "the port may be taken, or not be allowed, or certificate and key not fit"
 
 
-def _most_connections() -> int:
-    """Return how many connections to take: strangers must not use up the files that the process may have open."""
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+def most_connections(files: int) -> int:
+    """Return how many connections a process takes that may have so many files open: strangers must not use them up."""
     return _MAX_CONNECTIONS if files == resource.RLIM_INFINITY else min(_MAX_CONNECTIONS, files // 2)

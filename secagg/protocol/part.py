@@ -15,7 +15,8 @@ from types import TracebackType
 
 from ..errors import FormatError, SecAggError, StorageError
 from ..storage.files import os_errors
-from ..wire.container import DIGEST_NBYTES
+from ..wire.body import stamp_of
+from ..wire.container import DIGEST_NBYTES, check_digest, frame_digest
 from ..wire.header import Header
 from ..wire.update import Update
 from .messages import BusyError
@@ -51,6 +52,7 @@ class Part:
         self.header = header
         self.frame = frame
         self._failure = failure
+        self._received: tuple[list[bytes], object] | None = None  # digests of all frames, and the stamp of the file
         with self._writing():
             self._file = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
@@ -70,9 +72,9 @@ class Part:
         return cls(path, header, 0, failure)
 
     def receive(self, first: int, chunks: Iterable[bytes], check: Callable[[], None]) -> None:
-        """Write the chunks of a stream, to the last one, and synchronise the file; memory holds one chunk.
+        """Check and write the chunks of a stream, to the last one, and synchronise the file; memory holds one chunk.
 
-        Their digests are checked when the whole is: it is read for that anyway.
+        The tail is checked when the whole is.
 
         Parameters
         ----------
@@ -86,13 +88,13 @@ class Part:
         Raises
         ------
         FormatError
-            If a chunk is not as long as the header says, or there are too many.
+            If a chunk is not as long as the header says, or there are too many (`DigestError` if a frame is damaged).
         BusyError
             If there are too few: the others may come yet.
         StorageError
             If the file cannot be written.
         """
-        header, chunks = self.header, iter(chunks)
+        header, chunks, digests = self.header, iter(chunks), []
         self.frame = min(self.frame, first)
         for index, what, offset, nbytes in _places(header, first):
             chunk = next(chunks, None)
@@ -101,6 +103,8 @@ class Part:
                 raise BusyError(f"the stream ended before {what}: send the rest")
             if len(chunk) != nbytes:
                 raise FormatError(f"a chunk of {len(chunk)} bytes; {what} has {nbytes}")
+            if index < header.frame_count:
+                digests.append(_checked_digest(header, index, chunk))
             with self._writing():
                 _write(self._file, chunk, len(header.head) + offset)
             self.frame = min(index + 1, header.frame_count)
@@ -109,6 +113,22 @@ class Part:
             raise FormatError(f"trailing bytes: the head announces {header.nbytes} bytes, more were sent")
         with self._writing():
             os.fsync(self._file)
+            if first == 0:  # else there are frames that others have written
+                self._received = digests, stamp_of(self._file)
+
+    def open(self) -> Update:
+        """Open what was received, once it is whole.
+
+        Raises
+        ------
+        FormatError
+            As of `Update.open`.
+        """
+        return (
+            Update.open(self.path)
+            if self._received is None
+            else Update.received(self.path, self.header, *self._received)
+        )
 
     def delete(self) -> None:
         """Remove the file, if it is still there."""
@@ -145,6 +165,13 @@ def _places(header: Header, first: int) -> Iterator[tuple[int, str, int, int]]:
     for frame in islice(header.frames, first, None):
         yield frame.index, f"frame {frame.index}", frame.offset, frame.nbytes + DIGEST_NBYTES
     yield header.frame_count, "the tail", header.tail_offset, header.tail_nbytes
+
+
+def _checked_digest(header: Header, index: int, chunk: bytes) -> bytes:
+    """Return the digest at the end of a frame's chunk, which is that of the frame."""
+    payload, expected = memoryview(chunk)[:-DIGEST_NBYTES], chunk[-DIGEST_NBYTES:]
+    check_digest(expected, frame_digest(header.head, index, payload), f"frame {index}")
+    return expected
 
 
 def _write(handle: int, data: bytes, offset: int) -> None:

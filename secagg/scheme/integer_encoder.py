@@ -44,7 +44,7 @@ class IntegerEncoder:
         self._factors: list[float] = []
         self._steps: list[float] = []
         self._caps: list[float] = []
-        self._left: list[NDArray[np.float32]] = []
+        self._left: list[NDArray[np.float32]] | None = None if residuals is None else []
         self._owners: list[int] = []  # tensors of the sources, −1 of what is no tensor
         self._small_clipped = [0] * len(vectors)
         self.steps = [
@@ -67,7 +67,6 @@ class IntegerEncoder:
                 self._add(vector, weight, self.steps[index], form.lanes.limit * share, rests[index], index)
         self._flat = FlatVector(self._sources)
         self._clipped = np.zeros(len(self._sources), dtype=np.int64)
-        self._residuals = None if residuals is None else self._left
         self._seed = seed
 
     @property
@@ -105,7 +104,7 @@ class IntegerEncoder:
             self._caps,
             self._clipped,
             self._seed,
-            self._residuals,
+            self._left,
         )
         return words
 
@@ -123,7 +122,8 @@ class IntegerEncoder:
         self._factors.append(factor)
         self._steps.append(step)
         self._caps.append(self._form.lanes.limit if cap is None else cap)
-        self._left.append(np.zeros(source.size, np.float32) if residual is None else residual)
+        if self._left is not None:
+            self._left.append(np.zeros(source.size, np.float32) if residual is None else residual)
         self._owners.append(owner)
 
     def _digits(

@@ -64,7 +64,7 @@ class Ring:
         return len(self.moduli) * self.degree
 
     @property
-    def _whole_words(self) -> bool:
+    def takes_any(self) -> bool:
         """Whether packed words are words, and every word is below its modulus."""
         return set(self.moduli) == {1 << 64}
 
@@ -83,7 +83,7 @@ class Ring:
 
     def to_bytes(self, words: NDArray[np.uint64]) -> NDArray[np.uint8]:
         """Return the words of whole blocks packed; errors as of `pack`."""
-        if self._whole_words:
+        if self.takes_any:
             return np.asarray(words.view(np.uint8))
         packed = np.empty(words.size // self.block_size * self.block_nbytes, dtype=np.uint8)
         self.pack(words, packed)
@@ -91,7 +91,7 @@ class Ring:
 
     def from_bytes(self, packed: memoryview) -> NDArray[np.uint64]:
         """Return a copy of whole packed blocks as words; errors as of `unpack`."""
-        if self._whole_words:
+        if self.takes_any:
             return np.array(np.frombuffer(packed, np.uint64))
         words = np.empty(len(packed) // self.block_nbytes * self.block_size, dtype=np.uint64)
         self.unpack(np.frombuffer(packed, np.uint8), words)
@@ -99,7 +99,7 @@ class Ring:
 
     def check(self, packed: NDArray[np.uint8]) -> None:
         """Raise `FormatError` if a word of whole packed blocks is not below its modulus."""
-        if not self._whole_words:
+        if not self.takes_any:
             self._refuse(secagg_ext.check_words(packed, self.moduli, self.degree))
 
     def add(self, total: NDArray[np.uint8], packed: NDArray[np.uint8]) -> None:

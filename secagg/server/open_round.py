@@ -359,7 +359,7 @@ class OpenRound:
         header, started = part.header, time.monotonic()
         self._keeper.keep(self.manifests.project)  # should that have failed before
         self._make_whole()
-        with secagg.Update.open(part.path) as update:
+        with part.open() as update:
             try:
                 self._sum.add(
                     update, lambda: self._folder.keep_upload(part.path, header.round, header.site, header.kind)

@@ -99,6 +99,7 @@ class Session:
             self._expected = Expected(layout or project.layout, project.config.params, project.config.aggregation)
         self._round_timeout = 0.0
         self._nonces: dict[int, bytes] = {}
+        self._sent = b""  # nonce of what the server has had last: who sends that again asks whether it is there
         self._receipts: dict[int, secagg.Receipt] = {}
 
     def join(self) -> Joined:
@@ -577,8 +578,11 @@ class Session:
         return aggregate
 
     def _send(self, what: str, update: secagg.Update, progress: Progress | None) -> tuple[bool, bytes]:
-        sender = Sender(self._link, update, progress)
-        return self._call(what, sender, progress=lambda: sender.frame)
+        nonce = update.header.contributions[0].nonce
+        sender = Sender(self._link, update, progress, asks=nonce == self._sent)
+        reply = self._call(what, sender, progress=lambda: sender.frame)
+        self._sent = nonce
+        return reply
 
     def _fetch(
         self,

@@ -19,6 +19,10 @@ from ..storage.files import os_errors
 from ..wire.container import DIGEST_NBYTES
 from .link import Link
 
+#: What is no larger is first sent without asking what the server has of it: to ask costs more than to send it, and the
+#: head, which comes first, says whether all of it is there. A try after one that broke off asks.
+_UNASKED_NBYTES = 4 << 20
+
 #: Called with the header of what is downloaded.
 Check = Callable[[secagg.Header], None]
 
@@ -34,6 +38,8 @@ class Sender:
         Update or model.
     progress : callable, optional
         Called with the bytes that the server has and in all, in another thread perhaps.
+    asks : bool
+        Whether the first try, too, asks what the server has of it; one of a large update always does.
 
     Attributes
     ----------
@@ -41,8 +47,11 @@ class Sender:
         First frame that the server did not have when the latest try began.
     """
 
-    def __init__(self, link: Link, update: secagg.Update, progress: Progress | None = None) -> None:
+    def __init__(
+        self, link: Link, update: secagg.Update, progress: Progress | None = None, *, asks: bool = False
+    ) -> None:
         self.frame = 0
+        self._asks = asks or update.nbytes > _UNASKED_NBYTES
         self._link = link
         self._update = update
         self._progress = progress
@@ -73,12 +82,16 @@ class Sender:
         """
         deadline = time.monotonic() + seconds
         header = self._update.header
-        stored = self._link.resume(header.head, seconds)
-        if stored.already_added:
-            return True, stored.receipt
-        if stored.frame > header.frame_count:
-            raise FormatError(f"the server asks for frame {stored.frame}, the {header.kind} has {header.frame_count}")
-        self.frame = stored.frame
+        asks, self._asks = self._asks, True
+        if asks:
+            stored = self._link.resume(header.head, seconds)
+            if stored.already_added:
+                return True, stored.receipt
+            if stored.frame > header.frame_count:
+                raise FormatError(
+                    f"the server asks for frame {stored.frame}, the {header.kind} has {header.frame_count}"
+                )
+            self.frame = stored.frame
         chunks = chunks_from(self._update, self.frame, self._progress)
         reply = self._link.upload(chunks, deadline - time.monotonic())
         return reply.already_added, reply.receipt

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import yaml
 
 #: PyYAML takes seconds for as much.
-_MAX_NBYTES = 1 << 20
+MAX_YAML_NBYTES = 1 << 20
 #: Values that a document may have when its aliases are written out: without any, so many bytes do not hold more.
 _MAX_VALUES = 1 << 20
 #: A number to YAML 1.2 and to whoever types it, and text to PyYAML, which reads YAML 1.1.
@@ -30,7 +30,7 @@ def read_yaml(source: Source) -> Any:
     """
     import yaml
 
-    name, blob = name_of(source), read_source(source, _MAX_NBYTES, ConfigError, "the YAML file")
+    name, blob = name_of(source), read_source(source, MAX_YAML_NBYTES, ConfigError, "the YAML file")
     try:
         loader = yaml.SafeLoader(blob.decode("utf-8"))
         node = loader.get_single_node()

@@ -29,6 +29,12 @@ class Body(Protocol):
         """Give resources back."""
 
 
+def stamp_of(handle: int) -> object:
+    """Return the stamp of a file that is open: its size and the time of its last change."""
+    state = os.fstat(handle)
+    return state.st_size, state.st_mtime_ns
+
+
 class MemoryBody:
     """Frames in memory: `frames` holds them all; `blob` is the whole update, where it is at hand as bytes."""
 
@@ -72,8 +78,7 @@ class FileBody:
         """Return size of the file and time of its last change."""
         if self._file.closed:
             raise StateError(_CLOSED)
-        state = os.fstat(self._file.fileno())
-        return state.st_size, state.st_mtime_ns
+        return stamp_of(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""

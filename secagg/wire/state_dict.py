@@ -20,30 +20,24 @@ from .container import digest
 from .layout import Layout, TensorSpec
 
 
-def checked_vectors(
-    specs: Sequence[TensorSpec], state: Mapping[str, Any], bounds: Mapping[str, float], *, clips: bool
-) -> list[NDArray[Any]]:
-    """Return tensors of a state dict as vectors.
+def check_values(specs: Sequence[TensorSpec], vectors: Sequence[NDArray[Any]], bounds: Mapping[str, float]) -> None:
+    """Hold the values of tensors against their bounds.
 
     Parameters
     ----------
     specs : sequence of TensorSpec
         Which tensors.
-    state : mapping of str to torch.Tensor or numpy.ndarray
-        The state dict.
+    vectors : sequence of ndarray
+        Their values.
     bounds : mapping of str to float
-        ``max_abs`` of each tensor, by its first name.
-    clips : bool
-        Whether values beyond their bound will be clipped.
+        ``max_abs`` of each tensor, by its first name; the largest float where only NaN and infinity are wrong.
 
     Raises
     ------
     RangeError
-        If a value is NaN or infinite or, unless `clips`, beyond its bound.
+        If a value is NaN or infinite, or beyond its bound.
     """
-    vectors = [to_vector(state[spec.name]) for spec in specs]
-    limits = [sys.float_info.max if clips else bounds[spec.name] for spec in specs]  # NaN is no value to clip
-    fault = _first_beyond(specs, vectors, limits)
+    fault = _first_beyond(specs, vectors, [bounds[spec.name] for spec in specs])
     if fault:
         spec, value, where = fault
         if not math.isfinite(value):
@@ -56,7 +50,6 @@ def checked_vectors(
             "raise max_abs, leave it out of an exact scheme's configuration to have it measured, or find out why the "
             "value is so large; nothing was encrypted"
         )
-    return vectors
 
 
 def check_finite(layout: Layout, state: Mapping[str, Any]) -> None:
@@ -182,7 +175,7 @@ def arrange(layout: Layout, vectors: Mapping[str, NDArray[Any]], like: Mapping[s
         return result
     result = copy.copy(like) if isinstance(like, dict) else dict(like)
     for spec in layout.sent:
-        first = place(like[spec.name])
+        first = place(like[spec.name]) if len(spec.names) > 1 else None
         for name in spec.names:
             again = name != spec.name and first is not None and place(like[name]) == first
             tensor = result[spec.name] if again else from_vector(vectors[spec.name], spec.dtype, spec.shape, like[name])
@@ -199,7 +192,7 @@ def _is_float(name: str, value: Any) -> bool:
 
 
 def _first_beyond(
-    specs: Sequence[TensorSpec], vectors: list[NDArray[Any]], limits: list[float]
+    specs: Sequence[TensorSpec], vectors: Sequence[NDArray[Any]], limits: list[float]
 ) -> tuple[TensorSpec, float, str] | None:
     """Return tensor, value and place of the first value beyond its limit, or not a number."""
     fault = FlatVector(vectors, limits).first_out_of_range()

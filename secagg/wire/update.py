@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import SEEK_END, BytesIO
+from pathlib import Path
 from types import TracebackType
 from typing import Any, SupportsIndex
 
@@ -68,6 +69,37 @@ class Update:
     def written(cls, header: Header, blob: bytes) -> Update:
         """Return the update that has just been written to `blob` under `header`, whole."""
         return cls(header, MemoryBody(memoryview(blob)[len(header.head) :], blob))
+
+    @classmethod
+    def received(cls, path: Path, header: Header, digests: Sequence[bytes], stamp: object) -> Update:
+        """Open the file of an update whose frames were checked, one after another, before they were written to it.
+
+        Parameters
+        ----------
+        path : Path
+            The file; it begins with the head.
+        header : Header
+            Its header.
+        digests : sequence of bytes
+            Those of all frames.
+        stamp : object
+            Of the file, `secagg.wire.body.stamp_of`, when it was whole: as long as it is, digests are not computed
+            again.
+
+        Raises
+        ------
+        FormatError
+            If the file cannot be read (`DigestError` if the tail is damaged, or has the digest of another body).
+        """
+        with os_errors(FormatError, f"cannot read {name_of(path)}"):
+            update = cls(header, FileBody(open_regular(path), len(header.head)))
+        try:
+            update._check_body(digests)
+        except BaseException:
+            update.close()
+            raise
+        update._digests, update._verified = list(digests), stamp
+        return update
 
     @classmethod
     def open(cls, source: Source) -> Update:
@@ -199,7 +231,7 @@ class Update:
             another than at the first reading.
         """
         stamp = self._body.stamp()
-        verified = stamp is not None and stamp == self._verified and (stamp == FIXED or not recheck)
+        verified = self.verified and (stamp == FIXED or not recheck)
         first, digests = self._digests, []
         for frame in self._header.frames:
             data = self._body.read(frame.offset, frame.nbytes + DIGEST_NBYTES)
@@ -210,14 +242,24 @@ class Update:
                 if first and first[frame.index] != expected:
                     raise FormatError("the file changed while it was read")
             yield frame, payload
-        if not verified and not self._header.summed:  # what is signed is what was read
-            body = body_digest(self._header.head, digests)
-            check_digest(self.tail.proofs[0].body, body, "the body")
+        if not verified:
+            self._check_body(digests)
         if verified and self._body.stamp() != stamp:
             raise FormatError("the file changed while it was read")
         if not verified:
             self._digests = digests
         self._verified = stamp
+
+    @property
+    def verified(self) -> bool:
+        """Whether every digest has been checked, and nothing has changed since."""
+        stamp = self._body.stamp()
+        return stamp is not None and stamp == self._verified
+
+    def _check_body(self, digests: Sequence[bytes]) -> None:
+        """Hold the digests of all frames against the tail: what is signed is what was read."""
+        if not self._header.summed:
+            check_digest(self.tail.proofs[0].body, body_digest(self._header.head, digests), "the body")
 
     def chunks(self) -> Iterator[bytes | memoryview]:
         """Yield the bytes of the update as they are sent: the head, each frame with its digest, the tail."""
@@ -230,7 +272,10 @@ class Update:
         """Return the whole update; one that is in memory as bytes already is returned as it is."""
         if isinstance(self._body, MemoryBody) and self._body.blob is not None:
             return self._body.blob
-        return b"".join(bytes(chunk) for chunk in self.chunks())
+        whole = BytesIO()  # where joining would hold a copy of each chunk beside the whole
+        for chunk in self.chunks():
+            whole.write(chunk)
+        return whole.getvalue()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the update to a file, frame by frame; the file appears whole or not at all."""

@@ -107,6 +107,18 @@ def test_the_bound_itself_is_in_range(lib):
     federation.assert_mean(federation.site().decrypt(federation.sum(states)), states)
 
 
+@pytest.mark.parametrize(("weight", "same"), [(0.8, True), (1.0, False)])
+def test_the_next_value_above_the_bound(lib, weight, same):
+    """Times the weight it may be what the bound is times the weight; it is out of range all the same."""
+    site, bound = federate(lib, max_abs=0.1).site(), 0.1
+    above = np.nextafter(bound, 1)
+    assert (above * weight == bound * weight) == same
+    site.encrypt({"w": np.array([bound, -bound])}, weight)
+    for value in (above, -above):
+        with pytest.raises(RangeError, match="has -?0.1 at .* beyond aggregation.max_abs 0.1"):
+            site.encrypt({"w": np.array([0.0, value])}, weight)
+
+
 @pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize(
     ("weight", "message"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from secagg.errors import FormatError, IdentityError, RoundMismatchError, SecAgg
 from secagg.protocol import BusyError, Chunk, DownloadRequest, JoinReply, UploadReply
 from secagg.protocol.chunks import chunks_from
 from secagg.site import Session
-from secagg.site.transfer import fetch
+from secagg.site.transfer import Sender, fetch
 
 CONFIG = {
     "he": {"lib": "flashe", "config": {"scheme": "FLASHE", "value_bits": 24}},
@@ -77,6 +77,42 @@ def test_the_part_goes_if_it_is_refused(aggregate: secagg.Update, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+class Counting:
+    """A link whose uploads break until the server has all frames, and the calls that it saw."""
+
+    def __init__(self, breaks: int) -> None:
+        self.breaks = breaks
+        self.calls: list[tuple[str, int]] = []
+
+    def resume(self, head: bytes, seconds: float) -> UploadReply:
+        self.calls.append(("resume", 1))
+        return UploadReply(already_added=False, frame=1)
+
+    def upload(self, chunks: Iterator[Chunk], seconds: float) -> UploadReply:
+        self.calls.append(("upload", next(chunks).frame))
+        if len(self.calls) <= self.breaks:
+            raise BusyError("broken off")
+        return UploadReply(already_added=False)
+
+
+@pytest.mark.parametrize(("values", "asks"), [(900_000, False), (1_200_000, True)])
+def test_what_is_small_is_first_sent_without_asking(values: int, asks: bool) -> None:
+    config = secagg.Config.from_dict(CONFIG)
+    site = secagg.Client(config, secagg.generate_keys(config).client, "a")
+    update = site.encrypt({"w": np.zeros(values, np.float32)})
+    assert (update.nbytes > 4 << 20) is asks
+    assert update.header.frame_count > 1
+    link = Counting(breaks=1)
+    sender = Sender(link, update)  # type: ignore[arg-type]
+    if asks:
+        link.breaks = 2
+    with pytest.raises(BusyError):
+        sender(60.0)
+    assert sender(60.0) == (False, b"")
+    first = [("resume", 1), ("upload", 1)] if asks else [("upload", 0)]
+    assert link.calls == [*first, ("resume", 1), ("upload", 1)]
+
+
 class Patient:
     """A link that notes how long a download may take."""
 
@@ -86,7 +122,7 @@ class Patient:
     def join(self, site: str, seconds: float) -> JoinReply:
         return JoinReply(round=0, min_clients=2, max_clients=4, round_timeout=1000.0, key="0" * 64)
 
-    def resume(self, head: bytes, seconds: float) -> UploadReply:
+    def upload(self, chunks: Iterator[Chunk], seconds: float) -> UploadReply:
         return UploadReply(already_added=True)
 
     def download(self, request: DownloadRequest, seconds: float) -> Generator[Chunk, None, None]:

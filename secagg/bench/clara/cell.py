@@ -11,6 +11,7 @@ from typing import Any
 
 from ...demo.children import Children
 from ...scheme.tensors import to_array
+from ...setup.progress import Report
 from ...site import network_state
 from .federations import Federation, RoundCost, State, start
 from .task import Brain
@@ -39,7 +40,7 @@ class Cell:
 
 
 def run_cell(
-    cell: Cell, network: str, rounds: range, models: Mapping[str, State], folder: Path, keep: Keep, report: Any
+    cell: Cell, network: str, rounds: range, models: Mapping[str, State], folder: Path, keep: Keep, report: Report
 ) -> None:
     """Take all settings of a cell through its rounds: each does a round before any does the next.
 
@@ -59,7 +60,7 @@ def run_cell(
     keep : callable
         Called after each round.
     report : callable
-        Called with rounds done, and their number.
+        Called with turns done, and their number.
     """
     task = Brain(network, cell.sites, cell.seed)
     first = {name: to_array(name, value)[1] for name, value in network_state(task.network).items()}
@@ -67,11 +68,14 @@ def run_cell(
         federations = {name: start(name, cell.sites, folder / name, children, stack) for name in cell.settings}
         for name, federation in federations.items():
             federation.join(models.get(name, first))
+        turns = rounds.stop * len(federations)
         for round in rounds:
-            report(round, rounds.stop)
-            rows = [_row(name, federation, task, round) for name, federation in federations.items()]
+            rows: list[dict[str, Any]] = []
+            for name, federation in federations.items():
+                report(round * len(federations) + len(rows), turns)
+                rows.append(_row(name, federation, task, round))
             keep(rows, {name: federation.state() for name, federation in federations.items()})
-        report(rounds.stop, rounds.stop)
+        report(turns, turns)
 
 
 def _row(setting: str, federation: Federation, task: Brain, round: int) -> dict[str, Any]:

@@ -11,14 +11,17 @@ from ..settings import SETTINGS
 TITLES: Mapping[str, str] = {
     "raw": "raw",
     "full": "HE full",
-    "conv": "HE conv layers",
-    "three": "HE three layers",
-    "exact": "exact, full",
-    "smallest": "smallest, full",
+    "conv": "HE conv",
+    "three": "HE three",
+    "exact": "exact",
+    "smallest": "smallest",
 }
 
 #: What the titles stand for.
-LEGEND = "HE: tenseal, CKKS with Clara's params; exact: preset, BGV by seal; smallest: preset, flashe"
+LEGEND = (
+    "HE: tenseal, CKKS with Clara's params; conv: convolutional layers; three: first, middle and last layer; exact, "
+    "smallest: presets of seal BGV and flashe, full"
+)
 
 #: Those that are repeated with other seeds, for the Dice, and those that many sites use.
 WHOLE = ("raw", "full", "exact", "smallest")

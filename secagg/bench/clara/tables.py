@@ -52,7 +52,7 @@ def published_table(rows: Sequence[Line], rounds: int) -> Table:
         "+ %",
         "Clara's",
     ):
-        table.add_column(name, justify="left" if name == "setting" else "right", no_wrap=name != "setting")
+        table.add_column(name, justify="left" if name == "setting" else "right", no_wrap=True)
     for line in rows:
         theirs = TABLE.get(line.setting, {}).get(line.sites)
         message = MESSAGE_MB.get(line.setting)
@@ -82,7 +82,7 @@ def increase_table(rows: Sequence[Line]) -> Table:
     table = _table("What HE adds to a round", caption)
     names = ("setting", "sites", *PARTS, "HE adds", "training", "whole", "share")
     for name in names:
-        table.add_column(name, justify="left" if name == "setting" else "right", no_wrap=name != "setting")
+        table.add_column(name, justify="left" if name == "setting" else "right", no_wrap=True)
     for line in rows:
         if line.setting != "raw":
             parts = (f"{line.parts[part]:+.3f}" for part in PARTS)
@@ -97,7 +97,7 @@ def increase_table(rows: Sequence[Line]) -> Table:
 def many_table(many: Mapping[str, Any]) -> Table:
     """Return what a round of many sites takes: mean and standard deviation over them."""
     table = _table(f"{many['sites']} sites, seconds: mean ± standard deviation", f"Clara's: 30 sites; {SOURCE}")
-    table.add_column("setting")
+    table.add_column("setting", no_wrap=True)
     for name in ("MB", "Clara's", *(name for step in _MANY_STEPS for name in (step, "Clara's"))):
         table.add_column(name, justify="right", no_wrap=True)
     for row in many["rows"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from ...demo import mni152
 
 @dataclass(frozen=True)
 class Network:
-    """A network, and how long it is trained.
+    """A network, and what it is trained with.
 
     Parameters
     ----------
@@ -23,8 +24,6 @@ class Network:
         For tables.
     make : callable
         Of a seed.
-    epochs : int
-        Passes over the patches of a site in a round.
     patches : int, optional
         The most of them that a site uses; without it, all.
     threads : int, optional
@@ -33,7 +32,6 @@ class Network:
 
     title: str
     make: Callable[[int], torch.nn.Module]
-    epochs: int = 2
     patches: int | None = None
     threads: int | None = None
 
@@ -47,7 +45,7 @@ def _segresnet(seed: int) -> torch.nn.Module:
 #: Clara's, and the demo's with little data, for a look and for tests.
 NETWORKS: Mapping[str, Network] = {
     "segresnet": Network("SegResNet", _segresnet),
-    "small": Network("SegResNet, small", mni152.make_network, epochs=1, patches=2, threads=1),
+    "small": Network("SegResNet, small", mni152.make_network, patches=2, threads=1),
 }
 
 
@@ -77,6 +75,7 @@ class Brain:
     """
 
     def __init__(self, network: str, sites: int, seed: int) -> None:
+        logging.getLogger("ignite").setLevel(logging.CRITICAL)  # it would log Ctrl-C as an error
         self._plan, self._seed = NETWORKS[network], seed
         torch.set_num_threads(self._plan.threads or len(os.sched_getaffinity(0)))
         self.network = self._plan.make(seed)
@@ -89,9 +88,9 @@ class Brain:
         return len(self._patches[site])
 
     def train(self, site: int, round: int) -> None:
-        """Train the network for a round of a site."""
+        """Train the network for a round of a site: one pass over its patches."""
         patches, seed = self._patches[site], (self._seed, round, site)
-        mni152.make_trainer(self.network, patches, seed=seed, epochs=self._plan.epochs).run()
+        mni152.make_trainer(self.network, patches, seed=seed, epochs=1).run()
 
     def dice(self) -> float:
         """Return the Dice of the network on the held-out patches."""

@@ -46,7 +46,7 @@ from secagg.integrations.grpc import secagg_pb2_grpc as pb_grpc
 from secagg.integrations.grpc.refusals import abort
 from secagg.protocol import Refusal
 from secagg.protocol.handshake import check_handshake
-from secagg.site import Joined
+from secagg.site import Joined, transfer
 from secagg.trust import Authority
 
 CONFIG = {
@@ -59,6 +59,12 @@ STATE = {"w": np.linspace(-1, 1, 2_500_000, dtype=np.float32)}
 SMALL = {"w": np.linspace(-1, 1, 50, dtype=np.float32)}
 
 Head = bytes
+
+
+@pytest.fixture(autouse=True)
+def asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is small is sent as what is large: after asking what the server has of it."""
+    monkeypatch.setattr(transfer, "_UNASKED_NBYTES", 0)
 
 
 @pytest.fixture(scope="module")

@@ -169,7 +169,8 @@ def test_frames_must_not_be_left_out(running: Running, update: secagg.Update, fi
 SPOILT: dict[str, tuple[Callable[[list[bytes]], list[bytes]], type[SecAggError], str]] = {
     "frames swapped": (lambda chunks: [*chunks[:3], chunks[4], chunks[3], *chunks[5:]], DigestError, "frame 2"),
     "a frame twice": (lambda chunks: [*chunks[:3], chunks[2], *chunks[4:]], DigestError, "frame 2"),
-    "a frame more": (lambda chunks: [*chunks[:3], *chunks[2:]], FormatError, "has"),
+    "a frame more": (lambda chunks: [*chunks[:3], *chunks[2:]], DigestError, "frame 2"),
+    "a frame more at the end": (lambda chunks: [*chunks[:-1], *chunks[-2:]], FormatError, "the tail has"),
     "a frame cut": (lambda chunks: [*chunks[:3], chunks[3][:-1], *chunks[4:]], FormatError, "frame 2 has"),
 }
 
