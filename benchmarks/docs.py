@@ -134,10 +134,9 @@ def readme_table(folder: Folder) -> str | None:
         )
     rows = [found[name] for name in _COLUMNS]
     model = folder.peers.data["model"]
-    nvflare = rows[0].get("version") or ""
     head = (
         "",
-        f"NVFlare {nvflare} HE".replace("  ", " "),
+        f"NVFlare {_version(rows[0])} HE",
         "TenSEAL alone",
         "secagg, `clara`",
         "secagg, BGV",
@@ -208,7 +207,7 @@ def nvflare_text(folder: Folder) -> str | None:
     encode, add, finish = (show_time(mid(row[f"{step}_seconds"])) for step in ("encode", "add", "finish"))
     sites = folder.peers.data["sites"]
     return (
-        f"NVFlare {row.get('version') or ''} with the same model, its own classes (`{folder.peers.command}`, "
+        f"NVFlare {_version(row)} with the same model, its own classes (`{folder.peers.command}`, "
         f"{show_source(folder.peers)}, medians): encrypt and serialize {encode}, {show_bytes(row['up_nbytes'])} up and "
         f"{show_bytes(row['down_nbytes'])} down; the server takes {add} to read and add an update, {finish} to scale "
         f"the sum, and {_size(row['server_peak_nbytes'])} of memory for {sites} sites{error}. It sends one vector and "
@@ -252,6 +251,11 @@ def _markdown(table: Table) -> str:
     )
     lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
     return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
+
+
+def _version(row: Mapping[str, Any]) -> str:
+    """The number of the first library: of "nvflare 2.9.0, tenseal 0.3.15" it is 2.9.0."""
+    return str(row["version"]).partition(",")[0].rpartition(" ")[2]
 
 
 def _size(nbytes: Any) -> str:

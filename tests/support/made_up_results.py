@@ -70,7 +70,7 @@ def peers_results() -> Results:
             "name": name,
             "group": group,
             "title": title,
-            "version": "2.9.0",
+            "version": "nvflare 2.9.0, tenseal 0.3.15",
             "encode_seconds": _thrice(encode),
             "up_nbytes": int(size),
             "add_seconds": _thrice(add),

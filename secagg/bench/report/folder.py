@@ -48,6 +48,7 @@ _SHAPES: Mapping[str, Any] = {
                 "name": "a text",
                 "group": "a text",
                 "title": "a text",
+                "version": "a text",
                 "encode_seconds": _NUMBERS,
                 "up_nbytes": _NUMBER,
                 "add_seconds": _NUMBERS,
