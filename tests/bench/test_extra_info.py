@@ -42,13 +42,15 @@ def test_every_benchmark_says_what_it_costs(tmp_path: Path) -> None:
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     (tmp_path / "benchmarks" / "bench_small.py").write_text(SMALL, encoding="utf-8")
     names = ("bench_small.py", "bench_kernels.py::test_word_macs")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("PYTEST_XDIST_WORKER", None)  # beside other tests, no benchmark would be timed
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--benchmark-json=found.json"),
             *(f"benchmarks/{name}" for name in names),
         ],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=environment,
         capture_output=True,
         text=True,
         timeout=300,
