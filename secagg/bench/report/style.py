@@ -97,6 +97,7 @@ def styled(theme: Theme) -> Iterator[None]:
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.axisbelow": True,
+        "text.parse_math": False,  # a name may have a $
         "hatch.linewidth": 0.8,
         "svg.hashsalt": "secagg",  # the same results make the same file
     }
