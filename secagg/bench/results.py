@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import FormatError, show
+from ..errors import ConfigError, FormatError, StorageError, show
 from ..storage.files import os_errors, replace_file
 from .machine import machine
 
@@ -64,8 +65,38 @@ class Results:
             text = path.read_text(encoding="utf-8")
         try:
             found = cls(**json.loads(text))
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise FormatError(f"{path} is not a file of results: {error}") from error
+        except TypeError as error:
+            raise FormatError(f"{path} is not a file of results: kind, command and data are missing") from error
         if kind is not None and found.kind != kind:
             raise FormatError(f"{path} holds results of {show(found.kind)}, not of {kind!r}")
         return found
+
+
+def check_out(path: Path, kind: str) -> None:
+    """Make the folder of a file of results; what stands in its way is better known before hours of measuring.
+
+    Raises
+    ------
+    ConfigError
+        If the file is there and holds no results of this kind: those are replaced, others never.
+    StorageError
+        If nothing can be written there.
+    """
+    if path.is_dir():
+        raise ConfigError(f"--out {path} is a folder; name a file in it")
+    if path.exists():
+        try:
+            Results.load(path, kind)
+        except FormatError as error:
+            raise ConfigError(f"--out {path} exists, and is not replaced: {error}") from error
+    make_folder(path)
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder of a file; `StorageError` if that cannot be, or nothing can be written there."""
+    with os_errors(StorageError, f"cannot write {str(path)!r}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass

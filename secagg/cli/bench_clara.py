@@ -45,7 +45,6 @@ def run(options: argparse.Namespace) -> None:
     from ..bench.clara.tables import print_tables
 
     wanted = Options(tuple(options.sites), options.rounds, options.seeds, options.many, options.network)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     try:
         results = run_clara(wanted, options.out)
     except KeyboardInterrupt:

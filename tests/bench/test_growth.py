@@ -33,6 +33,16 @@ COST = Cost(1_250_000, 2_500_000, 1.0, 0.5, 0.25, 2.0)
 COSTS = Costs("flashe-16", 10**5, Cost(296_149, 296_323, 0.002, 0.0005, 0.0003, 0.0015), 1e-10)
 
 
+def test_a_file_of_something_else_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.json").write_text("{}")
+    for kind in ("growth", "peers"):
+        assert main(["bench", kind, "--small", "--out", str(tmp_path / "x.json")]) == 2
+        assert "x.json exists, and is not replaced" in capsys.readouterr().err
+        assert main(["bench", kind, "--small", "--out", str(tmp_path)]) == 2
+        assert "is a folder; name a file in it" in capsys.readouterr().err
+    assert (tmp_path / "x.json").read_text() == "{}"
+
+
 def test_short_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "growth.json"
     assert main(["bench", "growth", "--small", "--out", str(out)]) == 0
@@ -66,7 +76,7 @@ def test_out_is_looked_at_first(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "is a folder; name a file in it" in capsys.readouterr().err
     (tmp_path / "file").touch()
     assert main(["bench", "growth", "--out", str(tmp_path / "file" / "growth.json")]) == 1
-    assert "cannot make the folder of" in capsys.readouterr().err
+    assert "cannot write" in capsys.readouterr().err
 
 
 def test_slopes() -> None:

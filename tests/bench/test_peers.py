@@ -238,7 +238,7 @@ def test_a_small_model_has_no_targets(tmp_path, monkeypatch, capsys):
         (["--only", "tensel"], "--only names tensel; there are float32"),
         (["--sites", "1"], "--sites is 1; give 2 or more"),
         (["--repeats", "0"], "--repeats is 0; give 1 or more"),
-        (["--out", "."], "--out is the folder .; name a file"),
+        (["--out", "."], "--out . is a folder; name a file in it"),
     ],
 )
 def test_bad_options(options, message, capsys, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 import warnings
 from collections.abc import Mapping
@@ -11,9 +12,10 @@ from typing import Any
 from ...demo.mni152 import MAX_SITES
 from ...demo.task import check_least
 from ...errors import ConfigError, PrecisionWarning, PrivacyWarning
+from ...scheme.aggregation import MAX_CLIENTS
 from ...ui.progress import progress
 from ...ui.units import show_count
-from ..results import Results
+from ..results import Results, check_out
 from .cell import Cell, run_cell
 from .federations import State
 from .many import run_many
@@ -37,6 +39,7 @@ def run_clara(options: Options, out: Path) -> Results:
         Whatever a federation ends by.
     """
     check_options(options)
+    check_out(out, "clara")
     folder = out.with_name(f"{out.name}.work")
     with warnings.catch_warnings(), WorkingFolder.open(folder, options) as work:
         # That two sites know of each other, layers are in the clear, and values are rounded, is what is measured.
@@ -57,9 +60,10 @@ def run_clara(options: Options, out: Path) -> Results:
             "rounds": options.rounds,
             "cells": work.cells,
             "many": {"sites": options.many, "rows": work.many},
-            "targets": targets(work.cells),
+            # They are of the whole model.
+            "targets": targets(work.cells) if options.network == Options.network else [],
         }
-        results = Results("clara", f"{options.command()} --out {out}", data)
+        results = Results("clara", f"{options.command()} --out {shlex.quote(str(out))}", data)
         results.save(out)
         work.remove()
     return results
@@ -76,6 +80,8 @@ def check_options(options: Options) -> None:
     check_least("--seeds", options.seeds)
     if options.many != 0:
         check_least("--many", options.many, 2)
+    if options.many > MAX_CLIENTS:
+        raise ConfigError(f"--many is {options.many}; use {MAX_CLIENTS} or less")
 
 
 def cells(options: Options) -> list[Cell]:
