@@ -61,14 +61,6 @@ def test_short_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert words in shown
 
 
-def test_out_is_looked_at_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "growth", "--out", str(tmp_path)]) == 2
-    assert "is a folder; name a file in it" in capsys.readouterr().err
-    (tmp_path / "file").touch()
-    assert main(["bench", "growth", "--out", str(tmp_path / "file" / "growth.json")]) == 1
-    assert "cannot make the folder of" in capsys.readouterr().err
-
-
 def test_slopes() -> None:
     xs = [1e5, 1e6, 1e7, 1e8]
     line = fit(xs, [3e-9 * x for x in xs])
