@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -38,3 +39,12 @@ def test_results_of_the_kind_are_replaced(tmp_path: Path) -> None:
     check_out(out, "peers")
     with pytest.raises(ConfigError, match="holds no results of 'clara'"):
         check_out(out, "clara")
+
+
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def without_scipy(name: str) -> NoReturn:
+        raise ImportError("No module named 'scipy'")
+
+    monkeypatch.setattr("secagg.cli.bench.import_module", without_scipy)
+    assert main(["bench", "growth", "--small"]) == 4
+    assert "'scipy'; this command needs more: pip install 'secagg[tenseal,bench]'" in capsys.readouterr().err
