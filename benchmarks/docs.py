@@ -146,14 +146,14 @@ def readme_table(folder: Folder) -> str | None:
         ("scheme", *_SCHEMES),
         ("update", *(show_bytes(row["up_nbytes"]) for row in rows)),
         ("site: encrypt, serialize", *(show_time(mid(row["encode_seconds"])) for row in rows)),
-        ("server: read and add one", *(show_time(mid(row["add_seconds"])) for row in rows)),
+        ("server: read, add one", *(show_time(mid(row["add_seconds"])) for row in rows)),
         (f"server: memory, {folder.peers.data['sites']} sites", *(_size(row["server_peak_nbytes"]) for row in rows)),
         ("largest error", *(_error(row["max_error"]) for row in rows)),
         *_TOLD,
     ]
     return (
         f"{model['name']}, {show_count(model['parameters'])} parameters, {show_bytes(model['raw_nbytes'])} of "
-        f"float32, in one run:\n\n{_markdown(Table('', head, cells))}\n\n"
+        f"float32, one run:\n\n{_markdown(Table('', head, cells))}\n\n"
         f"`{folder.peers.command}`: {show_source(folder.peers)}, medians. "
         "All peers: [docs/benchmarks.md](docs/benchmarks.md); all backends: [docs/backends.md](docs/backends.md)."
     )
