@@ -146,13 +146,14 @@ def readme_table(folder: Folder) -> str | None:
         ("scheme", *_SCHEMES),
         ("update", *(show_bytes(row["up_nbytes"]) for row in rows)),
         ("site: encrypt, serialize", *(show_time(mid(row["encode_seconds"])) for row in rows)),
-        ("server: read and add one", *(show_time(mid(row["add_seconds"])) for row in rows)),
+        ("server: read, add one", *(show_time(mid(row["add_seconds"])) for row in rows)),
         (f"server: memory, {folder.peers.data['sites']} sites", *(_size(row["server_peak_nbytes"]) for row in rows)),
+        ("largest error", *(_error(row["max_error"]) for row in rows)),
         *_TOLD,
     ]
     return (
         f"{model['name']}, {show_count(model['parameters'])} parameters, {show_bytes(model['raw_nbytes'])} of "
-        f"float32, in one run:\n\n{_markdown(Table('', head, cells))}\n\n"
+        f"float32, one run:\n\n{_markdown(Table('', head, cells))}\n\n"
         f"`{folder.peers.command}`: {show_source(folder.peers)}, medians. "
         "All peers: [docs/benchmarks.md](docs/benchmarks.md); all backends: [docs/backends.md](docs/backends.md)."
     )
@@ -203,7 +204,7 @@ def nvflare_text(folder: Folder) -> str | None:
     row = next((row for row in done(folder.peers) if row["name"] == "nvflare-he"), None)
     if row is None:
         raise FormatError(f"{RESULTS}/peers.json has no numbers of nvflare-he: docs/backends.md tells them")
-    error = "" if row["max_error"] is None else f"; largest error {show_number(row['max_error'])}"
+    error = f"; largest error {_error(row['max_error'])}"
     encode, add, finish = (show_time(mid(row[f"{step}_seconds"])) for step in ("encode", "add", "finish"))
     sites = folder.peers.data["sites"]
     return (
@@ -260,6 +261,10 @@ def _version(row: Mapping[str, Any]) -> str:
 
 def _size(nbytes: Any) -> str:
     return "–" if nbytes is None else show_bytes(nbytes)
+
+
+def _error(value: Any) -> str:
+    return "–" if value is None else show_number(value)
 
 
 GENERATORS: Mapping[str, Callable[[Folder], str | None]] = {

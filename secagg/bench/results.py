@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import FormatError, show
+from ..errors import ConfigError, FormatError, StorageError, show
 from ..storage.files import os_errors, replace_file
 from .machine import machine
 
@@ -69,3 +69,32 @@ class Results:
         if kind is not None and found.kind != kind:
             raise FormatError(f"{path} holds results of {show(found.kind)}, not of {kind!r}")
         return found
+
+
+def check_out(path: Path, kind: str) -> None:
+    """Make the folder of a file of results, and refuse what must not be replaced: better known before than after.
+
+    Parameters
+    ----------
+    path : Path
+        Where results are to go.
+    kind : str
+        Of which kind they will be.
+
+    Raises
+    ------
+    ConfigError
+        If it is a folder, or a file that holds no results of this kind: those are replaced, others never.
+    StorageError
+        If its folder cannot be made.
+    """
+    with os_errors(StorageError, f"cannot make the folder of {str(path)!r}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise ConfigError(f"--out is the folder {path}; name a file")
+        if not path.exists():
+            return
+    try:
+        Results.load(path, kind)
+    except FormatError as error:
+        raise ConfigError(f"--out must not replace {path}, which holds no results of {kind!r}: name another") from error

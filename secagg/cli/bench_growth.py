@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,8 @@ from typing import Any
 from ..bench.growth import links
 from ..bench.growth.run import FULL, PLANNED, SMALL
 from ..bench.growth.run import run as measure
-from ..bench.results import Results
-from ..errors import ConfigError, StorageError, show_size
-from ..storage.files import os_errors
+from ..bench.results import Results, check_out
+from ..errors import show_size
 from ..ui.progress import progress
 from ..ui.units import show_seconds
 
@@ -38,13 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure, write the results, and print them."""
-    if options.out.is_dir():  # better known before ten minutes of measuring
-        raise ConfigError(f"--out {options.out} is a folder; name a file in it")
-    with os_errors(StorageError, f"cannot make the folder of {str(options.out)!r}"):
-        options.out.parent.mkdir(parents=True, exist_ok=True)
+    check_out(options.out, "growth")
     data = measure(SMALL if options.small else FULL, progress)
-    command = f"secagg bench growth{' --small' if options.small else ''} --out {options.out}"
-    Results("growth", command, data).save(options.out)
+    command = ["secagg", "bench", "growth", *(["--small"] if options.small else []), "--out", str(options.out)]
+    Results("growth", shlex.join(command), data).save(options.out)
     _print(data)
     print(f"{options.out} is written")
 

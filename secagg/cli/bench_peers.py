@@ -15,9 +15,8 @@ from ..bench.peers.model import describe, segresnet
 from ..bench.peers.peers import PEERS
 from ..bench.peers.run import Row, measure
 from ..bench.peers.targets import targets
-from ..bench.results import Results
-from ..errors import ConfigError, StorageError
-from ..storage.files import os_errors
+from ..bench.results import Results, check_out
+from ..errors import ConfigError
 from ..ui.progress import progress
 
 EXAMPLE = """secagg bench peers
@@ -45,10 +44,7 @@ def run(options: argparse.Namespace) -> None:
         raise ConfigError(f"--sites is {options.sites}; give 2 or more: the first message of each warms up")
     if options.repeats < 1:
         raise ConfigError(f"--repeats is {options.repeats}; give 1 or more")
-    with os_errors(StorageError, f"cannot write {str(options.out)!r}"):
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-    if options.out.is_dir():
-        raise ConfigError(f"--out is the folder {options.out}; name a file")
+    check_out(options.out, "peers")
     shapes = segresnet(options.small)
     python = environment(options.env, progress)
     rows = measure([str(python), "-I"], names, shapes, options.sites, options.repeats, progress)

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -138,6 +139,13 @@ def test_every_setting_has_its_name_beside_the_plot() -> None:
     assert sorted(named[1:]) == sorted(f"{title}  {show_ratio(share)}" for title, share in shares.items())
     assert "time" in axes.get_xlabel()
     assert "size" in axes.get_ylabel()
+
+
+@pytest.mark.parametrize("name", ["a$b", "a$x^$c", r"$\foo$", "<b>[bold]"])
+def test_a_name_is_text_and_no_formula(name: str) -> None:
+    results = made_up.model_results()
+    model = {**results.data["model"], "name": name}
+    assert size_chart("m", replace(results, data={**results.data, "model": model})).png()
 
 
 def test_pictures_are_not_blank_and_small(out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 import warnings
 from collections.abc import Mapping
@@ -59,7 +60,7 @@ def run_clara(options: Options, out: Path) -> Results:
             "many": {"sites": options.many, "rows": work.many},
             "targets": targets(work.cells),
         }
-        results = Results("clara", f"{options.command()} --out {out}", data)
+        results = Results("clara", f"{options.command()} --out {shlex.quote(str(out))}", data)
         results.save(out)
         work.remove()
     return results

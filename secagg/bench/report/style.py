@@ -98,6 +98,7 @@ def styled(theme: Theme) -> Iterator[None]:
         "axes.spines.right": False,
         "axes.axisbelow": True,
         "hatch.linewidth": 0.8,
+        "text.parse_math": False,  # names of models and titles are text
         "svg.hashsalt": "secagg",  # the same results make the same file
     }
     with rc_context(style):
