@@ -44,6 +44,12 @@ def test_pages_and_pictures_are_generated_from_the_results(docs: ModuleType) -> 
     assert not found, "\n".join([docs.REMEDY, *found])
 
 
+def test_every_table_has_results(docs: ModuleType) -> None:
+    """A block without any stays as it is, and would tell what nobody can repeat."""
+    folder = docs.read_folder(ROOT / docs.RESULTS)
+    assert not [name for name, generate in docs.GENERATORS.items() if generate(folder) is None]
+
+
 def test_every_table_that_is_generated_is_on_a_page(docs: ModuleType) -> None:
     names = [match[2] for page in docs.PAGES for match in docs._BLOCK.finditer((ROOT / page).read_text())]
     assert sorted(names) == sorted(docs.GENERATORS)
