@@ -51,9 +51,10 @@ class Federation:
 
 @dataclass
 class Side:
-    """Seconds of all uploads, and what the server's memory did meanwhile."""
+    """Seconds of all uploads, the server's CPU time in them, and what its memory did meanwhile."""
 
     seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
     growth: list[float] = field(default_factory=list)  # resident bytes above start, at the peak
     late: list[float] = field(default_factory=list)  # of the second half of the sites above the first
 
@@ -117,11 +118,16 @@ def send_secagg(address: str, federation: Federation, site: str) -> None:
         session.upload(federation.update(site))
 
 
+def cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
 def turn(kind: str, federation: Federation, side: Side) -> None:
     """All sites upload, `SENDERS` at a time, over a connection of their own each."""
     send = send_plain if kind == "plain" else send_secagg
     with running(kind, federation) as (address, process), ThreadPoolExecutor(SENDERS) as pool:
-        resident = [process.memory_info().rss]
+        resident, begun = [process.memory_info().rss], cpu_seconds(process)
 
         def one(site: str) -> None:
             send(address, federation, site)
@@ -130,6 +136,7 @@ def turn(kind: str, federation: Federation, side: Side) -> None:
         start = time.perf_counter()
         list(pool.map(one, federation.sites))
         side.seconds.append(time.perf_counter() - start)
+        side.cpu.append(cpu_seconds(process) - begun)
         if kind == "secagg":
             with SiteSession(address, "site-000", tls=Tls.load(federation.folder / "site-000")) as session:
                 assert session.status().round == 1, "every update is in the aggregate of round 0"
@@ -159,7 +166,9 @@ def test_uploads(name, count, benchmark, message, report, progress, configure, m
     speeds = [federation.nbytes / median(side.seconds) / 1e6 for side in (ours, plain)]
     message(federation.nbytes // count, peak=max(ours.growth))
     benchmark.extra_info.update(ratio=ratio, secagg=vars(ours), plain=vars(plain))
-    report.measure(f"throughput-{name}", ratio, f"{speeds[0]:.0f} of {speeds[1]:.0f} MB/s, {count} sites")
+    busy = "{:.1f} of {:.1f} ms".format(*(1e3 * median(side.cpu) / count for side in (ours, plain)))
+    detail = f"{speeds[0]:.0f} of {speeds[1]:.0f} MB/s, {count} sites; the server's CPU, an upload: {busy}"
+    report.measure(f"throughput-{name}", ratio, detail)
     detail = f"peak {max(ours.growth) / 1e6:.1f} MB above start, plain {max(plain.growth) / 1e6:.1f} MB"
     report.measure(f"server-memory-{name}", max(ours.late) / (federation.nbytes / 2), detail)
     shutil.rmtree(folder)

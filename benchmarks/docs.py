@@ -65,7 +65,7 @@ def main() -> int:
 
 def differences(root: Path) -> Iterator[str]:
     """Yield what is not as `write` would have it: blocks of pages, and pictures."""
-    folder = _read(root)
+    folder = read_folder(root / RESULTS)
     for page in PAGES:
         text = (root / page).read_text(encoding="utf-8")
         for name, old, new in _blocks(page, text, folder):
@@ -84,7 +84,7 @@ def differences(root: Path) -> Iterator[str]:
 
 def write(root: Path) -> Iterator[str]:
     """Write what differs, and yield the paths."""
-    folder = _read(root)
+    folder = read_folder(root / RESULTS)
     wrong = " ".join(differences(root))
     for chart in _charts(folder):
         path = root / PICTURES / f"{chart.name}.png"
@@ -99,11 +99,6 @@ def write(root: Path) -> Iterator[str]:
         if found != text:
             (root / page).write_text(found, encoding="utf-8")
             yield page
-
-
-def _read(root: Path) -> Folder:
-    (root / RESULTS).mkdir(exist_ok=True)
-    return read_folder(root / RESULTS)
 
 
 def _charts(folder: Folder) -> list[Chart]:
@@ -146,13 +141,14 @@ def readme_table(folder: Folder) -> str | None:
         ("scheme", *_SCHEMES),
         ("update", *(show_bytes(row["up_nbytes"]) for row in rows)),
         ("site: encrypt, serialize", *(show_time(mid(row["encode_seconds"])) for row in rows)),
-        ("server: read and add one", *(show_time(mid(row["add_seconds"])) for row in rows)),
-        (f"server: memory, {folder.peers.data['sites']} sites", *(_size(row["server_peak_nbytes"]) for row in rows)),
+        ("server: read, add one", *(show_time(mid(row["add_seconds"])) for row in rows)),
+        ("server: memory", *(_size(row["server_peak_nbytes"]) for row in rows)),
+        ("largest error", *(_error(row["max_error"]) for row in rows)),
         *_TOLD,
     ]
     return (
         f"{model['name']}, {show_count(model['parameters'])} parameters, {show_bytes(model['raw_nbytes'])} of "
-        f"float32, in one run:\n\n{_markdown(Table('', head, cells))}\n\n"
+        f"float32, {folder.peers.data['sites']} sites, one run:\n\n{_markdown(Table('', head, cells))}\n\n"
         f"`{folder.peers.command}`: {show_source(folder.peers)}, medians. "
         "All peers: [docs/benchmarks.md](docs/benchmarks.md); all backends: [docs/backends.md](docs/backends.md)."
     )
@@ -203,7 +199,7 @@ def nvflare_text(folder: Folder) -> str | None:
     row = next((row for row in done(folder.peers) if row["name"] == "nvflare-he"), None)
     if row is None:
         raise FormatError(f"{RESULTS}/peers.json has no numbers of nvflare-he: docs/backends.md tells them")
-    error = "" if row["max_error"] is None else f"; largest error {show_number(row['max_error'])}"
+    error = f"; largest error {_error(row['max_error'])}"
     encode, add, finish = (show_time(mid(row[f"{step}_seconds"])) for step in ("encode", "add", "finish"))
     sites = folder.peers.data["sites"]
     return (
@@ -260,6 +256,10 @@ def _version(row: Mapping[str, Any]) -> str:
 
 def _size(nbytes: Any) -> str:
     return "–" if nbytes is None else show_bytes(nbytes)
+
+
+def _error(value: Any) -> str:
+    return "–" if value is None else show_number(value)
 
 
 GENERATORS: Mapping[str, Callable[[Folder], str | None]] = {

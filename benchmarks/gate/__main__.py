@@ -16,7 +16,7 @@ from pathlib import Path
 from pairing import measure
 from table import show
 from trees import GateError, both_trees, commit_of, describe, sizes_changed
-from verdict import Row, as_json, judge
+from verdict import Row, as_json, check_compared, judge
 
 from secagg.bench.machine import machine
 from secagg.bench.results import Results
@@ -48,6 +48,7 @@ def gate(base: str, only: list[str], seconds: float) -> tuple[list[Row], str]:
     rows = [judge(name, found, on_purpose) for name, found in measured.items()]
     RESULTS.parent.mkdir(exist_ok=True)
     Results("gate", f"make bench-check BASE={base}", {"base": commit, **as_json(rows, measured)}).save(RESULTS)
+    check_compared(rows)
     return rows, commit
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from verdict import BOUND, CONFIDENCE, Interval, Row
 
@@ -23,7 +24,7 @@ def show(rows: Sequence[Row], commit: str, path: Path) -> None:
         table.add_column(head, justify="right")
     table.add_column("verdict")
     for row in rows:
-        table.add_row(*_cells(row), style="bold red" if row.failures else "")
+        table.add_row(*map(escape, _cells(row)), style="bold red" if row.failures else "")
     wide.print(table)
     failed = [row for row in rows if row.failures]
     for row in failed:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pairing import Measured
 from scipy.stats import quantile_test
-from trees import SIDES
+from trees import SIDES, GateError
 
 #: An interval that lies above this as a whole is no noise; of CPU time, which other programs disturb less.
 BOUND = 1.05
@@ -121,6 +121,12 @@ def judge(name: str, measured: Measured, sizes_changed: bool) -> Row:
         float(np.median(change_cpu / np.array(measured.calibrations))),
         measured.calibration[0],
     )
+
+
+def check_compared(rows: Sequence[Row]) -> None:
+    """Raise `GateError` if the base can run none of the benchmarks: that none is slower says nothing then."""
+    if all(row.cpu is None and not row.failures for row in rows):
+        raise GateError(f"the base can run none of {len(rows)} benchmarks, and nothing was compared: {rows[0].note}")
 
 
 def as_json(rows: Sequence[Row], measured: Mapping[str, Measured]) -> dict[str, Any]:

@@ -75,28 +75,36 @@ class Results:
 
 
 def check_out(path: Path, kind: str) -> None:
-    """Make the folder of a file of results; what stands in its way is better known before hours of measuring.
+    """Make the folder of a file of results, and refuse what must not be replaced: better known before than after.
+
+    Parameters
+    ----------
+    path : Path
+        Where results are to go.
+    kind : str
+        Of which kind they will be.
 
     Raises
     ------
     ConfigError
-        If the file is there and holds no results of this kind: those are replaced, others never.
+        If it is a folder, or a file that holds no results of this kind: those are replaced, others never.
     StorageError
-        If nothing can be written there.
+        If its folder cannot be made, or nothing can be written there.
     """
-    if path.is_dir():
-        raise ConfigError(f"--out {path} is a folder; name a file in it")
-    if path.exists():
-        try:
-            Results.load(path, kind)
-        except FormatError as error:
-            raise ConfigError(f"--out {path} exists, and is not replaced: {error}") from error
     make_folder(path)
+    if path.is_dir():
+        raise ConfigError(f"--out is the folder {path}; name a file")
+    if not path.exists():
+        return
+    try:
+        Results.load(path, kind)
+    except FormatError as error:
+        raise ConfigError(f"--out must not replace {path}, which holds no results of {kind!r}: name another") from error
 
 
 def make_folder(path: Path) -> None:
     """Make the folder of a file; `StorageError` if that cannot be, or nothing can be written there."""
-    with os_errors(StorageError, f"cannot write {str(path)!r}"):
+    with os_errors(StorageError, f"cannot make the folder of {str(path)!r}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+    with os_errors(StorageError, f"cannot write {str(path)!r}"), tempfile.TemporaryFile(dir=path.parent):
+        pass

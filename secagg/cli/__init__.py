@@ -86,7 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"secagg: {error}", file=sys.stderr)
         return next(code for kind, code, _ in EXIT_CODES if isinstance(error, kind))
     except ImportError as error:
-        print(f"secagg: {error}; this command needs more: pip install 'secagg[{_EXTRAS}]'", file=sys.stderr)
+        extras = "tenseal,bench" if options.run is bench.run else _EXTRAS
+        print(f"secagg: {error}; this command needs more: pip install 'secagg[{extras}]'", file=sys.stderr)
         return 4
     except BrokenPipeError:  # the reader of the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -43,8 +43,10 @@ def run(options: argparse.Namespace) -> None:
     from ..bench.clara.progress_file import Options
     from ..bench.clara.run import run_clara
     from ..bench.clara.tables import print_tables
+    from ..bench.results import check_out
 
     wanted = Options(tuple(options.sites), options.rounds, options.seeds, options.many, options.network)
+    check_out(options.out, "clara")
     try:
         results = run_clara(wanted, options.out)
     except KeyboardInterrupt:

@@ -46,8 +46,8 @@ def run(options: argparse.Namespace) -> None:
         raise ConfigError(f"--repeats is {options.repeats}; give 1 or more")
     check_out(options.out, "peers")
     shapes = segresnet(options.small)
-    python = environment(options.env, progress)
-    rows = measure([str(python), "-I"], names, shapes, options.sites, options.repeats, progress)
+    with environment(options.env, progress) as python:
+        rows = measure([str(python), "-I"], names, shapes, options.sites, options.repeats, progress)
     met = [] if options.small else targets(rows)  # they are of the whole model
     data = {"model": describe(shapes), "sites": options.sites, "rows": [asdict(row) for row in rows], "targets": met}
     Results("peers", _command(options), data).save(options.out)
@@ -66,7 +66,7 @@ def _command(options: argparse.Namespace) -> str:
     command = ["secagg", "bench", "peers", "--sites", str(options.sites), "--repeats", str(options.repeats)]
     command += ["--small"] if options.small else []
     command += ["--only", *options.only] if options.only else []
-    return shlex.join(command)
+    return shlex.join([*command, "--out", str(options.out)])
 
 
 def _print(rows: Sequence[Row], met: Sequence[Mapping[str, Any]]) -> None:

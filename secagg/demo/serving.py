@@ -50,10 +50,11 @@ class ServerProcess:
     def add_seconds(self) -> list[float]:
         """Return the seconds that the server has taken to add the updates of each completed round, all sites' together.
 
-        A round's aggregate can be had a moment before its line.
+        A round's aggregate can be had a moment before its line, and what of the line is there before its end.
         """
         path = self._run_dir / "rounds.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        whole, _, _ = (path.read_text(encoding="utf-8") if path.exists() else "").rpartition("\n")
+        lines = whole.splitlines()
         completed = [record for record in map(json.loads, lines) if record["outcome"] == "completed"]
         return [sum(upload["add_seconds"] for upload in record["uploads"]) for record in completed]
 

@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pairing import Measured
-from verdict import BOUND, Interval, judge, ratios
+from table import show
+from trees import GateError
+from verdict import BOUND, Interval, check_compared, judge, ratios
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Each function takes a fifth longer, in CPU time.
@@ -104,6 +106,17 @@ def test_what_the_base_cannot_run_is_new_and_what_the_change_cannot_run_fails() 
     assert judge("x", new, False).failures == ()
     assert "new" in judge("x", new, False).note
     assert "cannot run it: no such" in judge("x", gone, False).failures[0]
+
+
+def test_where_all_is_new_nothing_was_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a base whose public functions are others; what a library says is shown as it is."""
+    new = judge("x", Measured(problems={"base": "no [/such] thing"}), False)
+    with pytest.raises(GateError, match=r"none of 1 benchmarks, and nothing was compared: .*no \[/such\] thing"):
+        check_compared([new])
+    check_compared([new, judge("y", measured(1.0), False)])
+    check_compared([judge("x", Measured(problems={"change": "no such"}), False)])  # which fails
+    show([new], "0" * 40, Path("gate.json"))
+    assert "no [/such] thing" in capsys.readouterr().out
 
 
 class Checkout:

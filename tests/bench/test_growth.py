@@ -14,33 +14,31 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import psutil
 import pytest
 
+from secagg.aggregator import Aggregator
 from secagg.bench.growth import limits, measure, run
 from secagg.bench.growth.costs import Costs, planned_sizes
 from secagg.bench.growth.links import Cost, round_seconds
+from secagg.bench.growth.model import make_model
+from secagg.bench.growth.process import working, write_federation
 from secagg.bench.growth.slopes import fit
+from secagg.bench.growth.worker import WrongMeanError
 from secagg.bench.results import Results
+from secagg.bench.settings import SETTINGS
 from secagg.cli import main
+from secagg.client import Client
 from secagg.errors import QuotaError, SecAggError
 from secagg.integrations.grpc import server as transport
+from secagg.keygen import generate_keys
 from secagg.scheme import aggregation
 from secagg.server import Limits
 from secagg.wire import container
 
 COST = Cost(1_250_000, 2_500_000, 1.0, 0.5, 0.25, 2.0)
 COSTS = Costs("flashe-16", 10**5, Cost(296_149, 296_323, 0.002, 0.0005, 0.0003, 0.0015), 1e-10)
-
-
-def test_a_file_of_something_else_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "x.json").write_text("{}")
-    for kind in ("growth", "peers"):
-        assert main(["bench", kind, "--small", "--out", str(tmp_path / "x.json")]) == 2
-        assert "x.json exists, and is not replaced" in capsys.readouterr().err
-        assert main(["bench", kind, "--small", "--out", str(tmp_path)]) == 2
-        assert "is a folder; name a file in it" in capsys.readouterr().err
-    assert (tmp_path / "x.json").read_text() == "{}"
 
 
 def test_short_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,14 +67,6 @@ def test_short_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert reached == sorted(reached)
     for words in ("simulated", "slopes", "linear", "max_clients", "what breaks first"):
         assert words in shown
-
-
-def test_out_is_looked_at_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "growth", "--out", str(tmp_path)]) == 2
-    assert "is a folder; name a file in it" in capsys.readouterr().err
-    (tmp_path / "file").touch()
-    assert main(["bench", "growth", "--out", str(tmp_path / "file" / "growth.json")]) == 1
-    assert "cannot write" in capsys.readouterr().err
 
 
 def test_slopes() -> None:
@@ -179,6 +169,26 @@ def test_no_room_in_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     monkeypatch.setattr(measure, "available", lambda: 1 << 30)
     with pytest.raises(QuotaError, match=r"it needs 1\.1 GB of memory, 1\.1 GB are available"):
         measure.measure("exact", 10**5, 30, folder=tmp_path)
+
+
+def test_a_wrong_mean_is_no_row_without_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A site in a process of its own decrypts a sum of other values than its model's."""
+    config = SETTINGS["flashe-16"].config(30)
+    keys = generate_keys(config)
+    write_federation(tmp_path, config, keys)
+    sum_of, path = Aggregator(config, keys.server), tmp_path / "aggregate.secagg"
+    for name in ("site-1", "site-2"):
+        zeros = {key: np.zeros_like(value) for key, value in make_model(100).items()}
+        sum_of.add(Client(config, keys.client, name).encrypt(zeros))
+    sum_of.finish().save(path)
+
+    def decrypt(*scope: object) -> None:
+        with working("site", tmp_path, 100) as site:
+            site.ask("decrypt", str(path), 1)
+
+    monkeypatch.setattr(run, "measure", decrypt)
+    with pytest.raises(WrongMeanError, match="site, decrypt: the mean of 2 sites is off by "):
+        run.run(run.SMALL)
 
 
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:

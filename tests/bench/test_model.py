@@ -178,7 +178,7 @@ def test_a_place_that_cannot_be_written_is_known_before_anything_is_measured(tmp
     np.savez(tmp_path / "m.npz", w=np.ones(3))
     result = run(tmp_path, "m.npz", "--out", "m.npz")
     assert result.returncode == 1
-    assert "cannot write 'm.npz/bench-m.json'" in result.stderr
+    assert "cannot make the folder of 'm.npz/bench-m.json'" in result.stderr
     assert "measure" not in result.stderr
 
 

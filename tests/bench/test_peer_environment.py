@@ -24,6 +24,11 @@ class Steps:
             raise self.fails
 
 
+def made_in(folder=None):
+    with environment(folder) as python:
+        return python
+
+
 @pytest.fixture
 def folder(tmp_path):
     return tmp_path / "env"
@@ -37,25 +42,35 @@ def steps(folder, monkeypatch):
 
 
 def test_made_once(folder, steps):
-    assert environment(folder) == folder / "bin" / "python"
+    assert made_in(folder) == folder / "bin" / "python"
     made = len(steps.commands)
     assert made >= 2
     assert all(pin in steps.commands[1] for pin in module.PINS)
     linked = {path.name for path in (folder / "lib" / "python3" / "site-packages").iterdir()}
     assert linked >= {"secagg", "secagg_ext"}
     assert any(name.startswith("secagg-") and name.endswith(".dist-info") for name in linked)
-    environment(folder)
+    made_in(folder)
     assert len(steps.commands) == made
+
+
+def test_for_one_command(folder, steps):
+    """Else the code under one that measures would change."""
+    with (
+        environment(folder),
+        pytest.raises(ConfigError, match=r"another command measures in .*: wait for it"),
+    ):
+        made_in(folder)
+    made_in(folder)
 
 
 def test_links_are_renewed(folder, steps):
     """Another checkout or version may run the command."""
-    environment(folder)
+    made_in(folder)
     packages = folder / "lib" / "python3" / "site-packages"
     (packages / "secagg").unlink()
     (packages / "secagg").symlink_to("/nowhere")
     (packages / "secagg-0.0.1.dist-info").symlink_to("/nowhere")
-    environment(folder)
+    made_in(folder)
     assert (packages / "secagg" / "bench").is_dir()
     assert not (packages / "secagg-0.0.1.dist-info").is_symlink()
 
@@ -65,7 +80,7 @@ def test_nothing_half_made_stays(folder, steps, error):
     steps.fails = error
     expected = StorageError if isinstance(error, OSError) else type(error)
     with pytest.raises(expected):
-        environment(folder)
+        made_in(folder)
     assert not folder.exists()
 
 
@@ -73,15 +88,15 @@ def test_half_made_by_a_killed_command(folder, steps):
     folder.mkdir()
     (folder / module._MARK).touch()
     (folder / "bin").mkdir()
-    environment(folder)
+    made_in(folder)
     assert len(steps.commands) >= 2
 
 
 def test_other_pins(folder, steps, monkeypatch):
-    environment(folder)
+    made_in(folder)
     made = len(steps.commands)
     monkeypatch.setattr(module, "PINS", ("nvflare[HE]==2.9.1",))
-    environment(folder)
+    made_in(folder)
     assert "nvflare[HE]==2.9.1" in steps.commands[made + 1]
 
 
@@ -89,7 +104,7 @@ def test_a_folder_of_something_else(folder, steps):
     folder.mkdir()
     (folder / "thesis.tex").touch()
     with pytest.raises(ConfigError, match="was not made by this command: name a new folder with --env"):
-        environment(folder)
+        made_in(folder)
     assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
     assert not steps.commands
 
@@ -97,7 +112,7 @@ def test_a_folder_of_something_else(folder, steps):
 def test_a_file_in_its_place(folder, steps):
     folder.touch()
     with pytest.raises(StorageError, match="cannot make"):
-        environment(folder)
+        made_in(folder)
     assert folder.is_file()
 
 
@@ -105,7 +120,7 @@ def test_in_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(module, "_make", lambda *args: None)
     monkeypatch.setattr(module, "_link", lambda *args: None)
-    python = environment()
+    python = made_in()
     assert python.parts[len(tmp_path.parts)] == "secagg"
     assert python.relative_to(tmp_path / "secagg").parts[0].startswith("bench-peers-")
 
@@ -115,7 +130,7 @@ def test_without_an_index(folder, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     with pytest.raises(BackendUnavailableError) as caught:
-        environment(folder)
+        made_in(folder)
     assert "a package index that it can reach" in str(caught.value)
     assert "--env FOLDER" in str(caught.value)
     assert str(caught.value).splitlines()[-1].startswith("ERROR: No matching distribution found for ")

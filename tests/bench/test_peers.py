@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 import sys
+from contextlib import nullcontext
 from math import prod
 from pathlib import Path
 
@@ -207,12 +209,12 @@ def test_command(tmp_path, monkeypatch, capsys):
     failed = row("bare-pyfhel", [], 0, [], 0, problem="needs Pyfhel: make pyfhel")
     ours = row("tenseal", [3.0] * 3, 100_000_000, [0.1] * 3, 100_000_000)
     monkeypatch.setattr(bench_peers, "segresnet", lambda small: SHAPES)
-    monkeypatch.setattr(bench_peers, "environment", lambda folder, progress: Path("/env/bin/python"))
+    monkeypatch.setattr(bench_peers, "environment", lambda folder, progress: nullcontext(Path("/env/bin/python")))
     monkeypatch.setattr(bench_peers, "measure", lambda python, names, *others: [THEIRS, failed, ours])
     out = tmp_path / "new" / "peers.json"
     assert command(["bench", "peers", "--out", str(out)]) == 0
     results = Results.load(out, "peers")
-    assert results.command == "secagg bench peers --sites 3 --repeats 3"
+    assert results.command == f"secagg bench peers --sites 3 --repeats 3 --out {shlex.quote(str(out))}"
     assert results.data["model"] == {"name": "SegResNet", "parameters": 6192, "tensors": 3, "raw_nbytes": 24768}
     assert [item["name"] for item in results.data["rows"]] == ["nvflare-he", "bare-pyfhel", "tenseal"]
     text = capsys.readouterr().out
@@ -224,11 +226,11 @@ def test_command(tmp_path, monkeypatch, capsys):
 def test_a_small_model_has_no_targets(tmp_path, monkeypatch, capsys):
     """They are of the whole one."""
     monkeypatch.setattr(bench_peers, "segresnet", lambda small: SHAPES)
-    monkeypatch.setattr(bench_peers, "environment", lambda folder, progress: Path("/env/bin/python"))
+    monkeypatch.setattr(bench_peers, "environment", lambda folder, progress: nullcontext(Path("/env/bin/python")))
     monkeypatch.setattr(bench_peers, "measure", lambda *others: [THEIRS, row("tenseal", [3.0] * 3, 1, [0.1] * 3, 1)])
     assert command(["bench", "peers", "--small", "--out", str(tmp_path / "peers.json")]) == 0
     results = Results.load(tmp_path / "peers.json", "peers")
-    assert results.command == "secagg bench peers --sites 3 --repeats 3 --small"
+    assert results.command.startswith("secagg bench peers --sites 3 --repeats 3 --small --out ")
     assert results.data["targets"] == []
 
 
@@ -238,7 +240,7 @@ def test_a_small_model_has_no_targets(tmp_path, monkeypatch, capsys):
         (["--only", "tensel"], "--only names tensel; there are float32"),
         (["--sites", "1"], "--sites is 1; give 2 or more"),
         (["--repeats", "0"], "--repeats is 0; give 1 or more"),
-        (["--out", "."], "--out . is a folder; name a file in it"),
+        (["--out", "."], "--out is the folder .; name a file"),
     ],
 )
 def test_bad_options(options, message, capsys, tmp_path, monkeypatch):

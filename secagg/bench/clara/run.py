@@ -15,7 +15,7 @@ from ...errors import ConfigError, PrecisionWarning, PrivacyWarning
 from ...scheme.aggregation import MAX_CLIENTS
 from ...ui.progress import progress
 from ...ui.units import show_count
-from ..results import Results, check_out
+from ..results import Results
 from .cell import Cell, run_cell
 from .federations import State
 from .many import run_many
@@ -39,7 +39,6 @@ def run_clara(options: Options, out: Path) -> Results:
         Whatever a federation ends by.
     """
     check_options(options)
-    check_out(out, "clara")
     folder = out.with_name(f"{out.name}.work")
     with warnings.catch_warnings(), WorkingFolder.open(folder, options) as work:
         # That two sites know of each other, layers are in the clear, and values are rounded, is what is measured.

@@ -163,6 +163,7 @@ def targets(cells: Sequence[Cell]) -> list[dict[str, Any]]:
         detail = f"mean over the rounds, {seconds}; the worst counts"
         found.append(_target(title, 100 * max(added.values()) / ROUND_SECONDS, limit, "%", detail))
     least = min(cell["sites"] for cell in cells)
+    raw = fmean(best(rows_of(cell, "raw"))["dice"] for cell in cells if cell["sites"] == least)
     for setting in _ADDED_LIMITS:
         differences = dice_differences(cells, setting, least)
         if len(differences) < 2:
@@ -170,7 +171,10 @@ def targets(cells: Sequence[Cell]) -> list[dict[str, Any]]:
         of_best, of_last = (
             Interval.of(values) for values in (differences, dice_differences(cells, setting, least, last=True))
         )
-        detail = f"{len(differences)} seeds at {least} sites, best rounds: {_show(of_best)}; last: {_show(of_last)}"
+        detail = (
+            f"{len(differences)} seeds at {least} sites, best rounds: {_show(of_best)}; last: {_show(of_last)}; "
+            f"raw's best: {raw:.3f}"
+        )
         title = f"{setting}: Dice raw − encrypted, the farther end of the paired 95 % interval"
         found.append(_target(title, of_best.farthest, _DICE_LIMIT, "", detail))
     return found

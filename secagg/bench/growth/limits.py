@@ -18,13 +18,11 @@ from ...setup.disk import round_nbytes
 from ...storage import yaml_file
 from ...ui.units import show_seconds
 from ...wire import container
+from ..clara.published import ROUND_SECONDS
 from ..settings import SETTINGS
 from .costs import Costs
 from .federation import long_name, project_of, sum_of
 from .links import round_seconds
-
-#: A raw round of training at Clara's sites: 100 of them took 4:57:26.
-TRAINING_SECONDS = 178.0
 
 #: No search goes on beyond so many sites.
 _MOST = 100_000
@@ -161,8 +159,8 @@ def _of_setting(cost: Costs) -> Iterator[Limit]:
     )
     yield Limit(
         "decryption",
-        most_sites(lambda sites: cost.cost(sites).decrypt_seconds <= TRAINING_SECONDS, aggregation.MAX_CLIENTS),
-        f"it takes longer than a raw round of Clara's training, {TRAINING_SECONDS:g} s: each site adds a stream",
+        most_sites(lambda sites: cost.cost(sites).decrypt_seconds <= ROUND_SECONDS, aggregation.MAX_CLIENTS),
+        f"it takes longer than a raw round of Clara's training, {ROUND_SECONDS:.0f} s: each site adds a stream",
         setting,
     )
     yield Limit(

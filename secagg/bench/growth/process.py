@@ -58,7 +58,7 @@ class Worker:
         Raises
         ------
         SecAggError
-            If it fails, or the process has ended.
+            If it fails (`WrongMeanError` if a mean is wrong), or the process has ended.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -74,7 +74,8 @@ class Worker:
             raise SecAggError(f"the {self._role} ended in {call!r} with exit code {code}{killed}: {text}")
         answer = json.loads(line)
         if "error" in answer:
-            raise SecAggError(f"{self._role}, {call}: {answer['error']}")
+            kind = worker.WrongMeanError if answer["wrong"] else SecAggError
+            raise kind(f"{self._role}, {call}: {answer['error']}")
         return answer["result"]
 
 

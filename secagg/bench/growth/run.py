@@ -20,6 +20,7 @@ from .limits import find_limits, first_of
 from .links import Cost, round_seconds
 from .measure import Round, measure
 from .slopes import fit
+from .worker import WrongMeanError
 
 #: Sites that are planned where parameters grow, as in the tables of other benchmarks.
 PLANNED = 30
@@ -149,6 +150,8 @@ def _measured(setting: str, parameters: int, planned: int, sites: int) -> dict[s
     """Return a round as numbers, and the problem that there was, if any."""
     try:
         found: Round = measure(setting, parameters, planned, sites)
+    except WrongMeanError:
+        raise
     except SecAggError as error:
         return {**dict.fromkeys(_NUMBERS), "problem": f"{type(error).__name__}: {error}"}
     return {**asdict(found), "problem": None}

@@ -37,6 +37,10 @@ CONFIG_FILE, SITE_KEY_FILE, SERVER_KEY_FILE = "config.json", "client.key", "serv
 _ROUNDED_UP = 2.0
 
 
+class WrongMeanError(SecAggError):
+    """A mean that is not that of the model: no number of its round counts, nor of any other."""
+
+
 class Site:
     """Any site: all send the same model."""
 
@@ -97,7 +101,7 @@ class Site:
         most = codec_for(self._config.params, aggregation).mean_error(sites, float(sites), bound) + 2.0**-23
         found = largest_difference(self._model, mean)
         if not found <= most:
-            raise SecAggError(
+            raise WrongMeanError(
                 f"the mean of {sites} sites is off by {found:.3g}, and by {most:.3g} at most if all is right"
             )
 
@@ -159,7 +163,7 @@ def main(role: str, folder: str, parameters: str) -> None:
             try:
                 answer = {"result": work(*arguments)}
             except SecAggError as error:
-                answer = {"error": str(error)}
+                answer = {"error": str(error), "wrong": isinstance(error, WrongMeanError)}
             print(json.dumps(answer), file=answers, flush=True)
 
 

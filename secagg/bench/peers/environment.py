@@ -13,7 +13,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,8 +44,11 @@ _PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input")
 _TAIL = 5
 
 
-def environment(folder: Path | None = None, progress: Progress = silent) -> Path:
-    """Return the interpreter of the environment, which is made if it is not there.
+@contextmanager
+def environment(folder: Path | None = None, progress: Progress = silent) -> Iterator[Path]:
+    """Yield the interpreter of the environment, which is made if it is not there.
+
+    Nobody else can use it meanwhile: what is linked into it is the code of whoever runs.
 
     Parameters
     ----------
@@ -59,30 +62,36 @@ def environment(folder: Path | None = None, progress: Progress = silent) -> Path
     BackendUnavailableError
         If it cannot be made: there is no network, say.
     ConfigError
-        If the folder is something else.
+        If the folder is something else, or another command is using it.
     StorageError
         If it cannot be written.
     """
     name = _name()
     folder = (folder or cache() / f"bench-peers-{name}").absolute()
-    mark, python = folder / _MARK, folder / "bin" / "python"
     with _alone(folder):
-        if mark.is_file() and mark.read_text(encoding="ascii") == name:
-            _link(folder, python, progress)
-            return python
-        if folder.exists() and not mark.exists() and any(folder.iterdir()):
-            raise ConfigError(f"{folder} exists, and was not made by this command: name a new folder with --env")
-        try:
-            shutil.rmtree(folder, ignore_errors=True)  # half-made, or of other pins
-            folder.mkdir(parents=True)
-            mark.touch()
-            _make(folder, python, progress)
-            _link(folder, python, progress)
-            with replace_file(mark) as file:
-                file.write(name.encode())
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+        with os_errors(StorageError, f"cannot make {folder}"):
+            python = _interpreter(folder, name, progress)
+        yield python
+
+
+def _interpreter(folder: Path, name: str, progress: Progress) -> Path:
+    mark, python = folder / _MARK, folder / "bin" / "python"
+    if mark.is_file() and mark.read_text(encoding="ascii") == name:
+        _link(folder, python, progress)
+        return python
+    if folder.exists() and not mark.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} exists, and was not made by this command: name a new folder with --env")
+    try:
+        shutil.rmtree(folder, ignore_errors=True)  # half-made, or of other pins
+        folder.mkdir(parents=True)
+        mark.touch()
+        _make(folder, python, progress)
+        _link(folder, python, progress)
+        with replace_file(mark) as file:
+            file.write(name.encode())
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return python
 
 
@@ -132,11 +141,13 @@ def _metadata(found: Distribution) -> tuple[str, Path]:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep other commands from making or using the same environment before it is whole."""
-    with os_errors(StorageError, f"cannot make {folder}"):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with open_locked(folder.with_name(f".{folder.name}.lock"), os.O_CREAT | os.O_RDWR):
-            yield
+    """Keep other commands from making or using the same environment."""
+    busy = ConfigError(f"another command measures in {folder}: wait for it, both would be slower")
+    with ExitStack() as held:
+        with os_errors(StorageError, f"cannot make {folder}"):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(open_locked(folder.with_name(f".{folder.name}.lock"), os.O_CREAT | os.O_RDWR, busy))
+        yield
 
 
 def _make(folder: Path, python: Path, progress: Progress) -> None:

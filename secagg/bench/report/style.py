@@ -97,8 +97,8 @@ def styled(theme: Theme) -> Iterator[None]:
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.axisbelow": True,
-        "text.parse_math": False,  # a name may have a $
         "hatch.linewidth": 0.8,
+        "text.parse_math": False,  # names of models and titles are text
         "svg.hashsalt": "secagg",  # the same results make the same file
     }
     with rc_context(style):
