@@ -78,6 +78,8 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", default=[], metavar="PART", help="benchmarks with this in their name")
     parser.add_argument("--record", action="store_true", help=f"append a line to {HISTORY.relative_to(ROOT)}")
     options = parser.parse_args()
+    if not options.seconds > 0:
+        parser.error(f"--seconds is {options.seconds:g}; give more than 0")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the temporary folder goes
     try:
         rows, commit = gate(options.base, options.only, options.seconds)

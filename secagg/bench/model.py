@@ -30,6 +30,7 @@ from ..setup.model_file import read_model
 from ..setup.progress import Progress, Report, silent
 from ..setup.sizes import header, sizes_of
 from ..setup.speed import measure
+from ..ui.units import show_count
 from ..wire.layout import Layout
 from .memory import available
 from .parties import SHARES
@@ -77,7 +78,12 @@ class Model:
         ------
         RangeError
             If a value is NaN or infinite.
+        ConfigError
+            If there is no room for the values that are drawn.
         """
+        needed, free = 4 * sum(spec.size for spec in layout.sent), available()
+        if state is None and needed > free:
+            raise ConfigError(f"{name} takes {show_size(needed)} of memory, and {show_size(free)} are free")
         random = np.random.default_rng(0)
         values: dict[str, NDArray[Any]] = {}
         for spec in layout.sent:
@@ -256,7 +262,7 @@ def compare(
             configs.pop(name, None)
             rows[name] = replace(rows[name], problem=problem)
     each = 0.0 if is_long(model) else seconds / len(configs)
-    title = f"measure {len(configs) - 1} ways to encrypt {model.parameters:,} values"
+    title = f"measure {show_count(len(configs) - 1, 'way')} to encrypt {model.parameters:,} values"
     with progress(title) as report, closing(_measured(model, configs, each, report)) as measured:
         for name, found in measured:
             rows[name] = _filled(rows[name], found, model, configs[name], sites)

@@ -8,11 +8,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import BackendUnavailableError, ConfigError, FormatError, StorageError
-from ..storage.files import os_errors, replace_file
+from ..errors import BackendUnavailableError, ConfigError, FormatError
+from ..storage.files import replace_file
 from .model import CostRow, Model
 from .report.backends import size_chart
-from .results import Results
+from .results import Results, make_folder
 
 KIND = "model"
 
@@ -77,8 +77,7 @@ class Files(NamedTuple):
         """
         data = {"model": model.facts(), "sites": sites, "rows": [row.to_dict() for row in rows]}
         results = Results(KIND, shlex.join(command), data)
-        with os_errors(StorageError, f"cannot write {str(self.plot)!r}"):
-            self.plot.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.plot)
         with replace_file(self.plot) as file:
             file.write(size_chart(self.results.stem, results).png())
         results.save(self.results)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -64,8 +65,10 @@ class Results:
             text = path.read_text(encoding="utf-8")
         try:
             found = cls(**json.loads(text))
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise FormatError(f"{path} is not a file of results: {error}") from error
+        except TypeError as error:
+            raise FormatError(f"{path} is not a file of results: kind, command and data are missing") from error
         if kind is not None and found.kind != kind:
             raise FormatError(f"{path} holds results of {show(found.kind)}, not of {kind!r}")
         return found
@@ -86,15 +89,22 @@ def check_out(path: Path, kind: str) -> None:
     ConfigError
         If it is a folder, or a file that holds no results of this kind: those are replaced, others never.
     StorageError
-        If its folder cannot be made.
+        If its folder cannot be made, or nothing can be written there.
     """
-    with os_errors(StorageError, f"cannot make the folder of {str(path)!r}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise ConfigError(f"--out is the folder {path}; name a file")
-        if not path.exists():
-            return
+    make_folder(path)
+    if path.is_dir():
+        raise ConfigError(f"--out is the folder {path}; name a file")
+    if not path.exists():
+        return
     try:
         Results.load(path, kind)
     except FormatError as error:
         raise ConfigError(f"--out must not replace {path}, which holds no results of {kind!r}: name another") from error
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder of a file; `StorageError` if that cannot be, or nothing can be written there."""
+    with os_errors(StorageError, f"cannot make the folder of {str(path)!r}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with os_errors(StorageError, f"cannot write {str(path)!r}"), tempfile.TemporaryFile(dir=path.parent):
+        pass

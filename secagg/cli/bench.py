@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 from inspect import cleandoc
+from pathlib import Path
 from types import ModuleType
+
+from ..errors import ConfigError, show
 
 EXAMPLE = """secagg bench my_model.pt
 secagg bench shapes.json --sites 30 --out bench
@@ -32,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run what is asked for."""
     kind = options.what if options.what in _KINDS else _MODEL
+    if kind == _MODEL and not Path(options.what).suffix and not Path(options.what).exists():
+        raise ConfigError(f"there is no file {show(options.what)}, and no benchmark: those are {', '.join(_KINDS)}")
     arguments = options.arguments if kind != _MODEL else [options.what, *options.arguments]
     module = import_module(f"{__package__}.bench_{kind}")
     return int(module.run(_parser(kind, module).parse_args(arguments)) or 0)

@@ -110,7 +110,7 @@ def _print_links(data: dict[str, Any]) -> None:
             for (sites, link), seconds in sorted(raw.items())
         ],
     )
-    print(*(line for line in (links.__doc__ or "").splitlines()[2:]), sep="\n")
+    print(*(line for line in (links.__doc__ or "").splitlines()[2:]), "", sep="\n")
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -124,7 +124,7 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) ->
     for row in rows:
         table.add_row(*(cell.replace("[", r"\[") for cell in row))
     console = Console()
-    wide = Console(width=max(console.width, 200), highlight=False)
+    wide = Console(width=max(console.width, 200), height=console.height, highlight=False)
     with wide.capture() as capture:
         wide.print(table)
     print(title)

@@ -10,11 +10,12 @@ from statistics import median
 
 from ..bench.model import RAW, CostRow, Model, choose, compare, expected_seconds, is_long
 from ..bench.model_files import Files
+from ..bench.results import make_folder
 from ..bench.settings import SETTINGS
 from ..setup.choices import check_sites
 from ..ui import tables
 from ..ui.progress import progress
-from ..ui.units import show_seconds
+from ..ui.units import show_count, show_seconds
 
 EXAMPLE = """secagg bench my_model.pt
 secagg bench shapes.json --sites 30 --out results
@@ -53,16 +54,18 @@ def run(options: argparse.Namespace) -> None:
     files = Files.of(options.model, options.out)
     began = time.perf_counter()
     model = Model.load(options.model)
-    print(f"{options.model}: {len(model.layout.sent)} float tensors, {model.parameters:,} values, {sites} sites")
+    make_folder(files.results)  # better known before minutes of measuring
+    tensors, values = show_count(len(model.layout.sent), "float tensor"), "value" if model.parameters == 1 else "values"
+    print(f"{options.model}: {tensors}, {model.parameters:,} {values}, {sites} sites")
     if is_long(model):
         seconds = expected_seconds(model, sites, settings, progress)
         print(f"this takes about {show_seconds(max(seconds, 60))}: each thing is measured once or twice", flush=True)
     rows = compare(model, sites, settings, progress=progress)
-    _print_rows(rows, model, sites)
     command = ["secagg", "bench", str(options.model), "--sites", str(sites)]
     command += ["--only", *options.only] if options.only else []
     command += ["--out", str(options.out)] if options.out else []
-    files.save(model, sites, rows, command)
+    files.save(model, sites, rows, command)  # first: the reader of a pipe may have gone
+    _print_rows(rows, model, sites)
     print("", f"{show_seconds(time.perf_counter() - began)}; {files.plot}, {files.results}", sep="\n")
 
 

@@ -82,7 +82,8 @@ def _print(rows: Sequence[Row], met: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         table.add_row(row.title, *(["–"] * 9 if row.problem else _cells(row)))
     console = Console()
-    wide = Console(width=max(console.width, 140), highlight=False)  # rather wrapped by the terminal than cut
+    # Rather wrapped by the terminal than cut; without a height, rich takes a dumb terminal's width instead.
+    wide = Console(width=max(console.width, 140), height=console.height, highlight=False)
     with wide.capture() as capture:  # rich would end the program when the reader of a pipe is gone
         wide.print(table)
     print(*(line.rstrip() for line in capture.get().rstrip().splitlines()), sep="\n")

@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FOLDER",
         default=Path("bench"),
-        help="of the JSON files (default: bench, where they go without --out)",
+        help="of the JSON files (default: bench, where clara, peers and growth put them; that of a model is in the "
+        "folder where it was made)",
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="for page and pictures (default: beside the files)")
 

@@ -39,7 +39,8 @@ def print_table(texts: Sequence[str], numbers: Sequence[str], rows: Iterable[Row
         # Text in brackets would be read as markup.
         table.add_row(*(cell.replace("[", r"\[") for cell in row.cells), style=row.style)
     console = Console()
-    wide = Console(width=max(console.width, 160), highlight=False)  # rather wrapped by the terminal than cut
+    # Rather wrapped by the terminal than cut; without a height, rich takes a dumb terminal's width instead.
+    wide = Console(width=max(console.width, 160), height=console.height, highlight=False)
     with wide.capture() as capture:  # rich would end the program when the reader of a pipe is gone
         wide.print(table)
     print(*(line.rstrip() for line in capture.get().rstrip().splitlines()), sep="\n")

@@ -215,6 +215,8 @@ def test_what_cannot_be_judged(checkout: Checkout) -> None:
     """Ends with 2, and says what to do."""
     code, output = checkout.gate("no-such-commit")
     assert (code, "no commit 'no-such-commit'" in output, "git fetch" in output) == (2, True, True), output
+    code, output = checkout.gate("HEAD", "--seconds", "0")
+    assert (code, "--seconds is 0; give more than 0" in output) == (2, True), output
     code, output = checkout.gate("HEAD", "--only", "nothing")
     assert (code, "encrypt flashe-16" in output) == (2, True), output
     checkout.append("secagg/__init__.py", "\nraise ImportError('broken')\n")

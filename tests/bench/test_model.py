@@ -162,6 +162,33 @@ def test_wrong_options(tmp_path: Path, small: Model) -> None:
     assert "--only names 'sael'" in result.stderr
 
 
+def test_what_is_no_benchmark_is_said(tmp_path: Path) -> None:
+    result = run(tmp_path, "repotr")
+    assert result.returncode == 2
+    assert "no file 'repotr', and no benchmark: those are clara, peers, growth, report" in result.stderr
+
+
+def test_more_values_than_there_is_memory_for(tmp_path: Path) -> None:
+    (tmp_path / "m.json").write_text('{"w": [1000000, 1000000]}')
+    with pytest.raises(ConfigError, match=r"m takes .* of memory, and .* are free"):
+        Model.load(tmp_path / "m.json")
+
+
+def test_a_place_that_cannot_be_written_is_known_before_anything_is_measured(tmp_path: Path) -> None:
+    np.savez(tmp_path / "m.npz", w=np.ones(3))
+    result = run(tmp_path, "m.npz", "--out", "m.npz")
+    assert result.returncode == 1
+    assert "cannot make the folder of 'm.npz/bench-m.json'" in result.stderr
+    assert "measure" not in result.stderr
+
+
+def test_results_are_kept_though_nobody_reads_the_table(tmp_path: Path) -> None:
+    np.savez(tmp_path / "m.npz", w=np.ones(3))
+    command = " ".join([*COMMAND, "m.npz", "--only", "flashe-16"])
+    subprocess.run(["sh", "-c", f"{command} | head -1"], cwd=tmp_path, check=True, timeout=600, capture_output=True)
+    assert (tmp_path / "bench-m.json").exists()
+
+
 def test_only_own_files_are_replaced(tmp_path: Path) -> None:
     rows = [CostRow("raw", "raw float32", "numpy", "none", 8, 8, [0.1], [0.1], [0.1])]
     model = model_of({"w": np.ones(2)})

@@ -26,7 +26,7 @@ from secagg.bench.report.folder import read_folder
 from secagg.bench.report.numbers import show_bytes, show_number, show_ratio, show_time
 from secagg.bench.report.page import PAGE, render, write_report
 from secagg.bench.report.sections import sections
-from secagg.bench.report.style import LIGHT, spread
+from secagg.bench.report.style import LIGHT, spread, styled
 from secagg.bench.report.training import dice_chart
 from secagg.cli.__main__ import main
 from secagg.errors import FormatError
@@ -141,6 +141,25 @@ def test_every_setting_has_its_name_beside_the_plot() -> None:
     assert "size" in axes.get_ylabel()
 
 
+def test_a_long_name_leaves_room_for_the_plot() -> None:
+    results, name = made_up.model_results(), "long_name_" * 20
+    results.data["model"]["name"] = name
+    chart = size_chart("m", results)
+    assert name in chart.title
+    assert chart.png().startswith(b"\x89PNG")
+    with styled(LIGHT):
+        (axes,) = chart.draw(LIGHT).axes
+    assert axes.get_position().width > 0.5  # the name has not taken the place
+
+
+def test_no_targets_are_none_that_are_met(tmp_path: Path) -> None:
+    results = made_up.peers_results()
+    results.data["targets"].clear()
+    results.save(tmp_path / "peers.json")
+    first = next(iter(sections(read_folder(tmp_path))))
+    assert (first.name, first.tables) == ("targets", [])
+
+
 @pytest.mark.parametrize("name", ["a$b", "a$x^$c", r"$\foo$", "<b>[bold]"])
 def test_a_name_is_text_and_no_formula(name: str) -> None:
     results = made_up.model_results()
@@ -241,7 +260,7 @@ def _without(name: str) -> str:
     ("name", "text", "said"),
     [
         ("peers.json", "{", "is not a file of results"),
-        ("package.json", '{"name": "secagg"}', "is not a file of results"),
+        ("package.json", '{"name": "secagg"}', "is not a file of results: kind, command and data are missing"),
         ("peers.json", _without("up_nbytes"), "data.rows[1] has no 'up_nbytes'"),
         ("other.json", json.dumps({**made_up.peers_results().__dict__, "kind": "pears"}), "is of kind 'pears'"),
         ("other.json", json.dumps({**made_up.peers_results().__dict__, "data": []}), "data is [], not a mapping"),

@@ -17,6 +17,7 @@ from provisioned import COMMANDS, PROJECT, Federation
 import secagg as library
 from secagg.setup.packing import pack
 from secagg.trust.kit import load_site_kit
+from secagg.ui.tables import Row, print_table
 from secagg.ui.terminal import accept_any_text
 
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -162,3 +163,12 @@ def test_streams_of_another_kind_are_left_alone(monkeypatch: pytest.MonkeyPatch)
     for stream in (None, object()):
         monkeypatch.setattr(sys, "stdout", stream)
         accept_any_text()
+
+
+def test_a_table_is_not_cut_for_a_dumb_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    print_table(["setting"], ["number"] * 12, [Row(["a"] + ["1234567.89"] * 12)])
+    assert capsys.readouterr().out.count("1234567.89") == 12

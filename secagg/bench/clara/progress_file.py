@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -112,11 +113,18 @@ class WorkingFolder:
         name = self._entry(cell).get("models")
         if name is None:
             return {}
-        with os_errors(FormatError, f"cannot read {self._folder / name}"), np.load(self._folder / name) as arrays:
-            models: dict[str, dict[str, Any]] = {setting: {} for setting in cell.settings}
-            for key in arrays.files:
-                setting, _, tensor = key.partition("/")
-                models[setting][tensor] = arrays[key]
+        models: dict[str, dict[str, Any]] = {setting: {} for setting in cell.settings}
+        try:
+            with (
+                os_errors(FormatError, f"cannot read {self._folder / name}"),
+                (self._folder / name).open("rb") as file,
+                np.load(file) as arrays,
+            ):
+                for key in arrays.files:
+                    setting, _, tensor = key.partition("/")
+                    models[setting][tensor] = arrays[key]
+        except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            raise FormatError(f"{self._folder / name} is damaged: remove {self._folder} to begin again") from error
         return dict(models)
 
     def add_round(self, cell: Cell, rows: list[dict[str, Any]], models: Mapping[str, State], last: bool) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from ...demo.mni152 import MAX_SITES
 from ...demo.task import check_least
 from ...errors import ConfigError, PrecisionWarning, PrivacyWarning
+from ...scheme.aggregation import MAX_CLIENTS
 from ...ui.progress import progress
 from ...ui.units import show_count
 from ..results import Results
@@ -58,7 +59,8 @@ def run_clara(options: Options, out: Path) -> Results:
             "rounds": options.rounds,
             "cells": work.cells,
             "many": {"sites": options.many, "rows": work.many},
-            "targets": targets(work.cells),
+            # They are of the whole model.
+            "targets": targets(work.cells) if options.network == Options.network else [],
         }
         results = Results("clara", f"{options.command()} --out {shlex.quote(str(out))}", data)
         results.save(out)
@@ -77,6 +79,8 @@ def check_options(options: Options) -> None:
     check_least("--seeds", options.seeds)
     if options.many != 0:
         check_least("--many", options.many, 2)
+    if options.many > MAX_CLIENTS:
+        raise ConfigError(f"--many is {options.many}; use {MAX_CLIENTS} or less")
 
 
 def cells(options: Options) -> list[Cell]:

@@ -27,9 +27,11 @@ def print_tables(data: Mapping[str, Any]) -> None:
     if data["targets"]:
         tables.append(targets_table(data["targets"]))
     console = Console()
-    wide = Console(width=max(console.width, 120))
-    for table in tables:
-        wide.print(table)
+    wide = Console(width=max(console.width, 120), height=console.height)
+    with wide.capture() as capture:  # rich would end the program when the reader of a pipe is gone
+        for table in tables:
+            wide.print(table)
+    print(*(line.rstrip() for line in capture.get().rstrip().splitlines()), sep="\n")
 
 
 def published_table(rows: Sequence[Line], rounds: int) -> Table:

@@ -73,7 +73,7 @@ def _of_setting(cost: Costs, rows: Sequence[Mapping[str, Any]]) -> Iterator[tupl
         yield f"round, all links {link / 1e6:,.0f} Mbit/s", seconds, "s", "simulated, without training"
     yield "encryption, of a site", many.encrypt_seconds, "s", "measured with fewer sites, by bytes"
     yield "additions, of the server", SITES * many.add_seconds, "s", "measured with fewer sites, by bytes"
-    yield "decryption, of a site", many.decrypt_seconds, "s", "a stream for each site: fitted to up to a thousand"
+    yield "decryption, of a site", many.decrypt_seconds, "s", "a stream for each site: fitted to fewer sites"
     total = planned_sizes(cost.setting, cost.parameters, SITES).sum_nbytes
     yield "memory of the server", total + SITES * _nbytes_a_site(cost, rows), "B", "one sum exact, lists fitted"
     disk = round_nbytes(project_of(cost.setting, cost.parameters, SITES))

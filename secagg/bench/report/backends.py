@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+#: Of a model's name within the figure; its heading has all of it.
+_MOST_CHARACTERS = 40
+
+
 def size_chart(stem: str, results: Results) -> Chart:
     """Return the figure of size against time of a file of kind ``"model"``."""
     rows, model = done(results), results.data["model"]
@@ -64,7 +68,7 @@ def _draw_size(results: Results, theme: Theme) -> Figure:
     log_axis(axes.yaxis, show_bytes)
     axes.axhline(raw, color=theme.muted, linestyle="--", linewidth=1.2)
     axes.annotate(
-        f"{results.data['model']['name']} as float32: {show_bytes(raw)}",
+        f"{_short(results.data['model']['name'])} as float32: {show_bytes(raw)}",
         (0.01, raw),
         xycoords=axes.get_yaxis_transform(),
         xytext=(0, 4),
@@ -75,6 +79,11 @@ def _draw_size(results: Results, theme: Theme) -> Figure:
     axes.grid(alpha=0.8)
     name_ends(figure, theme, {axes: ends})
     return figure
+
+
+def _short(name: str) -> str:
+    """Return a name that fits into the figure, which would else give way to it."""
+    return name if len(name) <= _MOST_CHARACTERS else f"{name[: _MOST_CHARACTERS - 1]}…"
 
 
 #: Of the peers' figure: what each part shows, and in what unit. `server` is what the server does with one message.

@@ -56,7 +56,8 @@ class Section:
 
 def sections(folder: Folder) -> Iterator[Section]:
     """Yield all sections, also those for which the folder has nothing."""
-    with_targets = list(filter(None, (folder.peers, folder.clara, folder.bench)))
+    found = filter(None, (folder.peers, folder.clara, folder.bench))
+    with_targets = [results for results in found if results.data["targets"]]  # a small run has none
     yield Section(
         "targets",
         "What was to be reached",
