@@ -143,14 +143,14 @@ def readme_table(folder: Folder) -> str | None:
         ("site: encrypt, serialize", *(show_time(mid(row["encode_seconds"])) for row in rows)),
         ("server: read, add one", *(show_time(mid(row["add_seconds"])) for row in rows)),
         ("server: memory", *(_size(row["server_peak_nbytes"]) for row in rows)),
-        ("largest error", *(_error(row["max_error"]) for row in rows)),
+        (f"largest error, values to {model['max_abs']:g}", *(_error(row["max_error"]) for row in rows)),
         *_TOLD,
     ]
     return (
         f"{model['name']}, {show_count(model['parameters'])} parameters, {show_bytes(model['raw_nbytes'])} of "
         f"float32, {folder.peers.data['sites']} sites, one run:\n\n{_markdown(Table('', head, cells))}\n\n"
         f"`{folder.peers.command}`: {show_source(folder.peers)}, medians. "
-        "All peers: [docs/benchmarks.md](docs/benchmarks.md); all backends: [docs/backends.md](docs/backends.md)."
+        "More: [docs/benchmarks.md](docs/benchmarks.md), [docs/backends.md](docs/backends.md)."
     )
 
 
@@ -171,9 +171,9 @@ def backends_table(folder: Folder) -> str | None:
     head = ("backend", "up", "down", "× raw", "encrypt", "add", "decrypt", "largest error", "protects")
     return (
         f"SegResNet: {model['parameters']:,} parameters, {show_bytes(model['raw_nbytes'])} of float32, planned for "
-        f"{results.data['sites']} sites; bounds are fixed but for the presets. Measured by `{results.command}`, "
-        f"{show_source(results)}; a time is the median of one update, or of a sum of two.\n\n"
-        + _markdown(Table("", head, rows))
+        f"{results.data['sites']} sites; values, and max_abs where it is named, are to {model['max_abs']:g}. "
+        f"Measured by `{results.command}`, {show_source(results)}; a time is the median of one update, or of a sum "
+        "of two.\n\n" + _markdown(Table("", head, rows))
     )
 
 

@@ -16,6 +16,9 @@ from .results import Results, make_folder
 
 KIND = "model"
 
+#: Where `secagg bench report` looks for it, too.
+FOLDER = Path("bench")
+
 _JSON = ".json"
 
 
@@ -34,7 +37,7 @@ class Files(NamedTuple):
         model : Path
             The model's file.
         out : Path or None
-            A file, ``.json``; or a folder, which is made. Without it, the folder that is the current one.
+            A file, ``.json``; or a folder, which is made; by default `FOLDER`.
 
         Raises
         ------
@@ -45,7 +48,7 @@ class Files(NamedTuple):
         """
         if find_spec("matplotlib") is None:
             raise BackendUnavailableError("the plot needs the library matplotlib: pip install 'secagg[bench]'")
-        results = out if out is not None and out.suffix == _JSON else (out or Path()) / f"bench-{model.stem}{_JSON}"
+        results = out if out is not None and out.suffix == _JSON else (out or FOLDER) / f"{model.stem}{_JSON}"
         files = cls(results, results.with_suffix(".png"))
         for path in files:
             if path.exists() and not files._are_of(model.stem):

@@ -104,7 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     rows = sorted((code, meaning) for _, code, meaning in EXIT_CODES if meaning)
     codes = "".join(f"  {code}  {meaning}\n" for code, meaning in rows)
-    stopped = "  130  stopped by Ctrl-C (not `serve`, which then stops in order)\n  143  the same by SIGTERM\n"
+    stopped = (
+        "  130  stopped by Ctrl-C (not `serve`, which then stops in order)\n  143  the same by SIGTERM, 129 by SIGHUP\n"
+    )
     parser = argparse.ArgumentParser(
         prog="secagg",
         description="Encrypted aggregation for federated learning: the server adds updates that it cannot read.",

@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Measure a model of your own with all backends, or repeat a benchmark: clara, peers, growth, report."""
     kinds = "".join(f"; {name}: {what}" for name, what in _KINDS.items())
     parser.add_argument("what", metavar="MODEL_OR_BENCHMARK", help=f"a model's file, as of `secagg plan`{kinds}")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="…", help="its own options: add --help")
+    parser.add_argument(
+        "arguments", nargs=argparse.REMAINDER, metavar="…", help="its own options, behind it: add --help"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

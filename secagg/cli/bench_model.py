@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         metavar="FOLDER_OR_FILE",
-        help="folder for bench-MODEL.json and .png (default: the current one), or a file .json; the .png is beside it",
+        help="folder for MODEL.json and MODEL.png (default: bench), or a file .json; the .png is beside it",
     )
 
 

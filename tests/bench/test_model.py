@@ -55,10 +55,10 @@ def test_every_setting_is_measured(tmp_path: Path) -> None:
     np.savez(tmp_path / "brain.npz", **state, step=np.array(3))
     result = run(tmp_path, "brain.npz", "--sites", 5)
     assert result.returncode == 0, result.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench-brain.json", "bench-brain.png", "brain.npz"]
-    assert (tmp_path / "bench-brain.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench", "brain.npz"]
+    assert (tmp_path / "bench" / "brain.png").read_bytes().startswith(b"\x89PNG")
 
-    found, rows = Results.load(tmp_path / "bench-brain.json", "model"), rows_of(tmp_path / "bench-brain.json")
+    found, rows = Results.load(tmp_path / "bench" / "brain.json", "model"), rows_of(tmp_path / "bench" / "brain.json")
     assert found.command == "secagg bench brain.npz --sites 5"
     assert found.data["model"] == {
         "name": "brain",
@@ -178,7 +178,7 @@ def test_a_place_that_cannot_be_written_is_known_before_anything_is_measured(tmp
     np.savez(tmp_path / "m.npz", w=np.ones(3))
     result = run(tmp_path, "m.npz", "--out", "m.npz")
     assert result.returncode == 1
-    assert "cannot make the folder of 'm.npz/bench-m.json'" in result.stderr
+    assert "cannot make the folder of 'm.npz/m.json'" in result.stderr
     assert "measure" not in result.stderr
 
 
@@ -186,7 +186,7 @@ def test_results_are_kept_though_nobody_reads_the_table(tmp_path: Path) -> None:
     np.savez(tmp_path / "m.npz", w=np.ones(3))
     command = " ".join([*COMMAND, "m.npz", "--only", "flashe-16"])
     subprocess.run(["sh", "-c", f"{command} | head -1"], cwd=tmp_path, check=True, timeout=600, capture_output=True)
-    assert (tmp_path / "bench-m.json").exists()
+    assert (tmp_path / "bench" / "m.json").exists()
 
 
 def test_only_own_files_are_replaced(tmp_path: Path) -> None:
@@ -194,15 +194,15 @@ def test_only_own_files_are_replaced(tmp_path: Path) -> None:
     model = model_of({"w": np.ones(2)})
     files = Files.of(Path("m.npz"), tmp_path / "new")
     files.save(model, 3, rows, ["secagg", "bench", "m.npz"])
-    assert files == (tmp_path / "new" / "bench-m.json", tmp_path / "new" / "bench-m.png")
+    assert files == (tmp_path / "new" / "m.json", tmp_path / "new" / "m.png")
     assert Files.of(Path("m.npz"), tmp_path / "new") == files
-    with pytest.raises(ConfigError, match="bench-m.json exists, and is no result of a model called other"):
+    with pytest.raises(ConfigError, match="m.json exists, and is no result of a model called other"):
         Files.of(Path("other.npz"), files.results)
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(ConfigError, match="x.json exists"):
         Files.of(Path("m.npz"), tmp_path / "x.json")
     files.results.unlink()
-    with pytest.raises(ConfigError, match="bench-m.png exists"):
+    with pytest.raises(ConfigError, match="m.png exists"):
         Files.of(Path("m.npz"), tmp_path / "new")
 
 
@@ -304,8 +304,10 @@ def test_stopped_by_ctrl_c(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.endswith(b"secagg: stopped\n")
-    assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["m.json", "temporary"]
+    assert _wait_for(
+        lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
+    )
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["bench", "m.json", "temporary"]
 
 
 def test_help_shows_examples_and_how_plan_differs(tmp_path: Path) -> None:

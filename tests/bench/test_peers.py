@@ -215,7 +215,9 @@ def test_command(tmp_path, monkeypatch, capsys):
     assert command(["bench", "peers", "--out", str(out)]) == 0
     results = Results.load(out, "peers")
     assert results.command == f"secagg bench peers --sites 3 --repeats 3 --out {shlex.quote(str(out))}"
-    assert results.data["model"] == {"name": "SegResNet", "parameters": 6192, "tensors": 3, "raw_nbytes": 24768}
+    model = results.data["model"]
+    assert (model["name"], model["parameters"], model["tensors"]) == ("SegResNet, small", 6192, 3)
+    assert (model["raw_nbytes"], model["max_abs"]) == (24768, 0.5)
     assert [item["name"] for item in results.data["rows"]] == ["nvflare-he", "bare-pyfhel", "tenseal"]
     text = capsys.readouterr().out
     assert "bare-pyfhel: needs Pyfhel: make pyfhel" in text

@@ -227,7 +227,7 @@ def test_an_error_in_the_middle_changes_nothing(kits: Path, monkeypatch: pytest.
     assert not list(kits.glob(".*"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("command", [("provision", "project.yaml", "--out", "new"), ("rotate", "out")])
 def test_what_is_stopped_changes_nothing(
     project: Path, kits: Path, tmp_path: Path, command: tuple[str, ...], number: signal.Signals

@@ -9,7 +9,7 @@ from typing import Any
 from secagg.bench.results import Results
 from secagg.bench.settings import SETTINGS
 
-MODEL = {"name": "SegResNet", "parameters": 4_700_914, "tensors": 83, "raw_nbytes": 18_803_656}
+MODEL = {"name": "SegResNet", "parameters": 4_700_914, "tensors": 83, "raw_nbytes": 18_803_656, "max_abs": 0.5}
 MACHINE = {"processor": "Made-up Processor 9000", "cores": 2, "libraries": {}}
 DATE = "2026-01-02T03:04:05+00:00"
 #: Of the settings in their order: bytes by raw, and the seconds of encrypt, add and decrypt.

@@ -16,6 +16,9 @@ State = dict[str, NDArray[np.float32]]
 #: Standard deviation of the values, which are normal: what a round changes of a model, and more.
 _SPREAD = 0.05
 
+#: What no value is beyond: the bound, where a configuration names one.
+BOUND = 10 * _SPREAD
+
 
 @dataclass(frozen=True)
 class Job:

@@ -6,8 +6,11 @@ from math import prod
 from typing import Any
 
 from ...errors import BackendUnavailableError
+from .job import BOUND
 
 Shapes = dict[str, tuple[int, ...]]
+
+_SMALL = 10**6
 
 
 def segresnet(small: bool = False) -> Shapes:
@@ -39,4 +42,10 @@ def segresnet(small: bool = False) -> Shapes:
 def describe(shapes: Shapes) -> dict[str, Any]:
     """Return what results say of the model."""
     parameters = sum(map(prod, shapes.values()))
-    return {"name": "SegResNet", "parameters": parameters, "tensors": len(shapes), "raw_nbytes": 4 * parameters}
+    return {
+        "name": "SegResNet" if parameters > _SMALL else "SegResNet, small",
+        "parameters": parameters,
+        "tensors": len(shapes),
+        "raw_nbytes": 4 * parameters,
+        "max_abs": BOUND,
+    }

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 import secagg
 
 from ..settings import SETTINGS
-from .job import Job
+from .job import BOUND, Job
 
 _CLIENT_KEY, _SERVER_KEY = "client.key", "server.key"
 
@@ -76,6 +76,7 @@ class Reader:
 
 
 def config_of(job: Job) -> secagg.Config:
-    """Return the configuration: values to 8 and weights to the largest, where they are bounded."""
+    """Return the configuration: values to `BOUND` and weights to the largest, where they are bounded."""
     setting = SETTINGS[job.setting]
-    return setting.config(job.sites, **({"max_weight": float(max(job.weights))} if setting.fixed else {}))
+    limits = {"max_abs": BOUND, "max_weight": float(max(job.weights))} if setting.fixed else {}
+    return setting.config(job.sites, **limits)

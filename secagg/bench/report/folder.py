@@ -15,6 +15,7 @@ from ..results import Results
 
 _NUMBER, _NUMBERS, _MAYBE, _FLAG = "a number", "a list of numbers", "a number or null", "true or false"
 _MODEL = {"name": "a text", "parameters": _NUMBER, "raw_nbytes": _NUMBER}
+_VALUES = {**_MODEL, "max_abs": _NUMBER}
 _TARGETS = [
     {"title": "a text", "measured": _NUMBER, "limit": _NUMBER, "at_least": _FLAG, "unit": "a text", "met": _FLAG}
 ]
@@ -23,7 +24,7 @@ _PARTS = {f"{part}_seconds": _NUMBER for part in ("train", "encrypt", "upload", 
 #: What is read of each kind. A list stands for any number of what is in it; a row with a ``problem`` has no numbers.
 _SHAPES: Mapping[str, Any] = {
     "model": {
-        "model": _MODEL,
+        "model": _VALUES,
         "sites": _NUMBER,
         "rows": [
             {
@@ -41,7 +42,7 @@ _SHAPES: Mapping[str, Any] = {
         ],
     },
     "peers": {
-        "model": _MODEL,
+        "model": _VALUES,
         "sites": _NUMBER,
         "rows": [
             {

@@ -106,9 +106,14 @@ def model_table(results: Results) -> Table:
         f"{results.data['sites']} sites",
         head,
         rows,
-        "Times are medians of one update, or of a sum of two; memory is that above model, libraries and keys.",
+        "Times are medians of one update, or of a sum of two; memory is that above model, libraries and keys; "
+        f"{_errors(model)}.",
         _source(results),
     )
+
+
+def _errors(model: Mapping[str, Any]) -> str:
+    return f"errors are of a mean of values to {model['max_abs']:g}, which is max_abs where a setting has one"
 
 
 def peers_table(results: Results) -> Table:
@@ -138,7 +143,8 @@ def peers_table(results: Results) -> Table:
         f"{results.data['model']['name']} by each, {results.data['sites']} sites",
         (*head, "largest error", ""),
         rows,
-        "Medians; read and add: for each message; memory: peak above the start.",
+        "Medians; read and add: for each message; memory: peak above the start; "
+        f"{_errors(results.data['model'])}; our means are rounded to float32.",
         _source(results),
     )
 
