@@ -157,7 +157,7 @@ def _expected(value: NDArray[Any]) -> NDArray[np.float64]:
 def _read_state(path: Path, layout: Layout) -> dict[str, NDArray[Any]]:
     """Return the model under all its names; what is not sent is zero, as only its name, dtype and shape count."""
     state: dict[str, NDArray[Any]] = {}
-    with np.load(path) as arrays:
+    with np.load(path, allow_pickle=False) as arrays:
         values = (arrays[str(number)] for number in range(len(layout.sent)))
         for spec in layout.tensors:
             value = np.zeros(spec.shape, spec.dtype) if spec.role == "local" else next(values)

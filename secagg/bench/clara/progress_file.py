@@ -118,7 +118,7 @@ class WorkingFolder:
             with (
                 os_errors(FormatError, f"cannot read {self._folder / name}"),
                 (self._folder / name).open("rb") as file,
-                np.load(file) as arrays,
+                np.load(file, allow_pickle=False) as arrays,
             ):
                 for key in arrays.files:
                     setting, _, tensor = key.partition("/")
