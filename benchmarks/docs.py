@@ -149,8 +149,8 @@ def readme_table(folder: Folder) -> str | None:
     return (
         f"{model['name']}, {show_count(model['parameters'])} parameters, {show_bytes(model['raw_nbytes'])} of "
         f"float32, {folder.peers.data['sites']} sites, one run:\n\n{_markdown(Table('', head, cells))}\n\n"
-        f"`{folder.peers.command}`: {show_source(folder.peers)}, medians. "
-        "More: [docs/benchmarks.md](docs/benchmarks.md), [docs/backends.md](docs/backends.md)."
+        f"`{folder.peers.command}`: {show_source(folder.peers)}; "
+        "[docs/benchmarks.md](docs/benchmarks.md), [docs/backends.md](docs/backends.md)."
     )
 
 

@@ -139,7 +139,7 @@ def _less_raw(runs: Runs, raw: Runs) -> Runs:
 
 def steps_chart(results: Results) -> Chart:
     """Return the figure of where the time of a round goes of a file of kind ``"clara"``."""
-    cells = by_setting(results)
+    cells = {sites: _of_all(settings) for sites, settings in by_setting(results).items()}
     told = "; ".join(
         f"{sites} sites: " + ", ".join(f"{name} {show_time(_added(runs))}" for name, runs in settings.items())
         for sites, settings in cells.items()
@@ -153,7 +153,7 @@ def steps_chart(results: Results) -> Chart:
         results.command,
         results.date,
         show_machine(results.machine),
-        partial(_draw_steps, results),
+        partial(_draw_steps, cells),
     )
 
 
@@ -161,8 +161,8 @@ def _added(runs: Runs) -> float:
     return sum(mean_seconds(runs, step) for step in STEPS[1:])
 
 
-def _draw_steps(results: Results, theme: Theme) -> Figure:
-    bars = [(sites, name, runs) for sites, settings in by_setting(results).items() for name, runs in settings.items()]
+def _draw_steps(cells: Mapping[int, Mapping[str, Runs]], theme: Theme) -> Figure:
+    bars = [(sites, name, runs) for sites, settings in cells.items() for name, runs in settings.items()]
     # A gap between numbers of sites, from above.
     groups = list(dict.fromkeys(sites for sites, _, _ in bars))
     places = [number + 0.8 * groups.index(sites) for number, (sites, _, _) in enumerate(bars)]
