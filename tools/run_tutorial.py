@@ -27,7 +27,12 @@ def client_for(notebook: nbformat.NotebookNode) -> NotebookClient:
             print(f"[tutorial] cell {cell_index + 1} of {len(notebook.cells)}: {cell.id}", file=sys.stderr, flush=True)
 
     return NotebookClient(
-        notebook, timeout=CELL_SECONDS, kernel_name="python3", record_timing=False, on_cell_execute=show
+        notebook,
+        timeout=CELL_SECONDS,
+        kernel_name="python3",
+        record_timing=False,
+        coalesce_streams=True,
+        on_cell_execute=show,
     )
 
 
