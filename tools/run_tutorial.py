@@ -10,7 +10,7 @@ import nbformat
 from nbclient import NotebookClient
 
 PATH = Path(__file__).resolve().parents[1] / "docs" / "tutorial.ipynb"
-CELL_SECONDS = 300
+CELL_SECONDS = 600
 
 
 def code_digest(notebook: nbformat.NotebookNode) -> str:
@@ -19,8 +19,8 @@ def code_digest(notebook: nbformat.NotebookNode) -> str:
     return hashlib.sha256(sources.encode()).hexdigest()
 
 
-def client_for(notebook: nbformat.NotebookNode) -> NotebookClient:
-    """Return what runs a notebook, and says on standard error where it is."""
+def client_for(notebook: nbformat.NotebookNode, folder: Path) -> NotebookClient:
+    """Return what runs a notebook in a folder, and says on standard error where it is."""
 
     def show(cell: nbformat.NotebookNode, cell_index: int) -> None:
         if cell.cell_type == "code":
@@ -30,6 +30,7 @@ def client_for(notebook: nbformat.NotebookNode) -> NotebookClient:
         notebook,
         timeout=CELL_SECONDS,
         kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
         record_timing=False,
         coalesce_streams=True,
         on_cell_execute=show,
@@ -38,7 +39,7 @@ def client_for(notebook: nbformat.NotebookNode) -> NotebookClient:
 
 if __name__ == "__main__":
     tutorial = nbformat.read(PATH, as_version=4)
-    client_for(tutorial).execute()
+    client_for(tutorial, Path.cwd()).execute()
     tutorial.metadata["secagg"] = {"code": code_digest(tutorial)}
     nbformat.validate(tutorial)
     nbformat.write(tutorial, PATH)
