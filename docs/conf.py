@@ -131,9 +131,14 @@ def load_faces(app: Sphinx, env: BuildEnvironment, docnames: list[str]) -> None:
         vars(module).update({public: getattr(module, public) for public in module.__all__})
 
 
+def skip_field(app: Sphinx, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out what Python says of a named tuple's fields, which the docstring of the tuple tells."""
+    return True if (member.__doc__ or "").startswith("Alias for field number") else None
+
+
 def add_index(app: Sphinx, exception: Exception | None) -> None:
     """Let the folder open on README.md."""
-    if exception is None:
+    if exception is None and app.builder.format == "html":
         copyfile(app.outdir / "README.html", app.outdir / "index.html")
 
 
@@ -141,5 +146,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Connect what Sphinx has no setting for."""
     app.connect("env-before-read-docs", load_faces)
     app.connect("source-read", add_navigation)
+    app.connect("autodoc-skip-member", skip_field)
     app.connect("build-finished", add_index)
     return {"parallel_read_safe": True}
