@@ -46,8 +46,8 @@ report: setup ## the page in runs/report, and the numbers and pictures of README
 	$(BIN)/secagg bench report benchmarks/results --out runs/report
 	$(BIN)/python benchmarks/docs.py
 
-docs: setup ## build the documentation site in site/: README.md, docs/ and the docstrings
-	$(BIN)/python -m sphinx -q -E -W -c docs -d build/doctrees . site
+docs: setup ## build the documentation site in site/html, of README.md, docs/ and the docstrings
+	$(BIN)/python -m sphinx -q -E -W -c docs -d site/doctrees . site/html
 
 sizes: setup ## make benchmarks/sizes.csv anew, which the suite holds exactly
 	$(BIN)/python benchmarks/sizes.py

@@ -1,4 +1,4 @@
-"""The documentation site: `make docs` builds it into site/ from README.md, docs/ and the docstrings.
+"""The documentation site: `make docs` builds it into site/html from README.md, docs/ and the docstrings.
 
 The sources are the repository itself, so that a link works on the site as it does where files are read one by one.
 """
@@ -82,6 +82,8 @@ smartquotes = False  # -- is an option's
 
 # Notebooks as they are kept, with the pictures in them; nothing is fetched to show them.
 nb_execution_mode = "off"
+nb_merge_streams = True
+nb_render_markdown_format = "gfm"
 nb_ipywidgets_js: dict[str, dict[str, str]] = {}
 
 # Docstrings: NumPy's style, checked; a name in `backticks` is a link where it is public.

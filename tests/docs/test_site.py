@@ -31,10 +31,10 @@ GROUPS = ["Start", "Operate", "Understand", "Extend", "Reference"]
 
 def build(source: Path, out: Path) -> subprocess.CompletedProcess[str]:
     """What `make docs` runs."""
-    command = [sys.executable, "-m", "sphinx", "-q", "-E", "-W", "-c", str(source / "docs"), "-d", f"{out}-doctrees"]
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", "sphinx", "-q", "-E", "-W", "-c", str(source / "docs")]
+    path = os.pathsep.join([str(source), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.run(
-        [*command, str(source), str(out)],
+        [*command, "-d", str(out.parent / "doctrees"), str(source), str(out)],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
@@ -61,7 +61,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("docs") / "site"
+    out = tmp_path_factory.mktemp("site") / "html"
     done = build(ROOT, out)
     assert (done.returncode, done.stderr) == (0, "")
     return out
@@ -71,7 +71,7 @@ def test_everything_public_is_in_the_reference(site: Path) -> None:
     documented = InventoryFile.loads((site / "objects.inv").read_bytes(), uri="")
     names = {name for kind in ("class", "exception", "function", "data") for name in documented.data[f"py:{kind}"]}
     faces = [path.stem for path in (ROOT / "docs" / "reference").glob("*.rst")]
-    for package in [*ROOT.glob("integrations/*/__init__.py")]:
+    for package in ROOT.glob("integrations/*/__init__.py"):
         assert f"secagg.integrations.{package.parent.name}" in faces
     for face in faces:
         module = import_module(face)
@@ -102,21 +102,26 @@ def test_it_asks_for_nothing_elsewhere(site: Path) -> None:
         assert not re.search(r"url\(['\"]?(\w+:)?//|@import", path.read_text(encoding="utf-8")), path
 
 
-def test_a_broken_link_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "docs").mkdir()
+def test_faults_are_errors(tmp_path: Path) -> None:
+    """Broken links, pages that nothing leads to, and parameters that there are not."""
+    (tmp_path / "docs" / "reference").mkdir(parents=True)
     for name in ("conf.py", "site.css"):
         shutil.copy(ROOT / "docs" / name, tmp_path / "docs")
     (tmp_path / "docs" / "own-task.md").write_text("# Task\n\n## Some\n\n[over](../README.md#there)\n")
     readme = "# Name\n\n## There\n\n[a](docs/own-task.md#some) [a](docs/own-task.md) [a](#there) [a](docs/conf.py)\n"
     (tmp_path / "README.md").write_text(readme)
-    done = build(tmp_path, tmp_path / "site")
+    done = build(tmp_path, tmp_path / "site" / "html")
     assert (done.returncode, done.stderr) == (0, "")
     broken = ["docs/none.md", "docs/own-task.md#no-section", "#not-here", "docs/none.py"]
     (tmp_path / "README.md").write_text(readme + "".join(f"\n[a]({link})\n" for link in broken) + "\n![](none.png)\n")
-    done = build(tmp_path, tmp_path / "site")
+    (tmp_path / "docs" / "forgotten.md").write_text("# Forgotten\n")
+    (tmp_path / "docs" / "reference" / "secagg.rst").write_text("Title\n=====\n\n.. autofunction:: faulty.do\n")
+    docstring = "Do it.\n\n    Parameters\n    ----------\n    gone : int\n        What is not there.\n    "
+    (tmp_path / "faulty.py").write_text(f'def do(new):\n    """{docstring}"""\n')
+    done = build(tmp_path, tmp_path / "site" / "html")
     assert done.returncode == 1
-    for said in ("docs/none.md", "no-section", "not-here", "docs/none.py", "none.png"):
-        assert len([line for line in done.stderr.splitlines() if "WARNING" in line and said in line]) == 1, said
+    for said in ("docs/none.md", "no-section", "not-here", "docs/none.py", "none.png", "forgotten.md", "{'gone'}"):
+        assert len([line for line in done.stderr.splitlines() if said in line]) == 1, (said, done.stderr)
 
 
 class Handler(SimpleHTTPRequestHandler):
