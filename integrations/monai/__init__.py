@@ -18,10 +18,11 @@ from secagg.integrations import exported
 
 if TYPE_CHECKING:
     from .handler import SecAggHandler
+    from .segmentation import Segmentation
 
-__all__ = ["SecAggHandler"]
+__all__ = ["SecAggHandler", "Segmentation"]
 
-_MODULES = {"SecAggHandler": "handler"}
+_MODULES = {"SecAggHandler": "handler", "Segmentation": "segmentation"}
 
 
 def __getattr__(name: str) -> Any:
