@@ -144,19 +144,20 @@ class Segmentation:
         Of a case without a class it is 1 if the network finds none either, and else 0.
         """
         settings = self._settings
-        classes: dict[str, Metric] = {name: _dice(number) for number, name in enumerate(settings.metrics, 1)}
+        mean, *classes = settings.metrics
+        additional: dict[str, Metric] = {name: _dice(number) for number, name in enumerate(classes, 1)}
         evaluator = SupervisedEvaluator(
             device=self._device,
             val_data_loader=DataLoader(self._held_out, batch_size=1),
             network=self.model.to(self._device),
             inferer=SlidingWindowInferer(settings.patch, sw_batch_size=4),
             postprocessing=AsDiscreted(("pred", "label"), argmax=(True, False), to_onehot=len(settings.labels)),
-            key_val_metric={"dice": _dice()},
-            additional_metrics=classes,
+            key_val_metric={mean: _dice()},
+            additional_metrics=additional,
             val_handlers=self._curves.validation() if self._curves else [],
         )
         evaluator.run()
-        return {name: float(evaluator.state.metrics[name]) for name in ("dice", *classes)}
+        return {name: float(evaluator.state.metrics[name]) for name in settings.metrics}
 
     def _cache(
         self, training: Sequence[Case], held_out: Sequence[Case], report: Report
@@ -231,6 +232,10 @@ class _Curves:
         if round is None:
             return []
         return [TensorBoardStatsHandler(self._writer, iteration_log=False, global_epoch_transform=lambda epoch: round)]
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+        self._writer.close()
 
 
 def _write_loss(engine: Engine, writer: Any, begun: int) -> None:

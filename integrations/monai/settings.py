@@ -118,8 +118,8 @@ class Settings:
 
     @property
     def metrics(self) -> list[str]:
-        """Names of the Dice of each class but the background, as ``dice_left_atrium``."""
-        return ["dice_" + re.sub(r"\W+", "_", label.strip()) for label in self.labels[1:]]
+        """Names of what sites measure: the mean Dice, and that of each class but the background: dice_left_atrium."""
+        return ["dice", *("dice_" + re.sub(r"\W+", "_", label.strip()) for label in self.labels[1:])]
 
     def check_data(self, data: Decathlon) -> None:
         """Raise `ConfigError` if a data set has other channels or classes than all sites agreed on."""

@@ -45,5 +45,5 @@ def show_data(path: Path, row: Callable[[str, object], None]) -> None:
     row("classes", ", ".join(data.labels))
     row("median size", f"{' × '.join(f'{edge:g}' for edge in size)} voxels")
     row("median spacing", f"{' × '.join(f'{edge:.3g}' for edge in spacing)} mm")
-    print("\nfor project.yaml, so that all sites train alike; change what you know better:\n")
-    print(to_yaml({"task": settings.block}, flow=True), end="")
+    print("\nfor project.yaml, so that all sites train alike; change what you know better:\n", flush=True)
+    print(to_yaml({"metrics": settings.metrics, "task": settings.block}, flow=True), end="", flush=True)

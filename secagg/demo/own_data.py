@@ -29,12 +29,15 @@ class OwnData:
         The folder.
     block : mapping of str to object
         The ``task:`` block of the manifest.
+    metrics : list of str
+        What sites measure.
     cases, sites : int
         How many there are.
     """
 
     folder: Path
     block: Mapping[str, Any]
+    metrics: list[str]
     cases: int
     sites: int
 
@@ -63,7 +66,8 @@ class OwnData:
             cases = data.cases(report)
         with progress("plan spacing, patch and window") as report:
             settings = propose(data, cases, report, largest=_LARGEST_EDGE)
-        return cls(folder.absolute(), replace(settings, filters=_FILTERS, seed=seed).block, count, sites)
+        settings = replace(settings, filters=_FILTERS, seed=seed)
+        return cls(folder.absolute(), settings.block, settings.metrics, count, sites)
 
     @property
     def training(self) -> list[str]:

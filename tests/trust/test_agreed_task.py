@@ -65,8 +65,21 @@ def test_it_stays_with_the_federation(one: Signed) -> None:
 
 @pytest.mark.parametrize(
     "task",
-    [None, {}, [], "patch", {"patch": None}, {"patch": [[96]]}, {"patch": {"x": 96}}, {"a b": 1}, {"": 1}, {"1": 1}]
-    + [{"n" * 65: 1}, {"n": 2**53 + 1}, {"n": "x" * MAX_TASK_NBYTES}],
+    [
+        None,
+        {},
+        [],
+        "patch",
+        {"patch": None},
+        {"patch": [[96]]},
+        {"patch": {"x": 96}},
+        {"a b": 1},
+        {"": 1},
+        {"1": 1},
+        {"n" * 65: 1},
+        {"n": 2**53 + 1},
+        {"n": "x" * MAX_TASK_NBYTES},
+    ],
     ids=lambda task: repr(task)[:40],
 )
 def test_a_manifest_with_what_is_none(one: Signed, task: object) -> None:
