@@ -27,4 +27,4 @@ _MODULES = {"SecAggHandler": "handler", "Segmentation": "segmentation"}
 
 def __getattr__(name: str) -> Any:
     # torch and Ignite load when the handler is first used.
-    return exported(__name__, _MODULES, name, "in MONAI", ("torch", "ignite"))
+    return exported(__name__, _MODULES, name, "in MONAI", ("torch", "ignite", "monai", "nibabel"))

@@ -1,4 +1,4 @@
-"""`--data` of `secagg site` and `secagg demo`, and `secagg inspect` of a data set: what is refused, and who trains what.
+"""`--data` of `secagg site` and `secagg demo`, `secagg inspect` of a data set: what is refused, and who trains what.
 
 All in this process: MONAI loads once.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,18 @@ def test_a_label_that_is_wrong_is_refused_before_a_site_joins(
 def test_what_is_well_joins(kits: dict[str, Path], data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["site", str(kits["mri"]), *SERVER, "--data", str(data)]) == 5
     assert "join the federation" in capsys.readouterr().err
+
+
+def test_curves_need_a_library(
+    kits: dict[str, Path], data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    arguments = ("--data", str(data), "--option", "tensorboard=curves")
+    assert main(["site", str(kits["mri"]), *SERVER, *arguments]) == 4
+    shown = capsys.readouterr().err
+    assert "tensorboard" in shown
+    assert "pip install 'secagg[tenseal,monai,grpc]'" in shown
 
 
 def test_inspect_shows_the_block_of_a_manifest(kits: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:

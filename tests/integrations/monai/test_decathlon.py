@@ -59,6 +59,15 @@ def test_sizes_are_told_along_the_body(folder: Path) -> None:
     assert (case.size, case.spacing) == ((12, 10, 11), (2.0, 1.0, 3.0))
 
 
+def test_an_axis_without_direction(folder: Path) -> None:
+    for kind in ("image", "label"):
+        volume = nibabel.Nifti1Image(np.zeros((4, 5, 6), np.uint8), None)
+        volume.header.set_sform(np.diag([0.0, 1.0, 1.0, 1.0]), code=1)
+        nibabel.save(volume, folder / f"{kind}sTr" / "case_000.nii.gz")
+    with pytest.raises(ConfigError, match="case_000.nii.gz does not say in which direction an axis goes"):
+        Decathlon.load(folder).cases(quiet)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -1,4 +1,4 @@
-"""The task on a folder of the Decathlon's shape: what is trained and held out, and that it learns, the same each time."""
+"""The task on a folder of the Decathlon's shape: what is trained and held out; it learns, and the same each time."""
 
 from __future__ import annotations
 
