@@ -1,7 +1,7 @@
 """Segmentation of a site's own data: a folder of the Medical Segmentation Decathlon, or one of its shape.
 
 What all sites must do alike comes from the ``task:`` block of the signed manifest (`Settings`), what is the site's own
-from its options. MONAI does the work: its transforms, `CacheDataset`, its engines and their TensorBoard curves.
+from its options. MONAI does the work: transforms (`prepare`), engines, sliding windows and TensorBoard curves.
 """
 
 from __future__ import annotations
@@ -19,36 +19,19 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from ignite.metrics import Metric
-from monai.data import CacheDataset, DataLoader, partition_dataset
+from monai.data import DataLoader, partition_dataset
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import IgniteMetricHandler, TensorBoardStatsHandler
 from monai.inferers import SlidingWindowInferer
 from monai.losses import DiceCELoss
 from monai.metrics import DiceMetric
-from monai.transforms import (
-    AsDiscreted,
-    Compose,
-    EnsureTyped,
-    Lambdad,
-    LoadImaged,
-    NormalizeIntensity,
-    Orientationd,
-    RandCropByPosNegLabeld,
-    ScaleIntensityRange,
-    Spacingd,
-    SpatialPadd,
-    Transform,
-)
+from monai.transforms import AsDiscreted
 
 from secagg.errors import ConfigError, show
 
-from .decathlon import Case, Decathlon, Report, is_ct
+from .decathlon import Case, Decathlon, Report
+from .prepared import prepare
 from .settings import Settings
-
-_KEYS = ("image", "label")
-
-#: Share of the machine's memory that a site keeps prepared cases in; what is more is read again in each pass.
-_CACHED_SHARE = 0.25
 
 
 class Segmentation:
@@ -114,7 +97,7 @@ class Segmentation:
         settings.check_data(listed)
         training, held_out = _split(_part(listed, parts).cases(report), folds)
         self.examples = len(training)
-        self._training, self._held_out = self._cache(training, held_out, report)
+        self._training, self._held_out = prepare(settings, training, held_out, report)
         self.model = settings.make_network()
         self._curves = _Curves(tensorboard) if tensorboard is not None else None
 
@@ -159,51 +142,6 @@ class Segmentation:
         evaluator.run()
         return {name: float(evaluator.state.metrics[name]) for name in settings.metrics}
 
-    def _cache(
-        self, training: Sequence[Case], held_out: Sequence[Case], report: Report
-    ) -> tuple[CacheDataset, CacheDataset]:
-        """Prepare both, as many cases as the memory is for, once and for all rounds."""
-        settings = self._settings
-        voxels = max(_voxels(case, settings) for case in (*training, *held_out))
-        memory = _CACHED_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        fit = int(memory // (4 * voxels * (len(settings.modality) + 1)))
-        counted = _Counted(report, min(fit, len(training) + len(held_out)))
-        prepared = _prepare(settings)
-        drawn = [
-            SpatialPadd(_KEYS, settings.patch),
-            counted,
-            RandCropByPosNegLabeld(_KEYS, "label", settings.patch, num_samples=settings.samples),
-        ]
-        try:
-            return tuple(  # type: ignore[return-value]  # of two
-                CacheDataset(
-                    [{"image": case.image, "label": case.label} for case in cases],
-                    Compose([*prepared, *then]),
-                    cache_num=count,
-                    num_workers=1,
-                    progress=False,
-                )
-                for cases, then, count in (
-                    (training, drawn, fit),
-                    (held_out, [counted], max(0, fit - len(training))),
-                )
-            )
-        except RuntimeError as error:  # MONAI's, whose cause says what is wrong with which file
-            raise ConfigError(f"a case cannot be read: {error.__cause__ or error}") from error
-
-
-class _Counted(Transform):
-    """Passes cases on, and reports how many there were, until all that are kept are read."""
-
-    def __init__(self, report: Report, total: int) -> None:
-        self._report, self._total, self._done = report, total, 0
-
-    def __call__(self, case: dict[str, Any]) -> dict[str, Any]:
-        if self._done < self._total:
-            self._done += 1
-            self._report(self._done, self._total)
-        return case
-
 
 class _Curves:
     """Curves for TensorBoard, by MONAI's handlers: one folder for all rounds, also of a site that is started again."""
@@ -242,26 +180,6 @@ def _write_loss(engine: Engine, writer: Any, begun: int) -> None:
     state: Any = engine.state
     step = begun * state.max_epochs * state.epoch_length + state.iteration
     writer.add_scalar("train_loss", state.output[0]["loss"], step)
-
-
-def _prepare(settings: Settings) -> list[Transform]:
-    """Return what makes of two files an image and a label on one grid, all that does not depend on chance."""
-    low, high = settings.window or (0.0, 1.0)
-    window, unit = ScaleIntensityRange(low, high, 0.0, 1.0, clip=True), NormalizeIntensity(nonzero=True)
-    scales: list[Any] = [window if is_ct(name) else unit for name in settings.modality]
-
-    def scale(image: torch.Tensor) -> torch.Tensor:
-        for channel, change in enumerate(scales):
-            image[channel] = change(image[channel])
-        return image
-
-    return [
-        LoadImaged(_KEYS, reader="NibabelReader", ensure_channel_first=True),
-        Orientationd(_KEYS, axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
-        Spacingd(_KEYS, pixdim=settings.spacing, mode=("bilinear", "nearest")),
-        Lambdad("image", scale, track_meta=False),
-        EnsureTyped(_KEYS, track_meta=False),
-    ]
 
 
 def _dice(number: int | None = None) -> IgniteMetricHandler:
@@ -313,9 +231,3 @@ def _device(name: str | None) -> torch.device:
         return torch.empty(0, device=name or ("cuda" if torch.cuda.is_available() else "cpu")).device
     except (RuntimeError, AssertionError) as error:  # the latter where PyTorch was built without CUDA
         raise ConfigError(f"device is {show(name)}: {error}") from error
-
-
-def _voxels(case: Case, settings: Settings) -> float:
-    """Return how many voxels a case has once it is resampled and, to train with, padded."""
-    edges = np.multiply(case.size, case.spacing) / settings.spacing
-    return float(np.prod(np.maximum(np.ceil(edges), settings.patch)))

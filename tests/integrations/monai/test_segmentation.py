@@ -190,7 +190,7 @@ def test_classes_that_are_not_there(tmp_path: Path) -> None:
 def test_more_than_memory_takes(ct: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not kept is read again in each pass, and nothing else changes."""
     kept = Segmentation(ct, CT_BLOCK)
-    monkeypatch.setattr("secagg.integrations.monai.segmentation._CACHED_SHARE", 0.0)
+    monkeypatch.setattr("secagg.integrations.monai.prepared._CACHED_SHARE", 0.0)
     read = Segmentation(ct, CT_BLOCK)
     assert (kept._training.cache_num, read._training.cache_num, read._held_out.cache_num) == (4, 0, 0)
     for task in (kept, read):
