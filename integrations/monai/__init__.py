@@ -18,12 +18,13 @@ from secagg.integrations import exported
 
 if TYPE_CHECKING:
     from .handler import SecAggHandler
+    from .segmentation import Segmentation
 
-__all__ = ["SecAggHandler"]
+__all__ = ["SecAggHandler", "Segmentation"]
 
-_MODULES = {"SecAggHandler": "handler"}
+_MODULES = {"SecAggHandler": "handler", "Segmentation": "segmentation"}
 
 
 def __getattr__(name: str) -> Any:
     # torch and Ignite load when the handler is first used.
-    return exported(__name__, _MODULES, name, "in MONAI", ("torch", "ignite"))
+    return exported(__name__, _MODULES, name, "in MONAI", ("torch", "ignite", "monai", "nibabel"))
