@@ -38,8 +38,8 @@ class SecureSite:
          "post_statistics_filters": ["$@site.statistics"]}
 
     ``train`` and ``evaluate`` take an ``ExchangeObject`` whose weights `to_weights` has made of the server's handout,
-    and see the global model. ``get_weights`` returns one whose weights are ``{"secagg": …}``, the encrypted update as an
-    array of uint8, and, where the server has asked for it, the encrypted global model as ``"secagg.model"``.
+    and see the global model. ``get_weights`` returns one whose weights are ``{"secagg": …}``, the encrypted update as
+    an array of uint8, and, where the server has asked for it, the encrypted global model as ``"secagg.model"``.
 
     What the next process of this site needs is kept in the kit's folder. It tells the model, and stays there.
 
@@ -95,7 +95,9 @@ class SecureSite:
         self._follower, self._handout = follower, handout
         if follower.means:
             means = ", ".join(f"{name} {value:.4f}" for name, value in follower.means.items())
-            log.info("round %d begins from a model of which the one before had, over all sites: %s", handout.round, means)
+            log.info(
+                "round %d begins from a model of which the one before had, over all sites: %s", handout.round, means
+            )
         opened = {name: _exact(np.asarray(value)) for name, value in state.items()}
         return ExchangeObject(weights=opened, weight_type=WeightType.WEIGHTS)
 
@@ -168,7 +170,9 @@ class SecureSite:
         try:
             return Follower(self._kit, path.read_bytes())
         except (FormatError, OSError) as error:
-            raise StorageError(f"{path}: {error}; move it away, and let the server hand out all: handout(None)") from error
+            raise StorageError(
+                f"{path}: {error}; move it away, and let the server hand out all: handout(None)"
+            ) from error
 
 
 def _local(state: Mapping[str, Any], difference: Mapping[str, Any]) -> dict[str, NDArray[Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import numbers
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,24 +17,26 @@ from monai.engines import Evaluator, Trainer
 
 import secagg
 from secagg.errors import ConfigError, show
-from secagg.site import Session, load_network, network_state
-from secagg.trust import SiteKit, Tls
+from secagg.site import Session, SiteRecord, load_network, network_state, run_task
+from secagg.trust import SiteKit, Tls, load_site_kit
 
-Path_ = str | os.PathLike[str]
+File = str | os.PathLike[str]
 
 
 def federate(
     trainer: Trainer,
     evaluator: Evaluator | None = None,
     *,
-    kit: Path_,
+    kit: File,
     server: str,
     rounds: int,
     weight: float,
     timeout: float = 600.0,
-    start: Path_ | None = None,
-    out: Path_ | None = None,
-    best: Path_ | None = None,
+    report: File | None = None,
+    start: File | None = None,
+    start_by: str | None = None,
+    out: File | None = None,
+    best: File | None = None,
 ) -> dict[str, float]:
     """Train a bundle in a federation, as ``secagg site`` trains a task; started again, go on with it.
 
@@ -45,17 +47,17 @@ def federate(
                   "kit": "/etc/secagg/site-1", "server": "fl.example.org:8443",
                   "rounds": 10, "weight": "$len(@train#dataset)"}]}
 
-    A round is ``trainer.run()`` for as many epochs as the trainer's ``max_epochs``, from the global model, whatever
-    handlers of the bundle write into the network when training starts. What was trained is encrypted and sent; the mean
-    of all sites is checked and decrypted, and the evaluator measures that. Its metrics travel encrypted, and every site
-    knows their means.
+    A round is ``trainer.run()`` for as many epochs as the trainer's ``max_epochs``, from the global model, whatever the
+    bundle's handlers write into the network when training starts. What was trained is encrypted and sent; the mean of
+    all sites is checked and decrypted, and the evaluator measures that. Of its metrics those that the configuration of
+    the federation names travel encrypted, and every site knows their means.
 
     Parameters
     ----------
     trainer : monai.engines.Trainer
         With a ``network``, alike at all sites in the beginning.
     evaluator : monai.engines.Evaluator, optional
-        Of the same network, with a key metric of which more is better.
+        Of the same network, with a key metric. A site without one measures nothing.
     kit : path
         Folder of the site's kit, as opened by ``secagg unpack``.
     server : str
@@ -66,11 +68,11 @@ def federate(
         The private weight of this site in the mean: its number of training examples.
     timeout : float
         Longest try to reach the server, in seconds.
-    start : path, optional
-        File of the initial model.
-    out, best : path, optional
-        Files to write when all rounds are done, ``.pt``, ``.pth`` or ``.safetensors``: the global model; and the one
-        whose key metric had the best mean over all sites.
+    report : path, optional
+        File to which each round appends a line of JSON.
+    start, start_by, out, best : optional
+        As of `secagg.site.run_task`: files of the first, the final and the best global model, and the site whose first
+        model all begin from.
 
     Returns
     -------
@@ -93,14 +95,23 @@ def federate(
         tls = Tls.load(kit.tls)
         return SiteSession(server, kit.name, tls=tls, timeout=timeout, project=kit.project, layout=layout)
 
+    def keep(record: SiteRecord) -> None:
+        if report is not None:
+            record.append_to(Path(report))
+
+    opened = load_site_kit(kit)
     task = BundleTask(trainer, evaluator, weight)
+    if evaluator is not None:
+        _check_comparison(evaluator, opened.config.metrics)
     _show_news()
-    files = {name: None if path is None else Path(path) for name, path in (("start", start), ("out", out), ("best", best))}
-    return run_task(kit, connect, task, rounds, **files)
+    first, final, chosen = (None if file is None else Path(file) for file in (start, out, best))
+    return run_task(
+        opened, connect, task, rounds, keep=keep, start=first, start_by=start_by, out=final, best=chosen
+    )
 
 
 class BundleTask:
-    """What a bundle trains, as a `secagg.site.Task`.
+    """What a bundle trains, as a `secagg.site.Task`; it has ``validate`` where there is an evaluator.
 
     Parameters
     ----------
@@ -133,8 +144,9 @@ class BundleTask:
             )
         if evaluator is not None:
             _check_evaluator(evaluator, self.model)
+            self.validate = self._validate
 
-    def train(self, round: int, report: Callable[[float, float], None]) -> None:
+    def train(self, round: int, report: Callable[[float, float], None] = lambda done, total: None) -> None:
         """Train for the epochs of one round."""
         trainer, state = self._trainer, self._trainer.state
         state.max_epochs, before = state.epoch + self._epochs, state.iteration
@@ -148,21 +160,17 @@ class BundleTask:
         if state.iteration <= before:
             raise ConfigError(f"the trainer has run no iteration in round {round}, so that there is nothing to send")
 
-    def validate(self) -> dict[str, float]:
+    def _validate(self) -> dict[str, float]:
         """Return the evaluator's metrics that are numbers, the key metric first; the network stays as it is."""
         evaluator = self._evaluator
-        if evaluator is None:
-            return {}
+        assert evaluator is not None
         with _held(evaluator, self.model) as begun:
             evaluator.run(max(self._trainer.state.epoch, 1))  # where handlers draw its curves
             load_network(self.model, begun)
         key, found = evaluator.state.key_metric_name, evaluator.state.metrics
-        if not _is_number(found.get(key)):
-            raise ConfigError(
-                f"the evaluator's key metric {show(key)} is {show(found.get(key))}, which cannot be compared: let it be "
-                "one number, such as the mean over classes"
-            )
-        return {name: float(found[name]) for name in (key, *sorted(found.keys() - {key})) if _is_number(found[name])}
+        return {
+            name: float(found[name]) for name in (key, *sorted(found.keys() - {key})) if _is_number(found.get(name))
+        }
 
 
 @contextmanager
@@ -235,13 +243,17 @@ def _check_evaluator(evaluator: object, network: torch.nn.Module) -> None:
         )
     if evaluator.state.key_metric_name is None:
         raise ConfigError(
-            "the evaluator has no key metric, by which global models are compared: give it key_val_metric, or leave out "
-            '"evaluator"'
+            'the evaluator has no key metric: give it key_val_metric, or leave out "evaluator" where none is measured'
         )
-    if not evaluator.metric_cmp_fn(1.0, 0.0):
+
+
+def _check_comparison(evaluator: Evaluator, metrics: Sequence[str]) -> None:
+    """Refuse a key metric by which the worst model would be taken for the best."""
+    key = evaluator.state.key_metric_name
+    if metrics and metrics[0] == key and not evaluator.metric_cmp_fn(1.0, 0.0):
         raise ConfigError(
-            f"of the evaluator's key metric {evaluator.state.key_metric_name!r} less is better, and global models are "
-            "compared by one of which more is: let it be a score, such as Dice, and a loss an additional metric"
+            f"of {key!r}, the first of the configuration's metrics, less is better by this bundle, and the global "
+            "model with the largest mean would be kept as the best: let metrics begin with a score, such as Dice"
         )
 
 

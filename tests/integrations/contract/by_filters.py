@@ -1,4 +1,4 @@
-"""`SecureSite` behind the filters of a `MonaiAlgo` at each site, and the `Relay` of a server that another program has."""
+"""`SecureSite` behind the filters of a `MonaiAlgo` at each site, and a `Relay` in the program of the server."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def run_filters(kits: Federation, task: Task, schedule: Sequence[Turn]) -> Run:
             if site in turn.restarts:
                 del algos[site]
             if site in turn.sites:
-                relay.add(*(sent.weights[name].tobytes() for name in ("secagg", "secagg.model") if name in sent.weights))
+                relay.add(
+                    *(sent.weights[name].tobytes() for name in ("secagg", "secagg.model") if name in sent.weights)
+                )
                 since[site] = round
         relay.finish()
     for site in {site: None for turn in schedule for site in turn.trains}:
