@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LayoutError, StateError, VerificationError
-from ..scheme.tensors import is_torch, to_array
+from ..scheme.tensors import describe, is_torch, to_array
 from ..setup.model_file import read_state
 from ..trust.agreement import check_first_base
 from ..trust.project import Project
@@ -47,6 +47,10 @@ def load_first(task: CheckedTask, path: Path) -> None:
     if missing or extra:
         fault = f"lacks {min(missing)!r}" if missing else f"also has {min(extra)!r}"
         raise LayoutError(f"{path} {fault}: it is not of the model of the task")
+    for name, value in mine.items():
+        (_, here), (_, there) = describe(name, value), describe(name, found[name])
+        if here != there:
+            raise LayoutError(f"{path} has {name!r} in the shape {list(there)}, the model of the task in {list(here)}")
     try:
         task.load({name: _as(name, found[name], mine[name]) for name in mine})
     except LayoutError as error:

@@ -145,7 +145,7 @@ def check_one_exchange(config: Config) -> None:
 
 def check_project_layout(project: Project, layout: Layout) -> None:
     """Raise `LayoutError` if a model is another than the project's; metrics beside it do not count."""
-    fault = project.layout and project.layout.difference(without_metrics(layout))
+    fault = project.layout and without_metrics(project.layout).difference(without_metrics(layout))
     if fault:
         raise LayoutError(f"the model is another than that of project {project.name}: {fault}")
 

@@ -63,8 +63,14 @@ def metric_means(names: Sequence[str], mean: Mapping[str, NDArray[Any]], unit: f
     }
 
 
+def with_metrics(layout: Layout, names: Sequence[str]) -> Layout:
+    """Return how a model is sent with metrics beside it."""
+    metrics = Layout.of(metric_tensors(names)) if names else Layout(())
+    return Layout((*layout.tensors, *metrics.tensors))
+
+
 def without_metrics(layout: Layout) -> Layout:
-    """Return the layout of the model alone, which is what a project knows."""
+    """Return the layout of the model alone."""
     return Layout(tuple(spec for spec in layout.tensors if not is_metric(spec.name)))
 
 
