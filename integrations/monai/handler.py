@@ -209,7 +209,7 @@ class SecAggHandler:
         found = differs(_network(engine), self.model)
         if found is not None:
             number, name, largest = found
-            where = f"that of rank {number} " if several() else ""
+            where = f"of rank {number} " if several() else ""
             raise StateError(
                 f"training would not begin from the global model: when the first iteration began, the network {where}"
                 f"differed from it by up to {largest:.3g} in {name!r}, which would be sent as if it had been learnt. "

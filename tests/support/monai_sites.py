@@ -72,8 +72,11 @@ class Sites:
     keys: KeyPair
 
     @classmethod
-    def make(cls, he: Mapping[str, Any] = EXACT, **more: Any) -> Sites:
-        aggregation = {"min_clients": 2, "max_clients": 4, "max_abs": 1.0, "max_weight": 10}
+    def make(cls, he: Mapping[str, Any] = EXACT, max_abs: float | None = 1.0, **more: Any) -> Sites:
+        """Without `max_abs`, scales are measured in each round."""
+        aggregation = {"min_clients": 2, "max_clients": 4}
+        if max_abs is not None:
+            aggregation |= {"max_abs": max_abs, "max_weight": 10}
         config = secagg.Config.from_dict({"he": dict(he), "aggregation": aggregation, **more})
         return cls(config, secagg.generate_keys(config))
 
