@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import logging
-import numbers
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import torch
-from ignite.engine import Engine, Events
 from monai.apps.utils import get_logger
 from monai.engines import Evaluator, Trainer
 
 import secagg
-from secagg.errors import ConfigError, show
-from secagg.site import Session, SiteRecord, load_network, network_state, run_task
+from secagg.errors import ConfigError
+from secagg.site import Reporter, Session, SiteRecord, run_task
 from secagg.trust import SiteKit, Tls, load_site_kit
+
+from .bundle_task import BundleTask
+from .distributed import rank
 
 File = str | os.PathLike[str]
 
@@ -51,6 +50,10 @@ def federate(
     bundle's handlers write into the network when training starts. What was trained is encrypted and sent; the mean of
     all sites is checked and decrypted, and the evaluator measures that. Of its metrics those that the configuration of
     the federation names travel encrypted, and every site knows their means.
+
+    Where several processes train one network, as bundles for several GPUs do, rank 0 is the site, and the others train
+    and measure with it. They wait for it while it waits for other sites: the ``timeout`` of ``init_process_group`` has
+    to be longer than a round.
 
     Parameters
     ----------
@@ -99,152 +102,26 @@ def federate(
         if report is not None:
             record.append_to(Path(report))
 
-    opened = load_site_kit(kit)
-    task = BundleTask(trainer, evaluator, weight)
-    if evaluator is not None:
-        _check_comparison(evaluator, opened.config.metrics)
-    _show_news()
-    first, final, chosen = (None if file is None else Path(file) for file in (start, out, best))
-    return run_task(
-        opened, connect, task, rounds, keep=keep, start=first, start_by=start_by, out=final, best=chosen
-    )
-
-
-class BundleTask:
-    """What a bundle trains, as a `secagg.site.Task`; it has ``validate`` where there is an evaluator.
-
-    Parameters
-    ----------
-    trainer, evaluator, weight
-        As of `federate`. The trainer is kept over the rounds: optimiser, schedulers and the count of epochs go on.
-
-    Raises
-    ------
-    ConfigError
-        If one of them is of no use.
-
-    Attributes
-    ----------
-    model : torch.nn.Module
-        The trainer's network.
-    examples : float
-        The weight.
-    """
-
-    def __init__(self, trainer: Trainer, evaluator: Evaluator | None, weight: float) -> None:
-        self.model, self.examples = _network("trainer", trainer, Trainer), weight
-        if not isinstance(weight, bool) and weight == 0:
-            raise ConfigError("the weight is 0, so this site has no training data: look at the bundle's data set")
-        self._trainer, self._evaluator = trainer, evaluator
-        self._epochs = trainer.state.max_epochs
-        if not isinstance(self._epochs, int) or self._epochs < 1:
-            raise ConfigError(
-                f"the trainer's max_epochs is {show(self._epochs)}; let it be the epochs of one round, at least 1, by "
-                '"train#trainer#max_epochs" in the file of configuration'
-            )
+    def lead() -> dict[str, float]:
+        opened = load_site_kit(kit)
         if evaluator is not None:
-            _check_evaluator(evaluator, self.model)
-            self.validate = self._validate
-
-    def train(self, round: int, report: Callable[[float, float], None] = lambda done, total: None) -> None:
-        """Train for the epochs of one round."""
-        trainer, state = self._trainer, self._trainer.state
-        state.max_epochs, before = state.epoch + self._epochs, state.iteration
-        total = self._epochs * (state.epoch_length or 0)
-
-        def count(engine: Engine) -> None:
-            report(engine.state.iteration - before, total)
-
-        with trainer.add_event_handler(Events.ITERATION_COMPLETED, count), _held(trainer, self.model):
-            trainer.run()
-        if state.iteration <= before:
-            raise ConfigError(f"the trainer has run no iteration in round {round}, so that there is nothing to send")
-
-    def _validate(self) -> dict[str, float]:
-        """Return the evaluator's metrics that are numbers, the key metric first; the network stays as it is."""
-        evaluator = self._evaluator
-        assert evaluator is not None
-        with _held(evaluator, self.model) as begun:
-            evaluator.run(max(self._trainer.state.epoch, 1))  # where handlers draw its curves
-            load_network(self.model, begun)
-        key, found = evaluator.state.key_metric_name, evaluator.state.metrics
-        return {
-            name: float(found[name]) for name in (key, *sorted(found.keys() - {key})) if _is_number(found.get(name))
-        }
-
-
-@contextmanager
-def _held(engine: Engine, network: torch.nn.Module) -> Iterator[dict[str, Any]]:
-    """Let a run of an engine begin with what the network holds now, whatever the bundle's handlers write into that.
-
-    Those that load weights when a run starts, such as MONAI's ``CheckpointLoader``, come before; what comes later, at
-    the start of an epoch or of an iteration, is refused.
-
-    Yields
-    ------
-    dict
-        A copy of what it holds.
-    """
-    begun = {
-        name: value.detach().clone() if isinstance(value, torch.Tensor) else value
-        for name, value in network_state(network).items()
-    }
-    unchecked = True
-
-    def load(engine: Engine) -> None:
-        load_network(network, begun)
-
-    def check(engine: Engine) -> None:
-        nonlocal unchecked
-        if unchecked and (name := _differing(network_state(network), begun)) is not None:
-            raise ConfigError(
-                f"a handler of the {type(engine).__name__} has written something else into the network than the global "
-                f"model, into {name!r}, which would be sent as if it had been learnt: take it out"
-            )
-        unchecked = False
-
-    # Attached last, they are called last; and they leave the engine again.
-    with engine.add_event_handler(Events.STARTED, load), engine.add_event_handler(Events.ITERATION_STARTED, check):
-        yield begun
-
-
-def _differing(state: dict[str, Any], begun: dict[str, Any]) -> str | None:
-    """Return the name of a tensor that is another one than before."""
-    tensors = ((name, value) for name, value in state.items() if isinstance(value, torch.Tensor))
-    return next((name for name, value in tensors if not torch.equal(value, begun[name])), None)
-
-
-def _network(what: str, engine: object, kind: type[Engine]) -> torch.nn.Module:
-    """Return the network of an engine of a bundle."""
-    if not isinstance(engine, kind):
-        raise ConfigError(
-            f"the {what} is a {type(engine).__name__}; give an engine of MONAI, a {kind.__name__}, such as "
-            f'"@{"train#trainer" if kind is Trainer else "validate#evaluator"}"'
+            _check_comparison(evaluator, opened.config.metrics)
+        first, final, chosen = (None if file is None else Path(file) for file in (start, out, best))
+        return run_task(
+            opened,
+            connect,
+            task,
+            rounds,
+            reporter=_Logged(),
+            keep=keep,
+            start=first,
+            start_by=start_by,
+            out=final,
+            best=chosen,
         )
-    network = getattr(engine, "network", None)
-    if not isinstance(network, torch.nn.Module):
-        raise ConfigError(
-            f"the {what}, a {type(engine).__name__}, has no network: sites train one network together, as that of a "
-            "SupervisedTrainer; one with two, such as a GanTrainer, needs a loop of its own with the SecAggHandler"
-        )
-    return network
 
-
-def _check_evaluator(evaluator: object, network: torch.nn.Module) -> None:
-    own = network_state(_network("evaluator", evaluator, Evaluator))
-    assert isinstance(evaluator, Evaluator)
-    trained = network_state(network)
-    if own.keys() != trained.keys() or any(
-        isinstance(value, torch.Tensor) and value.data_ptr() != own[name].data_ptr() for name, value in trained.items()
-    ):
-        raise ConfigError(
-            "the evaluator has another network than the trainer, and would never measure the global model: let both "
-            'have the same reference, such as "@network"'
-        )
-    if evaluator.state.key_metric_name is None:
-        raise ConfigError(
-            'the evaluator has no key metric: give it key_val_metric, or leave out "evaluator" where none is measured'
-        )
+    task = BundleTask(trainer, evaluator, weight)
+    return task.follow() if rank() else task.lead(lead)
 
 
 def _check_comparison(evaluator: Evaluator, metrics: Sequence[str]) -> None:
@@ -257,11 +134,23 @@ def _check_comparison(evaluator: Evaluator, metrics: Sequence[str]) -> None:
         )
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, numbers.Real) or (isinstance(value, torch.Tensor) and value.numel() == 1)
+class _Logged(Reporter):
+    """Writes to where the bundle logs; where nothing is set up, to standard output, as MONAI does."""
 
+    def __init__(self) -> None:
+        shown = logging.root.handlers and logging.root.isEnabledFor(logging.INFO)
+        self._log = logging.getLogger(__name__) if shown else get_logger(__name__)
 
-def _show_news() -> None:
-    """Let what happens be seen as MONAI shows its own, unless the bundle has set up logging."""
-    if not logging.getLogger("secagg.site").hasHandlers():
-        get_logger("secagg.site")
+    @contextmanager
+    def step(self, what: str) -> Iterator[Callable[[float, float], None]]:
+        """Log its beginning; how far training is, the bundle's own handlers show."""
+        self._log.info("%s", what)
+        yield lambda done, total: None
+
+    def news(self, line: str) -> None:
+        """Log it as information."""
+        self._log.info("%s", line)
+
+    def warning(self, line: str) -> None:
+        """Log it as a warning."""
+        self._log.warning("%s", line)
