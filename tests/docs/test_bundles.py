@@ -104,4 +104,3 @@ def test_all_sites_have_one_global_model(bundles: list[Bundle]) -> None:
 def test_a_site_that_was_killed_went_on(bundles: list[Bundle]) -> None:
     assert "round 0 (1 of 3): going on with what was trained before" in bundles[0].log
     assert "going on" not in bundles[1].log
-

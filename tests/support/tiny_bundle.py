@@ -1,4 +1,4 @@
-"""A MONAI bundle as sites have them: a small UNet that finds what is bright in noisy pictures, which it draws itself."""
+"""A MONAI bundle as sites have them: a small UNet finds what is bright in noise, which the bundle draws itself."""
 
 from __future__ import annotations
 

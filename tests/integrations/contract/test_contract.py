@@ -14,6 +14,7 @@ from typing import Any
 import by_loop
 import numpy as np
 import pytest
+from by_bundle import run_bundle
 from by_filters import run_filters
 from by_flower import run_flower
 from by_grpc import run_grpc
@@ -48,6 +49,7 @@ DRIVERS: dict[str, tuple[Driver, tuple[str, ...]]] = {
     "transformers": (run_transformers, ("network",)),
     "lightning": (run_lightning, ("network",)),
     "monai": (run_monai, ("network", "brain")),
+    "monai-bundle": (run_bundle, ("network",)),
     "monai-filters": (run_filters, ("network",)),
 }
 

@@ -20,7 +20,7 @@ def test_import_loads_no_torch() -> None:
 
 
 def test_public_names() -> None:
-    assert secagg.integrations.monai.__all__ == ["SecAggHandler"]
+    assert secagg.integrations.monai.__all__ == ["SecAggHandler", "SecureSite", "federate", "to_weights"]
     assert secagg.integrations.monai.SecAggHandler.__name__ == "SecAggHandler"
     with pytest.raises(AttributeError, match="Missing"):
         secagg.integrations.monai.Missing  # noqa: B018
