@@ -126,10 +126,10 @@ class SecureSite:
         update = follower.encrypt(local, self._weight, measured if round == handout.round else None)
         weights = {UPDATE: to_array(update)} | ({STORED: to_array(follower.stored())} if handout.store else {})
         path = self._kit.folder / _file_name(handout.run)
+        follower.save(path)
         for old in self._kit.folder.glob(_file_name(None)):
             if old != path:  # of a run that has ended
                 old.unlink(missing_ok=True)
-        follower.save(path)
         return ExchangeObject(weights=weights, weight_type=WeightType.WEIGHT_DIFF)
 
     def metrics(self, data: ExchangeObject, extra: Extra = None) -> ExchangeObject:

@@ -106,6 +106,8 @@ def federate(
         opened = load_site_kit(kit)
         if evaluator is not None:
             _check_comparison(evaluator, opened.config.metrics)
+        if report is not None:
+            Path(report).open("ab").close()  # what cannot be written must not be found out after training
         first, final, chosen = (None if file is None else Path(file) for file in (start, out, best))
         return run_task(
             opened,

@@ -93,7 +93,9 @@ class BundleTask:
         def count(engine: Engine) -> None:
             report(engine.state.iteration - before, total)
 
-        with trainer.add_event_handler(Events.ITERATION_COMPLETED, count), _held(trainer, self.model):
+        with trainer.add_event_handler(Events.ITERATION_COMPLETED, count), _held(
+            trainer, self.model, _copied(self.model)
+        ):
             trainer.run()
         if state.iteration <= before:
             raise ConfigError(f"the trainer has run no iteration in round {round}, so that there is nothing to send")
@@ -107,9 +109,10 @@ class BundleTask:
         evaluator = self._evaluator
         assert evaluator is not None
         load_first(self.model)
-        with _held(evaluator, self.model) as begun:
+        begun = _copied(self.model)
+        with _held(evaluator, self.model, begun):
             evaluator.run(max(self._trainer.state.epoch, 1))  # where handlers draw its curves
-            load_network(self.model, begun)
+        load_network(self.model, begun)
         key, found = evaluator.state.key_metric_name, evaluator.state.metrics
         return {
             name: float(found[name]) for name in (key, *sorted(found.keys() - {key})) if _is_number(found.get(name))
@@ -117,38 +120,38 @@ class BundleTask:
 
 
 @contextmanager
-def _held(engine: Engine, network: torch.nn.Module) -> Iterator[dict[str, Any]]:
-    """Let a run of an engine begin with what the network holds now, whatever the bundle's handlers write into that.
+def _held(engine: Engine, network: torch.nn.Module, begun: dict[str, Any]) -> Iterator[None]:
+    """Let a run of an engine begin with these tensors, whatever the bundle's handlers write into its network.
 
     Those that load weights when a run starts, such as MONAI's ``CheckpointLoader``, come before; what comes later, at
     the start of an epoch or of an iteration, is refused.
-
-    Yields
-    ------
-    dict
-        A copy of what it holds.
     """
-    begun = {
-        name: value.detach().clone() if isinstance(value, torch.Tensor) else value
-        for name, value in network_state(network).items()
-    }
-    unchecked = True
+    due: dict[str, Any] | None = begun
+    del begun  # a copy of the network, which is not kept any longer than it is needed
 
     def load(engine: Engine) -> None:
-        load_network(network, begun)
+        if due is not None:
+            load_network(network, due)
 
     def check(engine: Engine) -> None:
-        nonlocal unchecked
-        if unchecked and (name := _differing(network_state(network), begun)) is not None:
+        nonlocal due
+        if due is not None and (name := _differing(network_state(network), due)) is not None:
             raise ConfigError(
                 f"a handler of the {type(engine).__name__} has written something else into the network than the global "
                 f"model, into {name!r}, which would be sent as if it had been learnt: take it out"
             )
-        unchecked = False
+        due = None
 
     # Attached last, they are called last; and they leave the engine again.
     with engine.add_event_handler(Events.STARTED, load), engine.add_event_handler(Events.ITERATION_STARTED, check):
-        yield begun
+        yield
+
+
+def _copied(network: torch.nn.Module) -> dict[str, Any]:
+    return {
+        name: value.detach().clone() if isinstance(value, torch.Tensor) else value
+        for name, value in network_state(network).items()
+    }
 
 
 def _differing(state: dict[str, Any], begun: dict[str, Any]) -> str | None:

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 import torch
 from ignite.engine import Engine, Events
-from ignite.metrics import MeanAbsoluteError
 from monai.bundle import ConfigParser
 from monai.data import DataLoader, Dataset
-from monai.engines import GanTrainer, SupervisedEvaluator, SupervisedTrainer
+from monai.engines import GanTrainer, SupervisedTrainer
 from monai.handlers import CheckpointLoader, ValidationHandler
-from monai_sites import assert_equal, make_network, make_trainer, snapshot
+from monai_sites import METRIC, assert_equal, make_evaluator, make_network, make_trainer, snapshot
 from mortal import free_port
 from provisioned import Federation
 
@@ -25,26 +24,12 @@ from secagg.integrations.monai.bundle_task import BundleTask
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-METRIC = "score"
-
 
 @pytest.fixture(scope="module")
 def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     aggregation = {"min_clients": 2, "max_clients": 4, "max_abs": 1.0, "max_weight": 10}
     folder = tmp_path_factory.mktemp("federation")
     return Federation.make(folder, sites=["a", "b"], metrics=[METRIC], aggregation=aggregation)["a"]
-
-
-def make_evaluator(network: torch.nn.Module, **options: Any) -> SupervisedEvaluator:
-    metric = MeanAbsoluteError(lambda output: (output[0]["pred"], output[0]["label"]))
-    options = {"key_val_metric": {METRIC: metric}} | options
-    data = [{"image": torch.ones(1, 4, 4, 4), "label": torch.zeros(1, 4, 4, 4)}]
-    return SupervisedEvaluator(
-        device=torch.device("cpu"),
-        val_data_loader=DataLoader(Dataset(data), batch_size=1),
-        network=network,
-        **options,
-    )
 
 
 def make_task(**options: Any) -> tuple[BundleTask, SupervisedTrainer]:
