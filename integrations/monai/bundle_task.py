@@ -93,8 +93,9 @@ class BundleTask:
         def count(engine: Engine) -> None:
             report(engine.state.iteration - before, total)
 
-        with trainer.add_event_handler(Events.ITERATION_COMPLETED, count), _held(
-            trainer, self.model, _copied(self.model)
+        with (
+            trainer.add_event_handler(Events.ITERATION_COMPLETED, count),
+            _held(trainer, self.model, _copied(self.model)),
         ):
             trainer.run()
         if state.iteration <= before:
