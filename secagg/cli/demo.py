@@ -20,7 +20,7 @@ from ..scheme.params import QuantisedParams
 from ..scheme.presets import PRESETS, is_exact
 from ..ui.units import show_count
 
-EXAMPLE = """secagg demo --sites 3 --rounds 4 --backend pyfhel --encrypt conv
+EXAMPLE = """secagg demo --sites 3 --rounds 4 --backend pyfhel
 secagg demo --preset smallest"""
 
 #: What no site has more of: two of them share 49.
