@@ -22,7 +22,7 @@ from ..scheme.presets import PRESETS, is_exact
 from ..ui.progress import progress
 from ..ui.units import show_count
 
-EXAMPLE = """secagg demo --sites 3 --rounds 4 --backend pyfhel --encrypt conv
+EXAMPLE = """secagg demo --sites 3 --rounds 4 --backend pyfhel
 secagg demo --preset smallest
 secagg demo --data Task09_Spleen --sites 3"""
 
