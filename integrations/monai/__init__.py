@@ -7,7 +7,7 @@
     trainer = SupervisedTrainer(..., train_handlers=[handler])     # or handler.attach(trainer)
     for _ in range(rounds):
         trainer.run()                                              # calibrates and encrypts in the end
-        model.apply(exchange(handler.update))                      # upload, wait, download: any transport
+        handler.apply(exchange(handler.update))                    # upload, wait, download: any transport; and load
 """
 
 from __future__ import annotations

@@ -584,6 +584,36 @@ class GlobalModel:
             warn(f"what error feedback carried is lost: {error}")
         return model
 
+    def differs(self, local: Any) -> tuple[str, float] | None:
+        """Find out before training whether a network holds the global model, as `load` writes it, in its own dtypes.
+
+        Parameters
+        ----------
+        local : torch.nn.Module, or mapping of str to torch.Tensor or numpy.ndarray
+            As of `check`. What is not sent, the site's own tensors, may have any values.
+
+        Returns
+        -------
+        tuple of str and float, or None
+            The tensor that is farthest from the global model, and by how much, NaN if that is no number; None if all
+            values are those of the global model.
+
+        Raises
+        ------
+        LayoutError
+            As `check`.
+        """
+        state = _state_of(local)
+        self.check(state)
+        largest = {
+            name: float(np.abs(difference(name, state[name], self._held[spec.name])).max(initial=0))
+            for spec in self.layout.sent
+            if not is_metric(spec.name)
+            for name in spec.names
+        }
+        name = max(largest, key=lambda name: (largest[name] != largest[name], largest[name]))  # NaN before all
+        return (name, largest[name]) if largest[name] != 0 else None
+
     @property
     def _unit(self) -> float:
         return metric_unit(self.layout, self.site.config)
