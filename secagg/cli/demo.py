@@ -113,7 +113,7 @@ def demo_config(options: argparse.Namespace, own: OwnData | None = None) -> Conf
         he, aggregation = {"preset": options.preset or "clara"}, {"min_clients": 2, "max_clients": options.sites}
         if not is_exact(he):
             aggregation["max_weight"] = _MOST_PATCHES if own is None else own.most_cases
-        metrics = [] if own is None else own.metrics
+        metrics = ["dice"] if own is None else own.metrics
         data = Config.from_dict({"he": he, "encrypt": "all", "metrics": metrics, "aggregation": aggregation}).to_dict()
     if options.backend is not None:
         data["he"] = _with_backend(data["he"], options.backend)
