@@ -17,12 +17,21 @@ from typing import TYPE_CHECKING, Any
 from secagg.integrations import exported
 
 if TYPE_CHECKING:
+    from .algo import SecureSite
+    from .bundle import federate
+    from .exchange import to_weights
     from .handler import SecAggHandler
     from .segmentation import Segmentation
 
-__all__ = ["SecAggHandler", "Segmentation"]
+__all__ = ["SecAggHandler", "SecureSite", "Segmentation", "federate", "to_weights"]
 
-_MODULES = {"SecAggHandler": "handler", "Segmentation": "segmentation"}
+_MODULES = {
+    "SecAggHandler": "handler",
+    "SecureSite": "algo",
+    "Segmentation": "segmentation",
+    "federate": "bundle",
+    "to_weights": "exchange",
+}
 
 
 def __getattr__(name: str) -> Any:

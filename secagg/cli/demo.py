@@ -22,7 +22,7 @@ from ..scheme.presets import PRESETS, is_exact
 from ..ui.progress import progress
 from ..ui.units import show_count
 
-EXAMPLE = """secagg demo --sites 3 --rounds 4 --backend pyfhel --encrypt conv
+EXAMPLE = """secagg demo --sites 3 --rounds 4 --backend pyfhel
 secagg demo --preset smallest
 secagg demo --data Task09_Spleen --sites 3"""
 
@@ -113,7 +113,7 @@ def demo_config(options: argparse.Namespace, own: OwnData | None = None) -> Conf
         he, aggregation = {"preset": options.preset or "clara"}, {"min_clients": 2, "max_clients": options.sites}
         if not is_exact(he):
             aggregation["max_weight"] = _MOST_PATCHES if own is None else own.most_cases
-        metrics = [] if own is None else own.metrics
+        metrics = ["dice"] if own is None else own.metrics
         data = Config.from_dict({"he": he, "encrypt": "all", "metrics": metrics, "aggregation": aggregation}).to_dict()
     if options.backend is not None:
         data["he"] = _with_backend(data["he"], options.backend)

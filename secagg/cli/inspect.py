@@ -184,6 +184,10 @@ def _show_project(project: Project) -> None:
     _row("key", project.key)
     _row("layout", project.layout.fingerprint if project.layout else "not known beforehand")
     _rows(params_rows(project.config.params) + sum_rows(project.config.params, project.config.aggregation))
+    _row("encrypt", one_line(str(project.config.encrypt.to_value())))
+    for name in ("stay", "metrics"):
+        if values := getattr(project.config, name):
+            _row(name, one_line(", ".join(values)))
     for name, value in (project.task or {}).items():
         _row("task", f"{name}: {one_line(str(value))}")
     _row("members", f"the server and {len(project.sites)} sites")
