@@ -21,12 +21,19 @@ if TYPE_CHECKING:
     from .bundle import federate
     from .exchange import to_weights
     from .handler import SecAggHandler
+    from .segmentation import Segmentation
 
-__all__ = ["SecAggHandler", "SecureSite", "federate", "to_weights"]
+__all__ = ["SecAggHandler", "SecureSite", "Segmentation", "federate", "to_weights"]
 
-_MODULES = {"SecAggHandler": "handler", "SecureSite": "algo", "federate": "bundle", "to_weights": "exchange"}
+_MODULES = {
+    "SecAggHandler": "handler",
+    "SecureSite": "algo",
+    "Segmentation": "segmentation",
+    "federate": "bundle",
+    "to_weights": "exchange",
+}
 
 
 def __getattr__(name: str) -> Any:
     # torch and Ignite load when the handler is first used.
-    return exported(__name__, _MODULES, name, "in MONAI", ("torch", "ignite", "monai"))
+    return exported(__name__, _MODULES, name, "in MONAI", ("torch", "ignite", "monai", "nibabel"))

@@ -27,7 +27,13 @@ def test_the_server_of_filters_needs_no_torch() -> None:
 
 
 def test_public_names() -> None:
-    assert secagg.integrations.monai.__all__ == ["SecAggHandler", "SecureSite", "federate", "to_weights"]
+    assert secagg.integrations.monai.__all__ == [
+        "SecAggHandler",
+        "SecureSite",
+        "Segmentation",
+        "federate",
+        "to_weights",
+    ]
     assert secagg.integrations.monai.SecAggHandler.__name__ == "SecAggHandler"
     with pytest.raises(AttributeError, match="Missing"):
         secagg.integrations.monai.Missing  # noqa: B018
