@@ -21,6 +21,7 @@ from .errors import (
     RangeError,
     show,
     warn,
+    warn_once,
 )
 from .measuring import Measuring
 from .scheme.params import QuantisedParams
@@ -40,6 +41,7 @@ from .trust.project import Project
 from .trust.receipt import Receipt
 from .trust.sealed_model import read_model, write_model
 from .wire.carry import StoredCarry
+from .wire.exposure import exposure
 from .wire.header import Contribution, Header, check_base, check_round, check_site
 from .wire.layout import Layout
 from .wire.state_dict import arrange, check_finite, check_like, check_state, refuse_copies
@@ -615,16 +617,9 @@ class Client:
                 raise LayoutError(f"the layout is not what the configuration makes of the model: {fault}")
             check_state(layout, state, self._config.stay)
         layout.bounds(self._config.aggregation)
-        clear = layout.role("clear")
-        if clear and not self._told:
+        if not self._told and (exposed := exposure(layout)):
             self._told = True
-            values = sum(spec.size for spec in layout.sent)
-            warn(
-                f"{len(clear)} of {len(layout.sent)} float tensors, {layout.size('clear'):,} of {values:,} values, are "
-                f"sent in the clear by encrypt: {self._config.encrypt.to_value()}, {clear[0].name!r} first: the server "
-                "reads them",
-                PrivacyWarning,
-            )
+            warn_once(f"encrypt: {self._config.encrypt.to_value()}: {exposed}", PrivacyWarning)
         return layout
 
     def _header(

@@ -9,8 +9,12 @@ from __future__ import annotations
 import sys
 import time
 import warnings
+from typing import Any
 
 _PACKAGE = __name__.partition(".")[0]
+
+#: The registry of each warning that is issued once: in it Python notes that it has been, unless a filter ignored it.
+_ISSUED: dict[tuple[type[Warning], str], dict[Any, Any]] = {}
 
 
 def show(value: object) -> str:
@@ -44,10 +48,27 @@ def show_size(nbytes: int) -> str:
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Issue a warning at the line outside this package that has led to it, however deep inside it arises."""
-    level, frame = 1, sys._getframe()
+    _issue(message, category, None)
+
+
+def warn_once(message: str, category: type[Warning] = UserWarning) -> None:
+    """Issue a warning as `warn` does, and not again in this process, whatever line leads to it.
+
+    One that a filter has ignored has not been issued; where filters want all of them, or errors, each is.
+    """
+    registry = _ISSUED.setdefault((category, message), {})
+    if all(key == "version" for key in registry):
+        _issue(message, category, registry)
+
+
+def _issue(message: str, category: type[Warning], registry: dict[Any, Any] | None) -> None:
+    frame = sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == _PACKAGE:
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, category, stacklevel=level)
+        frame = frame.f_back
+    if registry is None:
+        registry = frame.f_globals.setdefault("__warningregistry__", {})
+    module = frame.f_globals.get("__name__", "<string>")
+    warnings.warn_explicit(message, category, frame.f_code.co_filename, frame.f_lineno, module, registry)
 
 
 class PrecisionWarning(UserWarning):

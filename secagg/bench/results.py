@@ -22,7 +22,7 @@ class Results:
     Parameters
     ----------
     kind : str
-        Which benchmark: ``"peers"``, ``"clara"``, ``"growth"``, ``"model"``, ``"bench"``.
+        Which benchmark: ``"peers"``, ``"clara"``, ``"growth"``, ``"leakage"``, ``"model"``, ``"bench"``.
     command : str
         What repeats it, as one types it.
     data : mapping

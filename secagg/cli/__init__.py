@@ -1,4 +1,4 @@
-"""The command line: ``secagg plan | provision | unpack | doctor | serve | site | status | demo | bench …``."""
+"""The command line: ``secagg plan | provision | unpack | doctor | serve | site | status | demo | bench | leak …``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from . import (
     demo,
     doctor,
     inspect,
+    leak,
     plan,
     provision,
     remove_site,
@@ -46,6 +47,7 @@ EXIT_CODES: tuple[tuple[type[BaseException], int, str], ...] = (
 
 #: What the commands need beyond the core, one backend included.
 _EXTRAS = "tenseal,monai,grpc"
+_EXTRAS_OF = {bench.run: "tenseal,bench", leak.run: "seal,bench"}
 
 _PYTHONS_OWN = warnings.showwarning
 
@@ -62,6 +64,7 @@ _COMMANDS = (
     status,
     demo,
     bench,
+    leak,
     inspect,
     backends,
 )
@@ -86,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"secagg: {error}", file=sys.stderr)
         return next(code for kind, code, _ in EXIT_CODES if isinstance(error, kind))
     except ImportError as error:
-        extras = "tenseal,bench" if options.run is bench.run else _EXTRAS
+        extras = _EXTRAS_OF.get(options.run, _EXTRAS)
         print(f"secagg: {error}; this command needs more: pip install 'secagg[{extras}]'", file=sys.stderr)
         return 4
     except BrokenPipeError:  # the reader of the output, such as `head`, has seen enough

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ConfigError, PrivacyWarning, show, warn
+from ..errors import ConfigError, PrivacyWarning, show, warn_once
 from .patterns import matches, read_pattern, unmatched
 
 #: The most contributions that one aggregate can list.
@@ -116,9 +116,9 @@ class Aggregation:
         )
 
     def warn(self) -> None:
-        """Issue a `PrivacyWarning` if these numbers leave something open."""
+        """Issue a `PrivacyWarning`, once in a process, if these numbers leave something open."""
         if self.weakness:
-            warn(self.weakness, PrivacyWarning)
+            warn_once(self.weakness, PrivacyWarning)
 
     def bounds_of(self, tensors: tuple[tuple[str, ...], ...]) -> list[float]:
         """Return ``max_abs`` of each tensor of a model; infinity where scales are measured.

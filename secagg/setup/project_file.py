@@ -14,6 +14,7 @@ from ..scheme.metric_names import is_metric
 from ..scheme.params import is_int
 from ..scheme.tensors import held
 from ..storage.yaml_file import read_yaml
+from ..trust.agreed_task import check_task
 from ..trust.kit_files import SERVER
 from ..wire.header import check_site
 from ..wire.layout import Layout
@@ -22,7 +23,7 @@ from .model_file import SAFETENSORS_SUFFIX, read_layout, read_state
 
 MAX_DAYS = 36_500
 
-_OWN_KEYS = ("project", "hosts", "sites", "days", "model", "initial")
+_OWN_KEYS = ("project", "hosts", "sites", "days", "model", "initial", "task")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class ProjectFile:
         those in which sites send it: 16-bit floats are float32. The configuration's metrics are in it.
     initial : mapping of str to numpy.ndarray, optional
         The global model that round 0 begins from, in those dtypes, if it is known: then no site can bring another one.
+    task : mapping of str to object, optional
+        What the sites agree on of their task, as of `secagg.trust.Project`.
 
     Raises
     ------
@@ -60,6 +63,7 @@ class ProjectFile:
     days: int = 365
     layout: Layout | None = None
     initial: Mapping[str, Any] | None = None
+    task: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         check_site(self.name, "project")
@@ -67,6 +71,8 @@ class ProjectFile:
         for host in self.hosts:
             check_host(host)
         check_days(self.days)
+        if self.task is not None:
+            check_task(self.task)
         check_count(len(self.sites), self.config)
         least = self.config.aggregation.min_clients
         if len(self.sites) < least:
@@ -118,6 +124,7 @@ class ProjectFile:
             days=data.get("days", cls.days),
             layout=layout,
             initial=_initial(files["initial"], layout) if "initial" in files and layout is not None else None,
+            task=check_task(data["task"]) if "task" in data else None,
         )
 
     @property

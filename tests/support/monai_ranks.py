@@ -21,12 +21,12 @@ ROUNDS = 2
 STEPS = 3
 
 
-def start(folder: Path) -> list[dict[str, Any]]:
+def start(folder: Path, script: str = __file__) -> list[dict[str, Any]]:
     """Run both ranks to their ends; return what each has seen, by case."""
     environment = {"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "PATH": "/usr/bin:/bin"}
     ranks = [
         subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(folder)],
+            [sys.executable, script, str(rank), str(folder)],
             cwd=ROOT,
             env=environment,
             stdout=subprocess.PIPE,

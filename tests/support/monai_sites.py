@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from ignite.metrics import MeanAbsoluteError
 from monai.data import DataLoader, Dataset
-from monai.engines import SupervisedTrainer
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
 
 import secagg
 from secagg.integrations.monai import SecAggHandler
@@ -16,6 +17,9 @@ from secagg.site import GlobalModel, network_state
 from secagg.trust.key import KeyPair
 
 State = dict[str, torch.Tensor]
+
+#: What `make_evaluator` measures.
+METRIC = "score"
 
 #: Sums are exact, and rounding is to the nearest: the same differences give the same mean.
 EXACT = {"lib": "flashe", "config": {"value_bits": 16, "rounding": "nearest"}}
@@ -52,6 +56,18 @@ def make_trainer(
     if "optimizer" not in options:
         settings["optimizer"] = torch.optim.SGD(network.parameters(), 0.05)
     return SupervisedTrainer(**settings, **options)
+
+
+def make_evaluator(network: torch.nn.Module, **options: Any) -> SupervisedEvaluator:
+    metric = MeanAbsoluteError(lambda output: (output[0]["pred"], output[0]["label"]))
+    options = {"key_val_metric": {METRIC: metric}} | options
+    data = [{"image": torch.ones(1, 4, 4, 4), "label": torch.zeros(1, 4, 4, 4)}]
+    return SupervisedEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(Dataset(data), batch_size=1),
+        network=network,
+        **options,
+    )
 
 
 def snapshot(state: Mapping[str, torch.Tensor]) -> State:

@@ -132,6 +132,29 @@ _SHAPES: Mapping[str, Any] = {
             }
         ],
     },
+    "leakage": {
+        "images": _NUMBER,
+        "candidates": _NUMBER,
+        "seconds": _NUMBER,
+        "settings": [
+            {
+                "title": "a text",
+                "edge": _NUMBER,
+                "pictures": ["a text"],
+                "rows": [
+                    {
+                        "name": "a text",
+                        "title": "a text",
+                        "psnr": _NUMBER,
+                        "ssim": _NUMBER,
+                        "identified": _MAYBE,
+                        "clear": _MAYBE,
+                        "pictures": ["a text"],
+                    }
+                ],
+            }
+        ],
+    },
     "bench": {
         "targets": [{**_TARGETS[0], "name": "a text", "date": "a text", "processor": "a text", "cores": _NUMBER}]
     },
@@ -152,8 +175,8 @@ class Folder:
     ----------
     models : mapping of str to Results
         Those of kind ``"model"``, by the name of the file without its suffix.
-    peers, clara, growth, bench : Results or None
-        Those of the kind, of which a folder has one at most.
+    peers, clara, growth, bench, leakage : Results or None
+        Those of the kind, of which a folder has one at most; ``leakage`` is in it, or in that of its name beside it.
     history : sequence of mapping
         The lines of ``history.jsonl``, oldest first.
     sizes : sequence of mapping
@@ -165,6 +188,7 @@ class Folder:
     clara: Results | None
     growth: Results | None
     bench: Results | None
+    leakage: Results | None
     history: Sequence[Mapping[str, Any]]
     sizes: Sequence[Mapping[str, str]]
 
@@ -181,7 +205,9 @@ def read_folder(path: Path) -> Folder:
         names = sorted(file.name for file in path.iterdir())
     models: dict[str, Results] = {}
     others: dict[str, tuple[Path, Results]] = {}
-    for file in (path / name for name in names if name.endswith(".json")):
+    beside = path.absolute().parent / "leakage" / "leakage.json"
+    files = [path / name for name in names if name.endswith(".json")]
+    for file in [*files, beside] if beside.is_file() else files:
         found = read_file(file)
         if found.kind == "model":
             models[file.stem] = found
@@ -198,6 +224,7 @@ def read_folder(path: Path) -> Folder:
         one.get("clara"),
         one.get("growth"),
         one.get("bench"),
+        one.get("leakage"),
         history=_read_history(path / "history.jsonl") if "history.jsonl" in names else (),
         sizes=_read_sizes(path),
     )

@@ -11,6 +11,7 @@ from .folder import Folder
 from .gate import COMMAND as GATE_COMMAND
 from .gate import gate_chart
 from .growth import growth_charts
+from .leakage import leakage_chart, leakage_tables
 from .numbers import done
 from .tables import (
     Table,
@@ -104,6 +105,14 @@ def sections(folder: Folder) -> Iterator[Section]:
         "Each run builds a change and its base and measures both in turn; what is slower beyond noise fails.",
         GATE_COMMAND,
         [gate_chart(folder.history)] if folder.history else [],
+    )
+    yield Section(
+        "leakage",
+        "What the server reads",
+        "Attacks on real updates: what partial encryption leaves readable.",
+        "secagg leak --out FOLDER",
+        [leakage_chart(folder.leakage)] if folder.leakage else [],
+        leakage_tables(folder.leakage) if folder.leakage else [],
     )
     sizes = sizes_table(folder)
     yield Section(
