@@ -78,8 +78,8 @@ class Site:
 
 
 @pytest.fixture
-def model(configure, make_keys):
-    """``model(backend)(network)``: the global model of a site."""
+def global_model(configure, make_keys):
+    """``global_model(backend)(network)``: the global model of a site."""
 
     def of(backend: str) -> Callable[[torch.nn.Module], GlobalModel]:
         site = secagg.Client(configure(backend), make_keys(backend).client, "site-1")
@@ -89,9 +89,9 @@ def model(configure, make_keys):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_step(device, model, benchmark, report):
+def test_step(device, global_model, benchmark, report):
     """Rounds with and without take turns; the first step of each, which checks the network once, is told beside."""
-    with_handler, without = Site(device, model("flashe-16")), Site(device)
+    with_handler, without = Site(device, global_model("flashe-16")), Site(device)
     ours, bare, ratios = [], [], []
 
     def turn() -> None:
@@ -115,8 +115,8 @@ def test_step(device, model, benchmark, report):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_encrypt(backend, device, model, benchmark, message, progress, decrypted, configure, make_keys):
-    site = Site(device, model(backend))
+def test_encrypt(backend, device, global_model, benchmark, message, progress, decrypted, configure, make_keys):
+    site = Site(device, global_model(backend))
     encrypting, training = [], []
 
     def round() -> None:
