@@ -1,6 +1,6 @@
 # Commands for working on secagg. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup pyfhel demo test lint format bench bench-check report sizes fuzz chaos proto clean
+.PHONY: help setup pyfhel demo test lint format bench bench-check report docs sizes fuzz chaos proto clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -46,6 +46,9 @@ report: setup ## the page in runs/report, and the numbers and pictures of README
 	$(BIN)/secagg bench report benchmarks/results --out runs/report
 	$(BIN)/python benchmarks/docs.py
 
+docs: setup ## build the documentation site in site/html, of README.md, docs/ and the docstrings
+	$(BIN)/python -m sphinx -q -E -W -c docs -d site/doctrees . site/html
+
 sizes: setup ## make benchmarks/sizes.csv anew, which the suite holds exactly
 	$(BIN)/python benchmarks/sizes.py
 
@@ -67,7 +70,7 @@ pyfhel: $(VENV)/packages ## build and install Pyfhel again, if set-up could not
 	@$(BIN)/python tools/install_pyfhel.py
 
 clean: ## remove what builds and tests leave, .venv excepted
-	rm -rf build dist *.egg-info .benchmarks .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache $(VENV)/installed
+	rm -rf build dist site *.egg-info .benchmarks .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache $(VENV)/installed
 	find secagg_ext \( -name '*.so' -o -name '*.c' \) -delete
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 

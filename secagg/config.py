@@ -9,6 +9,7 @@ from typing import Any
 from .errors import BackendUnavailableError, ConfigError, show
 from .scheme.aggregation import Aggregation
 from .scheme.codec import check_precision
+from .scheme.metric_names import check_metrics
 from .scheme.params import Params
 from .scheme.patterns import read_patterns
 from .scheme.plugins import check_registered, registered_backends
@@ -20,7 +21,7 @@ from .storage.yaml_file import read_yaml
 ENCRYPT_CHOICES = ("all", "conv", "first-middle-last")
 
 #: The keys of a configuration.
-CONFIG_KEYS = ("he", "encrypt", "stay", "nonnegative", "aggregation")
+CONFIG_KEYS = ("he", "encrypt", "stay", "nonnegative", "metrics", "aggregation")
 
 #: Tensors that are never negative in any network or optimiser that works: variances and second moments.
 NONNEGATIVE = ("*running_var", "*exp_avg_sq", "*square_avg")
@@ -98,6 +99,9 @@ class Config:
         Patterns over names: these tensors stay at each site, whatever they are.
     nonnegative : tuple of str
         Patterns over names, beside those of `NONNEGATIVE`: the global model is floored at 0 there.
+    metrics : tuple of str
+        Names of numbers that sites measure of each global model, and average under encryption. By the first one, larger
+        being better, the best model is chosen.
     """
 
     lib: str
@@ -106,6 +110,7 @@ class Config:
     aggregation: Aggregation = field(default_factory=Aggregation)
     stay: tuple[str, ...] = ()
     nonnegative: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_registered(self.lib)
@@ -118,8 +123,8 @@ class Config:
         Parameters
         ----------
         data : mapping
-            The keys ``he`` (``lib`` and ``config``, or ``preset``), ``encrypt``, ``stay``, ``nonnegative`` and
-            ``aggregation``; only ``he`` is required. What ``he.config`` leaves out is planned, see
+            The keys ``he`` (``lib`` and ``config``, or ``preset``), ``encrypt``, ``stay``, ``nonnegative``, ``metrics``
+            and ``aggregation``; only ``he`` is required. What ``he.config`` leaves out is planned, see
             `secagg.scheme.presets`.
 
         Raises
@@ -155,6 +160,7 @@ class Config:
             aggregation=aggregation,
             stay=read_patterns(data.get("stay", []), "stay"),
             nonnegative=read_patterns(data.get("nonnegative", []), "nonnegative"),
+            metrics=check_metrics(data.get("metrics", [])),
         )
 
     @classmethod
@@ -172,6 +178,7 @@ class Config:
             "encrypt": self.encrypt.to_value(),
             "stay": list(self.stay),
             "nonnegative": list(self.nonnegative),
+            **({"metrics": list(self.metrics)} if self.metrics else {}),  # manifests are older than it
             "aggregation": self.aggregation.to_dict(),
         }
 

@@ -37,7 +37,7 @@ class SecAggStrategy(Strategy):
     """
 
     def __init__(
-        self, strategy: FedAvg, kit: ServerKit | str | os.PathLike[str], *, metrics: Sequence[str] = ()
+        self, strategy: FedAvg, kit: ServerKit | str | os.PathLike[str], *, metrics: Sequence[str] | None = None
     ) -> None:
         aggregates = getattr(getattr(strategy, "aggregate_train", None), "__func__", None)
         if not isinstance(strategy, FedAvg) or aggregates is not FedAvg.aggregate_train:

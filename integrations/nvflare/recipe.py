@@ -34,7 +34,7 @@ class SecAggFedAvgRecipe(nvflare.Recipe):
         train_script: str,
         train_args: str = "",
         framework: nvflare.FrameworkType = nvflare.FrameworkType.PYTORCH,
-        metrics: Sequence[str] = (),
+        metrics: Sequence[str] | None = None,
         **script: Any,
     ) -> None:
         job = nvflare.FedJob(name=name, min_clients=min_clients)

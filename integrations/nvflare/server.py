@@ -18,7 +18,7 @@ class SecAggPersistor(nvflare.ModelPersistor):
     `model` is the path of the former, in the job's config folder if relative; `metrics` names those that travel too.
     """
 
-    def __init__(self, model: str, metrics: Sequence[str] = ()) -> None:
+    def __init__(self, model: str, metrics: Sequence[str] | None = None) -> None:
         super().__init__()
         self.model, self.metrics = model, metrics
 

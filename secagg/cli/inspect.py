@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import FormatError, KeyFileError, StateError, show_time
+from ..errors import FormatError, KeyFileError, StateError, one_line, show_time
 from ..scheme.report import PrecisionReport
 from ..setup.packing import MAGIC as KIT_MAGIC
 from ..site.folder import CARRY_FILE
@@ -23,11 +23,13 @@ from ..wire.carry import StoredCarry
 from ..wire.container import DIGEST_NBYTES, PREAMBLE_NBYTES, container_kind
 from ..wire.header import Header
 from ..wire.update import Update
+from .inspect_data import DATASET_FILE, show_data
 
 EXAMPLE = """secagg inspect update.secagg
 secagg inspect server/he-server.key server/project.secagg
 secagg inspect site-1
-secagg inspect site-1/carry"""
+secagg inspect site-1/carry
+secagg inspect Task09_Spleen/dataset.json"""
 
 #: What a site keeps that is no container, and what reads it, all of it, so that what is damaged is not said to be well.
 _KEPT: dict[str, Callable[[bytes], object]] = {
@@ -58,14 +60,15 @@ _ZIP_MAGIC = b"PK\x03\x04"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Show header, sizes, fingerprints and clear tensors of an update, aggregate, key or manifest; never a secret.
 
-    Of what a site keeps, it shows how precisely the latest update was sent, tensor by tensor.
+    Of what a site keeps, it shows how precisely the latest update was sent, tensor by tensor. Of a data set, it checks
+    the labels, and proposes what sites that train on such data agree on.
     """
     parser.add_argument(
         "file",
         type=Path,
         nargs="+",
         help="an update, an aggregate, a calibration, scales, a model, a client key, a server key, a project manifest, "
-        "a kit or its folder, or what a site keeps",
+        "a kit or its folder, what a site keeps, or the dataset.json of a Medical Segmentation Decathlon task",
     )
 
 
@@ -80,6 +83,9 @@ def run(options: argparse.Namespace) -> None:
 def _inspect(path: Path) -> None:
     if path.is_dir():
         _show_folder(path)
+        return
+    if path.name == DATASET_FILE:
+        show_data(path, _row)
         return
     with os_errors(FormatError, f"cannot read {str(path)!r}"), open_regular(path) as file:
         beginning = file.read(DIGEST_NBYTES + len(_ZIP_MAGIC))
@@ -178,6 +184,12 @@ def _show_project(project: Project) -> None:
     _row("key", project.key)
     _row("layout", project.layout.fingerprint if project.layout else "not known beforehand")
     _rows(params_rows(project.config.params) + sum_rows(project.config.params, project.config.aggregation))
+    _row("encrypt", one_line(str(project.config.encrypt.to_value())))
+    for name in ("stay", "metrics"):
+        if values := getattr(project.config, name):
+            _row(name, one_line(", ".join(values)))
+    for name, value in (project.task or {}).items():
+        _row("task", f"{name}: {one_line(str(value))}")
     _row("members", f"the server and {len(project.sites)} sites")
     for member in (project.server, *project.sites):
         state = "REVOKED" if member.revoked else f"signs with {member.public.hex()}"

@@ -66,6 +66,13 @@ class Children:
             if known == name:
                 _end([process])
 
+    def kill(self, name: str) -> None:
+        """End a child as a power loss would, by SIGKILL, and forget it: it may be started again."""
+        for child in [child for child in self._children if child[0] == name]:
+            child[1].kill()
+            child[1].wait()
+            self._children.remove(child)
+
     def __enter__(self) -> Children:
         for number in self._handlers:  # SIGINT too: a shell starts background jobs with it ignored
             signal.signal(number, _interrupt)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from ..config import Config
 from ..setup import ProjectFile, Provisioner
@@ -16,7 +18,7 @@ from ..trust.kit_files import SERVER
 from ..ui.progress import progress
 from ..ui.units import show_count
 from .children import Children
-from .report import RoundResult, combine
+from .report import RoundResult, combine, mean_dice
 from .serving import ServerProcess
 
 _POLL_SECONDS = 0.1
@@ -35,8 +37,10 @@ class DemoFederation:
         How many; they are called ``site-1`` and so on.
     rounds : int
         Rounds of training.
-    seed : int
-        Of network and training.
+    training : list of str
+        Options of ``secagg site`` for what is trained; each site gets its ``part`` besides.
+    task : mapping of str to object, optional
+        The ``task:`` block of the manifest.
 
     Raises
     ------
@@ -44,14 +48,22 @@ class DemoFederation:
         If there are kits in the folder already.
     """
 
-    def __init__(self, out: Path, config: Config, sites: int, rounds: int, seed: int) -> None:
+    def __init__(
+        self,
+        out: Path,
+        config: Config,
+        sites: int,
+        rounds: int,
+        training: list[str],
+        task: Mapping[str, Any] | None = None,
+    ) -> None:
         self._out, self._rounds = out, rounds
         self._sites = [f"site-{number}" for number in range(1, sites + 1)]
         threads = max(1, (os.cpu_count() or 1) // sites)
-        self._options = ["--rounds", str(rounds), "--option", f"seed={seed}", "--option", f"threads={threads}"]
+        self._options = ["--rounds", str(rounds), "--option", f"threads={threads}", *training]
         # Kits as folders: everything stays on this machine.
         with new_folder(out / "kits") as kits, TemporaryDirectory() as authority:
-            Provisioner.create(ProjectFile("demo", config, tuple(self._sites)), Path(authority), kits)
+            Provisioner.create(ProjectFile("demo", config, tuple(self._sites), task=task), Path(authority), kits)
 
     def encrypted(self) -> list[RoundResult]:
         """Train through ``secagg serve`` and ``secagg site`` processes; `SecAggError` if one of them fails."""
@@ -103,7 +115,8 @@ class DemoFederation:
                 report(sum(map(len, records)), self._rounds * len(self._sites))
                 while shown < min(map(len, records)):
                     here = f"round {shown} ({shown + 1} of {self._rounds})"
-                    print(f"{name}: {here}, Dice {records[0][shown].metrics['dice']:.4f}", flush=True)
+                    dice = mean_dice([mine[shown] for mine in records])
+                    print(f"{name}: {here}, Dice {dice:.4f}", flush=True)
                     shown += 1
                 if not alive:
                     return

@@ -12,7 +12,7 @@ import time
 from concurrent import futures
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import grpc
 import numpy as np
@@ -23,8 +23,9 @@ from ..integrations.grpc.credentials import channel_credentials, server_credenti
 from ..site.record import SiteRecord
 from ..site.task_class import read_options
 from ..trust import Tls
+from ..trust.kit import load_site_kit
 from ..ui.progress import progress
-from .task import MNI152
+from .task import MNI152, data_arguments
 
 _SERVICE = "secagg.demo.Raw"
 _MAX_MESSAGE_NBYTES = 256 << 20
@@ -124,11 +125,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kit", type=Path)
     parser.add_argument("--server", required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--fold")
     parser.add_argument("--option", action="append", default=[])
     parser.add_argument("--rounds", type=int, required=True)
     parser.add_argument("--report", type=Path, required=True)
     options = parser.parse_args()
-    task = MNI152(**read_options(options.option))
+    task = _task(options)
     network, model = task.model, flatten(task.model)
     with RawSite(options.server, Tls.load(options.kit)) as site:
         for round in range(options.rounds):
@@ -156,9 +159,21 @@ def main() -> None:
             ).append_to(options.report)
 
 
+def _task(options: argparse.Namespace) -> Any:
+    """Return what `secagg site` trains under the same options."""
+    arguments = read_options(options.option)
+    if options.data is None:
+        return MNI152(**arguments)
+    from ..integrations.monai import Segmentation
+
+    project = load_site_kit(options.kit).project
+    with progress(f"read the cases of {options.data}") as report:
+        return Segmentation(**data_arguments(options.data, options.fold, project, arguments, report))
+
+
 def flatten(network: torch.nn.Module) -> NDArray[np.float32]:
     """Return the parameters of a network after each other."""
-    return np.array(torch.nn.utils.parameters_to_vector(network.parameters()).detach().numpy())
+    return np.array(torch.nn.utils.parameters_to_vector(network.parameters()).detach().cpu().numpy())
 
 
 def unflatten(model: NDArray[np.float32], network: torch.nn.Module) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from ..config import Config
 from ..site.record import SiteRecord
@@ -40,9 +41,14 @@ def combine(sites: Sequence[Sequence[SiteRecord]], add_seconds: Sequence[float])
             for name in ("train_seconds", "encrypt_seconds", "upload_seconds", "decrypt_seconds")
         }
         nbytes = sum(record.nbytes + record.calibration_nbytes for record in records) / len(records)
-        dice = sum(record.metrics["dice"] for record in records) / len(records)
+        dice = mean_dice(records)
         results.append(RoundResult(round=records[0].round, dice=dice, nbytes=nbytes, add_seconds=add, **mean))
     return results
+
+
+def mean_dice(records: Sequence[SiteRecord]) -> float:
+    """Return the mean over the sites, which hold out the same cubes of MNI152, and each its own cases of own data."""
+    return sum(record.metrics["dice"] for record in records) / len(records)
 
 
 def print_table(results: dict[str, list[RoundResult]]) -> None:
@@ -66,11 +72,13 @@ def print_table(results: dict[str, list[RoundResult]]) -> None:
     Console(width=max(console.width, 80)).print(table)
 
 
-def write_report(path: Path, config: Config, seed: int, results: dict[str, list[RoundResult]], seconds: float) -> None:
-    """Write everything that was measured, and under which versions, as JSON."""
+def write_report(
+    path: Path, config: Config, trained: Mapping[str, Any], results: dict[str, list[RoundResult]], seconds: float
+) -> None:
+    """Write what was `trained`, everything that was measured, and under which versions, as JSON."""
     report = {
         "config": config.to_dict(),
-        "seed": seed,
+        **trained,
         "seconds": seconds,
         "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()},
         "versions": {name: version(name) for name in ("secagg", "numpy", "torch", "monai", "grpcio")},

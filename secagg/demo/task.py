@@ -1,11 +1,21 @@
-"""The task that ``secagg demo`` trains, and ``secagg site`` without ``--task``: white matter in the MNI152 brain."""
+"""The tasks that ``secagg demo`` trains, and ``secagg site`` without ``--task``.
+
+White matter in the MNI152 brain; with ``--data FOLDER`` a segmentation of one's own data.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from ..errors import ConfigError, show
 from ..setup.progress import Report
+from ..trust.project import Project
+
+#: What ``--data`` trains, as `secagg.site.task_class.load_task` finds it.
+SEGMENTATION = "secagg.integrations.monai:Segmentation"
 
 
 class MNI152:
@@ -61,6 +71,36 @@ class MNI152:
     def validate(self) -> dict[str, float]:
         """Return the mean Dice of the network on the held-out patches."""
         return {"dice": self._mni152.dice(self.model, self._validation)}
+
+
+def data_arguments(
+    data: Path, fold: str | None, project: Project, options: Mapping[str, Any], report: Report
+) -> dict[str, Any]:
+    """Return with which arguments a `SEGMENTATION` is made.
+
+    Parameters
+    ----------
+    data : Path
+        Folder of the data.
+    fold : str or None
+        Which part is held out; None: as it is by default.
+    project : Project
+        Under whose manifest sites train.
+    options : mapping of str to object
+        What else the user wants.
+    report : callable
+        Shows how much of the data was read.
+
+    Raises
+    ------
+    ConfigError
+        If an option is one of these.
+    """
+    arguments = {"data": data, "block": project.task, "report": report} | ({} if fold is None else {"fold": fold})
+    for name in options:
+        if name in ("data", "block", "report", "fold"):
+            raise ConfigError(f"--option {name} is none of --data: folder and fold are --data and --fold")
+    return {**arguments, **options}
 
 
 def check_least(option: str, value: int, least: int = 1) -> int:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigError, FormatError, show
+from ..scheme.metric_names import check_metrics
 from ..wire.header import check_round
-from ..wire.metrics import check_metrics
 
 #: Characters of the name of a run.
 MAX_RUN_LENGTH = 64

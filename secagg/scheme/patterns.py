@@ -8,9 +8,7 @@ from fnmatch import translate
 from functools import lru_cache
 
 from ..errors import ConfigError, show
-
-#: What names of metrics' tensors begin with, as in ``max_abs: {default: 0.1, "secagg.metrics*": 100}``.
-METRICS = "secagg.metrics"
+from .metric_names import METRICS
 
 _MAGIC = re.compile(r"[*?[]")
 

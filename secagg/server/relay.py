@@ -13,9 +13,10 @@ import secagg
 
 from ..errors import LayoutError, MismatchError, RoundMismatchError
 from ..protocol.handout import Handout
+from ..scheme.metric_names import check_metrics
 from ..trust.agreement import check_first_model, check_header, check_one_exchange, check_project_layout
 from ..trust.kit import ServerKit, server_kit
-from ..wire.metrics import check_metrics, metric_tensors, model_layout
+from ..wire.metrics import metric_tensors, model_layout
 from ..wire.state_dict import check_finite
 
 
@@ -31,8 +32,9 @@ class Relay:
         The server's kit.
     initial : mapping of str to torch.Tensor or numpy.ndarray
         The first global model, as all sites get it from the framework, in the clear.
-    metrics : sequence of str
-        Names of the metrics that travel encrypted with updates; see `secagg.site.GlobalModel`.
+    metrics : sequence of str, optional
+        Names of the metrics that travel encrypted with updates, where they are others than those of the configuration;
+        see `secagg.site.GlobalModel`.
 
     Raises
     ------
@@ -60,13 +62,13 @@ class Relay:
         kit: ServerKit | str | os.PathLike[str],
         initial: Mapping[str, Any],
         *,
-        metrics: Sequence[str] = (),
+        metrics: Sequence[str] | None = None,
     ) -> None:
         self._kit = server_kit(kit)
         project = self._kit.project
         check_one_exchange(self.config)
         project.check_time()
-        self._metrics = check_metrics(metrics)
+        self._metrics = self.config.metrics if metrics is None else check_metrics(metrics)
         self._layout = model_layout(initial, self.config, self._metrics)
         check_project_layout(project, self._layout)
         check_first_model(project, initial)

@@ -10,17 +10,20 @@ from typing import Any
 from ..config import CONFIG_KEYS, Config
 from ..errors import ConfigError, SecAggError, show
 from ..protocol.address import check_host
+from ..scheme.metric_names import is_metric
 from ..scheme.params import is_int
 from ..scheme.tensors import held
 from ..storage.yaml_file import read_yaml
+from ..trust.agreed_task import check_task
 from ..trust.kit_files import SERVER
 from ..wire.header import check_site
 from ..wire.layout import Layout
+from ..wire.metrics import with_metrics
 from .model_file import SAFETENSORS_SUFFIX, read_layout, read_state
 
 MAX_DAYS = 36_500
 
-_OWN_KEYS = ("project", "hosts", "sites", "days", "model", "initial")
+_OWN_KEYS = ("project", "hosts", "sites", "days", "model", "initial", "task")
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,11 @@ class ProjectFile:
         How long manifest and certificates are valid.
     layout : Layout, optional
         The model, if it is known: the server then knows the size of an upload before the first one. Its dtypes are
-        those in which sites send it: 16-bit floats are float32.
+        those in which sites send it: 16-bit floats are float32. The configuration's metrics are in it.
     initial : mapping of str to numpy.ndarray, optional
         The global model that round 0 begins from, in those dtypes, if it is known: then no site can bring another one.
+    task : mapping of str to object, optional
+        What the sites agree on of their task, as of `secagg.trust.Project`.
 
     Raises
     ------
@@ -58,6 +63,7 @@ class ProjectFile:
     days: int = 365
     layout: Layout | None = None
     initial: Mapping[str, Any] | None = None
+    task: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         check_site(self.name, "project")
@@ -65,6 +71,8 @@ class ProjectFile:
         for host in self.hosts:
             check_host(host)
         check_days(self.days)
+        if self.task is not None:
+            check_task(self.task)
         check_count(len(self.sites), self.config)
         least = self.config.aggregation.min_clients
         if len(self.sites) < least:
@@ -116,6 +124,7 @@ class ProjectFile:
             days=data.get("days", cls.days),
             layout=layout,
             initial=_initial(files["initial"], layout) if "initial" in files and layout is not None else None,
+            task=check_task(data["task"]) if "task" in data else None,
         )
 
     @property
@@ -160,12 +169,12 @@ def check_count(count: int, config: Config) -> None:
 
 def _initial(path: Path, layout: Layout) -> Mapping[str, Any]:
     state = read_state(path)
-    return {name: held(name, state[name]) for spec in layout.tensors for name in spec.names}
+    model = (spec for spec in layout.tensors if not is_metric(spec.name))
+    return {name: held(name, state[name]) for spec in model for name in spec.names}
 
 
 def _layout(path: Path, config: Config) -> Layout:
-    layout = read_layout(path)
-    layout = layout.widened()
+    layout = with_metrics(read_layout(path).widened(), config.metrics)
     try:
         layout = layout.under(config)
         layout.bounds(config.aggregation)

@@ -109,6 +109,7 @@ class Provisioner:
             layout=file.layout,
             base=file.base,
             server_certificate=certificate,
+            task=file.task,
         )
         provisioner = cls(project, identity, key, folder)
         provisioner._finish(folder, kits)

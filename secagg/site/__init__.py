@@ -9,7 +9,7 @@
 `Joined`, `Uploaded`     what the server answers, checked
 `Participant`            keeps a global model in step with a federation, in the folder of a kit
 `Reporter`               is told what happens; `SiteRecord` says it of a round
-`Task`, `take_part`      what a site trains, and the rounds of it
+`Task`, `run_task`       what a site trains, and all of its part in a federation; `take_part` is the rounds alone
 `train_rounds`           those rounds for a training loop that is there already
 =======================  =====================================================================
 """
@@ -23,6 +23,7 @@ from .participant import Participant
 from .record import SiteRecord
 from .replies import Joined, Uploaded
 from .reporter import Reporter
+from .running import run_task
 from .session import Session
 from .task import Task
 from .training import train_rounds
@@ -40,6 +41,7 @@ __all__ = [
     "Uploaded",
     "load_network",
     "network_state",
+    "run_task",
     "take_part",
     "train_rounds",
 ]

@@ -103,6 +103,11 @@ class Follower:
         """
         self._take(handout.manifest)
         self._kit.project.check_time()
+        if self._kit.config.metrics not in ((), handout.metrics):
+            raise MismatchError(
+                f"metrics of the run are {', '.join(handout.metrics) or 'none'}; the configuration has "
+                f"{', '.join(self._kit.config.metrics)}"
+            )
         if self.model is None:
             if not handout.first or first is None:
                 raise StateError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,13 +13,14 @@ from numpy.typing import NDArray
 
 from ..client import Client
 from ..errors import ConfigError, LayoutError, MismatchError, RangeError, StateError, VerificationError, warn
+from ..scheme.metric_names import METRICS, check_metrics, is_metric
 from ..scheme.scales import Scales
 from ..scheme.tensors import held, is_torch, to_array
 from ..storage.files import Target
 from ..trust.receipt import Receipt
 from ..wire.header import Header, check_base, check_round
 from ..wire.layout import Layout, refuse_wrapper
-from ..wire.metrics import check_metrics, is_metric, metric_means, metric_tensors, metric_unit, model_layout
+from ..wire.metrics import metric_means, metric_tensors, metric_unit, model_layout
 from ..wire.update import Update, check_update
 from .difference import difference
 from .network import load_network, network_state
@@ -63,9 +65,10 @@ class GlobalModel:
     context : str
         What tells this run from others that begin with the same model under the same key, the same at all sites: the
         run's id, say. It goes into the digest of the global model.
-    metrics : sequence of str
-        Names of numbers, a loss say, that each site may give to `encrypt`, the same at all sites. They travel encrypted
-        with the update, in tensors ``secagg.metrics.`` and their names, and sites learn their weighted means.
+    metrics : sequence of str, optional
+        Names of numbers, a loss say, that each site may give to `encrypt`, the same at all sites; by default those of
+        the configuration. They travel encrypted with the update, in tensors ``secagg.metrics.`` and their names, and
+        sites learn their weighted means.
 
     Raises
     ------
@@ -103,9 +106,9 @@ class GlobalModel:
         round: int = 0,
         base: bytes | None = None,
         context: str = "",
-        metrics: Sequence[str] = (),
+        metrics: Sequence[str] | None = None,
     ) -> None:
-        round, self._metrics = check_round(round), check_metrics(metrics)
+        round, self._metrics = check_round(round), site.config.metrics if metrics is None else check_metrics(metrics)
         if round != 0 and base is None:
             raise StateError(
                 f"round {round} needs its base: give that of the global model which was at this round, or take the "
@@ -313,6 +316,12 @@ class GlobalModel:
         """Names of the metrics that were announced."""
         return self._metrics
 
+    def measurable(self, name: str, value: float) -> bool:
+        """Return whether a metric that was announced can be sent: it is a number within its bound, if it has one."""
+        return (
+            math.isfinite(value) and abs(value) <= self.layout.bounds(self.site.config.aggregation)[f"{METRICS}.{name}"]
+        )
+
     @property
     def trained(self) -> bool:
         """Whether this site has made an update for the round, and not withdrawn it."""
@@ -422,18 +431,25 @@ class GlobalModel:
         SecAggError
             Whatever makes it unfit: see `secagg.Client.decrypt_model`.
         """
-        self._check_layout(check_update(model).header)
-        found = self.site.decrypt_model(model, like=_tie(self.layout, self._held))
+        found = self._read_model(model)
         if model.header.base is None:
             raise VerificationError(
                 f"the model of round {model.header.round} was stored without a base, so nobody can tell whether others "
                 "train from the same one: store it with GlobalModel.save_model"
             )
         self._scales = self._following(model)
-        self._held |= {spec.name: found[spec.name] for spec in self.layout.sent if not is_metric(spec.name)}
+        self._held |= found
         self.round, self.base, self._own, self._absent = model.header.round, model.header.base, (), False
         self._missing = not self.site.begun
         self.metrics = self.confirmed = {}
+
+    def state_of(self, model: Update) -> dict[str, Any]:
+        """Return an encrypted global model in the form of `state`, with the site's own tensors as they are now.
+
+        This object stays as it is. Errors as of `load_model`.
+        """
+        found = {name: array.copy() for name, array in self._held.items()} | self._read_model(model)
+        return self._as_given(found)
 
     @property
     def not_stored(self) -> tuple[str, ...]:
@@ -568,6 +584,36 @@ class GlobalModel:
             warn(f"what error feedback carried is lost: {error}")
         return model
 
+    def differs(self, local: Any) -> tuple[str, float] | None:
+        """Find out before training whether a network holds the global model, as `load` writes it, in its own dtypes.
+
+        Parameters
+        ----------
+        local : torch.nn.Module, or mapping of str to torch.Tensor or numpy.ndarray
+            As of `check`. What is not sent, the site's own tensors, may have any values.
+
+        Returns
+        -------
+        tuple of str and float, or None
+            The tensor that is farthest from the global model, and by how much, NaN if that is no number; None if all
+            values are those of the global model.
+
+        Raises
+        ------
+        LayoutError
+            As `check`.
+        """
+        state = _state_of(local)
+        self.check(state)
+        largest = {
+            name: float(np.abs(difference(name, state[name], self._held[spec.name])).max(initial=0))
+            for spec in self.layout.sent
+            if not is_metric(spec.name)
+            for name in spec.names
+        }
+        name = max(largest, key=lambda name: (largest[name] != largest[name], largest[name]))  # NaN before all
+        return (name, largest[name]) if largest[name] != 0 else None
+
     @property
     def _unit(self) -> float:
         return metric_unit(self.layout, self.site.config)
@@ -633,6 +679,12 @@ class GlobalModel:
         """Return the tensors that stay at the site, as they are in `local` where that has them."""
         own = [name for name in self._names if name not in self.layout.names and name in local]
         return self._stays | {name: own_copy(local[name]) for name in own}
+
+    def _read_model(self, model: Update) -> dict[str, NDArray[Any]]:
+        """Return the tensors of an encrypted global model that are not the site's own, by first names."""
+        self._check_layout(check_update(model).header)
+        found = self.site.decrypt_model(model, like=_tie(self.layout, self._held))
+        return {spec.name: found[spec.name] for spec in self.layout.sent if not is_metric(spec.name)}
 
     def _check_layout(self, header: Header) -> None:
         """Raise `LayoutError` if an aggregate or model is of another model, or has another order of tensors."""

@@ -22,12 +22,16 @@ from ..wire.update import Update
 from .participant import Participant
 from .record import SiteRecord, show_metrics
 from .task import CheckedTask
+from .validation import Validation
 
 
 def take_part(
     participant: Participant, task: CheckedTask, rounds: int, keep: Callable[[SiteRecord], None]
 ) -> dict[str, float]:
     """Go through the rounds of a federation that this site has joined, until it has done so many.
+
+    Of what the task measures of the model that a round begins from, the metrics of the configuration go with the
+    update.
 
     A round that ended without this site is missed, and the site goes on with the open one. For one that was voided,
     because a site was revoked in it, this one encrypts again, and does not train again. One for which the task has no
@@ -56,14 +60,19 @@ def take_part(
     SecAggError
         Whatever an update, an aggregate or a call is refused for.
     """
-    with closing(rounds_to_train(participant, task, rounds, keep)) as turns:
+    validation = Validation(participant, task)
+    with closing(rounds_to_train(participant, task, rounds, keep, validation)) as turns:
         for report in turns:
             task.train(participant.model.round, report)
-    return _measure(participant, task)
+    return validation()
 
 
 def rounds_to_train(
-    participant: Participant, task: CheckedTask, rounds: int, keep: Callable[[SiteRecord], None]
+    participant: Participant,
+    task: CheckedTask,
+    rounds: int,
+    keep: Callable[[SiteRecord], None],
+    validation: Validation,
 ) -> Generator[Report, None, None]:
     """Do as `take_part`, but leave training to the caller, whenever this yields: `task` holds the global model then.
 
@@ -74,10 +83,10 @@ def rounds_to_train(
     """
     model, news = participant.model, participant.reporter.news
     if model.round < rounds:
-        _measure(participant, task)  # what validation is of no use must be found out before hours of training
+        validation.check()
     while (missed := model.round) < rounds:
         try:
-            keep((yield from _one_round(participant, task, rounds)))
+            keep((yield from _one_round(participant, task, rounds, validation)))
             if model.round < rounds:
                 participant.join()  # sites may have been added or removed since: the server shows the manifest
         except RoundMismatchError as error:  # the round ended without this site
@@ -111,11 +120,13 @@ class _Given:
     clipped: int = 0
 
 
-def _one_round(participant: Participant, task: CheckedTask, rounds: int) -> Generator[Report, None, SiteRecord]:
+def _one_round(
+    participant: Participant, task: CheckedTask, rounds: int, validation: Validation
+) -> Generator[Report, None, SiteRecord]:
     """Take part in the round that the global model is at."""
     model, reporter = participant.model, participant.reporter
     round, here = model.round, round_name(model.round, rounds)
-    given = yield from _give(participant, task, here)
+    given = yield from _give(participant, task, here, validation)
     while True:
         try:
             start = sent = time.perf_counter()
@@ -130,12 +141,12 @@ def _one_round(participant: Participant, task: CheckedTask, rounds: int) -> Gene
             break
         except (ManifestMismatchError, ScalesMismatchError) as error:  # a site that gives nothing learns by the sum
             if not participant.renew(error):
-                given = yield from _give(participant, task, here)
+                given = yield from _give(participant, task, here, validation)
     try:
         participant.store_model(header)
     except SecAggError as error:  # another site stores the next one
         reporter.warning(f"{here}: the global model is not stored on the server: {error}")
-    metrics, sums = _measure(participant, task), f"sum of {len(header.sites)} updates, verified"
+    metrics, sums = validation(), f"sum of {len(header.sites)} updates, verified"
     reporter.news(f"{here}: {show_metrics(metrics)}; {sums}" if metrics else f"{here}: {sums}")
     return SiteRecord(
         round=round,
@@ -143,6 +154,7 @@ def _one_round(participant: Participant, task: CheckedTask, rounds: int) -> Gene
         wait_seconds=received - sent,
         decrypt_seconds=participant.decrypt_seconds,
         verified=model.site.verified,
+        means=dict(model.metrics),
         **asdict(given),
     )
 
@@ -161,7 +173,9 @@ def _wait(participant: Participant, given: _Given, here: str) -> Update:
             ) from error
 
 
-def _give(participant: Participant, task: CheckedTask, here: str) -> Generator[Report, None, _Given]:
+def _give(
+    participant: Participant, task: CheckedTask, here: str, validation: Validation
+) -> Generator[Report, None, _Given]:
     """Train and encrypt, or skip the round if there is nothing to train with."""
     model, reporter = participant.model, participant.reporter
     if participant.has_update():
@@ -172,11 +186,12 @@ def _give(participant: Participant, task: CheckedTask, here: str) -> Generator[R
         reporter.news(f"{here}: going on with what was trained before")
         participant.encrypt_again()
     elif weight := check_examples(model.site, task):  # they may have changed since the last round
-        task.load(model.state)
+        metrics = validation.to_send()
+        task.load(model.state)  # validation may have changed it, as BatchNorm's statistics
         with reporter.step(f"{here}: train") as report:
             yield report
         trained = time.perf_counter()
-        participant.encrypt(task.state, weight)
+        participant.encrypt(task.state, weight, metrics)
     else:
         reporter.news(f"{here}: skipped, for lack of examples")
         participant.skip()
@@ -202,12 +217,6 @@ def _show_precision(sent: TensorReport) -> str:
     """Return how precisely an update was sent, for a line of text."""
     clipped = f", {sent.clipped:,} of {sent.values:,} clipped" if sent.clipped else ""
     return f"{sent.bits:.1f} bits a value{clipped}"
-
-
-def _measure(participant: Participant, task: CheckedTask) -> dict[str, float]:
-    """Return the metrics of the global model."""
-    task.load(participant.model.state)
-    return task.validate()
 
 
 def round_name(round: int, rounds: int) -> str:

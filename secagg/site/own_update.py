@@ -7,9 +7,7 @@ finished.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ..errors import MismatchError, RoundMismatchError, StateError, StorageError
 from ..storage.files import os_errors, replace_file, synchronise
@@ -17,18 +15,17 @@ from ..wire.carry import StoredCarry, carries
 from ..wire.update import Update
 from .folder import CARRY_FILE, NEW_UPDATE_FILE, OWN_FILE, UPDATE_FILE
 from .global_model import GlobalModel
+from .trained import Trained
 
 
-def write_update(
-    folder: Path, model: GlobalModel, local: Mapping[str, Any], weight: float, scales: Update | None
-) -> None:
+def write_update(folder: Path, model: GlobalModel, trained: Trained, scales: Update | None) -> None:
     """Encrypt what has been trained, as the update in a site's folder; see `GlobalModel.encrypt`.
 
     Whenever this is interrupted, the update in the folder is the one that left what is to be carried, or there is none:
     then the round is encrypted again, and begins where this one began.
     """
     new, update = folder / NEW_UPDATE_FILE, folder / UPDATE_FILE
-    model.encrypt_to(new, local, weight, scales)
+    model.encrypt_to(new, trained.local, trained.weight, scales, trained.metrics)
     with os_errors(StorageError, f"cannot write {os.fspath(update)!r}"):
         with replace_file(folder / OWN_FILE, 0o600) as file:
             file.write(model.own_to_bytes())

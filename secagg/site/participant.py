@@ -23,12 +23,15 @@ from ..errors import (
 from ..protocol.messages import ServerStatus
 from ..setup.progress import Report
 from ..storage.files import replace_file
-from ..trust.agreement import check_project_layout
+from ..trust.agreement import check_first_base, check_project_layout
 from ..trust.kit import SiteKit
 from ..wire.header import Header
 from ..wire.update import Update
+from .best_model import Best, find_best, keep_best, keep_for_best
 from .catching_up import MAX_MISSES, catch_up, model_to_load
+from .first_model import begin_from
 from .folder import (
+    BEST_FILE,
     CARRY_FILE,
     DOWNLOAD_FILE,
     MODEL_FILE,
@@ -61,11 +64,15 @@ class Participant:
         The initial one, with the client of the kit.
     reporter : Reporter, optional
         Is told what happens; without one, nobody is.
+    first_by : str, optional
+        Site from whose first model a federation that has not begun begins; see `begin_from`.
 
     Raises
     ------
     LayoutError
         If the model is another than the project's.
+    VerificationError
+        If it begins the federation with other values than the project's.
 
     Attributes
     ----------
@@ -80,13 +87,23 @@ class Participant:
         be checked, decrypted and applied.
     """
 
-    def __init__(self, kit: SiteKit, session: Session, model: GlobalModel, reporter: Reporter | None = None) -> None:
+    def __init__(
+        self,
+        kit: SiteKit,
+        session: Session,
+        model: GlobalModel,
+        reporter: Reporter | None = None,
+        first_by: str | None = None,
+    ) -> None:
         check_project_layout(kit.project, model.layout)
+        if model.round == 0 and first_by in (None, kit.name):
+            check_first_base(kit.project, model.base)
         self.model = model
         self.calibration_nbytes = 0
         self.calibrate_seconds = self.decrypt_seconds = 0.0
         self._kit = kit
         self._session = session
+        self._first_by = first_by
         self.reporter = reporter or Reporter()
         self._update = kit.folder / UPDATE_FILE
         self._begun = False  # whether the model is more than the initial one
@@ -128,6 +145,10 @@ class Participant:
             self._restore_own()
             with suppress(SecAggError):  # before an aggregate tells that the update which has left it is in no sum
                 restore_carry(self._kit.folder, self.model)
+        if self._first_by is not None and not self._begun:
+            self._begun = begin_from(
+                self._first_by, self._kit.folder, self._kit.project, self._session, self.model, self.reporter
+            )
         self._catch_up()
         self._begun = True
         if fresh and not self.model.site.carries:
@@ -159,8 +180,10 @@ class Participant:
             self._trained = Trained.find(self._kit.folder, model.round, model.base)
         return self._trained is not None
 
-    def encrypt(self, local: Mapping[str, Any], weight: float) -> None:
+    def encrypt(self, local: Mapping[str, Any], weight: float, metrics: Mapping[str, float] | None = None) -> None:
         """Encrypt what has been trained, as the update in the folder; see `GlobalModel.encrypt`.
+
+        Metrics are of the global model that training began from.
 
         Where a round begins with a calibration, that comes first, and this waits for the others. What was trained is in
         the folder meanwhile: another process does not train again, but calls `encrypt_again`.
@@ -176,16 +199,15 @@ class Participant:
         SecAggError
             Whatever calibration or update are refused for.
         """
-        self._trained = Trained(self.model.round, self.model.base, local, weight)
+        self._trained = Trained(self.model.round, self.model.base, local, weight, metrics or {})
         self.encrypt_again()
 
     def encrypt_again(self) -> None:
         """Encrypt what was trained for the round, by an earlier process perhaps: see `has_trained` and `encrypt`."""
         assert self._trained is not None
-        local, weight = self._trained.local, self._trained.weight
         try:
             with self._calibrate(self._trained) if self.model.calibrates else nullcontext() as scales:
-                write_update(self._kit.folder, self.model, local, weight, scales)
+                write_update(self._kit.folder, self.model, self._trained, scales)
         except ManifestMismatchError as error:
             self.renew(error)
 
@@ -281,6 +303,9 @@ class Participant:
         receipt = binding_receipt(self._kit, header, self.reporter)
         if receipt is None:  # the server has not said that it has an update of this site: it need not be in the sum
             self.model.withdraw()
+        key = next(iter(self.model.metric_names), None)
+        if key is not None:
+            keep_for_best(self._kit.folder, self.model)
         start = time.perf_counter()
         with self._reader(header):
             if not self.model.apply(aggregate, receipt):  # a server that plays back the last one
@@ -288,9 +313,30 @@ class Participant:
         self.decrypt_seconds = time.perf_counter() - start
         self._trained, self._stale = None, 0
         self._settle_carry(header)
+        if key is not None and keep_best(self._kit.folder, header.round, key, self.model.metrics):
+            self.reporter.news(
+                f"round {header.round}: the model that it began from is the best so far: {key} "
+                f"{self.model.metrics[key]:.4f}, mean of all sites"
+            )
         self.model.save_model(self._kit.folder / MODEL_FILE)
         (self._kit.folder / TRAINED_FILE).unlink(missing_ok=True)
         release(self._kit, header.round)
+
+    @property
+    def best(self) -> Best | None:
+        """Why the best global model is the best; None while there is none."""
+        return find_best(self._kit.folder)
+
+    def best_state(self) -> dict[str, Any]:
+        """Return the best global model, with the site's own tensors as they are now; see `GlobalModel.state`.
+
+        Raises
+        ------
+        SecAggError
+            If there is none, or it cannot be read.
+        """
+        with Update.open(self._kit.folder / BEST_FILE) as stored, self._reader(stored.header):
+            return self.model.state_of(stored)
 
     def store_model(self, aggregate: Header) -> bool:
         """Store the global model on the server if that is this site's turn, and return whether it did."""
@@ -314,7 +360,7 @@ class Participant:
     def _calibrate(self, trained: Trained) -> Update:
         """Calibrate for what has been trained, which is kept meanwhile, and return the scales of the round."""
         model, target, start = self.model, self._kit.folder / SCALES_FILE, time.perf_counter()
-        calibration = model.calibrate(trained.local, trained.weight)
+        calibration = model.calibrate(trained.local, trained.weight, trained.metrics)
         trained.keep(self._kit.folder)  # now that it can be sent
 
         def again(error: QuorumError) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 
@@ -15,8 +15,9 @@ class SiteRecord:
     `nbytes` is that of the update, `calibration_nbytes` of what came before it, if the round began with that; to
     calibrate takes as long as the others do. `bits` is what a typical value of the update has taken, 0 where nothing is
     rounded; `clipped` how many were too large for their scale; `verified` whether the sum is verified to be that of the
-    updates that it lists. What was trained and encrypted before a restart took 0 seconds; a round that was skipped has
-    0 bytes.
+    updates that it lists; `means` the weighted means over all sites of what they have measured, before training, of the
+    model that the round began from. What was trained and encrypted before a restart took 0 seconds; a round that was
+    skipped has 0 bytes.
     """
 
     round: int
@@ -32,6 +33,7 @@ class SiteRecord:
     bits: float = 0.0
     clipped: int = 0
     verified: bool = False
+    means: Mapping[str, float] = field(default_factory=dict)
 
     def append_to(self, path: Path) -> None:
         """Append the record to a file as a line of JSON."""

@@ -92,7 +92,7 @@ class Session:
             raise ConfigError(f"the timeout is {timeout} s; use more than 0 and at most {MAX_TIMEOUT_SECONDS:g} s")
         self.site_name = check_site(site_name)
         self._link = link
-        self._timeout = timeout
+        self.timeout = timeout
         self._project = project
         self._expected = Expected(layout)
         if project is not None:
@@ -278,7 +278,7 @@ class Session:
         """
         request = SkipRequest(self.site_name, check_round(round))
         with suppress(SecAggError, BusyError):
-            self._link.skip(request, min(self._timeout, _LEAVE_SECONDS))
+            self._link.skip(request, min(self.timeout, _LEAVE_SECONDS))
 
     def receipt(self, round: int) -> secagg.Receipt | None:
         """Return the server's receipt for the update that this session uploaded for a round; None if there is none.
@@ -606,7 +606,7 @@ class Session:
     def _call(
         self, what: str, call: Callable[[float], T], extra: float = 0.0, progress: Callable[[], int] = lambda: 0
     ) -> T:
-        return persist(what, call, self._timeout + extra, progress)
+        return persist(what, call, self.timeout + extra, progress)
 
 
 def _check_kind(update: secagg.Update, kind: str) -> secagg.Header:

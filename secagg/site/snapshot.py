@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FormatError
+from ..scheme.metric_names import is_metric
 from ..wire.arrays import ArrayFormat
 from ..wire.container import DIGEST_NBYTES, read_hex
 from ..wire.header import NONCE_NBYTES, check_round, check_site
 from ..wire.layout import Layout
-from ..wire.metrics import is_metric, metric_tensors
+from ..wire.metrics import metric_tensors
 from .own_tensors import pack_own, unpack_own
 
 _FORMAT = ArrayFormat(

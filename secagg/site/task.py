@@ -68,6 +68,11 @@ class CheckedTask:
         _ = self.examples
 
     @property
+    def validates(self) -> bool:
+        """Whether it measures anything."""
+        return getattr(self._task, "validate", None) is not None
+
+    @property
     def examples(self) -> float:
         """The private weight, 0 to skip rounds; `ConfigError` if it is no number."""
         examples = self._get("examples", "its number of training examples, which is its weight in the mean")

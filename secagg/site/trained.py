@@ -21,7 +21,9 @@ from ..wire.header import check_round
 from .folder import TRAINED_FILE
 from .own_tensors import pack_own, storable, unpack_own
 
-_FORMAT = ArrayFormat("trained model", b"secagg trained v1", 1, frozenset(["round", "base", "weight", "tensors"]))
+_FORMAT = ArrayFormat(
+    "trained model", b"secagg trained v1", 2, frozenset(["round", "base", "weight", "metrics", "tensors"])
+)
 
 
 @dataclass(frozen=True)
@@ -38,17 +40,26 @@ class Trained:
         Its state dict; of what is stored, the tensors.
     weight : float
         Of the site in that round.
+    metrics : mapping of str to float
+        What the site has measured of the global model that training began from.
     """
 
     round: int
     base: bytes
     local: Mapping[str, Any] = field(repr=False)
     weight: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     def keep(self, folder: Path) -> None:
         """Write it into a site's folder; `StorageError` if that cannot be done."""
         tensors, arrays = pack_own(storable(self.local))
-        header = {"round": self.round, "base": self.base.hex(), "weight": float(self.weight), "tensors": tensors}
+        header = {
+            "round": self.round,
+            "base": self.base.hex(),
+            "weight": float(self.weight),
+            "metrics": dict(self.metrics),
+            "tensors": tensors,
+        }
         path = folder / TRAINED_FILE
         with os_errors(StorageError, f"cannot write {str(path)!r}"), replace_file(path, 0o600) as file:
             file.write(_FORMAT.pack(header, arrays))
@@ -73,5 +84,8 @@ class Trained:
         weight = header["weight"]
         if not isinstance(weight, float) or not np.isfinite(weight):
             raise FormatError("the stored weight is no number")
+        metrics = header["metrics"]
+        if not isinstance(metrics, dict) or not all(isinstance(value, float) for value in metrics.values()):
+            raise FormatError("the stored metrics are no numbers")
         base = read_hex(header["base"], DIGEST_NBYTES, "the base")
-        return cls(check_round(header["round"]), base, unpack_own(header["tensors"], arrays), weight)
+        return cls(check_round(header["round"]), base, unpack_own(header["tensors"], arrays), weight, metrics)

@@ -19,6 +19,7 @@ from .record import SiteRecord
 from .reporter import Logged, Reporter
 from .session import Session
 from .task import CheckedTask
+from .validation import Validation
 
 
 def train_rounds(
@@ -83,7 +84,7 @@ def train_rounds(
         check_examples(site, task)
         participant = Participant(kit, session, GlobalModel(site, task.state), reporter or Logged())
         participant.join()
-        with closing(rounds_to_train(participant, task, rounds, _forget)) as turns:
+        with closing(rounds_to_train(participant, task, rounds, _forget, Validation(participant, task))) as turns:
             for _ in turns:
                 try:
                     yield participant.model.round

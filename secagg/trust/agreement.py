@@ -145,14 +145,20 @@ def check_one_exchange(config: Config) -> None:
 
 def check_project_layout(project: Project, layout: Layout) -> None:
     """Raise `LayoutError` if a model is another than the project's; metrics beside it do not count."""
-    fault = project.layout and project.layout.difference(without_metrics(layout))
+    fault = project.layout and without_metrics(project.layout).difference(without_metrics(layout))
     if fault:
         raise LayoutError(f"the model is another than that of project {project.name}: {fault}")
 
 
 def check_first_model(project: Project, first: Mapping[str, Any]) -> None:
+    """Do as `check_first_base`, for the tensors of the first global model."""
+    if project.base is not None:
+        check_first_base(project, Layout.of(first, project.config).widened().base(first))
+
+
+def check_first_base(project: Project, base: bytes) -> None:
     """Raise `VerificationError` if the first global model is not the one that the project's provisioner has signed."""
-    if project.base is not None and Layout.of(first, project.config).widened().base(first) != project.base:
+    if project.base not in (None, base):
         raise VerificationError(
             f"the first global model is another than the one that the manifest of project {project.name} is for: "
             "somebody has changed it, or it was made from another seed"

@@ -34,6 +34,7 @@ from ..wire.container import (
 from ..wire.header import Header, check_epoch, check_site
 from ..wire.layout import Layout
 from ..wire.tail import SIGNATURE_NBYTES, Proof, signed_message
+from .agreed_task import check_task
 from .identity import PUBLIC_NBYTES, Identity, check_signature
 from .parties import (
     MAX_NUMBER,
@@ -110,6 +111,9 @@ class Project:
     server_certificate : bytes, optional
         The server's TLS certificate in DER, of whose SHA-256 `server` speaks: the only one that sites take. Without it
         they connect to no server by TLS.
+    task : mapping of str to object, optional
+        What the sites agree on of their task: names to scalars or lists of them, see `secagg.trust.agreed_task`. What
+        they mean is the task's own.
     signed : bytes
         The container that it was read from; empty if it was not read.
     """
@@ -128,6 +132,7 @@ class Project:
     base: bytes | None = None
     earlier: tuple[Earlier, ...] = ()
     server_certificate: bytes | None = None
+    task: Mapping[str, Any] | None = field(default=None, hash=False)
     signed: bytes = field(default=b"", compare=False)
 
     def __repr__(self) -> str:
@@ -150,6 +155,8 @@ class Project:
             self.layout.bounds(self.config.aggregation)
         if self.server_certificate is not None:
             check_certificate(self.server_certificate, self.server.certificate)
+        if self.task is not None:
+            object.__setattr__(self, "task", check_task(self.task))
         if not 0 <= self.issued < self.expires <= MAX_NUMBER:
             raise ConfigError(f"the project is issued at {self.issued} and expires at {self.expires}; give it time")
 
@@ -374,12 +381,14 @@ class Project:
                 "server": party_to_json(self.server),
                 "server_certificate": None if self.server_certificate is None else self.server_certificate.hex(),
                 "sites": [party_to_json(party) for party in self.sites],
-            },
+            }
+            | ({} if self.task is None else {"task": self.task}),
         )
 
 
 def _parse(data: Mapping[str, Any]) -> Project:
-    check_keys(data, _FIELDS, "it", "have the federation provisioned anew (`secagg provision`)")
+    fields = _FIELDS | ({"task"} & data.keys())  # left out where nothing is agreed on
+    check_keys(data, fields, "it", "have the federation provisioned anew (`secagg provision`)")
     if not isinstance(data["sites"], list):
         raise FormatError("its sites are no list")
     return Project(
@@ -397,6 +406,7 @@ def _parse(data: Mapping[str, Any]) -> Project:
         base=None if data["base"] is None else read_hex(data["base"], DIGEST_NBYTES, "base"),
         earlier=read_earlier(data["earlier"]),
         server_certificate=None if data["server_certificate"] is None else read_certificate(data["server_certificate"]),
+        task=check_task(data["task"]) if "task" in data else None,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..config import NONNEGATIVE, Config, Encrypt
 from ..errors import ConfigError, LayoutError
+from ..scheme.metric_names import is_metric
 from ..scheme.patterns import matches, unmatched
 from ..scheme.tensors import FLOAT_DTYPES
 
@@ -54,6 +55,7 @@ def choose(
         )
     every = tuple(tensor.names for tensor in floats)
     encrypted = {names[0] for names in every} if config is None else _encrypted(floats, config.encrypt)
+    encrypted |= {names[0] for names in every if is_metric(names[0])}
     extra = () if config is None else config.nonnegative
     floored = matches((*NONNEGATIVE, *extra), every)
     _refuse_unmatched("nonnegative", extra, floored)

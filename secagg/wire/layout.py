@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..config import Config
 from ..errors import FormatError, LayoutError
 from ..scheme.aggregation import Aggregation
+from ..scheme.metric_names import is_metric
 from ..scheme.patterns import matches
 from ..scheme.sharing import shared
 from ..scheme.tensors import FLOAT_DTYPES, LOCAL_DTYPES, describe, held, held_dtype, to_vector
@@ -196,7 +197,7 @@ class Layout:
         """Return the digest of a global model, which says what training began from; 32 bytes. It needs no key.
 
         Meant for the model that a federation begins with; `Update.next_base` of each aggregate has those after it. Its
-        integer and bool tensors, which are each site's own, do not count.
+        integer and bool tensors, which are each site's own, do not count, nor do metrics.
 
         Parameters
         ----------
@@ -210,6 +211,9 @@ class Layout:
         LayoutError
             If a tensor is missing, or `context` is no text.
         """
+        model = tuple(spec for spec in self.tensors if not is_metric(spec.name))
+        if len(model) < len(self.tensors):
+            return Layout(model).base(state, context)
         missing = next((spec for spec in self.sent if spec.name not in state), None)
         if missing is not None:
             raise LayoutError(f"tensor {missing.name!r} ({missing}) is missing: give the state that the layout is of")

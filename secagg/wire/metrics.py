@@ -1,7 +1,8 @@
 """Metrics that travel encrypted with an update: tensors beside those of the model, zero in every global model.
 
-Each metric is a 0-d tensor, ``secagg.metrics.`` and its name. The tensor ``secagg.metrics`` tells which of them a site
-has given: there is a mean of those that all sites of a sum have given, or it could be the number of a single one.
+Each metric is a 0-d tensor, ``secagg.metrics.`` and its name, encrypted whatever else is. The tensor ``secagg.metrics``
+tells which of them a site has given: there is a mean of those that all sites of a sum have given, or it could be the
+number of a single one.
 """
 
 from __future__ import annotations
@@ -14,21 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import Config
-from ..errors import ConfigError, LayoutError, RangeError, show
-from ..scheme.patterns import METRICS
+from ..errors import LayoutError, RangeError, show
+from ..scheme.metric_names import METRICS, is_metric
 from .layout import Layout
 
 #: By how much the share of the weights whose sites have given a metric may differ from 1: it is rounded as values are.
 _ROUNDING = 0.01
-
-
-def check_metrics(names: object) -> tuple[str, ...]:
-    """Return names of metrics; `ConfigError` if they are none, or one comes twice."""
-    if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"metrics is {show(names)}; give names: ['loss', 'accuracy']")
-    if len(set(names)) != len(names):
-        raise ConfigError(f"metrics {show(list(names))} names one twice")
-    return tuple(names)
 
 
 def metric_unit(layout: Layout, config: Config) -> float:
@@ -71,13 +63,14 @@ def metric_means(names: Sequence[str], mean: Mapping[str, NDArray[Any]], unit: f
     }
 
 
-def is_metric(name: str) -> bool:
-    """Return whether a tensor is one of metrics."""
-    return name == METRICS or name.startswith(f"{METRICS}.")
+def with_metrics(layout: Layout, names: Sequence[str]) -> Layout:
+    """Return how a model is sent with metrics beside it."""
+    metrics = Layout.of(metric_tensors(names)) if names else Layout(())
+    return Layout((*layout.tensors, *metrics.tensors))
 
 
 def without_metrics(layout: Layout) -> Layout:
-    """Return the layout of the model alone, which is what a project knows."""
+    """Return the layout of the model alone."""
     return Layout(tuple(spec for spec in layout.tensors if not is_metric(spec.name)))
 
 
@@ -87,16 +80,9 @@ def model_layout(state: Mapping[str, Any], config: Config, metrics: Sequence[str
     Raises
     ------
     LayoutError, ConfigError
-        As of `Layout.of`; also if a tensor of the model has the name of a metric's, or metrics would be in the clear.
+        As of `Layout.of`; also if a tensor of the model has the name of a metric's.
     """
     taken = next((name for name in state if isinstance(name, str) and is_metric(name)), None)
     if taken is not None:
         raise LayoutError(f"tensor {taken!r}: names that begin with {METRICS} are those of metrics")
-    layout = Layout.of({**state, **metric_tensors(metrics)} if metrics else state, config).widened()
-    clear = next((spec.name for spec in layout.sent if is_metric(spec.name) and spec.role != "encrypted"), None)
-    if clear is not None:
-        raise ConfigError(
-            f"metrics would travel in the clear by encrypt: {config.encrypt.to_value()}; let it encrypt all, or include"
-            f" '{METRICS}*'"
-        )
-    return layout
+    return Layout.of({**state, **metric_tensors(metrics)} if metrics else state, config).widened()

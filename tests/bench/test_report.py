@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import re
-import shutil
 import subprocess
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -19,6 +17,7 @@ from typing import Any
 import made_up_results as made_up
 import numpy as np
 import pytest
+from browsing import DARK, chromium
 from PIL import Image
 
 from secagg.bench.report.backends import size_chart
@@ -178,21 +177,13 @@ def test_pictures_are_not_blank_and_small(out: Path) -> None:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("there is no Chromium: apt-get install chromium")
-        pytest.skip("there is no Chromium to open the page in")
-    quiet = ("background-networking", "component-update", "sync", "gpu", "dev-shm-usage")
-    profile = tmp_path_factory.mktemp("profile")
-    switches = ["--headless", "--no-sandbox", "--no-first-run", "--hide-scrollbars", f"--user-data-dir={profile}"]
-    return [program, *switches, *(f"--disable-{name}" for name in quiet)]
+    return chromium(tmp_path_factory.mktemp("profile"))
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_a_browser_shows_it(theme: str, browser: list[str], out: Path, page: Page, tmp_path: Path) -> None:
     shot = tmp_path / "shot.png"
-    scheme = ["--blink-settings=preferredColorScheme=0"] if theme == "dark" else []
+    scheme = [DARK] if theme == "dark" else []
     command = [
         *browser,
         *scheme,

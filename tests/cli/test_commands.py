@@ -357,6 +357,7 @@ def test_inspect_a_manifest(secagg: Secagg, made: Federation, tmp_path: Path) ->
     assert shown.returncode == 0, shown.stderr
     lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
     assert {"kind project manifest; its signature fits", "project brain, serial 2", f"key {project.key}"} <= {*lines}
+    assert "encrypt all" in lines
     before = made.provisioner.project
     assert f"manifest {project.digest.hex()}" in lines
     assert f"earlier {before.digest.hex()[:16]}… (0 revoked)" in lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import stat
 import subprocess
 import sys
@@ -285,3 +286,28 @@ def test_a_missing_library_of_the_file(federation: Federation, tmp_path: Path) -
         assert result.returncode == 4, result.stderr
         assert f"import of {module} halted" in result.stderr
         assert not (tmp_path / name).exists()
+
+
+def test_a_first_model_from_a_file_and_the_best_one_in_another(tmp_path: Path) -> None:
+    """By the mean distance, which is the largest in the beginning."""
+    federation = Federation.make(tmp_path / "made", metrics=["distance"])
+    np.savez(tmp_path / "first.npz", w=np.zeros((3, 4), np.float32), half=np.zeros(5, np.float16), steps=np.array(5))
+    options = ("--start", "first.npz", "--option", "start=0.25")  # which the file takes the place of
+    with (
+        Served(federation["server"], tmp_path / "served") as served,
+        sites(federation, tmp_path, served.address, 2, *options) as started,
+    ):
+        for site in started:
+            site.command += ["--best", f"{site.name}-best.safetensors"]
+            site.start()
+        assert [site.end() for site in started] == [0, 0, 0], [site.log for site in started]
+    total = sum(EXAMPLES.values())
+    mean = sum(count * count / 50 for count in EXAMPLES.values()) / total
+    for site in started:
+        best = safetensors.numpy.load_file(tmp_path / f"{site.name}-best.safetensors")
+        np.testing.assert_array_equal(best["w"], 0)
+        assert int(safetensors.numpy.load_file(site.out)["steps"]) == 7
+        assert site.records[0]["means"] == {"distance": pytest.approx(mean, rel=0.02)}
+        shown = re.search(r"that round 0 began from, with the best distance: (\S+), mean of all sites", site.log)
+        assert shown is not None
+        assert float(shown[1]) == pytest.approx(mean, rel=0.02)

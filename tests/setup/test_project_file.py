@@ -85,7 +85,10 @@ def test_a_file_that_has_not_the_order_of_the_network(tmp_path: Path, key: str) 
 
 
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown key": ({"site": ["a"]}, "unknown key 'site'; it knows project, hosts, sites, days, model, initial, he"),
+    "unknown key": (
+        {"site": ["a"]},
+        "unknown key 'site'; it knows project, hosts, sites, days, model, initial, task, he",
+    ),
     "unknown backend": ({"he": {"lib": "tenseel"}}, "tenseel"),
     "unknown number": ({"aggregation": {"min_client": 3}}, "unknown key 'min_client'"),
     "name of the project": ({"project": "brain tumours"}, "project name 'brain tumours': use letters"),
@@ -181,3 +184,12 @@ def test_a_model_of_16_bit_floats_is_sent_as_float32(tmp_path: Path) -> None:
     file = load(tmp_path, PROJECT | {"model": "shapes.yaml"})
     assert file.layout is not None
     assert [spec.dtype for spec in file.layout.tensors] == ["float32", "float64"]
+
+
+def test_a_task_that_sites_agree_on(tmp_path: Path) -> None:
+    task = {"patch": [96, 96, 64], "learning_rate": 0.001, "labels": ["background", "spleen"]}
+    assert load(tmp_path, PROJECT | {"task": task}).task == task
+    assert load(tmp_path, PROJECT).task is None
+    for wrong in ([], None, {"patch": None}, {"two words": 1}, {"window": [float("nan")]}, {"a": {"b": 1}}):
+        with pytest.raises(ConfigError, match="task"):
+            load(tmp_path, PROJECT | {"task": wrong})

@@ -29,6 +29,7 @@ from secagg.site import GlobalModel
 from secagg.trust import Certificate, Tls
 from secagg.trust.kit import load_kit, load_server_kit, load_site_kit
 from secagg.trust.kit_files import SERVER_FILES, SITE_FILES, is_secret, is_server_kit
+from secagg.trust.project import Project
 
 STATE = {"w": np.linspace(-1, 1, 50, dtype=np.float32)}
 
@@ -400,3 +401,15 @@ def test_the_face_has_what_it_names() -> None:
         assert callable(getattr(setup, name))
     with pytest.raises(AttributeError):
         _ = setup.nothing
+
+
+def test_a_task_is_in_all_kits(tmp_path: Path) -> None:
+    """And stays there, when sites come and keys are renewed."""
+    task = {"patch": [96, 96, 64], "labels": ["background", "spleen"]}
+    made = Federation.make(tmp_path, task=task)
+    assert Project.load(made["a"] / "project.secagg").task == task
+    later = made.change(tmp_path / "later", lambda provisioner, *folders: provisioner.add(("d",), *folders))
+    newest = later.change(tmp_path / "newest", lambda provisioner, *folders: provisioner.rotate(None, *folders))
+    assert {str(Project.load(kit / "project.secagg").task) for kit in newest.kits.iterdir()} == {
+        str(dict(sorted(task.items())))
+    }

@@ -32,7 +32,7 @@ from secagg.errors import (
 )
 from secagg.protocol import Handout
 from secagg.server import Relay
-from secagg.site import Follower
+from secagg.site import Follower, GlobalModel
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +285,7 @@ def test_metrics_that_are_none(
         Relayed(metered, metrics=["loss"]).train("a", metrics=given)
 
 
-@pytest.mark.parametrize("names", ["loss", ["loss", "loss"], [3], None])
+@pytest.mark.parametrize("names", ["loss", ["loss", "loss"], [3], 3])
 def test_names_of_metrics_that_are_none(kits: Federation, names: object) -> None:
     with pytest.raises(ConfigError, match="metrics"):
         Relay(kits["server"], MODEL, metrics=names)  # type: ignore[arg-type]
@@ -310,12 +310,18 @@ def test_a_run_without_metrics_needs_no_other_bounds(metered: Federation) -> Non
     assert run.follower("a").means == {}
 
 
-def test_metrics_are_never_in_the_clear(tmp_path: Path) -> None:
-    kits = provision(tmp_path, encrypt={"include": ["w"]})
-    with pytest.raises(ConfigError, match=r"metrics would travel in the clear by encrypt: .*'secagg.metrics\*'"):
-        Relay(kits["server"], MODEL, metrics=["loss"])
-    model = secagg.Layout.of(MODEL, secagg.Config.load(kits["a"] / "federation.yaml"))
-    assert [spec.role for spec in model.sent] == ["encrypted"]
+@pytest.mark.parametrize(
+    "encrypt", ["conv", "first-middle-last", {"include": ["conv.*"]}, {"exclude": ["*metrics*", "b"]}]
+)
+def test_metrics_are_never_in_the_clear(encrypt: Any) -> None:
+    config = secagg.Config.from_dict(
+        {"he": {"preset": "smallest"}, "encrypt": encrypt, "metrics": ["loss"], "aggregation": {"max_clients": 3}}
+    )
+    state = {"conv.weight": np.zeros((2, 2, 3), np.float32), "b": np.zeros(2, np.float32)}
+    model = GlobalModel(secagg.Client(config, secagg.generate_keys(config).client, "a"), state)
+    roles = {spec.name: spec.role for spec in model.layout.sent}
+    assert roles["secagg.metrics"] == roles["secagg.metrics.loss"] == roles["conv.weight"] == "encrypted"
+    assert roles["b"] == "clear"
 
 
 def test_a_model_with_a_name_of_metrics(kits: Federation) -> None:

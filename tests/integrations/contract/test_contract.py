@@ -14,6 +14,8 @@ from typing import Any
 import by_loop
 import numpy as np
 import pytest
+from by_bundle import run_bundle
+from by_filters import run_filters
 from by_flower import run_flower
 from by_grpc import run_grpc
 from by_loop import run_loop
@@ -47,6 +49,8 @@ DRIVERS: dict[str, tuple[Driver, tuple[str, ...]]] = {
     "transformers": (run_transformers, ("network",)),
     "lightning": (run_lightning, ("network",)),
     "monai": (run_monai, ("network", "brain")),
+    "monai-bundle": (run_bundle, ("network",)),
+    "monai-filters": (run_filters, ("network",)),
 }
 
 #: What is below the integrations.
@@ -222,7 +226,7 @@ def test_digits_are_learnt(reference: Callable[[str, str], Run]) -> None:
 def test_every_integration_is_here() -> None:
     (folder,) = integrations.__path__
     names = {path.stem for path in Path(folder).iterdir() if not path.name.startswith("_")}
-    assert names == (DRIVERS.keys() - BELOW) | ELSEWHERE.keys()
+    assert names == {name.partition("-")[0] for name in DRIVERS.keys() - BELOW} | ELSEWHERE.keys()
 
 
 def assert_same(found: dict[str, Any], expected: dict[str, Any], where: Any) -> None:

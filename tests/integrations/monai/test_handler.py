@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from ignite.engine import Engine, Events
-from monai.data import DataLoader, Dataset, MetaTensor
-from monai.engines import GanTrainer, SupervisedTrainer
+from monai.data import MetaTensor
+from monai_sites import State, assert_equal, make_network, make_trainer, snapshot
 
 import secagg
 from secagg.errors import (
@@ -49,38 +49,6 @@ CONFIG = secagg.Config.from_dict(
 KEYS = secagg.generate_keys(CONFIG)
 WEIGHTS = {"site-1": 3, "site-2": 5, "site-3": 10}
 
-State = dict[str, torch.Tensor]
-
-
-def make_network(seed: int = 0) -> torch.nn.Module:
-    """A network with weights, running statistics and an integer buffer."""
-    torch.manual_seed(seed)
-    return torch.nn.Sequential(
-        torch.nn.Conv3d(1, 4, 3, padding=1), torch.nn.BatchNorm3d(4), torch.nn.ReLU(), torch.nn.Conv3d(4, 1, 1)
-    )
-
-
-def make_trainer(network: torch.nn.Module, seed: int = 0, examples: int = 4, **options: Any) -> SupervisedTrainer:
-    """Train on noise: as many iterations as examples."""
-    draw = torch.Generator().manual_seed(seed)
-    dtype = next(network.parameters()).dtype
-    data = [
-        {
-            "image": torch.randn(1, 4, 4, 4, generator=draw).to(dtype),
-            "label": torch.randn(1, 4, 4, 4, generator=draw).to(dtype),
-        }
-        for _ in range(examples)
-    ]
-    return SupervisedTrainer(
-        device=torch.device("cpu"),
-        max_epochs=1,
-        train_data_loader=DataLoader(Dataset(data), batch_size=1),
-        network=network,
-        optimizer=torch.optim.SGD(network.parameters(), 0.05),
-        loss_function=torch.nn.MSELoss(),
-        **options,
-    )
-
 
 def make_model(name: str = "site-1", state: Mapping[str, Any] | None = None, **options: Any) -> GlobalModel:
     return GlobalModel(secagg.Client(CONFIG, KEYS.client, name), state or make_network().state_dict(), **options)
@@ -104,16 +72,6 @@ def aggregate(*updates: secagg.Update | None, round: int = 0) -> secagg.Update:
         assert update is not None
         aggregator.add(update)
     return aggregator.finish()
-
-
-def snapshot(state: Mapping[str, torch.Tensor]) -> State:
-    return {name: value.clone() for name, value in state.items()}
-
-
-def assert_equal(state: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> None:
-    assert list(state) == list(other)
-    for name, value in state.items():
-        torch.testing.assert_close(value, other[name], rtol=0, atol=0)
 
 
 def tolerance(names: list[str]) -> float:
@@ -574,47 +532,6 @@ def test_a_tensor_of_monai_is_refused_before_training() -> None:
     state["0.weight"] = MetaTensor(state["0.weight"])
     with pytest.raises(LayoutError, match=r"'0\.weight' is of the class MetaTensor, .*as_subclass\(torch\.Tensor\)"):
         make_model(state=state)
-
-
-def test_an_engine_without_a_network() -> None:
-    engine = Engine(lambda engine, batch: None)
-    make_handler().attach(engine)
-    with pytest.raises(LayoutError, match=r"Engine has no attribute network: set it .* torch\.nn\.ModuleDict"):
-        engine.run([0])
-
-
-def test_an_engine_of_two_networks() -> None:
-    """As the message of the error above says."""
-    both = torch.nn.ModuleDict({"g": torch.nn.Linear(2, 1), "d": torch.nn.Linear(1, 1)})
-    optimisers = {name: torch.optim.SGD(network.parameters(), 0.05) for name, network in both.items()}
-    handler = make_handler(state=network_state(both))
-    before = snapshot(both.state_dict())
-
-    def make_gan_trainer() -> GanTrainer:
-        return GanTrainer(
-            torch.device("cpu"),
-            1,
-            DataLoader(Dataset([torch.rand(1) for _ in range(4)]), batch_size=2),
-            both["g"],
-            optimisers["g"],
-            lambda fake: -both["d"](fake).mean(),
-            both["d"],
-            optimisers["d"],
-            lambda fake, real: (both["d"](fake) - both["d"](real)).mean(),
-            latent_shape=2,
-            d_prepare_batch=lambda batch, *where: batch,
-            train_handlers=[handler],
-        )
-
-    with pytest.raises(LayoutError, match="GanTrainer has no attribute network"):
-        make_gan_trainer().run()
-    trainer = make_gan_trainer()
-    trainer.network = both
-    trainer.run()
-    sent = handler.model.difference(network_state(both))
-    assert list(sent) == list(before)
-    assert {name for name, value in sent.items() if float(value.abs().max()) > 0} == {"g.weight", "g.bias", "d.weight"}
-    assert handler.update is not None
 
 
 def test_the_upload_goes_where_it_was_told_to_wherever_training_goes(
