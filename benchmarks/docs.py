@@ -25,7 +25,7 @@ from secagg.errors import FormatError, SecAggError
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PICTURES = "benchmarks/results", "docs/benchmarks"
-PAGES = ("README.md", "docs/backends.md", "docs/benchmarks.md")
+PAGES = ("README.md", "docs/backends.md", "docs/leakage.md", "docs/benchmarks.md")
 REMEDY = "run `make report`, and commit what it changes"
 
 #: What stands after the name of a block is for readers.
@@ -268,7 +268,7 @@ GENERATORS: Mapping[str, Callable[[Folder], str | None]] = {
     "ratios": ratios_table,
     "nvflare": nvflare_text,
     "targets": targets_text,
-    **{name: section_text(name) for name in ("peers", "clara", "growth", "gate", "sizes")},
+    **{name: section_text(name) for name in ("peers", "clara", "growth", "gate", "leakage", "sizes")},
     "models": section_text("backends"),
 }
 

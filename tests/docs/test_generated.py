@@ -36,6 +36,9 @@ def copy(docs: ModuleType, tmp_path: Path) -> Path:
     folder.mkdir(parents=True)
     made_up.peers_results().save(folder / "peers.json")
     made_up.bench_results().save(folder / "bench.json")
+    beside = tmp_path / "benchmarks" / "leakage"
+    beside.mkdir()
+    made_up.leakage_results().save(beside / "leakage.json")
     return tmp_path
 
 
@@ -57,10 +60,10 @@ def test_every_table_that_is_generated_is_on_a_page(docs: ModuleType) -> None:
 
 def test_what_is_written_is_what_is_checked(docs: ModuleType, copy: Path) -> None:
     assert any("block readme" in line for line in docs.differences(copy))
-    assert list(docs.write(copy)) == ["docs/benchmarks/peers.png", *docs.PAGES]
+    assert list(docs.write(copy)) == ["docs/benchmarks/peers.png", "docs/benchmarks/leakage.png", *docs.PAGES]
     assert list(docs.differences(copy)) == []
     assert list(docs.write(copy)) == []
-    readme, backends, page = ((copy / name).read_text() for name in docs.PAGES)
+    readme, backends, leakage, page = ((copy / name).read_text() for name in docs.PAGES)
     assert len(readme.split()) <= 1400
     assert "| NVFlare 2.9.0 HE |" in readme
     assert "| update | 339 MB | 270 MB | 118 MB | 15.6 MB | 4.70 MB |" in readme
@@ -70,6 +73,8 @@ def test_what_is_written_is_what_is_checked(docs: ModuleType, copy: Path) -> Non
     assert "3.84 s to read and add an update" in backends
     assert "1: 2026-01-02, 2 cores of Processor 0; 2: 2026-01-02, 2 cores of Processor 1" in backends
     assert "](benchmarks/peers.png)" in page
+    assert "](benchmarks/leakage.png)" in leakage
+    assert "|  | conv | 38.0 | 0.97 | 1.00 | 77.0% |" in leakage
     blocks = [text.partition("begin clara")[2].partition("end clara")[0] for text in (page, _page(docs))]
     assert blocks[0] == blocks[1] != ""  # there is no such file: the block stays
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,39 @@ def growth_results() -> Results:
     return Results("growth", "secagg bench growth", data, DATE, MACHINE)
 
 
+def leakage_results(ssim: float = 0.99) -> Results:
+    """A setting where raw is read as well as `ssim` says, and one where it is not."""
+    rows = [("raw", 50.1, ssim, 1.0, 1.0), ("conv", 38.0, 0.97, 1.0, 0.77), ("all", 6.0, 0.02, None, 0.0)]
+    rows.append(("mean", 14.0, 0.41, None, None))
+    picture = b64encode(bytes((0, 80, 160, 255))).decode()
+    settings = [
+        {
+            "name": title.lower(),
+            "title": title,
+            "parameters": 32_474,
+            "edge": 2,
+            "pictures": [picture] * 2,
+            "seconds": 12.0,
+            "rows": [
+                {
+                    "name": name,
+                    "title": name,
+                    "psnr": psnr,
+                    "ssim": min(most, like),
+                    "identified": who,
+                    "clear": clear,
+                    "nbytes": None,
+                    "pictures": [picture] * 2,
+                }
+                for name, psnr, like, who, clear in rows
+            ],
+        }
+        for title, most in (("LeNet", 1.0), ("Adam", 0.5))
+    ]
+    data = {"images": 2, "candidates": 60, "seed": 0, "seconds": 24.0, "settings": settings}
+    return Results("leakage", "secagg leak --out leak", data, DATE, MACHINE)
+
+
 def bench_results() -> Results:
     """Targets of `make bench`, measured on two machines."""
     rows = [
@@ -264,6 +298,7 @@ def write_all(folder: Path) -> None:
     clara_results().save(folder / "clara.json")
     growth_results().save(folder / "growth.json")
     bench_results().save(folder / "bench.json")
+    leakage_results().save(folder / "leakage.json")
     (folder / "history.jsonl").write_text(history_lines())
 
 

@@ -64,7 +64,7 @@ def measure(
         warnings.simplefilter("ignore", PrivacyWarning)  # which is what is measured
         warnings.simplefilter("ignore", PrecisionWarning)
         for setting in settings:
-            mine = rows or {name: row for name, row in named_rows().items() if name in setting.rows}
+            mine = rows or {name: named_rows()[name] for name in setting.rows}
             found.append(_measure(setting, mine, truth, seed, progress))
     seconds = time.perf_counter() - began
     return {"images": images, "candidates": CANDIDATES, "seed": seed, "seconds": seconds, "settings": found}

@@ -20,6 +20,8 @@ RAW, ALL = "raw", "all"
 #: Three sites, the smallest federation of which no two know the third's update from the sum.
 _SITES = 3
 
+_ONE_STEP = Recipe()
+
 #: Takes a victim and a seed, and returns which values are hidden.
 Mask = Callable[[Victim, int], Tensor]
 
@@ -56,7 +58,7 @@ class Setting:
     name: str
     title: str
     victim: Callable[[], Victim]
-    recipe: Recipe = Recipe()
+    recipe: Recipe = _ONE_STEP
     steps: int = 300
     rows: Sequence[str] = (RAW, "conv", "first-middle-last", ALL)
     told: bool = True

@@ -32,8 +32,8 @@ def leakage_chart(results: Results) -> Chart:
         "leakage",
         "What the server sees",
         f"Slices of a brain beside what was read out of their updates, by SSIM. {'. '.join(told)}.",
-        "Each column: what an attack finds in the values that are clear. The first is the truth; the last is what the "
-        "server could guess without any update.",
+        "Each column: what an attack finds in the values that are clear. The first is the truth, the last what the "
+        "server could guess without any update. SSIM: the mean over all images that were attacked.",
         results.command,
         results.date,
         show_machine(results.machine),
