@@ -1,6 +1,6 @@
 # Commands for working on secagg. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup pyfhel demo test lint format bench bench-check report docs sizes fuzz chaos proto clean
+.PHONY: help setup pyfhel demo test lint format bench bench-check report docs tutorial sizes fuzz chaos proto clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -48,6 +48,9 @@ report: setup ## the page in runs/report, and the numbers and pictures of README
 
 docs: setup ## build the documentation site in site/html, of README.md, docs/ and the docstrings
 	$(BIN)/python -m sphinx -q -E -W -c docs -d site/doctrees . site/html
+
+tutorial: setup ## run docs/tutorial.ipynb, some minutes, and keep its outputs
+	$(BIN)/python tools/run_tutorial.py
 
 sizes: setup ## make benchmarks/sizes.csv anew, which the suite holds exactly
 	$(BIN)/python benchmarks/sizes.py

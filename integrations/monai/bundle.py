@@ -90,6 +90,8 @@ def federate(
         If the bundle's own code raises anything. This site goes on when the bundle is started again.
     SecAggError
         Whatever kit, model, update, aggregate or a call are refused for. MONAI puts its own error around it.
+    SystemExit
+        130 after Ctrl-C.
     """
 
     def connect(kit: SiteKit, layout: secagg.Layout) -> Session:
@@ -123,7 +125,11 @@ def federate(
         )
 
     task = BundleTask(trainer, evaluator, weight)
-    return task.follow() if rank() else task.lead(lead)
+    try:
+        return task.follow() if rank() else task.lead(lead)
+    except KeyboardInterrupt:
+        _Logged().warning("interrupted; the same command goes on")
+        raise SystemExit(130) from None
 
 
 def _check_comparison(evaluator: Evaluator, metrics: Sequence[str]) -> None:

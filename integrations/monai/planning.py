@@ -15,8 +15,9 @@ LARGEST_EDGE = 96
 #: Percent of the voxels of the classes that lie below the window, and above: nnU-Net's (Isensee et al. 2021).
 _OUTSIDE = 0.5
 
-#: So many voxels of each case tell where the window lies.
+#: So many voxels of each of so many cases tell where the window lies.
 _SAMPLE = 10_000
+_MOST_CASES = 32
 
 
 def propose(data: Decathlon, cases: Sequence[Case], report: Report, *, largest: int = LARGEST_EDGE) -> Settings:
@@ -27,9 +28,9 @@ def propose(data: Decathlon, cases: Sequence[Case], report: Report, *, largest: 
     data : Decathlon
         The data set.
     cases : sequence of Case
-        Its cases; of CT, their images and labels are read once more, for the window.
+        Its cases; of CT, images and labels of some are read once more, for the window.
     report : callable
-        Called with the number of cases that were read, and of all.
+        Called with the number of cases that were read, and of all of these.
     largest : int
         Largest edge of a patch in voxels.
     """
@@ -48,7 +49,7 @@ def propose(data: Decathlon, cases: Sequence[Case], report: Report, *, largest: 
 def _window(data: Decathlon, cases: Sequence[Case], report: Report) -> tuple[float, float]:
     """Return between which intensities the CT channels of almost all voxels lie that are of a class."""
     channels = [number for number, name in enumerate(data.modality) if is_ct(name)]
-    samples = []
+    samples, cases = [], cases[:: -(-len(cases) // _MOST_CASES)]
     for done, case in enumerate(cases):
         report(done, len(cases))
         inside = read_image(case)[read_label(case) > 0][:, channels].ravel()

@@ -125,6 +125,7 @@ def test_inspect_of_data_that_is_wrong(data: Path, tmp_path: Path, capsys: pytes
         (("--sites", "3"), "use --sites 2"),
         (("--sites", "1"), "--sites is 1; the demo's data needs 2 sites or more"),
         (("--preset", "exact", "--backend", "seal"), "--preset names backend and params, and so does --backend"),
+        (("--data", "nowhere"), "nowhere has no dataset.json: give the folder of a Decathlon task"),
     ],
 )
 def test_a_demo_that_cannot_be(

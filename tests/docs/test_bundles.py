@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "bundles.md").read_text(encoding="utf-8")
 SITES = ("site-1", "site-2")
 ROUNDS = 3
+FILES = "['configs/train.json','configs/secagg.json']"
 
 
 def block(language: str, number: int = 0) -> str:
@@ -43,6 +44,7 @@ class Bundle:
     folder: Path
     kit: Path
     server: str
+    command: tuple[str, ...] = ("-m", "monai.bundle", "run", "--config_file", FILES)
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -50,8 +52,7 @@ class Bundle:
         return (self.folder / "log").read_text(encoding="utf-8")
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "monai.bundle", "run"]
-        command += ["--config_file", "['configs/train.json','configs/secagg.json']", "--site", self.kit.name[-1]]
+        command = [sys.executable, *self.command, "--site", self.kit.name[-1]]
         command += ["--run#0#kit", str(self.kit), "--run#0#server", self.server]
         command += ["--run#0#report", "rounds.jsonl"]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -118,7 +119,8 @@ def test_a_site_that_was_killed_went_on(bundles: list[Bundle]) -> None:
 
 
 def test_a_round_is_what_the_page_says(bundles: list[Bundle]) -> None:
-    """An epoch, of which each site reports."""
+    """An epoch, of which each site reports; the command is the page's."""
+    assert f'python -m monai.bundle run --config_file "{FILES}"' in PAGE
     files = [str(bundles[0].folder / "configs" / f"{name}.json") for name in ("train", "secagg")]
     assert ConfigParser.load_config_files(files)["train"]["trainer"]["max_epochs"] == 1
     for bundle in bundles:
@@ -172,3 +174,34 @@ def test_the_programs_of_sites_and_server_run(tmp_path: Path) -> None:
     for key, value in one.items():
         assert not value.is_floating_point() or torch.equal(value, other[key]), key
     assert not torch.equal(one["model.0.conv.weight"], torch.from_numpy(first["model.0.conv.weight"]))
+
+
+#: What a bundle has beside its train.json for several processes that train one network.
+SEVERAL = {
+    "plain": TRAIN["network"],
+    "network": "$torch.nn.parallel.DistributedDataParallel(@plain)",
+    "initialize": [*TRAIN["initialize"], "$torch.distributed.init_process_group('gloo')"],
+    "finalize": ["$torch.distributed.destroy_process_group()"],
+}
+
+
+@pytest.mark.long
+def test_several_processes_are_one_site(tmp_path: Path) -> None:
+    """The short form is tests/integrations/monai/test_bundle_ranks.py, without a federation."""
+    kits = make_kits(tmp_path)
+    with Served(kits["server"], tmp_path / "served") as server:
+        folders = [write_bundle(tmp_path / "bundles" / site, secagg=block("json"), several=SEVERAL) for site in SITES]
+        made = [Bundle(folder, kits[site], server.address) for folder, site in zip(folders, SITES, strict=True)]
+        several = FILES.replace("'configs/secagg.json'", "'configs/several.json','configs/secagg.json'")
+        launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+        made[0].command = (*launcher, *made[0].command[:-1], several)
+        try:
+            for bundle in made:
+                bundle.start()
+            for bundle in made:
+                assert bundle.processes[-1].wait(300) == 0, bundle.log
+        finally:
+            for bundle in made:
+                bundle.kill()
+    assert made[0].log.count("round 2 (3 of 3): train") == 1  # rank 0 alone speaks
+    test_all_sites_have_one_global_model(made)

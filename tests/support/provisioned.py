@@ -32,6 +32,7 @@ COMMANDS = (
     "status",
     "demo",
     "bench",
+    "leak",
     "inspect",
     "backends",
 )

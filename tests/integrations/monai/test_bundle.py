@@ -216,3 +216,16 @@ def test_monai_shows_the_error_as_the_cause_of_its_own(kit: Path) -> None:
     with pytest.raises(RuntimeError, match="secagg.integrations.monai.federate") as raised:
         parser.get_parsed_content("run")
     assert isinstance(raised.value.__cause__, ConfigError)
+
+
+def test_ctrl_c_ends_it_in_one_line(
+    kit: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("secagg.integrations.monai.bundle.run_task", interrupted)
+    with caplog.at_level("INFO"), pytest.raises(SystemExit) as raised:
+        federate(make_trainer(make_network()), kit=kit, server="localhost:1", rounds=1, weight=4)
+    assert raised.value.code == 130
+    assert caplog.messages[-1] == "interrupted; the same command goes on"

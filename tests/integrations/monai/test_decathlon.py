@@ -175,6 +175,13 @@ def test_what_is_proposed(tmp_path: Path) -> None:
     assert propose(data, data.cases(quiet)[:1], quiet).window == (-1000, 1000)  # there is nothing but background
 
 
+def test_some_cases_tell_the_window(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secagg.integrations.monai.planning._MOST_CASES", 2)
+    data, seen = Decathlon.load(made), []
+    propose(data, data.cases(quiet), lambda *now: seen.append(now))
+    assert seen == [(0, 2), (1, 2), (2, 2)]
+
+
 def test_own_modalities(tmp_path: Path) -> None:
     kind = {**CT, "modality": {"0": "ct", "1": "PET"}}
     data = Decathlon.load(write_folder(tmp_path / "petct", 2, kind=kind))
