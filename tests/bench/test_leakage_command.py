@@ -56,7 +56,7 @@ def test_a_configuration_of_ones_own(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert rows[1]["clear"] == pytest.approx(24_608 / 32_474)
     file.write_text("he: {preset: smallest}\nencrypt: {exclude: [decoder.*]}\naggregation: {max_clients: 5}\n")
     assert main(["leak", "--config", str(file), "--images", "1", "--out", str(tmp_path / "leak")]) == 2
-    assert "the network that is attacked has conv1.weight" in capfd.readouterr().err
+    assert "LeNet, one SGD step, which is attacked, has conv1.weight" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
