@@ -154,6 +154,13 @@ def check_results(notebook: nbformat.NotebookNode) -> None:
     assert re.search(r"^\| all \| 0 of 39 \| 0 \| nothing to read \|$", read, re.MULTILINE)
     assert re.search(r"^\| conv \| 23 of 39 \| 338 \| 1\.0000", read, re.MULTILINE)
     assert re.search(r"^\| first-middle-last \| 35 of 39 \| 80,464 \| 1\.0000", read, re.MULTILINE)
+    ssim = {
+        name: float(value)
+        for name, value in re.findall(r"^(.+): SSIM (-?\d\.\d\d)$", text_of(notebook, "pictures"), re.M)
+    }
+    assert list(ssim) == ["raw", "conv", "first-middle-last", "all", "mean of the other images"]
+    assert min(ssim["raw"], ssim["conv"], ssim["first-middle-last"]) > 0.9
+    assert ssim["all"] < 0.3
     assert re.search(r"^15 of 39 tensors are sent, ", text_of(notebook, "stay-layout"))
     assert re.search(r"^sent: 15 tensors, from 0 to 0 apart$", text_of(notebook, "stay-models"), re.MULTILINE)
     assert "site-2 is dead" in text_of(notebook, "kill")
