@@ -18,7 +18,7 @@ import numpy as np
 from monai.data import load_decathlon_datalist, load_decathlon_properties
 from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import io_orientation
-from nibabel.spatialimages import HeaderDataError
+from nibabel.spatialimages import HeaderDataError, SpatialImage
 from numpy.typing import NDArray
 
 from secagg.errors import ConfigError, show
@@ -93,11 +93,13 @@ class Decathlon:
             data = load_decathlon_properties(path, ("modality", "labels", "training"))
             names = _paths(data["training"], path)
             listed = load_decathlon_datalist(path, is_segmentation=True, data_list_key="training")
+            missing = [name for name in names if not (folder / name).is_file()]
         except KeyError as error:
             raise ConfigError(f"{path} is not as the Decathlon has it: {error.args[0]}") from error
-        except (ValueError, AttributeError, RecursionError, OSError) as error:
-            raise ConfigError(f"{path} cannot be read as JSON: {error}") from error
-        missing = [name for name in names if not (folder / name).is_file()]
+        except OSError as error:  # also of a name that no file can have
+            raise ConfigError(f"{path}, or a file that it names, cannot be read: {error}") from error
+        except (ValueError, AttributeError, TypeError, RecursionError) as error:
+            raise ConfigError(f"{path} cannot be read as the JSON of the Decathlon: {error}") from error
         if missing:
             raise ConfigError(
                 f"{folder} lacks {len(missing)} of the {len(names)} files that {DATASET_FILE} names, such as "
@@ -121,8 +123,8 @@ class Decathlon:
         Raises
         ------
         ConfigError
-            If a file is no volume, an image has other channels than ``dataset.json`` says, a label lies on another
-            grid than its image, or has a value that is none of the classes.
+            If a file is no volume of numbers, an image has other channels than ``dataset.json`` says, a label has
+            voxels of another size or direction than its image, or has a value that is none of the classes.
         """
         cases = []
         for done, (image, label) in enumerate(self.files):
@@ -192,11 +194,20 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
         raise ConfigError(f"{path} cannot be read as NIfTI: {error}") from error
+    except (OverflowError, MemoryError) as error:
+        raise ConfigError(f"{path} cannot be read as NIfTI: its header gives a size that no file has") from error
 
 
 def _open(path: Path) -> Any:
     with _reading(path):
-        return nibabel.load(path)
+        volume = nibabel.load(path)
+    if not isinstance(volume, SpatialImage):
+        raise ConfigError(f"{path} holds no volume; convert it to NIfTI")
+    if volume.get_data_dtype().kind not in "uif":
+        raise ConfigError(f"{path} holds {volume.get_data_dtype()} in each voxel; convert it to one real number")
+    if not np.isfinite(volume.affine).all():
+        raise ConfigError(f"{path} does not say where its voxels lie: its affine is not finite")
+    return volume
 
 
 def _paths(training: Any, path: Path) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import CacheDataset
+from monai.data import CacheDataset, MetaTensor
 from monai.transforms import (
     Compose,
     EnsureTyped,
@@ -81,18 +81,31 @@ def _transforms(settings: Settings) -> list[Transform]:
     window, unit = ScaleIntensityRange(low, high, 0.0, 1.0, clip=True), NormalizeIntensity(nonzero=True)
     scales: list[Any] = [window if is_ct(name) else unit for name in settings.modality]
 
-    def scale(image: torch.Tensor) -> torch.Tensor:
+    def scale(image: MetaTensor) -> MetaTensor:
         for channel, change in enumerate(scales):
             image[channel] = change(image[channel])
+        if not torch.isfinite(image).all():
+            raise ConfigError(
+                f"{image.meta['filename_or_obj']} has voxels that are NaN or infinite: give them a number"
+            )
         return image
 
     return [
         LoadImaged(_KEYS, reader="NibabelReader", ensure_channel_first=True),
+        _OneGrid(),
         Orientationd(_KEYS, axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
         Spacingd(_KEYS, pixdim=settings.spacing, mode=("bilinear", "nearest")),
         Lambdad("image", scale, track_meta=False),
         EnsureTyped(_KEYS, track_meta=False),
     ]
+
+
+class _OneGrid(Transform):
+    """Lays the label where its image lies: of affines that differ by rounding, resampling makes unlike sizes."""
+
+    def __call__(self, case: dict[str, Any]) -> dict[str, Any]:
+        case["label"].affine = case["image"].affine
+        return case
 
 
 class _Counted(Transform):

@@ -82,6 +82,7 @@ def test_an_axis_without_direction(folder: Path) -> None:
         ({"training": [{"image": "/etc/passwd", "label": "b"}]}, "names /etc/passwd, which is outside its folder"),
         ({"training": [{"image": "a", "label": "x/../../b"}]}, r"names x/\.\./\.\./b, which is outside its folder"),
         ({"training": [{"image": "a", "label": "./a"}]}, "names a twice"),
+        ({"training": [{"image": "a", "label": "b" * 5000}]}, "or a file that it names, cannot be read: .* too long"),
         ({"modality": {"1": "CT"}}, "modality is .*; number 1 to 64 names from 0"),
         ({"modality": ["CT"]}, "modality is .*; number 1 to 64 names from 0"),
         ({"labels": {"0": "background", "2": "liver"}}, "labels is .*; number 1 to 256 names from 0"),
@@ -103,7 +104,9 @@ def test_a_case_that_is_listed_twice(folder: Path) -> None:
         Decathlon.load(folder)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", "[" * 100_000, "\xff", '"text"'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{", "[" * 100_000, "\xff", '"text"', '"modality labels training"', "5", "null"]
+)
 def test_a_list_that_is_no_json_object(folder: Path, content: str) -> None:
     (folder / "dataset.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(ConfigError, match="dataset.json"):
@@ -132,12 +135,44 @@ def test_what_is_not_there(folder: Path, tmp_path: Path) -> None:
         ("label", np.zeros(SIZE, np.uint8), (-1.0, 1.0, 1.5), "or they are turned"),
         ("image", np.zeros((*SIZE, 2), np.int16), SPACING, "names 1 channels"),
         ("image", np.zeros(SIZE[:2], np.int16), SPACING, "names 1 channels"),
+        ("label", np.zeros(SIZE, [("R", "u1"), ("G", "u1"), ("B", "u1")]), SPACING, "convert it to one real number"),
+        ("label", np.zeros(SIZE, np.complex64), SPACING, "holds complex64 in each voxel"),
+        ("image", np.zeros(SIZE, np.complex64), SPACING, "holds complex64 in each voxel"),
     ],
 )
 def test_files_that_do_not_fit(
     folder: Path, name: str, values: np.ndarray, spacing: tuple[float, ...], message: str
 ) -> None:
     write_nifti(folder / f"{name}sTr" / "case_000.nii.gz", values, spacing)
+    with pytest.raises(ConfigError, match=message):
+        Decathlon.load(folder).cases(quiet)
+
+
+def test_what_is_no_volume(folder: Path) -> None:
+    nibabel.save(nibabel.GiftiImage(), folder / "surface.gii")
+    case = {"image": "surface.gii", "label": "labelsTr/case_000.nii.gz"}
+    edit(folder, training=[case])
+    with pytest.raises(ConfigError, match=r"surface\.gii holds no volume"):
+        Decathlon.load(folder).cases(quiet)
+
+
+@pytest.mark.parametrize(
+    ("offset", "values", "message"),
+    [
+        (42, np.array([-20], "<i2"), "its header gives a size that no file has"),
+        (280, np.array([np.inf], "<f4"), "its affine is not finite"),
+    ],
+)
+def test_headers_that_cannot_be(folder: Path, offset: int, values: np.ndarray, message: str) -> None:
+    training = []
+    for name in ("image", "label"):
+        path = folder / f"{name}sTr" / "case_000.nii"
+        write_nifti(path, np.zeros(SIZE, np.uint8))
+        head = bytearray(path.read_bytes())
+        head[offset : offset + values.nbytes] = values.tobytes()
+        path.write_bytes(head)
+        training.append((name, str(path.relative_to(folder))))
+    edit(folder, training=[dict(training)])
     with pytest.raises(ConfigError, match=message):
         Decathlon.load(folder).cases(quiet)
 

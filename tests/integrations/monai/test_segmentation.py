@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from decathlon_folder import CT, CT_BLOCK, MRI, MRI_BLOCK, SIZE, write_folder, write_nifti
+from decathlon_folder import CT, CT_BLOCK, MRI, MRI_BLOCK, SIZE, edit, write_folder, write_nifti
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from secagg.errors import ConfigError
@@ -123,6 +123,35 @@ def test_a_damaged_file_is_found_before_training(tmp_path: Path, name: str) -> N
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(ConfigError, match=r"read.*"):
         Segmentation(folder, CT_BLOCK, fold="1/2")
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_voxels_that_are_no_numbers_are_found_before_training(tmp_path: Path, value: float) -> None:
+    """Of CT the window has an end for what is infinite; all else would make the whole network NaN."""
+    folder = write_folder(tmp_path / "data", 2)
+    image = np.full(SIZE, 7.0, np.float32)
+    image[3, 3, 3] = value
+    write_nifti(folder / "imagesTr" / "case_001.nii.gz", image)
+    if np.isnan(value):
+        with pytest.raises(ConfigError, match=r"case_001\.nii\.gz has voxels that are NaN or infinite"):
+            Segmentation(folder, CT_BLOCK, fold="1/2")
+    else:
+        Segmentation(folder, CT_BLOCK, fold="1/2")
+    edit(folder, modality={"0": "T2"})
+    block = {name: setting for name, setting in CT_BLOCK.items() if name != "window"} | {"modality": ["T2"]}
+    with pytest.raises(ConfigError, match=r"case_001\.nii\.gz has voxels that are NaN or infinite"):
+        Segmentation(folder, block, fold="1/2")
+
+
+def test_a_label_lies_where_its_image_lies(tmp_path: Path) -> None:
+    """Affines that differ by rounding would be resampled to unlike sizes."""
+    folder = write_folder(tmp_path / "data", 2)
+    for number in range(2):
+        for kind, spacing in (("image", 0.5), ("label", 0.509)):
+            path = folder / f"{kind}sTr" / f"case_00{number}.nii.gz"
+            write_nifti(path, np.zeros((64, 16, 16), np.uint8), (spacing, 0.5, 0.5))
+    task = Segmentation(folder, CT_BLOCK | {"spacing": [0.5, 0.5, 0.5]}, fold="1/2")
+    assert [task._held_out[0][name].shape for name in ("image", "label")] == [(1, 64, 16, 16)] * 2
 
 
 def test_intensities(tmp_path: Path) -> None:
