@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from secagg.bench.leakage import run as leakage_run
-from secagg.bench.leakage.settings import RAW, SETTING_LIST, rows_beside
+from secagg.bench.leakage.settings import RAW, SETTING_LIST, product_config, rows_beside
 from secagg.bench.report.leakage import leakage_chart, leakage_tables
 from secagg.bench.report.style import LIGHT
 from secagg.bench.results import Results
@@ -92,6 +92,14 @@ def test_modes_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
             main(["leak", *arguments])
         assert "--encrypt" in capsys.readouterr().err
     assert list(rows_beside("all")) == [RAW, "all"]
+
+
+@pytest.mark.parametrize("name", ["raw", "all", "conv"])
+def test_a_configuration_may_be_called_as_a_row(name: str) -> None:
+    config = product_config("conv")
+    rows = rows_beside(name, config)
+    assert [row.title for row in rows.values()] == ["raw", name, "all"]
+    assert [row.config for row in rows.values()] == [None, config, product_config("all")]
 
 
 def test_settings_that_raw_fails_in_are_apart() -> None:

@@ -155,7 +155,10 @@ class _Attack:
         return torch.stack(found)[costs.argmin(0), torch.arange(len(self._truth))]
 
     def identified(self, view: View) -> float | None:
-        """Return the share of images that are found among all candidates."""
+        """Return the share of images that are found among all candidates, whose targets and training are known.
+
+        Also where the inversion does not know them.
+        """
         return identified(view, self._candidates, self._truth)
 
 

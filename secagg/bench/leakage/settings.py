@@ -52,7 +52,7 @@ class Setting:
     rows : sequence of str
         Which of `named_rows`, where no configuration is asked about.
     told : bool
-        Whether the attacker knows the target.
+        Whether the inversion knows the target. Identification does: candidates come with their own.
     """
 
     name: str
@@ -96,6 +96,8 @@ def named_rows() -> dict[str, Row]:
 
 
 def rows_beside(name: str, config: Config | None = None) -> dict[str, Row]:
-    """Return the rows where one is asked about, a mode or a configuration of that name: it beside raw and all."""
-    rows = named_rows() if config is None else named_rows() | {name: Row(name, config)}
+    """Return the rows where one is asked about, a mode or a configuration of that title: it beside raw and all."""
+    rows = named_rows()
+    if config is not None:
+        return {RAW: rows[RAW], "asked": Row(name, config), ALL: rows[ALL]}  # whatever its file is called
     return {one: rows[one] for one in dict.fromkeys((RAW, name, ALL))}
