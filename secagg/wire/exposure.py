@@ -10,7 +10,7 @@ def exposure(layout: Layout) -> str | None:
 
     A dense layer that is the first to see pixels gives them back: the gradient of its weights is a product of two
     vectors, and one of them is the image (docs/leakage.md). Layers are told by names and shapes: the first tensor
-    ``weight`` of two or more dimensions is dense if it has two.
+    ``weight`` of two or more dimensions is dense if it has two, or an embedding, which shows what was looked up.
     """
     clear, sent = layout.role("clear"), layout.sent
     if not clear:
@@ -25,6 +25,7 @@ def exposure(layout: Layout) -> str | None:
     first = next((spec for spec in weights if len(spec.shape) >= 2), None)
     if first is not None and first.role == "clear" and len(first.shape) == 2:
         told += (
-            f". One of them is the first layer, {first.name!r}, a dense one: the pixels themselves stand in its update"
+            f". One of them is the first layer, {first.name!r}: what it was given stands in its update, the pixels "
+            "themselves if it is a dense one on images, the words if it is an embedding"
         )
     return told

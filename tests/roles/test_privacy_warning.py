@@ -89,7 +89,7 @@ def test_two_sites_are_said_once_by_keys_and_all_clients() -> None:
 def test_a_dense_first_layer_that_is_clear() -> None:
     """Its update holds the pixels; the same layer encrypted, or behind a convolution, is not spoken of."""
     (told,) = said(lambda: sites()[0].layout(PERCEPTRON))
-    assert "the first layer, 'patches.1.weight', a dense one: the pixels themselves stand in its update" in told
+    assert "the first layer, 'patches.1.weight': what it was given stands in its update, the pixels themselves" in told
     (told,) = said(lambda: sites({"exclude": ["*.bias"]})[0].layout(PERCEPTRON))
     assert "dense" not in told
     behind = {**CONV, "head.weight": np.ones((2, 2), np.float32)}

@@ -142,7 +142,7 @@ def test_a_dense_layer_on_pixels_is_spoken_of(
     monkeypatch.setitem(NETWORKS, "UNETR", lambda: network)
     encrypted("UNETR", "conv")
     (told,) = (str(one.message) for one in recwarn if issubclass(one.category, PrivacyWarning))
-    first = "the first layer, 'vit.patch_embedding.patch_embeddings.1.weight', a dense one"
+    first = "the first layer, 'vit.patch_embedding.patch_embeddings.1.weight': what it was given stands in its update"
     assert (first in told) == dense
 
 
