@@ -29,6 +29,9 @@ DATASET_FILE = "dataset.json"
 MAX_CHANNELS = 64
 MAX_CLASSES = 256
 
+#: Least and largest edge of a voxel in mm, of files and of what they are resampled to.
+SPACINGS = (0.01, 100)
+
 #: By how much the voxels of a label may differ in size and direction from those of its image, in mm.
 _TOLERANCE = 1e-2
 
@@ -156,6 +159,11 @@ class Decathlon:
             raise ConfigError(f"{image} does not say in which direction an axis goes: its affine has a row of zeros")
         turned = np.argsort(order)
         spacing = np.linalg.norm(axes, axis=0)[turned]
+        if not (SPACINGS[0] <= spacing.min() and spacing.max() <= SPACINGS[1]):
+            raise ConfigError(
+                f"{image} has voxels of {_millimetres(volume)}; edges of {SPACINGS[0]} to {SPACINGS[1]} mm can be: is "
+                "its affine in another unit?"
+            )
         return Case(image, label, tuple(int(size[axis]) for axis in turned), tuple(map(float, spacing)))
 
     def _check_classes(self, values: NDArray[Any], label: Path) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from secagg.errors import ConfigError
+
 from .decathlon import Case, Decathlon, Report, is_ct, read_image, read_label
 from .settings import EDGE_STEP, Settings
 
@@ -53,6 +55,8 @@ def _window(data: Decathlon, cases: Sequence[Case], report: Report) -> tuple[flo
     for done, case in enumerate(cases):
         report(done, len(cases))
         inside = read_image(case)[read_label(case) > 0][:, channels].ravel()
+        if not np.isfinite(inside).all():
+            raise ConfigError(f"{case.image} has voxels of a class that are NaN or infinite: give them a number")
         samples.append(inside[:: max(1, len(inside) // _SAMPLE)])
     report(len(cases), len(cases))
     values = np.concatenate(samples)

@@ -13,7 +13,7 @@ from monai.networks.nets import SegResNet
 
 from secagg.errors import ConfigError, show
 
-from .decathlon import MAX_CHANNELS, MAX_CLASSES, Decathlon, is_ct
+from .decathlon import MAX_CHANNELS, MAX_CLASSES, SPACINGS, Decathlon, is_ct
 
 #: The network halves its patch so often that each edge is a multiple of this many voxels.
 EDGE_STEP = 8
@@ -70,7 +70,7 @@ class Settings:
     def __post_init__(self) -> None:
         _check("modality", self.modality, _is_text, 1, MAX_CHANNELS, "names of the channels: [CT]")
         _check("labels", self.labels, _is_text, 2, MAX_CLASSES, "names of the classes: [background, spleen]")
-        _check("spacing", self.spacing, lambda value: _is_number(value) and 0.01 <= value <= 100, 3, 3, "mm: [1, 1, 2]")
+        _check("spacing", self.spacing, _is_spacing, 3, 3, "mm: [1, 1, 2]")
         _check("patch", self.patch, _is_edge, 3, 3, f"multiples of {EDGE_STEP} up to {_MAX_EDGE}: [96, 96, 64]")
         names = self.metrics
         if len(set(names)) != len(names):
@@ -161,6 +161,10 @@ def _is_int(value: object) -> bool:
 
 def _is_number(value: object) -> bool:
     return _is_int(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _is_spacing(value: Any) -> bool:
+    return _is_number(value) and SPACINGS[0] <= value <= SPACINGS[1]
 
 
 def _is_edge(value: Any) -> bool:

@@ -161,6 +161,8 @@ def test_what_is_no_volume(folder: Path) -> None:
     [
         (42, np.array([-20], "<i2"), "its header gives a size that no file has"),
         (280, np.array([np.inf], "<f4"), "its affine is not finite"),
+        (280, np.array([1000.0], "<f4"), "edges of 0.01 to 100 mm can be: is its affine in another unit"),
+        (280, np.array([0.001], "<f4"), "has voxels of 0.001 × 1 × 1.5 mm"),
     ],
 )
 def test_headers_that_cannot_be(folder: Path, offset: int, values: np.ndarray, message: str) -> None:
@@ -208,6 +210,13 @@ def test_what_is_proposed(tmp_path: Path) -> None:
     assert propose(data, data.cases(quiet), quiet).spacing == SPACING  # the median
     assert propose(data, data.cases(quiet)[:1], quiet).patch == (40, 40, 40)
     assert propose(data, data.cases(quiet)[:1], quiet).window == (-1000, 1000)  # there is nothing but background
+
+
+def test_a_window_of_voxels_that_are_no_numbers(folder: Path) -> None:
+    write_nifti(folder / "imagesTr" / "case_000.nii.gz", np.full(SIZE, np.nan, np.float32))
+    data = Decathlon.load(folder)
+    with pytest.raises(ConfigError, match=r"case_000\.nii\.gz has voxels of a class that are NaN or infinite"):
+        propose(data, data.cases(quiet), quiet)
 
 
 def test_some_cases_tell_the_window(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
