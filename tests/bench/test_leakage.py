@@ -158,6 +158,8 @@ def test_a_configuration_of_another_model(states: list[State]) -> None:
         measure(1, 0, lambda what: pytest.fail(f"begun: {what}"), foreign)
     with pytest.raises(RangeError, match="beyond aggregation.max_abs"):
         encrypted(config("conv", max_abs=1e-9), states)
+    with pytest.raises(RangeError, match="tensor 'conv1.weight' has .* beyond aggregation.max_abs"):
+        measure(1, 0, lambda what: pytest.fail(f"begun: {what}"), {"asked": Row("mine", config("conv", max_abs=1e-6))})
 
 
 # The attacks.

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...config import Config
 from ...errors import PrecisionWarning, PrivacyWarning
 from ...setup.progress import Progress, Report
 from ...ui.units import show_count
@@ -22,7 +23,7 @@ from .images import CANDIDATES
 from .inversion import gradient_cost, invert
 from .metrics import psnr, ssim
 from .settings import SETTING_LIST, Row, Setting, named_rows
-from .training import updates
+from .training import update, updates
 from .uploads import check_fit, encrypted
 from .victims import Victim, make_victim
 from .view import View, raw_view, server_view
@@ -60,20 +61,18 @@ def measure(
     Raises
     ------
     ConfigError
-        If a configuration does not fit one of the networks; nothing has been attacked then.
+        If a configuration does not fit one of the networks.
     SecAggError
-        Whatever a site refuses to encrypt for.
+        Whatever a site refuses to encrypt for. With `rows`, nothing has been attacked then either.
     """
     began = time.perf_counter()
     truth = sorted(torch.randperm(CANDIDATES, generator=torch.Generator().manual_seed(seed))[:images].tolist())
     found = []
-    for setting in settings:
-        for row in (rows or {}).values():
-            if row.config is not None:
-                check_fit(row.config, setting.title, make_victim(setting.victim, seed).parameters)
     with warnings.catch_warnings(), _one_thread():
         warnings.simplefilter("ignore", PrivacyWarning)  # which is what is measured
         warnings.simplefilter("ignore", PrecisionWarning)
+        for setting in settings:
+            _try([row.config for row in (rows or {}).values() if row.config is not None], setting, truth, seed)
         for setting in settings:
             mine = rows or {name: named_rows()[name] for name in setting.rows}
             found.append(_measure(setting, mine, truth, seed, progress))
@@ -90,6 +89,14 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _try(configs: Sequence[Config], setting: Setting, truth: Sequence[int], seed: int) -> None:
+    """Encrypt under each configuration what will be attacked under it: what is refused is refused at once."""
+    victim = make_victim(setting.victim, seed)
+    for config in configs:
+        check_fit(config, setting.title, victim.parameters)
+        encrypted(config, [update(victim, setting.recipe, victim.images[one], victim.targets[one]) for one in truth])
 
 
 def _measure(
