@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,8 +31,8 @@ from secagg.errors import (
     VerificationError,
 )
 from secagg.server import Federation, Limits
-from secagg.site import GlobalModel, Session, SiteRecord, run_task
-from secagg.site.best_model import Best, find_best
+from secagg.site import GlobalModel, Session, SiteRecord, best_model, run_task
+from secagg.site.best_model import Best, find_best, keep_best, open_best
 from secagg.site.first_model import begin_from
 from secagg.site.folder import BEST_FACTS_FILE, BEST_FILE, MODEL_FILE
 from secagg.trust import load_server_kit
@@ -261,6 +261,88 @@ def test_a_new_training_has_no_best_model_of_the_last_one(
     assert found is not None
     assert found.round == 0
     assert found.value == pytest.approx(0.1, abs=1e-3)
+
+
+def test_a_site_that_begins_late_has_no_best_model_of_another_training(
+    world: World, provisioned: Provisioned, tmp_path: Path
+) -> None:
+    """It comes after the round in which the one of the last training was the best."""
+    world.both(tasks())
+    for name in EXAMPLES:
+        (provisioned[name] / MODEL_FILE).unlink()
+    assert find_best(provisioned["a"]).round == 1  # type: ignore[union-attr]
+    (tmp_path / "again").mkdir()
+    again = World(provisioned, tmp_path / "again")
+    with again.server:
+        again.told["c"], again.records["c"] = Told(), []
+        others = {"b": Counting("b", dice=[0.1] * 4), "c": Counting("b", dice=[0.1] * 4)}
+        again.both(others, rounds=2)
+        again.both({"a": Counting("a", dice=[0.1] * 4), "b": Counting("b", dice=[0.1] * 4)}, rounds=3)
+    found = find_best(provisioned["a"])
+    assert found is not None
+    assert found.round == 2
+    assert found.value == pytest.approx(0.1, abs=1e-3)
+
+
+@pytest.mark.parametrize("writes", range(4))
+@pytest.mark.parametrize("again", [True, False])
+def test_whatever_is_interrupted_there_is_a_best_model(
+    kits: Provisioned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int, again: bool
+) -> None:
+    """The next process applies the same sum again, or goes on from a model of a later round: then it knows no better."""
+    model = GlobalModel(secagg.Client.load(kits["a"]), {"w": np.zeros(100, np.float32)})
+
+    def measured(round: int, dice: float) -> Best | None:
+        model.round, model.base = round, bytes([round] * 32)
+        model.save_model(tmp_path / MODEL_FILE)
+        return keep_best(tmp_path, round, "dice", {"dice": dice})
+
+    assert measured(0, 0.7) == Best("dice", 0.7, 0, bytes(32).hex())
+    left = [writes]
+
+    class KilledError(Exception):
+        pass
+
+    def counted(real: Any) -> Any:
+        def write(*arguments: Any, **options: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                raise KilledError
+            return real(*arguments, **options)
+
+        return write
+
+    with monkeypatch.context() as patched, suppress(KilledError):
+        patched.setattr(best_model, "replace_file", counted(best_model.replace_file))
+        patched.setattr(Path, "replace", counted(Path.replace))
+        measured(1, 0.9)
+    before, after = (0.7, 0), (0.9, 1)
+    found = find_best(tmp_path)
+    assert found is not None
+    assert (found.value, found.round) == (after if writes >= 2 else before)
+    with open_best(tmp_path) as stored:
+        assert (stored.header.round, stored.header.base) == (found.round, bytes([found.round] * 32))
+    if again:
+        measured(1, 0.9)
+        found = find_best(tmp_path)
+    assert measured(2, 0.5) is None
+    assert find_best(tmp_path) == found
+    assert measured(3, 0.95) is not None
+    with open_best(tmp_path) as stored:
+        assert stored.header.round == 3
+
+
+def test_a_best_model_that_cannot_be_read_costs_no_final_model(world: World, tmp_path: Path) -> None:
+    world.both(tasks())
+    path = world.kits["a"] / BEST_FILE
+    damaged = bytearray(path.read_bytes())
+    damaged[-200] ^= 1
+    path.write_bytes(damaged)
+    out, best = tmp_path / "out.safetensors", tmp_path / "best.safetensors"
+    with pytest.raises(SecAggError):
+        world.run("a", tasks()["a"], out=out, best=best)
+    np.testing.assert_allclose(safetensors.numpy.load_file(out)["w"], 3, atol=1e-3)
+    assert not best.exists()
 
 
 # Where the first model comes from.
