@@ -60,7 +60,7 @@ def keep_for_best(folder: Path, model: GlobalModel) -> None:
 def keep_best(folder: Path, round: int, metric: str, means: Mapping[str, float]) -> Best | None:
     """Keep the model in the folder, from which a round began, if it is the best so far; return the facts if it is.
 
-    Whatever interrupts it, there is a best model: the one before until the facts name the new one, which lies beside it.
+    Whatever interrupts it, there is a best model: the one before until the facts name the new one, beside it.
 
     Parameters
     ----------

@@ -144,10 +144,13 @@ class Participant:
             self._restore_own()
             with suppress(SecAggError):  # before an aggregate tells that the update which has left it is in no sum
                 restore_carry(self._kit.folder, self.model)
-        if self._first_by is not None and not self._begun:
-            self._begun = begin_from(
-                self._first_by, self._kit.folder, self._kit.project, self._session, self.model, self.reporter
-            )
+        first, kit = self._first_by, self._kit
+        stores = (
+            first == kit.name and self.model.round == 0
+        )  # an earlier process may have kept it, and not come to that
+        if first is not None and fresh and (stores or not self._begun):
+            begun = begin_from(first, kit.folder, kit.project, self._session, self.model, self.reporter)
+            self._begun = self._begun or begun
         self._catch_up()
         self._begun = True
         if fresh and not self.model.site.carries:

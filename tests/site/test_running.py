@@ -289,7 +289,7 @@ def test_a_site_that_begins_late_has_no_best_model_of_another_training(
 def test_whatever_is_interrupted_there_is_a_best_model(
     kits: Provisioned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int, again: bool
 ) -> None:
-    """The next process applies the same sum again, or goes on from a model of a later round: then it knows no better."""
+    """The next process applies the same sum again, or goes on from a model of a later round."""
     model = GlobalModel(secagg.Client.load(kits["a"]), {"w": np.zeros(100, np.float32)})
 
     def measured(round: int, dice: float) -> Best | None:
@@ -431,6 +431,63 @@ def test_the_first_model_of_one_site(world: World) -> None:
     for task in running.values():
         np.testing.assert_allclose(task.model["w"], 3, atol=1e-3)
     assert [record.metrics["dice"] for record in world.records["b"]] == DICE["b"][2:]
+
+
+class Cut(SecAggError):
+    """The connection is gone, and the process with it."""
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_the_first_model_is_stored_after_an_interruption(
+    world: World, monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    """It lies in the folder then, and the others wait for it; or it was stored, and the answer is lost."""
+    real = Session.save_model
+
+    def cut(self: Session, path: Any, *arguments: Any) -> bool:
+        if lost:
+            real(self, path, *arguments)
+        raise Cut("cut")
+
+    running = {"a": Counting("a", 1.0, dice=DICE["a"]), "b": Counting("b", -5.0, dice=DICE["b"])}
+    with monkeypatch.context() as patched:
+        patched.setattr(Session, "save_model", cut)
+        with pytest.raises(Cut):
+            world.run("a", Counting("a", 1.0, dice=DICE["a"]), 1, start_by="a")
+    running["a"].model["w"] += np.float32(0.25)  # begun anew, at random
+    world.both(running, 1, start_by={"a": "a", "b": "a"})
+    for task in running.values():
+        np.testing.assert_allclose(task.model["w"], 2, atol=1e-3)
+
+
+def test_another_first_model_of_a_site_that_has_lost_its_folder(world: World) -> None:
+    first = {"a": Counting("a", 1.0, dice=DICE["a"]), "b": Counting("b", -5.0, dice=DICE["b"])}
+    first["b"].fails = 0
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(world.run, "b", first["b"], 1, start_by="a")
+        first["a"].fails = 0
+        with pytest.raises(TaskError):
+            world.run("a", first["a"], 1, start_by="a")
+        with pytest.raises(TaskError):
+            other.result(60)
+    (world.kits["a"] / MODEL_FILE).unlink()
+    for _ in range(2):
+        with pytest.raises(StateError, match="a has stored another first model on the server than it has now"):
+            world.run("a", Counting("a", 2.0, dice=DICE["a"]), 1, start_by="a")
+    running = {"a": Counting("a", 1.0, dice=DICE["a"]), "b": Counting("b", 0.0, dice=DICE["b"])}
+    world.both(running, 1, start_by={"a": "a", "b": "a"})
+    for task in running.values():
+        np.testing.assert_allclose(task.model["w"], 2, atol=1e-3)
+
+
+def test_the_site_that_all_began_from_comes_back_without_its_folder(world: World) -> None:
+    running = {"a": Counting("a", 1.0, dice=DICE["a"]), "b": Counting("b", -5.0, dice=DICE["b"])}
+    world.both(running, 1, start_by={"a": "a", "b": "a"})
+    (world.kits["a"] / MODEL_FILE).unlink()
+    back = {"a": Counting("a", -5.0, dice=[0.1] * 4), "b": Counting("b", 1.0, dice=DICE["b"])}
+    world.both(back, 2, start_by={"a": "a", "b": "a"})
+    for task in back.values():
+        np.testing.assert_allclose(task.model["w"], 3, atol=1e-3)
 
 
 def test_sites_that_begin_from_different_models_do_not_train_together(world: World) -> None:
