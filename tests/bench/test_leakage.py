@@ -17,9 +17,9 @@ from secagg.bench.leakage.inversion import gradient_cost, invert
 from secagg.bench.leakage.masks import random_mask, sensitive_mask
 from secagg.bench.leakage.metrics import psnr, ssim
 from secagg.bench.leakage.run import measure
-from secagg.bench.leakage.settings import ALL, RAW, SETTING_LIST, Setting, named_rows, product_config
+from secagg.bench.leakage.settings import ALL, RAW, SETTING_LIST, Row, Setting, named_rows, product_config
 from secagg.bench.leakage.training import Recipe, update, updates
-from secagg.bench.leakage.uploads import encrypted
+from secagg.bench.leakage.uploads import check_fit, encrypted
 from secagg.bench.leakage.victims import Victim, lenet, make_victim
 from secagg.bench.leakage.view import raw_view, server_view
 from secagg.config import Config
@@ -147,8 +147,15 @@ def test_damaged_bytes_are_not_read(victim: Victim, states: list[State]) -> None
 
 
 def test_a_configuration_of_another_model(states: list[State]) -> None:
-    with pytest.raises(ConfigError, match=r"'encoder\.\*' matches no tensor.*has conv1\.weight, conv1\.bias"):
-        encrypted(config({"include": ["encoder.*"]}, max_abs=2.0), states)
+    with pytest.raises(
+        ConfigError, match=r"'encoder\.\*' matches no tensor.*LeNet, which is .*has conv1\.weight, conv1"
+    ):
+        check_fit(config({"include": ["encoder.*"]}, max_abs=2.0), "LeNet", states[0])
+    with pytest.raises(ConfigError, match="max_abs"):
+        check_fit(config("conv", max_abs={"encoder.*": 2.0}), "LeNet", states[0])
+    foreign = {"asked": Row("mine", config({"exclude": ["dense1.*"]}, max_abs=2.0))}
+    with pytest.raises(ConfigError, match="SegResNet with ELU, one SGD step, which is attacked"):
+        measure(1, 0, lambda what: pytest.fail(f"begun: {what}"), foreign)
     with pytest.raises(RangeError, match="beyond aggregation.max_abs"):
         encrypted(config("conv", max_abs=1e-9), states)
 

@@ -37,7 +37,7 @@ def test_one_mode_is_beside_raw_and_all(tmp_path: Path, capfd: pytest.CaptureFix
     assert [row["name"] for row in results.data["settings"][0]["rows"]] == ["raw", "conv", "all", "mean"]
     assert "LeNet, one SGD step: conv" in said.err
     assert "PrivacyWarning" not in said.err
-    for word in ("PSNR, dB", "SSIM", "identified", "clear", "76.9%", "by chance 0.02", "nothing follows"):
+    for word in ("PSNR, dB", "SSIM", "identified", "clear", "76.9 %", "by chance 0.02", "nothing follows"):
         assert word in said.out
     with Image.open(out / "leakage.png") as picture:
         assert picture.getpixel((0, 0)) is not None
@@ -56,7 +56,7 @@ def test_a_configuration_of_ones_own(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert rows[1]["clear"] == pytest.approx(24_608 / 32_474)
     file.write_text("he: {preset: smallest}\nencrypt: {exclude: [decoder.*]}\naggregation: {max_clients: 5}\n")
     assert main(["leak", "--config", str(file), "--images", "1", "--out", str(tmp_path / "leak")]) == 2
-    assert "the network that is attacked has conv1.weight" in capfd.readouterr().err
+    assert "LeNet, one SGD step, which is attacked, has conv1.weight" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_settings_that_raw_fails_in_are_apart() -> None:
     results = made_up.leakage_results()
     telling, others = leakage_tables(results)
     assert [row[:2] for row in telling.rows] == [("LeNet", "raw"), ("", "conv"), ("", "all"), ("", "mean")]
-    assert telling.rows[0] == ("LeNet", "raw", "50.1", "0.99", "1.00", "100.0%")
+    assert telling.rows[0] == ("LeNet", "raw", "50.1", "0.99", "1.00", "100.0 %")
     assert telling.rows[3] == ("", "mean", "14.0", "0.41", "–", "–")
     assert [row[0] for row in others.rows] == ["Adam", "", "", ""]
     assert "nothing follows" in others.caption

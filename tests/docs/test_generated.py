@@ -74,7 +74,7 @@ def test_what_is_written_is_what_is_checked(docs: ModuleType, copy: Path) -> Non
     assert "1: 2026-01-02, 2 cores of Processor 0; 2: 2026-01-02, 2 cores of Processor 1" in backends
     assert "](benchmarks/peers.png)" in page
     assert "](benchmarks/leakage.png)" in leakage
-    assert "|  | conv | 38.0 | 0.97 | 1.00 | 77.0% |" in leakage
+    assert "|  | conv | 38.0 | 0.97 | 1.00 | 77.0 % |" in leakage
     blocks = [text.partition("begin clara")[2].partition("end clara")[0] for text in (page, _page(docs))]
     assert blocks[0] == blocks[1] != ""  # there is no such file: the block stays
 

@@ -89,7 +89,9 @@ def test_a_manifest_with_what_is_none(one: Signed, task: object) -> None:
         Project.from_bytes(head + one.authority.sign(head))
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, b"text", 1j, {1}, object(), [1, None]], ids=repr)
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, b"text", 1j, {1}, pytest.param(object(), id="an object"), [1, None]], ids=repr
+)
 def test_values_that_are_none(value: object) -> None:
     with pytest.raises(ConfigError, match="task: patch holds"):
         check_task({"patch": value})

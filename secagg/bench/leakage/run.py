@@ -23,7 +23,7 @@ from .inversion import gradient_cost, invert
 from .metrics import psnr, ssim
 from .settings import SETTING_LIST, Row, Setting, named_rows
 from .training import updates
-from .uploads import encrypted
+from .uploads import check_fit, encrypted
 from .victims import Victim, make_victim
 from .view import View, raw_view, server_view
 
@@ -56,10 +56,21 @@ def measure(
         ``images``, ``candidates``, ``seed``, ``seconds``, and ``settings``: of each its rows with ``psnr`` in dB,
         ``ssim``, ``identified`` (None if nothing is seen, and of what is no update), the share of values that is
         ``clear``, ``nbytes`` of an upload (None without one), and the ``pictures``, bytes of 0 to 255 in base64.
+
+    Raises
+    ------
+    ConfigError
+        If a configuration does not fit one of the networks; nothing has been attacked then.
+    SecAggError
+        Whatever a site refuses to encrypt for.
     """
     began = time.perf_counter()
     truth = sorted(torch.randperm(CANDIDATES, generator=torch.Generator().manual_seed(seed))[:images].tolist())
     found = []
+    for setting in settings:
+        for row in (rows or {}).values():
+            if row.config is not None:
+                check_fit(row.config, setting.title, make_victim(setting.victim, seed).parameters)
     with warnings.catch_warnings(), _one_thread():
         warnings.simplefilter("ignore", PrivacyWarning)  # which is what is measured
         warnings.simplefilter("ignore", PrecisionWarning)

@@ -21,6 +21,14 @@ _WEIGHT = 237.0
 State = dict[str, Tensor]
 
 
+def check_fit(config: Config, title: str, tensors: State) -> None:
+    """Raise `ConfigError` if a configuration does not fit a network: if a pattern is one of another model, say."""
+    try:
+        Layout.of(tensors, config).bounds(config.aggregation)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; {title}, which is attacked, has {', '.join(tensors)}") from error
+
+
 def encrypted(config: Config, states: Sequence[State]) -> list[bytes]:
     """Encrypt each update as one site of a federation does, and return the bytes that the server gets.
 
@@ -28,8 +36,6 @@ def encrypted(config: Config, states: Sequence[State]) -> list[bytes]:
 
     Raises
     ------
-    ConfigError
-        If the configuration does not fit the network: a pattern of its own model, say.
     BackendUnavailableError
         If its library is not installed.
     RangeError
@@ -37,11 +43,6 @@ def encrypted(config: Config, states: Sequence[State]) -> list[bytes]:
     """
     sites = min(2, config.aggregation.max_clients)
     config = replace(config, aggregation=replace(config.aggregation, min_clients=sites))
-    try:
-        Layout.of(states[0], config)
-    except ConfigError as error:
-        names = ", ".join(states[0])
-        raise ConfigError(f"{error}; the network that is attacked has {names}") from error
     others = [[states[(number + site) % len(states)] for site in range(sites)] for number in range(len(states))]
     return [_round(config, sent) for sent in others]
 

@@ -74,7 +74,7 @@ def _table(caption: str, settings: Sequence[Setting], note: str, source: str) ->
             f"{row['psnr']:.1f}",
             f"{row['ssim']:.2f}",
             NONE if row["identified"] is None else f"{row['identified']:.2f}",
-            NONE if row["clear"] is None else f"{row['clear']:.1%}",
+            NONE if row["clear"] is None else f"{100 * row['clear']:.1f} %",
         )
         for setting in settings
         for place, row in enumerate(setting["rows"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from monai.networks.nets import UNETR, DenseNet121, DynUNet, SegResNet, UNet, ViT
 
 import secagg
-from secagg.errors import ConfigError
+from secagg.errors import ConfigError, PrivacyWarning
 from secagg.site import network_state
 
 pytestmark = pytest.mark.filterwarnings("ignore::secagg.errors.PrivacyWarning")  # that is what the choices are about
@@ -127,6 +128,22 @@ def test_conv(network: str) -> None:
 def test_conv_of_a_network_without_convolutions() -> None:
     with pytest.raises(ConfigError, match="would encrypt no tensor"):
         encrypted("ViT, perceptron", "conv")
+
+
+@pytest.mark.parametrize(("patches", "dense"), [("perceptron", True), ("conv", False)])
+def test_a_dense_layer_on_pixels_is_spoken_of(
+    patches: str, dense: bool, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """`conv` leaves it clear, wherever the convolutions are that it encrypts."""
+    warnings.simplefilter("always")
+    network = UNETR(
+        1, 2, (32, 32), feature_size=4, hidden_size=8, mlp_dim=16, num_heads=2, spatial_dims=2, proj_type=patches
+    )
+    monkeypatch.setitem(NETWORKS, "UNETR", lambda: network)
+    encrypted("UNETR", "conv")
+    (told,) = (str(one.message) for one in recwarn if issubclass(one.category, PrivacyWarning))
+    first = "the first layer, 'vit.patch_embedding.patch_embeddings.1.weight', a dense one"
+    assert (first in told) == dense
 
 
 @pytest.mark.parametrize("network", FIRST_MIDDLE_LAST)
