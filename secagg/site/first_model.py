@@ -133,7 +133,7 @@ def _store_first(folder: Path, session: Session, model: GlobalModel, reporter: R
             if stored.header.site == model.site.name and stored.header.base != model.base:
                 raise StateError(
                     f"{model.site.name} has stored another first model on the server than it has now, from which "
-                    "others may have begun: begin with the same as then, or let the server begin with an empty run folder"
+                    "others may have begun: begin with that one, or let the server begin with an empty run folder"
                 )
     model.save_model(folder / MODEL_FILE)
     if session.save_model(folder / MODEL_FILE):
