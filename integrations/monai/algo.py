@@ -207,7 +207,7 @@ def _digest(difference: Mapping[str, Any]) -> bytes:
         return b""
     found = sha256()
     for array in arrays:
-        found.update(array.reshape(-1).view(np.uint8))
+        found.update(array.tobytes())
     return found.digest()
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +36,7 @@ from secagg.site import GlobalModel, Session, SiteRecord, best_model, run_task
 from secagg.site.best_model import Best, find_best, keep_best, open_best
 from secagg.site.first_model import begin_from
 from secagg.site.folder import BEST_FACTS_FILE, BEST_FILE, MODEL_FILE
-from secagg.trust import load_server_kit
+from secagg.trust import load_server_kit, load_site_kit
 from secagg.trust.kit import SiteKit
 
 EXAMPLES = {"a": 1.0, "b": 3.0}
@@ -414,6 +415,23 @@ def test_another_first_model_than_the_manifests_is_found_before_joining(tmp_path
         start = dict.fromkeys(EXAMPLES, tmp_path / "initial.npz")
         world.both(tasks(), rounds=1, start=start)
     assert {record.metrics["dice"] for record in world.records["a"]} == {DICE["a"][3]}
+
+
+def test_another_first_model_than_the_manifests_in_a_loop_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a server that does not say from what the round begins."""
+    saved(tmp_path / "initial.npz", 2.0)
+    kits = made(tmp_path / "made", initial=str(tmp_path / "initial.npz"))
+    world, kit = World(kits, tmp_path), load_site_kit(kits["a"])
+    right, wrong = (GlobalModel(secagg.Client.load(kit), Silent("a", value).model) for value in (2.0, 0.0))
+    with world.server, world.connect(kit, right.layout) as session:
+        session.join()
+        status = session.status
+        monkeypatch.setattr(session, "status", lambda: replace(status(), base=None))
+        session.catch_up(right, tmp_path / "download")
+        with pytest.raises(VerificationError, match="first global model is another than the one that the manifest"):
+            session.catch_up(wrong, tmp_path / "download")
 
 
 def test_the_first_model_of_one_site(world: World) -> None:
