@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
-from changing_sites import Told
+from changing_sites import Told, removed
 from provisioned import Federation as Provisioned
 from toy_transport import ToyLink, ToyServer
 
@@ -32,6 +32,7 @@ from secagg.errors import (
     VerificationError,
 )
 from secagg.server import Federation, Limits
+from secagg.setup.installing import install
 from secagg.site import GlobalModel, Session, SiteRecord, best_model, run_task
 from secagg.site.best_model import Best, find_best, keep_best, open_best
 from secagg.site.first_model import begin_from
@@ -331,6 +332,28 @@ def test_whatever_is_interrupted_there_is_a_best_model(
     assert measured(3, 0.95) is not None
     with open_best(tmp_path) as stored:
         assert stored.header.round == 3
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_the_best_model_outlives_the_key(world: World, provisioned: Provisioned, tmp_path: Path, leaves: bool) -> None:
+    """It is under the key of the last epoch, and better than all that follow; another site may be revoked meanwhile."""
+    world.both(tasks())
+    world.federation.close()
+
+    changes = [removed("c")] if leaves else []
+    for number, change in enumerate([*changes, lambda made, changed, kits: made.rotate(None, changed, kits)]):
+        provisioned = provisioned.change(tmp_path / f"change-{number}", change)
+        for kit in provisioned.kits.iterdir():
+            install({path.name: path.read_bytes() for path in kit.iterdir()}, world.kits[kit.name])
+    provisioned = world.kits
+    again = World(provisioned, tmp_path)
+    best = files(tmp_path, "best")
+    with again.server:
+        again.both({name: Counting(name, dice=[0.1] * 6) for name in EXAMPLES}, 5, best=best)
+    for name in EXAMPLES:
+        found = find_best(provisioned[name])
+        assert (found and found.round) == 1
+        np.testing.assert_allclose(safetensors.numpy.load_file(best[name])["w"], 1, atol=1e-3)
 
 
 def test_a_best_model_that_cannot_be_read_costs_no_final_model(world: World, tmp_path: Path) -> None:
