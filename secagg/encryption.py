@@ -22,6 +22,7 @@ from .scheme.codec import Encoder, codec_for
 from .scheme.feedback import Feedback
 from .scheme.flat_vector import FlatVector, weigh
 from .scheme.integer_encoder import IntegerEncoder
+from .scheme.metric_names import is_metric, withhold
 from .scheme.params import LatticeParams, QuantisedParams
 from .scheme.report import PrecisionReport, TensorReport, clipping_loss, rounding_loss
 from .scheme.ring import CLEAR_RING, Ring
@@ -157,6 +158,13 @@ class Encryption:
             limits = layout.bounds(self._aggregation)
             named = dict(zip(limits, scales.bounds, strict=True)) if scales else limits
             encrypted, clear = layout.role("encrypted"), layout.role("clear")
+            metrics = {spec.name: place for place, spec in enumerate(encrypted) if is_metric(spec.name)}
+            sent = withhold(
+                {name: due.vectors[place] for name, place in metrics.items()},
+                {name: named[name] / (weight if scales else 1.0) for name in metrics},
+            )
+            for name, vector in sent.items():
+                due.vectors[metrics[name]] = vector
             counts = one_hot(due.largest) if self._aggregation.precision == "previous" else None
             seed = self._codec.draw()
             decides = struct.pack("<dQ", weight, seed or 0) + (scales.to_bytes() if scales else b"")
@@ -190,6 +198,8 @@ class Encryption:
                 # What measures only sends nothing that could be more or less precise.
                 self.report = None if scales and not scales.known else self._report(draft, due, weight, encoder)
             if self.feedback and due.residuals is not None:
+                for place in metrics.values():  # a measurement of one model is nothing to add to that of the next
+                    due.residuals[place][:] = 0
                 self.feedback.commit(layout.fingerprint, round, due.residuals)
             return header, stream
 

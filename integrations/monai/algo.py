@@ -68,6 +68,7 @@ class SecureSite:
         self._follower: Follower | None = None
         self._handout: Handout | None = None
         self._measured: tuple[int, dict[str, float]] = (-1, {})
+        self._sealed: tuple[int, bytes] = (-1, b"")  # the round, and a digest of what was learnt for it
 
     def open(self, data: ExchangeObject, extra: Extra = None) -> ExchangeObject:
         """Verify what the server hands out, and return the global model; any number of times in a round.
@@ -110,7 +111,7 @@ class SecureSite:
             If it is a whole model, in the clear: of ``send_weight_diff=False``, or the best or final one of the
             bundle's files, whoever asks for that.
         StateError
-            If nothing was opened yet.
+            If nothing was opened yet, or nothing trained since an earlier round was sealed.
         SecAggError
             Whatever `Follower.encrypt` refuses.
         """
@@ -121,10 +122,16 @@ class SecureSite:
             )
         follower, handout = self._opened()
         assert follower.model is not None
-        local = _local(follower.model.state, data.weights)
+        local, learnt = _local(follower.model.state, data.weights), _digest(data.weights)
+        if learnt and self._sealed[1] == learnt and self._sealed[0] != handout.round:
+            raise StateError(
+                f"what was learnt for round {self._sealed[0]} would be sent once more, for round {handout.round}: call "
+                "train with what the server hands out before get_weights"
+            )
         round, measured = self._measured
         update = follower.encrypt(local, self._weight, measured if round == handout.round else None)
         weights = {UPDATE: to_array(update)} | ({STORED: to_array(follower.stored())} if handout.store else {})
+        self._sealed = handout.round, learnt
         path = self._kit.folder / _file_name(handout.run)
         follower.save(path)
         for old in self._kit.folder.glob(_file_name(None)):
@@ -141,6 +148,11 @@ class SecureSite:
         follower, handout = self._opened()
         given = data.metrics or {}
         found = {name: _number(name, given[name]) for name in handout.metrics if name in given}
+        assert follower.model is not None
+        for name, value in list(found.items()):
+            if not follower.model.measurable(name, value, self._weight):  # else the update would be lost for it
+                log.warning("the metric %s is %.6g, and not sent: the round has no mean of it", name, value)
+                del found[name]
         self._measured = (handout.round, found)
         if missing := [name for name in handout.metrics if name not in given]:
             log.warning("the evaluator has no metric %s; it has %s", ", ".join(missing), ", ".join(given) or "none")
@@ -186,6 +198,17 @@ def _local(state: Mapping[str, Any], difference: Mapping[str, Any]) -> dict[str,
         name: np.asarray(_exact(start) + np.asarray(difference[name])).astype(start.dtype)
         for name, start in starts.items()
     }
+
+
+def _digest(difference: Mapping[str, Any]) -> bytes:
+    """Return a digest of what was learnt, which no two rounds have alike; of nothing, as with a rate of 0, nothing."""
+    arrays = [np.ascontiguousarray(difference[name]) for name in sorted(difference)]
+    if not any(array.any() for array in arrays if array.dtype.kind == "f"):
+        return b""
+    found = sha256()
+    for array in arrays:
+        found.update(array.tobytes())
+    return found.digest()
 
 
 def _exact(value: NDArray[Any]) -> NDArray[Any]:

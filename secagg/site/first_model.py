@@ -89,12 +89,13 @@ def begin_from(
     Returns
     -------
     bool
-        Whether the model is that site's now; False if the federation has gone on, and this site has to catch up.
+        Whether the model is that site's now; False if the federation has gone on, and this site has to catch up: also
+        the one that it began from, whose own model would be another one if it has lost its folder.
 
     Raises
     ------
     StateError
-        If it has not come within the session's timeout.
+        If it has not come within the session's timeout; at the site itself, if the server has another one of it.
     VerificationError
         If it is another site's, or not the manifest's.
     SecAggError
@@ -102,11 +103,7 @@ def begin_from(
     """
     project.site(site)  # a name that nobody has would be waited for in vain
     if site == model.site.name:
-        path = folder / MODEL_FILE
-        model.save_model(path)
-        if session.status().round == 0 and session.save_model(path):
-            reporter.news("stored its first global model on the server, for the others to begin from")
-        return True
+        return _store_first(folder, session, model, reporter)
     deadline = time.monotonic() + session.timeout
     with reporter.step(f"wait for the first global model of {site}"):
         while 0 not in (status := session.status()).models:
@@ -123,4 +120,22 @@ def begin_from(
         model.load_model(first)
     model.save_model(folder / MODEL_FILE)
     reporter.news(f"beginning from the first global model of {site}")
+    return True
+
+
+def _store_first(folder: Path, session: Session, model: GlobalModel, reporter: Reporter) -> bool:
+    """Keep this site's first model, then store it on the server; what was kept and not stored yet is stored, too."""
+    status = session.status()
+    if status.round > 0:
+        return False
+    if 0 in status.models:
+        with session.load_model(folder / DOWNLOAD_FILE, 0) as stored:
+            if stored.header.site == model.site.name and stored.header.base != model.base:
+                raise StateError(
+                    f"{model.site.name} has stored another first model on the server than it has now, from which "
+                    "others may have begun: begin with that one, or let the server begin with an empty run folder"
+                )
+    model.save_model(folder / MODEL_FILE)
+    if session.save_model(folder / MODEL_FILE):
+        reporter.news("stored its first global model on the server, for the others to begin from")
     return True

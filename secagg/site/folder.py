@@ -9,7 +9,8 @@
 ``scales.secagg``      the scales of the round, under which the update is encrypted
 ``receipt.secagg``     the server's receipt for that update, until it is in an aggregate
 ``download.secagg``    the aggregate or model that was downloaded last
-``best.secagg``        where metrics are averaged: the global model with the best mean so far, encrypted and signed
+``best.secagg``        where metrics are averaged: the global model with the best mean so far, encrypted and signed;
+                       written as ``best.secagg.new``
 ``best``               that mean, and the round that began from the model
 ``failures``           which key did not decrypt an aggregate, as often as that happened
 ``lock``               held by the process that works here
@@ -36,6 +37,7 @@ SCALES_FILE = "scales.secagg"
 RECEIPT_FILE = "receipt.secagg"
 DOWNLOAD_FILE = "download.secagg"
 BEST_FILE = "best.secagg"
+NEW_BEST_FILE = "best.secagg.new"
 BEST_FACTS_FILE = "best"
 
 _DAY_SECONDS = 86_400

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from ..client import Client
 from ..errors import ConfigError, LayoutError, MismatchError, RangeError, StateError, VerificationError, warn
 from ..scheme.metric_names import METRICS, check_metrics, is_metric
-from ..scheme.scales import Scales
+from ..scheme.scales import LARGEST, Scales
 from ..scheme.tensors import held, is_torch, to_array
 from ..storage.files import Target
 from ..trust.receipt import Receipt
@@ -316,11 +315,11 @@ class GlobalModel:
         """Names of the metrics that were announced."""
         return self._metrics
 
-    def measurable(self, name: str, value: float) -> bool:
-        """Return whether a metric that was announced can be sent: it is a number within its bound, if it has one."""
-        return (
-            math.isfinite(value) and abs(value) <= self.layout.bounds(self.site.config.aggregation)[f"{METRICS}.{name}"]
-        )
+    def measurable(self, name: str, value: float, weight: float) -> bool:
+        """Return whether a metric can be sent with a weight: it is a number, and within its bound."""
+        aggregation = self.site.config.aggregation
+        bound = LARGEST / weight if aggregation.calibrated else self.layout.bounds(aggregation)[f"{METRICS}.{name}"]
+        return abs(value) <= bound
 
     @property
     def trained(self) -> bool:

@@ -186,7 +186,7 @@ def _give(
         reporter.news(f"{here}: going on with what was trained before")
         participant.encrypt_again()
     elif weight := check_examples(model.site, task):  # they may have changed since the last round
-        metrics = validation.to_send()
+        metrics = validation.to_send(weight)
         task.load(model.state)  # validation may have changed it, as BatchNorm's statistics
         with reporter.step(f"{here}: train") as report:
             yield report

@@ -27,11 +27,10 @@ from ..trust.agreement import check_first_base, check_project_layout
 from ..trust.kit import SiteKit
 from ..wire.header import Header
 from ..wire.update import Update
-from .best_model import Best, find_best, keep_best, keep_for_best
+from .best_model import Best, find_best, forget_best, keep_best, keep_for_best, open_best
 from .catching_up import MAX_MISSES, catch_up, model_to_load
 from .first_model import begin_from
 from .folder import (
-    BEST_FILE,
     CARRY_FILE,
     DOWNLOAD_FILE,
     MODEL_FILE,
@@ -145,10 +144,13 @@ class Participant:
             self._restore_own()
             with suppress(SecAggError):  # before an aggregate tells that the update which has left it is in no sum
                 restore_carry(self._kit.folder, self.model)
-        if self._first_by is not None and not self._begun:
-            self._begun = begin_from(
-                self._first_by, self._kit.folder, self._kit.project, self._session, self.model, self.reporter
-            )
+        first, kit = self._first_by, self._kit
+        stores = (
+            first == kit.name and self.model.round == 0
+        )  # an earlier process may have kept it, and not come to that
+        if first is not None and fresh and (stores or not self._begun):
+            begun = begin_from(first, kit.folder, kit.project, self._session, self.model, self.reporter)
+            self._begun = self._begun or begun
         self._catch_up()
         self._begun = True
         if fresh and not self.model.site.carries:
@@ -335,7 +337,7 @@ class Participant:
         SecAggError
             If there is none, or it cannot be read.
         """
-        with Update.open(self._kit.folder / BEST_FILE) as stored, self._reader(stored.header):
+        with open_best(self._kit.folder) as stored, self._reader(stored.header):
             return self.model.state_of(stored)
 
     def store_model(self, aggregate: Header) -> bool:
@@ -466,6 +468,7 @@ class Participant:
         """Load the own copy of the global model, if it can be read."""
         path = self._kit.folder / MODEL_FILE
         if not path.exists():
+            forget_best(self._kit.folder)  # it is of a training that this site does not go on with
             return
         try:
             with Update.open(path) as model:

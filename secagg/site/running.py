@@ -104,11 +104,12 @@ def run_task(
             with reporter.step(f"join the federation, for {session.timeout:g} s at most"):
                 participant.join()
             metrics = take_part(participant, checked, rounds, keep)
-        if best is not None:
-            _write_best(participant, checked, best)
         checked.load(model.state)  # validation may have changed it, as BatchNorm's statistics
         if out is not None:
             write_final_model(out, checked.state)
+        if best is not None:  # last: if it cannot be read, the final model is there
+            _write_best(participant, checked, best)
+            checked.load(model.state)
     return metrics
 
 

@@ -27,6 +27,7 @@ from ..errors import (
 from ..protocol.chunks import Progress
 from ..protocol.expected import Expected
 from ..protocol.messages import MAX_TIMEOUT_SECONDS, BusyError, DownloadRequest, ServerStatus, SkipRequest
+from ..trust.agreement import check_first_base
 from ..wire.header import check_round, check_site
 from .catching_up import catch_up, model_to_load, stores_model
 from .global_model import GlobalModel
@@ -483,6 +484,8 @@ class Session:
             If the server keeps too little, or is behind this site.
         MismatchError
             If the others train from another global model.
+        VerificationError
+            If it begins the federation with other values than the project's.
         SecAggError
             Whatever the model or an aggregate is refused for.
         """
@@ -504,6 +507,8 @@ class Session:
 
         while True:
             catch_up(model, self.status, step)
+            if self._project is not None and model.round == 0:
+                check_first_base(self._project, model.base)
             status = self.status()
             if status.round == model.round and (self.site_name not in status.added or status.stage == "calibration"):
                 return

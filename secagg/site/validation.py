@@ -54,15 +54,16 @@ class Validation:
                 f"this site measures no {', '.join(names)}, and there is no mean of what a site does not measure"
             )
 
-    def to_send(self) -> dict[str, float]:
+    def to_send(self, weight: float) -> dict[str, float]:
         """Return those of the configuration's metrics that can be sent; what is missing, the reporter is told."""
         model, found = self._participant.model, self()
         sent = {name: found[name] for name in model.metric_names if name in found}
+        bounded = not model.site.config.aggregation.calibrated
         for name, value in list(sent.items()):
-            if not model.measurable(name, value):
+            if not model.measurable(name, value, weight):
                 del sent[name]
                 self._participant.reporter.warning(
                     f"round {model.round}: the metric {name} is {value:.6g}, and not sent: the round has no mean of it"
-                    + (f"; raise aggregation.max_abs of {METRICS}.{name}" if math.isfinite(value) else "")
+                    + (f"; raise aggregation.max_abs of {METRICS}.{name}" if bounded and math.isfinite(value) else "")
                 )
         return sent

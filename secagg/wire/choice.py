@@ -44,18 +44,20 @@ def choose(
     """
     stay = () if config is None else config.stay
     if names is not None:
-        _refuse_unmatched("stay", stay, matches(stay, names))
+        own = tuple(each for each in names if not is_metric(each[0]))
+        used = {pattern for found in matches(stay, own) for pattern in found}
+        _refuse_idle("stay", next((pattern for pattern in stay if pattern not in used), None))
     at_home = matches(stay, tuple(tensor.names for tensor in tensors))
-    kept = [tensor for tensor, found in zip(tensors, at_home, strict=True) if not found]
+    kept = [tensor for tensor, found in zip(tensors, at_home, strict=True) if not found or _measures(tensor)]
     floats = [tensor for tensor in kept if tensor.dtype in FLOAT_DTYPES]
-    if not floats:
+    if not floats or (config is not None and all(map(_measures, floats))):
         raise LayoutError(
             "there is no float tensor to average: integer and bool tensors stay at the site, and so does what the "
             "configuration keeps there (stay); convert what is to be averaged, counts say, to floats"
         )
     every = tuple(tensor.names for tensor in floats)
     encrypted = {names[0] for names in every} if config is None else _encrypted(floats, config.encrypt)
-    encrypted |= {names[0] for names in every if is_metric(names[0])}
+    encrypted |= {tensor.names[0] for tensor in floats if _measures(tensor)}
     extra = () if config is None else config.nonnegative
     floored = matches((*NONNEGATIVE, *extra), every)
     _refuse_unmatched("nonnegative", extra, floored)
@@ -64,6 +66,11 @@ def choose(
         name = tensor.names[0]
         role = "local" if tensor.dtype not in FLOAT_DTYPES else "encrypted" if name in encrypted else "clear"
         yield tensor, role, name in never
+
+
+def _measures(tensor: Described) -> bool:
+    """Return whether a tensor is of metrics, which are no part of the model: it is sent, encrypted, by any pattern."""
+    return is_metric(tensor.names[0])
 
 
 def _encrypted(floats: Sequence[Described], encrypt: Encrypt) -> set[str]:
@@ -80,7 +87,7 @@ def _encrypted(floats: Sequence[Described], encrypt: Encrypt) -> set[str]:
         chosen = {tensor.names[0] for tensor in floats if any(_module(name) in picked for name in tensor.names)}
     else:
         chosen = _by_patterns(floats, encrypt)
-    if not chosen:
+    if all(map(is_metric, chosen)):
         raise ConfigError(f"encrypt {encrypt.to_value()!r} would encrypt no tensor of this model")
     return chosen
 
@@ -95,7 +102,10 @@ def _by_patterns(floats: Sequence[Described], encrypt: Encrypt) -> set[str]:
 
 
 def _refuse_unmatched(key: str, patterns: Sequence[str], found: Sequence[tuple[str, ...]]) -> None:
-    idle = unmatched(patterns, found)
+    _refuse_idle(key, unmatched(patterns, found))
+
+
+def _refuse_idle(key: str, idle: str | None) -> None:
     if idle is not None:
         raise ConfigError(f"{key}: pattern {idle!r} matches no tensor; `secagg inspect` lists the names")
 

@@ -26,7 +26,7 @@ _ROUNDING = 0.01
 def metric_unit(layout: Layout, config: Config) -> float:
     """Return the number that says of a metric that it was given: where bounds are fixed one that is sent precisely."""
     bound = layout.bounds(config.aggregation).get(METRICS, math.inf)
-    return bound / 2 if math.isfinite(bound) else 1.0  # half of it, as error feedback adds to it
+    return bound / 2 if math.isfinite(bound) else 1.0  # half of it, to be within it when rounded
 
 
 def metric_tensors(

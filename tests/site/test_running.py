@@ -7,7 +7,8 @@ import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
-from changing_sites import Told
+from changing_sites import Told, removed
 from provisioned import Federation as Provisioned
 from toy_transport import ToyLink, ToyServer
 
@@ -31,11 +32,12 @@ from secagg.errors import (
     VerificationError,
 )
 from secagg.server import Federation, Limits
-from secagg.site import GlobalModel, Session, SiteRecord, run_task
-from secagg.site.best_model import Best, find_best
+from secagg.setup.installing import install
+from secagg.site import GlobalModel, Session, SiteRecord, best_model, run_task
+from secagg.site.best_model import Best, find_best, keep_best, open_best
 from secagg.site.first_model import begin_from
 from secagg.site.folder import BEST_FACTS_FILE, BEST_FILE, MODEL_FILE
-from secagg.trust import load_server_kit
+from secagg.trust import load_server_kit, load_site_kit
 from secagg.trust.kit import SiteKit
 
 EXAMPLES = {"a": 1.0, "b": 3.0}
@@ -263,6 +265,110 @@ def test_a_new_training_has_no_best_model_of_the_last_one(
     assert found.value == pytest.approx(0.1, abs=1e-3)
 
 
+def test_a_site_that_begins_late_has_no_best_model_of_another_training(
+    world: World, provisioned: Provisioned, tmp_path: Path
+) -> None:
+    """It comes after the round in which the one of the last training was the best."""
+    world.both(tasks())
+    for name in EXAMPLES:
+        (provisioned[name] / MODEL_FILE).unlink()
+    assert find_best(provisioned["a"]).round == 1  # type: ignore[union-attr]
+    (tmp_path / "again").mkdir()
+    again = World(provisioned, tmp_path / "again")
+    with again.server:
+        again.told["c"], again.records["c"] = Told(), []
+        others = {"b": Counting("b", dice=[0.1] * 4), "c": Counting("b", dice=[0.1] * 4)}
+        again.both(others, rounds=2)
+        again.both({"a": Counting("a", dice=[0.1] * 4), "b": Counting("b", dice=[0.1] * 4)}, rounds=3)
+    found = find_best(provisioned["a"])
+    assert found is not None
+    assert found.round == 2
+    assert found.value == pytest.approx(0.1, abs=1e-3)
+
+
+@pytest.mark.parametrize("writes", range(4))
+@pytest.mark.parametrize("again", [True, False])
+def test_whatever_is_interrupted_there_is_a_best_model(
+    kits: Provisioned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int, again: bool
+) -> None:
+    """The next process applies the same sum again, or goes on from a model of a later round."""
+    model = GlobalModel(secagg.Client.load(kits["a"]), {"w": np.zeros(100, np.float32)})
+
+    def measured(round: int, dice: float) -> Best | None:
+        model.round, model.base = round, bytes([round] * 32)
+        model.save_model(tmp_path / MODEL_FILE)
+        return keep_best(tmp_path, round, "dice", {"dice": dice})
+
+    assert measured(0, 0.7) == Best("dice", 0.7, 0, bytes(32).hex())
+    left = [writes]
+
+    class KilledError(Exception):
+        pass
+
+    def counted(real: Any) -> Any:
+        def write(*arguments: Any, **options: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                raise KilledError
+            return real(*arguments, **options)
+
+        return write
+
+    with monkeypatch.context() as patched, suppress(KilledError):
+        patched.setattr(best_model, "replace_file", counted(best_model.replace_file))
+        patched.setattr(Path, "replace", counted(Path.replace))
+        measured(1, 0.9)
+    before, after = (0.7, 0), (0.9, 1)
+    found = find_best(tmp_path)
+    assert found is not None
+    assert (found.value, found.round) == (after if writes >= 2 else before)
+    with open_best(tmp_path) as stored:
+        assert (stored.header.round, stored.header.base) == (found.round, bytes([found.round] * 32))
+    if again:
+        measured(1, 0.9)
+        found = find_best(tmp_path)
+    assert measured(2, 0.5) is None
+    assert find_best(tmp_path) == found
+    assert measured(3, 0.95) is not None
+    with open_best(tmp_path) as stored:
+        assert stored.header.round == 3
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_the_best_model_outlives_the_key(world: World, provisioned: Provisioned, tmp_path: Path, leaves: bool) -> None:
+    """It is under the key of the last epoch, and better than all that follow; another site may be revoked meanwhile."""
+    world.both(tasks())
+    world.federation.close()
+
+    changes = [removed("c")] if leaves else []
+    for number, change in enumerate([*changes, lambda made, changed, kits: made.rotate(None, changed, kits)]):
+        provisioned = provisioned.change(tmp_path / f"change-{number}", change)
+        for kit in provisioned.kits.iterdir():
+            install({path.name: path.read_bytes() for path in kit.iterdir()}, world.kits[kit.name])
+    provisioned = world.kits
+    again = World(provisioned, tmp_path)
+    best = files(tmp_path, "best")
+    with again.server:
+        again.both({name: Counting(name, dice=[0.1] * 6) for name in EXAMPLES}, 5, best=best)
+    for name in EXAMPLES:
+        found = find_best(provisioned[name])
+        assert (found and found.round) == 1
+        np.testing.assert_allclose(safetensors.numpy.load_file(best[name])["w"], 1, atol=1e-3)
+
+
+def test_a_best_model_that_cannot_be_read_costs_no_final_model(world: World, tmp_path: Path) -> None:
+    world.both(tasks())
+    path = world.kits["a"] / BEST_FILE
+    damaged = bytearray(path.read_bytes())
+    damaged[-200] ^= 1
+    path.write_bytes(damaged)
+    out, best = tmp_path / "out.safetensors", tmp_path / "best.safetensors"
+    with pytest.raises(SecAggError):
+        world.run("a", tasks()["a"], out=out, best=best)
+    np.testing.assert_allclose(safetensors.numpy.load_file(out)["w"], 3, atol=1e-3)
+    assert not best.exists()
+
+
 # Where the first model comes from.
 
 
@@ -334,6 +440,23 @@ def test_another_first_model_than_the_manifests_is_found_before_joining(tmp_path
     assert {record.metrics["dice"] for record in world.records["a"]} == {DICE["a"][3]}
 
 
+def test_another_first_model_than_the_manifests_in_a_loop_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a server that does not say from what the round begins."""
+    saved(tmp_path / "initial.npz", 2.0)
+    kits = made(tmp_path / "made", initial=str(tmp_path / "initial.npz"))
+    world, kit = World(kits, tmp_path), load_site_kit(kits["a"])
+    right, wrong = (GlobalModel(secagg.Client.load(kit), Silent("a", value).model) for value in (2.0, 0.0))
+    with world.server, world.connect(kit, right.layout) as session:
+        session.join()
+        status = session.status
+        monkeypatch.setattr(session, "status", lambda: replace(status(), base=None))
+        session.catch_up(right, tmp_path / "download")
+        with pytest.raises(VerificationError, match="first global model is another than the one that the manifest"):
+            session.catch_up(wrong, tmp_path / "download")
+
+
 def test_the_first_model_of_one_site(world: World) -> None:
     """The others wait for it, whatever they begin from."""
     running = {"a": Counting("a", 1.0, dice=DICE["a"]), "b": Counting("b", -5.0, dice=DICE["b"])}
@@ -349,6 +472,63 @@ def test_the_first_model_of_one_site(world: World) -> None:
     for task in running.values():
         np.testing.assert_allclose(task.model["w"], 3, atol=1e-3)
     assert [record.metrics["dice"] for record in world.records["b"]] == DICE["b"][2:]
+
+
+class Cut(SecAggError):
+    """The connection is gone, and the process with it."""
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_the_first_model_is_stored_after_an_interruption(
+    world: World, monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    """It lies in the folder then, and the others wait for it; or it was stored, and the answer is lost."""
+    real = Session.save_model
+
+    def cut(self: Session, path: Any, *arguments: Any) -> bool:
+        if lost:
+            real(self, path, *arguments)
+        raise Cut("cut")
+
+    running = {"a": Counting("a", 1.0, dice=DICE["a"]), "b": Counting("b", -5.0, dice=DICE["b"])}
+    with monkeypatch.context() as patched:
+        patched.setattr(Session, "save_model", cut)
+        with pytest.raises(Cut):
+            world.run("a", Counting("a", 1.0, dice=DICE["a"]), 1, start_by="a")
+    running["a"].model["w"] += np.float32(0.25)  # begun anew, at random
+    world.both(running, 1, start_by={"a": "a", "b": "a"})
+    for task in running.values():
+        np.testing.assert_allclose(task.model["w"], 2, atol=1e-3)
+
+
+def test_another_first_model_of_a_site_that_has_lost_its_folder(world: World) -> None:
+    first = {"a": Counting("a", 1.0, dice=DICE["a"]), "b": Counting("b", -5.0, dice=DICE["b"])}
+    first["b"].fails = 0
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(world.run, "b", first["b"], 1, start_by="a")
+        first["a"].fails = 0
+        with pytest.raises(TaskError):
+            world.run("a", first["a"], 1, start_by="a")
+        with pytest.raises(TaskError):
+            other.result(60)
+    (world.kits["a"] / MODEL_FILE).unlink()
+    for _ in range(2):
+        with pytest.raises(StateError, match="a has stored another first model on the server than it has now"):
+            world.run("a", Counting("a", 2.0, dice=DICE["a"]), 1, start_by="a")
+    running = {"a": Counting("a", 1.0, dice=DICE["a"]), "b": Counting("b", 0.0, dice=DICE["b"])}
+    world.both(running, 1, start_by={"a": "a", "b": "a"})
+    for task in running.values():
+        np.testing.assert_allclose(task.model["w"], 2, atol=1e-3)
+
+
+def test_the_site_that_all_began_from_comes_back_without_its_folder(world: World) -> None:
+    running = {"a": Counting("a", 1.0, dice=DICE["a"]), "b": Counting("b", -5.0, dice=DICE["b"])}
+    world.both(running, 1, start_by={"a": "a", "b": "a"})
+    (world.kits["a"] / MODEL_FILE).unlink()
+    back = {"a": Counting("a", -5.0, dice=[0.1] * 4), "b": Counting("b", 1.0, dice=DICE["b"])}
+    world.both(back, 2, start_by={"a": "a", "b": "a"})
+    for task in back.values():
+        np.testing.assert_allclose(task.model["w"], 3, atol=1e-3)
 
 
 def test_sites_that_begin_from_different_models_do_not_train_together(world: World) -> None:

@@ -161,6 +161,33 @@ def test_nothing_leaves_but_ciphertext(world: World) -> None:
     assert {spec.role for spec in update.header.layout.tensors} == {"encrypted", "local"}
 
 
+def test_what_was_learnt_is_sent_for_one_round(world: World) -> None:
+    """A server that asks for weights where nothing was trained would have the last ones added twice."""
+    world.round()
+    algo = world.clients["site-1"].algo
+    algo.evaluate(world.handed_out())
+    with pytest.raises(
+        StateError, match="what was learnt for round 0 would be sent once more, for round 1: call train"
+    ):
+        algo.get_weights()
+    algo.train(world.handed_out())
+    first, again = (algo.get_weights().weights["secagg"].tobytes() for _ in range(2))  # it may ask twice
+    assert {secagg.Update.from_bytes(blob).header.round for blob in (first, again)} == {1}
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1.5, 1e300])
+def test_a_metric_beyond_its_bound_costs_no_update(
+    world: World, value: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = make_site_of(world)
+    opened = site.open(world.handed_out()).weights
+    with caplog.at_level("WARNING"):
+        assert site.metrics(ExchangeObject(metrics={METRIC: value})).metrics == {}
+    assert "not sent: the round has no mean of it" in caplog.text
+    learnt = {name: np.zeros_like(array) for name, array in opened.items()}
+    assert site.seal(ExchangeObject(weights=learnt, weight_type=WeightType.WEIGHT_DIFF)).weights.keys() == {"secagg"}
+
+
 def test_the_server_may_ask_for_the_encrypted_model(world: World) -> None:
     algo = world.clients["site-1"].algo
     algo.train(world.handed_out(store=True))
