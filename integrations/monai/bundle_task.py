@@ -165,7 +165,7 @@ def _network(what: str, engine: object, kind: type[Engine]) -> torch.nn.Module:
     """Return the network of an engine of a bundle."""
     if not isinstance(engine, kind):
         raise ConfigError(
-            f"the {what} is a {type(engine).__name__}; give an engine of MONAI, a {kind.__name__}, such as "
+            f"the {what} is a {type(engine).__name__}; give MONAI's {kind.__name__}, such as "
             f'"@{"train#trainer" if kind is Trainer else "validate#evaluator"}"'
         )
     network = getattr(engine, "network", None)

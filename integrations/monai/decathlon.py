@@ -17,6 +17,7 @@ import nibabel
 import numpy as np
 from monai.data import load_decathlon_datalist, load_decathlon_properties
 from nibabel.filebasedimages import ImageFileError
+from nibabel.openers import ImageOpener
 from nibabel.orientations import io_orientation
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 from numpy.typing import NDArray
@@ -34,6 +35,8 @@ SPACINGS = (0.01, 100)
 
 #: By how much the voxels of a label may differ in size and direction from those of its image, in mm.
 _TOLERANCE = 1e-2
+
+_CHUNK = 1 << 20
 
 Report = Callable[[float, float], None]
 
@@ -139,10 +142,11 @@ class Decathlon:
     def _case(self, image: Path, label: Path) -> Case:
         volume, mask = _open(image), _open(label)
         size, channels = volume.shape[:3], volume.shape[3:] or (1,)
-        if len(size) < 3 or channels != (len(self.modality),):
+        count = len(self.modality)
+        if len(size) < 3 or channels != (count,):
             raise ConfigError(
-                f"{image} has shape {volume.shape}: {DATASET_FILE} names {len(self.modality)} channels "
-                f"({', '.join(self.modality)}), the last axis of a 4-D file"
+                f"{image} has shape {volume.shape}: {DATASET_FILE} names {count} channel{'s' if count > 1 else ''} "
+                f"({', '.join(self.modality)}), {'a 3-D file' if count == 1 else 'the last axis of a 4-D file'}"
             )
         if mask.shape != size:
             raise ConfigError(f"{label} has shape {mask.shape}, its image {image.name} {size}: a label has that of it")
@@ -152,7 +156,7 @@ class Decathlon:
                 f"{label} has voxels of {_millimetres(mask)}, its image {image.name} of {_millimetres(volume)}, or "
                 "they are turned: both lie on one grid"
             )
-        with _reading(label):
+        with reading(label):
             self._check_classes(np.asanyarray(mask.dataobj), label)
         order = io_orientation(volume.affine)[:, 0]  # type: ignore[no-untyped-call]
         if np.isnan(order).any():
@@ -184,20 +188,32 @@ def is_ct(modality: str) -> bool:
 
 def read_image(case: Case) -> NDArray[np.float32]:
     """Return the image of a case as it lies in the file, axes (x, y, z, channel); `ConfigError` if it is damaged."""
-    with _reading(case.image):
+    with reading(case.image):
         volume: NDArray[np.float32] = _open(case.image).get_fdata(dtype=np.float32)
     return volume if volume.ndim == 4 else volume[..., None]
 
 
 def read_label(case: Case) -> NDArray[Any]:
     """Return the label of a case as it lies in the file, axes (x, y, z); `ConfigError` if it is damaged."""
-    with _reading(case.label):
+    with reading(case.label):
         return np.asanyarray(_open(case.label).dataobj)
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn what a damaged file raises into `ConfigError`."""
+def reading(path: Path) -> Iterator[None]:
+    """Turn what a damaged file raises into `ConfigError`, also where values were read that have another checksum.
+
+    That is at the end of what gzip has packed: nibabel stops before it, with the last voxel.
+    """
+    with _typed(path):
+        yield
+        with ImageOpener(str(path)) as file:
+            while file.read(_CHUNK):
+                pass
+
+
+@contextmanager
+def _typed(path: Path) -> Iterator[None]:
     try:
         yield
     except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
@@ -207,7 +223,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _open(path: Path) -> Any:
-    with _reading(path):
+    with _typed(path):
         volume = nibabel.load(path)
     if not isinstance(volume, SpatialImage):
         raise ConfigError(f"{path} holds no volume; convert it to NIfTI")

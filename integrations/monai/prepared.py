@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from monai.transforms import (
     Compose,
     EnsureTyped,
     Lambdad,
-    LoadImaged,
+    LoadImage,
     NormalizeIntensity,
     Orientationd,
     RandCropByPosNegLabeld,
@@ -25,7 +26,7 @@ from monai.transforms import (
 
 from secagg.errors import ConfigError
 
-from .decathlon import Case, Report, is_ct
+from .decathlon import Case, Report, is_ct, reading
 from .settings import Settings
 
 _KEYS = ("image", "label")
@@ -53,7 +54,7 @@ def prepare(
     Raises
     ------
     ConfigError
-        If one of these cannot be read.
+        If one of these cannot be read, or has voxels that are NaN or infinite.
     """
     voxels = max(_voxels(case, settings) for case in (*training, *held_out))
     memory = _CACHED_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -66,8 +67,10 @@ def prepare(
     ]
     try:
         return _cached(training, [*whole, *drawn], fit), _cached(held_out, whole, max(0, fit - len(training)))
-    except RuntimeError as error:  # MONAI's, whose cause says what is wrong with which file
-        raise ConfigError(f"a case cannot be read: {error.__cause__ or error}") from error
+    except RuntimeError as error:  # MONAI's, around what `_Load` and `scale` say of which file
+        if isinstance(error.__cause__, ConfigError):
+            raise error.__cause__ from error
+        raise ConfigError(f"a case cannot be prepared: {error.__cause__ or error}") from error
 
 
 def _cached(cases: Sequence[Case], transforms: Sequence[Transform], count: int) -> CacheDataset:
@@ -91,13 +94,27 @@ def _transforms(settings: Settings) -> list[Transform]:
         return image
 
     return [
-        LoadImaged(_KEYS, reader="NibabelReader", ensure_channel_first=True),
+        _Load(),
         _OneGrid(),
         Orientationd(_KEYS, axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
         Spacingd(_KEYS, pixdim=settings.spacing, mode=("bilinear", "nearest")),
         Lambdad("image", scale, track_meta=False),
         EnsureTyped(_KEYS, track_meta=False),
     ]
+
+
+class _Load(Transform):
+    """Loads the files of a case; what is damaged is told by its name, which MONAI's error leaves out."""
+
+    def __init__(self) -> None:
+        self._load = LoadImage(reader="NibabelReader", ensure_channel_first=True)
+
+    def __call__(self, case: Mapping[str, Path]) -> dict[str, Any]:
+        loaded = {}
+        for key, path in case.items():
+            with reading(path):
+                loaded[key] = self._load(path)
+        return loaded
 
 
 class _OneGrid(Transform):

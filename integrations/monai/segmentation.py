@@ -78,7 +78,7 @@ class Segmentation:
         device: str | None = None,
         threads: int | None = None,
         tensorboard: str | None = None,
-        report: Report = lambda done, total: None,
+        report: Report | None = None,
     ) -> None:
         if block is None:
             raise ConfigError(
@@ -93,6 +93,7 @@ class Segmentation:
             if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
                 raise ConfigError(f"threads is {show(threads)}; use 1 or more")
             torch.set_num_threads(threads)
+        report = report or _ignored
         listed = Decathlon.load(Path(data))
         settings.check_data(listed)
         training, held_out = _split(_part(listed, parts).cases(report), folds)
@@ -174,6 +175,10 @@ class _Curves:
     def close(self) -> None:
         """Write what is not written yet."""
         self._writer.close()
+
+
+def _ignored(done: float, total: float) -> None:
+    pass
 
 
 def _write_loss(engine: Engine, writer: Any, begun: int) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import sys
+import textwrap
 import warnings
 from collections.abc import Sequence
+from inspect import cleandoc
 from typing import TextIO
 
 from .. import errors
@@ -120,11 +123,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in _COMMANDS:
         name = command.__name__.rpartition(".")[2].replace("_", "-")
-        description = command.add_arguments.__doc__ or ""
+        description = cleandoc(command.add_arguments.__doc__ or "")
         sub = commands.add_parser(
             name,
-            help=description,
-            description=description,
+            help=description.partition("\n")[0],
+            description=_fill(description),
             epilog=f"example:\n  {_indent(command.EXAMPLE)}\n",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
@@ -145,6 +148,12 @@ def _show_warning(
         print(f"secagg: warning: {message}", file=sys.stderr)
     else:
         _PYTHONS_OWN(message, category, filename, lineno, file, line)
+
+
+def _fill(text: str) -> str:
+    """Return paragraphs, each filled to the terminal's width as argparse fills the rest."""
+    width = shutil.get_terminal_size().columns - 2
+    return "\n\n".join(textwrap.fill(paragraph, max(width, 20)) for paragraph in text.split("\n\n"))
 
 
 def _indent(examples: str) -> str:

@@ -109,7 +109,8 @@ def _show_folder(folder: Path) -> None:
     try:
         server = is_server_kit(folder)
     except KeyFileError as error:
-        raise FormatError(f"{folder} is a folder, and no kit's: name a file in it") from error
+        data = f", such as {folder / DATASET_FILE}" if (folder / DATASET_FILE).is_file() else ""
+        raise FormatError(f"{folder} is a folder, and no kit's: name a file in it{data}") from error
     key = find_file(folder, SERVER_KEY_FILE if server else CLIENT_KEY_FILE)
     _row("kind", f"the folder of {'the server' if server else 'a site'}'s kit: inspect what is in it")
     for path in (folder / PROJECT_FILE, key, *sorted(set(folder.glob("*.secagg")) - {folder / PROJECT_FILE})):

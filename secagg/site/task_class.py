@@ -65,7 +65,7 @@ def load_task(place: str, options: Mapping[str, Any]) -> CheckedTask:
     try:
         signature.bind(**options)
     except TypeError as error:
-        raise ConfigError(f"the options do not fit the task {place}: {error}; it takes {signature}") from error
+        raise ConfigError(f"the options do not fit the task {place}: {error}; it takes {_bare(signature)}") from error
     # A library that a task of secagg's own lacks is a matter of what was installed with secagg.
     missing = (ImportError,) if kind.__module__.startswith(f"{__name__.partition('.')[0]}.") else ()
     with user_code(f"the task {place}", (SecAggError, *missing)):
@@ -107,3 +107,10 @@ def _import(place: str, name: str) -> ModuleType:
             raise ConfigError(
                 f"the task {place!r} cannot be found: no module {error.name!r} is in {Path.cwd()}, nor installed"
             ) from error
+
+
+def _bare(signature: inspect.Signature) -> inspect.Signature:
+    """Return a signature without types, which are long, and quoted where annotations are postponed."""
+    empty = inspect.Parameter.empty
+    parameters = [parameter.replace(annotation=empty) for parameter in signature.parameters.values()]
+    return signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty)

@@ -15,6 +15,7 @@ import yaml
 from provisioned import CLARA, COMMANDS, Federation, Secagg
 
 import secagg as library
+from secagg.cli import main
 from secagg.site import GlobalModel
 from secagg.site.trained import Trained
 
@@ -24,6 +25,27 @@ def test_help_of_each_command_has_an_example(secagg: Secagg, command: str) -> No
     result = secagg(command, "--help")
     assert result.returncode == 0
     assert f"example:\n  secagg {command}" in result.stdout
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("command", ["leak", "inspect"])
+def test_help_is_as_wide_as_the_terminal(
+    command: str, columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    usage, text, *_ = capsys.readouterr().out.split("\n\n")
+    assert usage.startswith("usage: secagg")
+    lines = text.splitlines()
+    assert max(map(len, lines)) < columns
+    assert not any(line.startswith(" ") for line in lines)
+
+
+def test_the_list_of_commands_has_a_sentence_of_each(secagg: Secagg) -> None:
+    text = secagg("--help").stdout
+    assert "Play a server that attacks updates" in text
+    assert "Small networks" not in text  # the second paragraph, which `secagg leak --help` has
 
 
 def test_help_lists_commands_and_exit_codes(secagg: Secagg) -> None:

@@ -116,6 +116,8 @@ def test_inspect_of_data_that_is_wrong(data: Path, tmp_path: Path, capsys: pytes
     (folder / "imagesTr" / "case_000.nii.gz").write_bytes(b"no image")
     assert main(["inspect", str(folder / "dataset.json")]) == 2
     assert "case_000.nii.gz cannot be read as NIfTI" in capsys.readouterr().err
+    assert main(["inspect", str(folder)]) == 7
+    assert f"name a file in it, such as {folder / 'dataset.json'}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

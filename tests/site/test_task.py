@@ -182,7 +182,7 @@ def test_options_that_the_class_does_not_take(tmp_path: Path, options: dict[str,
     with pytest.raises(ConfigError) as caught:
         load_task("line_options.py:Line", options)
     assert message in str(caught.value)
-    assert "it takes (slope, start=0.0, *, steps: int = 3)" in str(caught.value)
+    assert "it takes (slope, start=0.0, *, steps=3)" in str(caught.value)
 
 
 # What a task must have.

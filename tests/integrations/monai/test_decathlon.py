@@ -133,8 +133,8 @@ def test_what_is_not_there(folder: Path, tmp_path: Path) -> None:
         ("label", np.zeros((20, 18, 21), np.uint8), SPACING, r"has shape \(20, 18, 21\), its image case_000.nii.gz"),
         ("label", np.zeros(SIZE, np.uint8), (1.0, 1.0, 1.4), "has voxels of 1 × 1 × 1.4 mm, its image .* 1 × 1 × 1.5"),
         ("label", np.zeros(SIZE, np.uint8), (-1.0, 1.0, 1.5), "or they are turned"),
-        ("image", np.zeros((*SIZE, 2), np.int16), SPACING, "names 1 channels"),
-        ("image", np.zeros(SIZE[:2], np.int16), SPACING, "names 1 channels"),
+        ("image", np.zeros((*SIZE, 2), np.int16), SPACING, r"names 1 channel \(CT\), a 3-D file"),
+        ("image", np.zeros(SIZE[:2], np.int16), SPACING, r"names 1 channel \(CT\), a 3-D file"),
         ("label", np.zeros(SIZE, [("R", "u1"), ("G", "u1"), ("B", "u1")]), SPACING, "convert it to one real number"),
         ("label", np.zeros(SIZE, np.complex64), SPACING, "holds complex64 in each voxel"),
         ("image", np.zeros(SIZE, np.complex64), SPACING, "holds complex64 in each voxel"),
@@ -185,13 +185,17 @@ def test_whole_numbers_may_be_floats(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["imagesTr", "labelsTr"])
-@pytest.mark.parametrize("damage", ["text", "empty", "short"])
+@pytest.mark.parametrize("damage", ["text", "empty", "short", "checksum"])
 def test_files_that_are_damaged(folder: Path, name: str, damage: str) -> None:
     path = folder / name / "case_000.nii.gz"
     whole = path.read_bytes()
-    path.write_bytes(
-        {"text": gzip.compress(b"no volume" * 100), "empty": b"", "short": whole[: len(whole) // 2]}[damage]
-    )
+    damaged = {
+        "text": gzip.compress(b"no volume" * 100),
+        "empty": b"",
+        "short": whole[: len(whole) // 2],
+        "checksum": whole[:-8] + bytes(4) + whole[-4:],
+    }
+    path.write_bytes(damaged[damage])
     data = Decathlon.load(folder)
     with pytest.raises(ConfigError, match=r"case_000.nii.gz cannot be read as NIfTI"):
         propose(data, data.cases(quiet), quiet)

@@ -116,12 +116,14 @@ def test_options_that_cannot_be(ct: Path, options: dict[str, Any], message: str)
         Segmentation(ct, **{"block": CT_BLOCK, **options})
 
 
+@pytest.mark.parametrize("damage", ["short", "checksum"])
 @pytest.mark.parametrize("name", ["imagesTr", "labelsTr"])
-def test_a_damaged_file_is_found_before_training(tmp_path: Path, name: str) -> None:
+def test_a_damaged_file_is_found_before_training(tmp_path: Path, name: str, damage: str) -> None:
     folder = write_folder(tmp_path / "data", 2)
     path = folder / name / "case_001.nii.gz"
-    path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(ConfigError, match=r"read.*"):
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-200] if damage == "short" else whole[:-8] + bytes(4) + whole[-4:])
+    with pytest.raises(ConfigError, match=f"{name}/case_001.nii.gz cannot be read as NIfTI"):
         Segmentation(folder, CT_BLOCK, fold="1/2")
 
 
