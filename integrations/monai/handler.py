@@ -78,6 +78,9 @@ class SecAggHandler:
     ----------
     update : secagg.Update or None
         The encrypted difference, once training has completed and no `upload_path` is given; at rank 0.
+    metrics : dict of str to float
+        What this site has measured of the global model that training begins from, by names that the configuration
+        has: set it before training completes. It is encrypted with the update; `GlobalModel.metrics` has the means.
     encrypt_seconds : float
         Wall-clock time that the latest encryption took, after the scales had come.
     """
@@ -108,6 +111,7 @@ class SecAggHandler:
         self.weight = weight
         self.upload_path = None if upload_path is None else Path(upload_path).absolute()
         self.update: secagg.Update | None = None
+        self.metrics: dict[str, float] = {}
         self.encrypt_seconds = 0.0
         self._network: torch.nn.Module | None = None  # that was trained last
         self._unchecked: Engine | None = None  # whose first iteration is yet to come
@@ -229,16 +233,16 @@ class SecAggHandler:
         with self._scales(self.model, local) as scales:
             start = time.perf_counter()
             if self.upload_path is None:
-                self.update = self.model.encrypt(local, self.weight, scales)
+                self.update = self.model.encrypt(local, self.weight, scales, self.metrics)
             else:
-                self.model.encrypt_to(self.upload_path, local, self.weight, scales)
+                self.model.encrypt_to(self.upload_path, local, self.weight, scales, self.metrics)
             self.encrypt_seconds = time.perf_counter() - start
 
     def _scales(self, model: GlobalModel, local: torch.nn.Module) -> AbstractContextManager[secagg.Update | None]:
         """Return the scales of the round, if it has any to wait for."""
         if self._calibrate is None or not model.calibrates:
             return nullcontext()
-        return self._calibrate(model.calibrate(local, self.weight))
+        return self._calibrate(model.calibrate(local, self.weight, self.metrics))
 
 
 def _check_rank(model: object) -> None:

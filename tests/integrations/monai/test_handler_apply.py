@@ -122,3 +122,20 @@ def _of_round(round: int) -> secagg.Update:
 def test_what_is_no_global_model(given: object) -> None:
     with pytest.raises(ConfigError, match=rf"is given a {type(given).__name__}; give it the global model"):
         SecAggHandler(given, weight=1)  # type: ignore[arg-type]
+
+
+def test_what_sites_have_measured_is_averaged() -> None:
+    sites = Sites.make(metrics=["dice"])
+    networks = {name: make_network() for name in NAMES}
+    handlers = {name: sites.handler(net, name) for name, net in networks.items()}
+    given = dict(zip(NAMES, (0.25, 0.5, 0.75), strict=True))
+    for name, handler in handlers.items():
+        handler.metrics = {"dice": given[name]}
+        make_trainer(networks[name], train_handlers=[handler]).run()
+    result = sites.aggregate(*(handler.update for handler in handlers.values()))
+    total = sum(handler.weight for handler in handlers.values())
+    mean = sum(handler.weight * given[name] for name, handler in handlers.items()) / total
+    for handler in handlers.values():
+        handler.apply(result)
+        assert handler.model is not None
+        assert handler.model.metrics == {"dice": pytest.approx(mean, rel=1e-2)}
