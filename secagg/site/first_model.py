@@ -115,8 +115,10 @@ def begin_from(
     with session.load_model(folder / DOWNLOAD_FILE, 0) as first:
         if first.header.site != site:
             raise VerificationError(f"the first model on the server is of {first.header.site}, not of {site}")
-        if first.header.base is not None:
-            check_first_base(project, first.header.base)
+        base = model.layout.base(model.state_of(first))
+        if base != first.header.base:  # what stands there is what that site says of it
+            raise VerificationError(f"the first model of {site} is not the one that it is said to be")
+        check_first_base(project, base)
         model.load_model(first)
     model.save_model(folder / MODEL_FILE)
     reporter.news(f"beginning from the first global model of {site}")

@@ -572,6 +572,20 @@ def test_a_first_model_of_another_site_is_refused(tmp_path: Path) -> None:
     assert mine.state["w"][0] == 1
 
 
+def test_a_first_model_under_the_digest_of_another_is_refused(tmp_path: Path) -> None:
+    """Or that of the manifest would let a site begin from what it likes."""
+    saved(tmp_path / "initial.npz", 2.0)
+    kits = made(tmp_path / "made", initial=str(tmp_path / "initial.npz"))
+    project = load_server_kit(kits["server"]).project
+    state = {"w": np.full(100, 3, np.float32), "steps": np.array(0)}
+    forged = GlobalModel(secagg.Client.load(kits["b"]), state, base=project.base)
+    mine = GlobalModel(secagg.Client.load(kits["a"]), {**state, "w": np.zeros(100, np.float32)})
+    session: Any = StoredSession(forged, tmp_path)
+    with pytest.raises(VerificationError, match="is not the one that it is said to be"):
+        begin_from("b", tmp_path, project, session, mine, Told())
+    assert mine.state["w"][0] == 0
+
+
 class StoredSession:
     """A server that has the first model of one site."""
 
