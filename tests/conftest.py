@@ -43,16 +43,18 @@ def own_environment() -> Iterator[None]:
     """Of the variables of the shell, tests and the processes that they start see those that do not steer them.
 
     New files are for their owner to write: `secagg doctor` finds fault with what others can change. A shell starts
-    background jobs with SIGINT ignored, and so would be what they start.
+    background jobs with SIGINT ignored, nohup all with SIGHUP, and so would be what they start.
     """
     umask = os.umask(0o022)
     interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    closed = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with pytest.MonkeyPatch.context() as patch:
         for name in FOREIGN:
             patch.delenv(name, raising=False)
             patch.delenv(name.upper(), raising=False)
         yield
     signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGHUP, closed)
     os.umask(umask)
 
 

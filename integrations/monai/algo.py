@@ -68,7 +68,11 @@ class SecureSite:
         self._follower: Follower | None = None
         self._handout: Handout | None = None
         self._measured: tuple[int, dict[str, float]] = (-1, {})
-        self._sealed: tuple[int, bytes] = (-1, b"")  # the round, and a digest of what was learnt for it
+        self._sealed: tuple[int, bytes, bytes] = (
+            -1,
+            b"",
+            b"",
+        )  # the round, digests of its model and of what was learnt
 
     def open(self, data: ExchangeObject, extra: Extra = None) -> ExchangeObject:
         """Verify what the server hands out, and return the global model; any number of times in a round.
@@ -122,16 +126,19 @@ class SecureSite:
             )
         follower, handout = self._opened()
         assert follower.model is not None
-        local, learnt = _local(follower.model.state, data.weights), _digest(data.weights)
-        if learnt and self._sealed[1] == learnt and self._sealed[0] != handout.round:
+        state = follower.model.state
+        local, begun, learnt = _local(state, data.weights), _digest(state), _digest(data.weights)
+        before, begun_before, learnt_before = self._sealed
+        # From the same model, which a round that only measures leaves, training can learn the same.
+        if learnt and learnt == learnt_before and begun != begun_before and before != handout.round:
             raise StateError(
-                f"what was learnt for round {self._sealed[0]} would be sent once more, for round {handout.round}: call "
+                f"what was learnt for round {before} would be sent once more, for round {handout.round}: call "
                 "train with what the server hands out before get_weights"
             )
         round, measured = self._measured
         update = follower.encrypt(local, self._weight, measured if round == handout.round else None)
         weights = {UPDATE: to_array(update)} | ({STORED: to_array(follower.stored())} if handout.store else {})
-        self._sealed = handout.round, learnt
+        self._sealed = handout.round, begun, learnt
         path = self._kit.folder / _file_name(handout.run)
         follower.save(path)
         for old in self._kit.folder.glob(_file_name(None)):
@@ -200,10 +207,11 @@ def _local(state: Mapping[str, Any], difference: Mapping[str, Any]) -> dict[str,
     }
 
 
-def _digest(difference: Mapping[str, Any]) -> bytes:
-    """Return a digest of what was learnt, which no two rounds have alike; of nothing, as with a rate of 0, nothing."""
-    arrays = [np.ascontiguousarray(difference[name]) for name in sorted(difference)]
-    if not any(array.any() for array in arrays if array.dtype.kind == "f"):
+def _digest(tensors: Mapping[str, Any]) -> bytes:
+    """Return a digest of the floats of a model, or of what was learnt; of zeros alone, as with a rate of 0, nothing."""
+    every = (np.ascontiguousarray(tensors[name]) for name in sorted(tensors))
+    arrays = [array for array in every if array.dtype.kind == "f"]  # counts are the site's own
+    if not any(array.any() for array in arrays):
         return b""
     found = sha256()
     for array in arrays:

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import secrets
 import struct
+from contextlib import suppress
 from dataclasses import replace
 from io import BytesIO
 
@@ -17,7 +18,7 @@ from signed import Parts, ring_of, sign_federation
 
 import secagg
 from secagg import Update
-from secagg.errors import DecryptionError
+from secagg.errors import DecryptionError, ImplausibleSumError
 from secagg.trust.key import ClientKey
 from secagg.trust.nonces import NO_NONCE
 from secagg.trust.tags import Authenticator, tag_moduli
@@ -253,7 +254,8 @@ def test_under_one_pad_a_forgery_would_fit(variant, seeded, monkeypatch):
     scene = Restored(variant, seeded)
     forged = scene.forged(3)
     assert Parts.of(forged).payloads[0] != Parts.of(scene.sum).payloads[0]
-    scene.federation.site().decrypt(forged)
+    with suppress(ImplausibleSumError):  # which is raised after all tags have fitted: now and then of its weight
+        scene.federation.site().decrypt(forged)
 
 
 def model_nonce(site, state=STATE, round=3, base=None):
