@@ -141,6 +141,8 @@ class Segmentation:
             val_handlers=self._curves.validation() if self._curves else [],
         )
         evaluator.run()
+        if self._curves:
+            self._curves.flush()
         return {name: float(evaluator.state.metrics[name]) for name in settings.metrics}
 
 
@@ -172,9 +174,9 @@ class _Curves:
             return []
         return [TensorBoardStatsHandler(self._writer, iteration_log=False, global_epoch_transform=lambda epoch: round)]
 
-    def close(self) -> None:
-        """Write what is not written yet."""
-        self._writer.close()
+    def flush(self) -> None:
+        """Write what is not written yet: a round is seen when it has ended, and outlives what interrupts the next."""
+        self._writer.flush()
 
 
 def _ignored(done: float, total: float) -> None:

@@ -38,7 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     With --data they share the cases of a folder of your own.
     """
-    parser.add_argument("--sites", type=int, default=3, help="number of sites, 2 or more (default: 3)")
+    parser.add_argument(
+        "--sites",
+        type=int,
+        default=3,
+        help="number of sites, 2 to 24, with --data 2 or more (default: 3)",
+    )
     parser.add_argument(
         "--data", type=Path, metavar="FOLDER", help="of a Medical Segmentation Decathlon task; see docs/own-data.md"
     )

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 
 from ..client import Client
 from ..errors import (
+    ConfigError,
     ManifestMismatchError,
     QuorumError,
     RoundMismatchError,
@@ -96,6 +97,12 @@ def rounds_to_train(
             news(f"{round_name(missed, rounds)}: missed: {error}")
     participant.clear()
     participant.leave()
+
+
+def check_rounds(rounds: object) -> None:
+    """Raise `ConfigError` unless it is a number of rounds."""
+    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
+        raise ConfigError(f"{rounds!r} rounds are to be trained; give a whole number of at least 1")
 
 
 def check_examples(site: Client, task: CheckedTask) -> float:

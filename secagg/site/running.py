@@ -15,7 +15,7 @@ from ..wire.layout import Layout
 from .final_model import check_final_model, write_final_model
 from .first_model import load_first
 from .global_model import GlobalModel
-from .loop import check_examples, take_part
+from .loop import check_examples, check_rounds, take_part
 from .participant import Participant
 from .record import SiteRecord
 from .reporter import Logged, Reporter
@@ -87,8 +87,7 @@ def run_task(
     SecAggError
         Whatever else a model, an update, an aggregate or a call is refused for.
     """
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise ConfigError(f"{rounds!r} rounds are to be trained; give a whole number of at least 1")
+    check_rounds(rounds)
     kit, reporter = site_kit(kit), reporter or Logged()
     kit.project.check_time()
     check_files(kit, out, best)

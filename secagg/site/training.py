@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..client import Client
-from ..errors import ConfigError
 from ..trust.kit import SiteKit, site_kit
 from ..trust.kit_files import locked
 from .global_model import GlobalModel
-from .loop import check_examples, round_name, rounds_to_train
+from .loop import check_examples, check_rounds, round_name, rounds_to_train
 from .participant import Participant
 from .record import SiteRecord
 from .reporter import Logged, Reporter
@@ -75,8 +74,7 @@ def train_rounds(
     SecAggError
         Whatever else an update, an aggregate or a call is refused for.
     """
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise ConfigError(f"{rounds!r} rounds are to be trained; give a whole number of at least 1")
+    check_rounds(rounds)
     kit = site_kit(kit)
     kit.project.check_time()
     with locked(kit.folder):

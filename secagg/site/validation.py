@@ -56,7 +56,8 @@ class Validation:
 
     def to_send(self, weight: float) -> dict[str, float]:
         """Return those of the configuration's metrics that can be sent; what is missing, the reporter is told."""
-        model, found = self._participant.model, self()
+        model = self._participant.model
+        found = self._found if self._base == model.base else self()
         sent = {name: found[name] for name in model.metric_names if name in found}
         bounded = not model.site.config.aggregation.calibrated
         for name, value in list(sent.items()):

@@ -230,7 +230,10 @@ def test_more_than_memory_takes(ct: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_curves(ct: Path, tmp_path: Path) -> None:
-    """Losses are counted on over the rounds, also of a site that is started again; each model has its Dice once."""
+    """Losses are counted on over the rounds, also of a site that is started again; each model has its Dice once.
+
+    All of it is there after validation, while the writers are open.
+    """
     folder, found = tmp_path / "curves", []
     task = Segmentation(ct, CT_BLOCK, tensorboard=str(folder))
     task.validate()
@@ -238,13 +241,11 @@ def test_curves(ct: Path, tmp_path: Path) -> None:
         task.train(round, quiet)
         found.append(task.validate())
         task.validate()
-    task._curves.close()
     again = Segmentation(ct, CT_BLOCK, tensorboard=str(folder))
     again.model.load_state_dict(task.model.state_dict())
     again.validate()
     again.train(2, quiet)
     found.append(again.validate())
-    again._curves.close()
     events = EventAccumulator(str(folder)).Reload()
     assert set(events.Tags()["scalars"]) == {"train_loss", "dice", "dice_spleen"}
     losses = events.Scalars("train_loss")
