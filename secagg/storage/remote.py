@@ -7,9 +7,9 @@ from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from ..errors import BackendUnavailableError, FormatError, SecAggError, StorageError, TransportError, one_line
+from ..errors import BackendUnavailableError, FormatError, SecAggError, StorageError, TransportError
 from .files import Writable
-from .objects import WINDOW_NBYTES, Pinned, copy_into
+from .pinned import WINDOW_NBYTES, Pinned, copy_into, shown
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ class RemoteStore:
     def concatenate(self, parts: Sequence[Pinned], url: str) -> None:
         """See `secagg.storage.objects.concatenate`."""
         with self.write(url) as target:
-            copy_into(parts, target)
+            copy_into(self, parts, target)
 
 
 class S3Store(RemoteStore):
@@ -198,11 +198,6 @@ class _Checked:
     def write(self, data: bytes | memoryview) -> None:
         with _writing(self._url):
             self._file.write(data)
-
-
-def shown(url: str) -> str:
-    """Return a URL for a message: what follows ``?`` may be a signature."""
-    return one_line(url.partition("?")[0])
 
 
 @contextmanager
