@@ -6,35 +6,22 @@ import os
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
+from .admission import Admission
 from .config import Config
 from .errors import (
-    CapacityError,
-    ConfigError,
     FormatError,
-    LayoutError,
-    ManifestMismatchError,
-    MismatchError,
-    QuorumError,
-    RoundMismatchError,
-    ScalesMismatchError,
     StateError,
-    show,
 )
-from .scheme.params import LatticeParams
-from .scheme.ring import CLEAR_RING, Ring
-from .trust.agreement import check_header, check_key, check_project
-from .trust.key import ServerKey, check_role
+from .trust.key import ServerKey
 from .trust.kit import ServerKit, server_kit
 from .trust.project import Project
-from .trust.tags import tag_moduli
 from .wire.body import MemoryBody
 from .wire.container import DIGEST_NBYTES, frame_digest
-from .wire.header import SUMS, Contribution, Header, check_base, check_calibration, check_round, refuse_duplicates
+from .wire.header import Header
 from .wire.layout import Layout
-from .wire.tail import Proof, Tail, add_tags, check_tags
 from .wire.update import Update, check_update
+from .words import FrameWords
 
 
 class Aggregator:
@@ -88,33 +75,11 @@ class Aggregator:
         kind: str = "update",
         calibration: bytes | None = None,
     ) -> None:
-        check_role(key, ServerKey)
-        check_key(config, key)
-        if project is not None:
-            check_project(config, key, project)
-            layout = layout or project.layout
-        if kind not in SUMS:
-            raise ConfigError(f"kind is {show(kind)}; use {' or '.join(SUMS)}")
-        precision = config.aggregation.precision
-        if kind == "calibration" and precision != "auto":
-            raise ConfigError(f"kind is 'calibration', and with precision {precision!r} no site calibrates")
-        if calibration is not None and (not config.aggregation.calibrated or kind != "update"):
-            what = "an update" if kind == "update" else "a calibration"
-            raise ConfigError(f"calibration is given, and {what} of precision {precision!r} is under no scales")
-        self._config = config
-        self._kind = kind
-        self._calibration = None if calibration is None else check_calibration(calibration)
-        self._key = key
-        self._round = check_round(round)
-        self._layout = _check_layout(layout)
-        self._rings = {"encrypted": Ring.of_update(config.params, key.primes), "clear": CLEAR_RING}
-        self._base = None if base is None else check_base(base)
-        self._project = project
-        self._manifest = None if project is None else project.digest
-        self._moduli = tag_moduli(key)
-        self._contributions: list[Contribution] = []
-        self._proofs: list[Proof] = []
-        self._tags = (0,) * len(self._moduli)
+        self._admission = Admission(
+            config, key, round, layout, base=base, project=project, kind=kind, calibration=calibration
+        )
+        self._words = FrameWords(config.params, key.primes)
+        self._round = round
         self._total = np.empty(0, dtype=np.uint8)
         self._closed: str | None = None
 
@@ -163,7 +128,7 @@ class Aggregator:
     @property
     def sites(self) -> tuple[str, ...]:
         """Names of the sites added so far."""
-        return tuple(contribution.site for contribution in self._contributions)
+        return self._admission.sites
 
     @property
     def closed(self) -> bool:
@@ -173,7 +138,7 @@ class Aggregator:
     @property
     def layout(self) -> Layout | None:
         """The layout that updates must have, once it is known."""
-        return self._layout
+        return self._admission.layout
 
     def admit(self, header: Header) -> None:
         """Check an update by its header alone, before its frames are received.
@@ -223,34 +188,24 @@ class Aggregator:
             A damaged frame, a word or tag that is not below its modulus, or a plaintext in the form of a ciphertext;
             tensors, or anything else that is no `Update`. The sum stays as it was.
         """
-        header = check_update(update).header
+        header, words = check_update(update).header, self._words
         self._check(header)
-        (proof,), tags = update.tail.proofs, update.tail.tags
-        check_tags(tags, self._moduli)
-        if self._project is not None:
-            self._project.check_contribution(header, proof)
-        whole = isinstance(header.params, LatticeParams) and not header.params.seeded  # both polynomials are there
-        if not (update.verified and all(ring.takes_any for ring in self._rings.values())):
+        tail = update.tail
+        self._admission.check_tail(header, tail)
+        if not (update.verified and words.takes_any):
             for frame, payload in update.frames():
-                packed = np.frombuffer(payload, np.uint8)
-                self._rings[frame.section].check(packed)
-                if frame.section == "encrypted" and whole:
-                    _refuse_transparent(np.split(packed, frame.blocks))
+                words.check(frame, payload)
         if commit is not None:
             commit()
-        if not self._contributions:
+        if not self.sites:
             # Room for the tail of the largest aggregate: memory that nobody touches is never there.
             self._total = np.zeros(header.sum_nbytes, np.uint8)
+        total = memoryview(self._total)  # type: ignore[arg-type]  # an ndarray is a buffer
         self._closed = "adding a verified update failed half-way; the sum is lost, run the round again"
         for frame, payload in update.frames():
-            total = self._total[frame.offset : frame.offset + frame.nbytes]
-            self._rings[frame.section].add(total, np.frombuffer(payload, np.uint8))
+            words.add(frame, total[frame.offset : frame.offset + frame.nbytes], payload)
         self._closed = None
-        self._layout, self._base, self._manifest = header.layout, header.base, header.manifest
-        self._calibration = header.calibration
-        self._contributions += header.contributions
-        self._proofs.append(proof)
-        self._tags = add_tags(self._tags, tags, self._moduli)
+        self._admission.take(header, tail)
 
     def finish(self) -> Update:
         """Return the aggregate of all updates added; nothing can be added afterwards.
@@ -263,27 +218,9 @@ class Aggregator:
             If called twice.
         """
         self._refuse_closed()
-        fewest = self._config.aggregation.min_clients
-        if len(self._contributions) < fewest or self._layout is None:
-            raise QuorumError(
-                f"round {self._round} has {len(self._contributions)} {self._kind}s, min_clients is {fewest}: "
-                "wait for more sites"
-            )
+        header, proven = self._admission.conclude()
         self._closed = f"round {self._round} is finished"
-        header = Header(
-            kind=SUMS[self._kind],
-            round=self._round,
-            epoch=self._key.epoch,
-            key=self._key.fingerprint,
-            params=self._config.params,
-            aggregation=self._config.aggregation,
-            layout=self._layout,
-            contributions=tuple(self._contributions),
-            base=self._base,
-            manifest=self._manifest,
-            calibration=self._calibration,
-        )
-        tail = Tail(self._tags, tuple(self._proofs)).pack(header.head, header.frame_count)
+        tail = proven.pack(header.head, header.frame_count)
         end = header.tail_offset + len(tail)
         self._total[header.tail_offset : end] = np.frombuffer(tail, np.uint8)
         view = memoryview(self._total[:end])  # type: ignore[arg-type]  # an ndarray is a buffer
@@ -296,77 +233,8 @@ class Aggregator:
     def _check(self, header: Header) -> None:
         """Check all that a header can tell."""
         self._refuse_closed()
-        check_header(header, self._kind, self._config, self._key)
-        if header.round != self._round:
-            raise RoundMismatchError(
-                f"the {header.kind} from {header.site} is for round {header.round}, this is round {self._round}"
-            )
-        if self._layout is not None:
-            fault = self._layout.difference(header.layout)
-            if fault:
-                raise LayoutError(f"the {header.kind} from {header.site} has another layout: {fault}")
-        if (self._base is not None or self._contributions) and header.base != self._base:
-            raise MismatchError(_other_base(header, self._round, self._base))
-        if (self._project is not None or self._contributions) and header.manifest != self._manifest:
-            raise ManifestMismatchError(self._other_manifest(header))
-        if (self._calibration is not None or self._contributions) and header.calibration != self._calibration:
-            raise ScalesMismatchError(
-                f"the update from {header.site} was made under other scales than those of round {self._round}: "
-                "calibrate again, and encrypt again"
-            )
-        if self._project is not None:
-            self._project.site(header.site)
-        refuse_duplicates([*self._contributions, *header.contributions])
-        if len(self._contributions) == self._config.aggregation.max_clients:
-            raise CapacityError(f"max_clients {len(self._contributions)} updates are in the sum already")
-
-    def _other_manifest(self, header: Header) -> str:
-        """Return what is wrong with an update whose manifest is not that of its round."""
-        if self._manifest is None or header.manifest is None:
-            one, others = ("no", "one") if header.manifest is None else ("a", "none")
-            return (
-                f"the {header.kind} from {header.site} was made under {one} project manifest, those of round "
-                f"{self._round} under {others}: give every Client the project (Client.load of a kit does), or none"
-            )
-        serial = f", of serial {self._project.serial}" if self._project else ""
-        return (
-            f"the {header.kind} from {header.site} was made under another project manifest than those of round "
-            f"{self._round}, which are under {self._manifest.hex()[:16]}…{serial}: join again, and encrypt again"
-        )
+        self._admission.check(header)
 
     def _refuse_closed(self) -> None:
         if self._closed:
             raise StateError(self._closed)
-
-
-def _check_layout(layout: object) -> Layout | None:
-    if layout is not None and not isinstance(layout, Layout):
-        raise LayoutError(f"layout is a {type(layout).__name__}; give what Client.layout(state) or Layout.of returns")
-    return layout
-
-
-def _refuse_transparent(blocks: list[NDArray[np.uint8]]) -> None:
-    """Raise `FormatError` if the second polynomial of a packed ciphertext is zero: anybody could read the first."""
-    for block in blocks:
-        if not block[block.size // 2 :].any():
-            raise FormatError("a block is a plaintext where ciphertext belongs: its second polynomial is zero")
-
-
-def _other_base(header: Header, round: int, expected: bytes | None) -> str:
-    """Return what is wrong with an update whose base is not that of its round."""
-    base, who = header.base, f"the {header.kind} from {header.site}"
-    if base is None or expected is None:
-        names, other = ("names no", "names one") if base is None else ("names a", "names none")
-        return (
-            f"{who} {names} global model that it began from, and the sum of round {round} {other}: "
-            "let all sites give encrypt() a `base`, or none"
-        )
-    remedy = "load the current global model and train again"
-    if round == 0:
-        remedy = (
-            "the first models differ, or their `context`: give all sites one seed or file, one dtype and one run id"
-        )
-    return (
-        f"{who} began from the global model {base.hex()[:16]}…, those of round {round} begin from "
-        f"{expected.hex()[:16]}…: {remedy}"
-    )

@@ -28,7 +28,8 @@ from .scheme.params import QuantisedParams
 from .scheme.report import MAX_LOSS, PrecisionReport, show_share
 from .scheme.scales import Scales
 from .scheme.tensors import FLOAT_DTYPES, to_vector
-from .storage.files import Target, Writable, open_target
+from .storage.files import Target, Writable
+from .storage.objects import open_target
 from .trust.agreement import check_header, check_key, check_project, check_project_layout
 from .trust.contributions import check_contributions
 from .trust.failures import Failures
@@ -325,9 +326,10 @@ class Client:
 
         Parameters
         ----------
-        target : path or binary stream
-            A file appears whole or not at all. A stream, which stays open, may be left half-written if an error is
-            raised; nothing is written to it before all values have been checked.
+        target : path, URL or binary stream
+            A file, or an object of a store (``"s3://bucket/key"``: whatever fsspec reaches), appears whole or not at
+            all. A stream, which stays open, may be left half-written if an error is raised; nothing is written to it
+            before all values have been checked.
         state, weight, round, base, layout, calibration
             As of `encrypt`.
 

@@ -1,6 +1,6 @@
 """Files: read only if they are regular, written whole or not at all, on the disk before anybody relies on them.
 
-Beside paths, `read_source` takes contents and streams, and `open_target` streams.
+Beside paths, `read_source` takes contents and streams; `secagg.storage.objects.open_target` streams and URLs.
 """
 
 from __future__ import annotations
@@ -166,24 +166,6 @@ def read_stream(stream: Readable, nbytes: int, kind: type[SecAggError]) -> bytes
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-@contextmanager
-def open_target(target: Target) -> Iterator[Writable]:
-    """Open what is written: a file that appears whole or not at all, or a stream, which stays open.
-
-    Raises
-    ------
-    StorageError
-        If it cannot be written, or is neither.
-    """
-    if is_path(target):
-        with replace_file(target) as file:
-            yield file
-    else:
-        stream = check_writable(target)
-        with os_errors(StorageError, "cannot write to the stream", "what is in it already is of no use"):
-            yield _Whole(stream)
-
-
 def check_writable(target: object) -> Any:
     """Return a binary stream; anything else raises a `StorageError` that says what to pass."""
     if isinstance(target, io.TextIOBase):
@@ -197,13 +179,14 @@ def check_writable(target: object) -> Any:
     return target
 
 
-class _Whole:
+class WholeWrites:
     """A stream whose writes are whole: those of a raw file or a socket may take less than they are given."""
 
     def __init__(self, stream: Writable) -> None:
         self._stream = stream
 
     def write(self, data: bytes | memoryview) -> None:
+        """Write all of it."""
         view = memoryview(data).cast("B")
         while view:
             try:

@@ -21,8 +21,8 @@ from ..storage.files import (
     open_regular,
     os_errors,
     read_stream,
-    replace_file,
 )
+from ..storage.objects import ObjectStream, Pinned, is_url, pin, write
 from .body import FIXED, Body, FileBody, MemoryBody, StreamBody
 from .container import DIGEST_NBYTES, PREAMBLE_NBYTES, as_bytes, check_digest, digest, frame_digest, head_nbytes
 from .header import Contribution, Frame, Header
@@ -102,15 +102,16 @@ class Update:
         return update
 
     @classmethod
-    def open(cls, source: Source) -> Update:
-        """Open an update that is in a file or a stream; frames stay there until they are read.
+    def open(cls, source: Source | Pinned) -> Update:
+        """Open an update that is in a file, in a store or in a stream; frames stay there until they are read.
 
         Parameters
         ----------
-        source : path, binary stream, bytes, bytearray or memoryview
-            A file stays open until `close`, or the end of a ``with`` block. A stream must be able to seek; the update
-            is what it holds from where it stands to its end. It belongs to the update as long as that is in use, and
-            is not closed with it. Of contents, this is `from_bytes`.
+        source : path, URL, Pinned, binary stream, bytes, bytearray or memoryview
+            A file stays open until `close`, or the end of a ``with`` block. A URL, as ``"s3://bucket/key"``, is of an
+            object that fsspec reaches: the one that is there now, and no other that takes its place. A stream must be
+            able to seek; the update is what it holds from where it stands to its end. It belongs to the update as long
+            as that is in use, and is not closed with it. Of contents, this is `from_bytes`.
 
         Raises
         ------
@@ -118,7 +119,13 @@ class Update:
             As `from_bytes`; if `source` cannot be read, or is something else.
         DuplicateError
             As `from_bytes`.
+        TransportError
+            If a store cannot be reached, or refuses.
         """
+        if is_url(source):
+            source = pin(source)
+        if isinstance(source, Pinned):
+            return cls._open_stream(ObjectStream(source))
         if isinstance(source, (bytes, bytearray, memoryview)):
             return cls.from_bytes(source)
         if not is_path(source):
@@ -278,8 +285,8 @@ class Update:
         return whole.getvalue()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the update to a file, frame by frame; the file appears whole or not at all."""
-        with replace_file(path) as file:
+        """Write the update to a file or a URL, frame by frame; it appears there whole or not at all."""
+        with write(path) as file:
             for chunk in self.chunks():
                 file.write(chunk)
 

@@ -64,7 +64,7 @@ class Measured:
 
     def finish(self, aggregator):
         """Whatever was refused has no part in the sum."""
-        kind = aggregator._kind
+        kind = aggregator._admission.kind
         aggregator.add({"calibration": self.calibrations, "update": self.good}[kind][1])
         summed = aggregator.finish()
         if kind == "calibration":

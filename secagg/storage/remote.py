@@ -1,0 +1,257 @@
+"""Objects of stores that fsspec reaches; of S3 by its own means: versions, ``If-Match``, copies within the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+from ..errors import BackendUnavailableError, FormatError, SecAggError, StorageError, TransportError, one_line
+from .files import Writable
+from .objects import WINDOW_NBYTES, Pinned, copy_into
+
+T = TypeVar("T")
+
+#: A part of a multipart upload of S3 that is not the last one has 5 MiB at least, and there are so many at most.
+_PART_NBYTES, _MAX_PARTS = 5 << 20, 10_000
+#: Copies within the store at a time; they carry no bytes.
+_COPIES = 16
+#: How often a body that breaks off is read again, beyond what fsspec tries.
+_TRIES = 4
+
+
+class RemoteStore:
+    """Objects of one scheme; see `secagg.storage.objects`.
+
+    Parameters
+    ----------
+    scheme : str
+        As ``gs``; fsspec names the package that it needs.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If fsspec, or what it needs for the scheme, is not installed.
+    FormatError
+        If fsspec knows no such scheme.
+    """
+
+    def __init__(self, scheme: str) -> None:
+        extra = "s3fs" if scheme in ("s3", "s3a") else "fsspec"
+        try:
+            import fsspec
+
+            self._fs: Any = fsspec.filesystem(scheme, use_listings_cache=False)
+        except ImportError as error:
+            raise BackendUnavailableError(
+                f"objects at {scheme}:// need more: pip install 'secagg[{extra}]' ({error})"
+            ) from error
+        except ValueError as error:
+            raise FormatError(f"objects cannot be read from {scheme}://: {error}") from error
+
+    def pin(self, url: str) -> Pinned:
+        """See `secagg.storage.objects.pin`."""
+        with _reading(url):
+            info = self._fs.info(url)
+            if info["type"] != "file" or info["size"] is None:
+                raise FormatError(f"{shown(url)} is no object of a known size")
+            return Pinned(url, int(info["size"]), etag=str(self._fs.ukey(url)))
+
+    def read(self, pinned: Pinned, offset: int, nbytes: int) -> bytes:
+        """See `secagg.storage.objects.read`."""
+        with _reading(pinned.url):
+            if str(self._fs.ukey(pinned.url)) != pinned.etag:
+                raise _changed(pinned)
+            return _whole(bytes(self._fs.cat_file(pinned.url, start=offset, end=offset + nbytes)), pinned, nbytes)
+
+    @contextmanager
+    def write(self, url: str) -> Iterator[Writable]:
+        """See `secagg.storage.objects.write`."""
+        with _writing(url):
+            file = self._fs.open(url, "wb", block_size=2 * WINDOW_NBYTES, autocommit=False)
+        try:
+            yield _Checked(file, url)
+            with _writing(url):
+                file.close()
+                file.commit()
+        except BaseException:
+            with suppress(Exception):
+                file.discard()
+            file.closed = True  # else Python's collector would flush, and so upload, what is left in its buffer
+            raise
+
+    def list(self, pattern: str) -> list[str]:
+        """See `secagg.storage.objects.list_objects`."""
+        with _reading(pattern):
+            return sorted(str(self._fs.unstrip_protocol(path)) for path in self._fs.glob(pattern))
+
+    def remove(self, url: str) -> None:
+        """See `secagg.storage.objects.remove`."""
+        with _writing(url), suppress(FileNotFoundError):
+            self._fs.rm_file(url)
+
+    def concatenate(self, parts: Sequence[Pinned], url: str) -> None:
+        """See `secagg.storage.objects.concatenate`."""
+        with self.write(url) as target:
+            copy_into(parts, target)
+
+
+class S3Store(RemoteStore):
+    """Objects of S3, and of what speaks as it does."""
+
+    def pin(self, url: str) -> Pinned:
+        """See `secagg.storage.objects.pin`."""
+        with _reading(url):
+            head = self._call("head_object", **self._place(url))
+        version = head.get("VersionId") or ""
+        return Pinned(url, int(head["ContentLength"]), "" if version == "null" else version, head.get("ETag", ""))
+
+    def read(self, pinned: Pinned, offset: int, nbytes: int) -> bytes:
+        """See `secagg.storage.objects.read`."""
+        if not nbytes:
+            return b""
+        which = {"VersionId": pinned.version} if pinned.version else {"IfMatch": pinned.etag}
+        wanted = {**self._place(pinned.url), **which, "Range": f"bytes={offset}-{offset + nbytes - 1}"}
+        with _reading(pinned.url):
+            try:
+                data = self._run(self._get(wanted))
+            except OSError as error:
+                if _code(error) in ("PreconditionFailed", "412"):
+                    raise _changed(pinned) from None
+                if _code(error) in ("InvalidRange", "416"):
+                    data = b""
+                else:
+                    raise
+        return _whole(data, pinned, nbytes)
+
+    def concatenate(self, parts: Sequence[Pinned], url: str) -> None:
+        """See `secagg.storage.objects.concatenate`."""
+        if len(parts) > _MAX_PARTS or not parts or min([part.nbytes for part in parts[:-1]], default=0) < _PART_NBYTES:
+            super().concatenate(parts, url)
+            return
+        with _writing(url):
+            self._run(self._copy(parts, self._place(url)))
+
+    async def _get(self, wanted: dict[str, Any]) -> bytes:
+        for attempt in range(_TRIES):
+            response = await self._fs._call_s3("get_object", **wanted)
+            try:
+                async with response["Body"] as body:
+                    return bytes(await body.read())
+            except Exception:
+                if attempt + 1 == _TRIES:
+                    raise
+                await asyncio.sleep(0.1 * 2**attempt)
+        raise AssertionError
+
+    async def _copy(self, parts: Sequence[Pinned], place: dict[str, str]) -> None:
+        turns = asyncio.Semaphore(_COPIES)
+
+        async def copy(number: int, part: Pinned) -> dict[str, Any]:
+            source = self._place(part.url)
+            if part.version:
+                source["VersionId"] = part.version
+            async with turns:
+                done = await self._fs._call_s3(
+                    "upload_part_copy",
+                    **upload,
+                    PartNumber=number,
+                    CopySource=source,
+                    CopySourceIfMatch=part.etag,
+                )
+            return {"PartNumber": number, "ETag": done["CopyPartResult"]["ETag"]}
+
+        started = await self._fs._call_s3("create_multipart_upload", **place)
+        upload = {**place, "UploadId": started["UploadId"]}
+        try:
+            copied = await asyncio.gather(*(copy(number, part) for number, part in enumerate(parts, 1)))
+            await self._fs._call_s3("complete_multipart_upload", **upload, MultipartUpload={"Parts": list(copied)})
+        except BaseException:
+            with suppress(Exception):
+                await self._fs._call_s3("abort_multipart_upload", **upload)
+            raise
+
+    def _place(self, url: str) -> dict[str, str]:
+        bucket, key, _ = self._fs.split_path(url)
+        if not bucket or not key:
+            raise FormatError(f"{shown(url)} names no object: write s3://BUCKET/KEY")
+        return {"Bucket": bucket, "Key": key}
+
+    def _call(self, method: str, **arguments: Any) -> dict[str, Any]:
+        return dict(self._fs.call_s3(method, **arguments))
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        from fsspec.asyn import sync
+
+        result: T = sync(self._fs.loop, lambda: coroutine)
+        return result
+
+
+class _Checked:
+    """A stream of a store: what it raises is ours."""
+
+    def __init__(self, file: Any, url: str) -> None:
+        self._file = file
+        self._url = url
+
+    def write(self, data: bytes | memoryview) -> None:
+        with _writing(self._url):
+            self._file.write(data)
+
+
+def shown(url: str) -> str:
+    """Return a URL for a message: what follows ``?`` may be a signature."""
+    return one_line(url.partition("?")[0])
+
+
+@contextmanager
+def _reading(url: str) -> Iterator[None]:
+    try:
+        yield
+    except SecAggError:
+        raise
+    except FileNotFoundError:
+        raise FormatError(f"cannot read {shown(url)}: it is not there") from None
+    except Exception as error:  # noqa: BLE001  each store has its own
+        raise TransportError(f"cannot read {shown(url)}: {_reason(error)}") from None
+
+
+@contextmanager
+def _writing(url: str) -> Iterator[None]:
+    try:
+        yield
+    except SecAggError:
+        raise
+    except Exception as error:  # noqa: BLE001  each store has its own
+        raise StorageError(f"cannot write {shown(url)}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """Return what a store says, without what it was asked, which may hold a credential."""
+    if isinstance(error, PermissionError):
+        return "the store refuses these credentials, or has none; set those of its library, as AWS_ACCESS_KEY_ID"
+    if isinstance(error, FileNotFoundError):
+        return "there is no such bucket or folder"
+    code = _code(error)
+    return f"the store answers {code}" if code else f"the store cannot be reached ({type(error).__name__})"
+
+
+def _code(error: BaseException | None) -> str:
+    """Return the code of S3 that led to an error; empty if there is none."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if isinstance(response, dict):
+            return str(response.get("Error", {}).get("Code", ""))
+        error = error.__cause__
+    return ""
+
+
+def _changed(pinned: Pinned) -> FormatError:
+    return FormatError(f"{shown(pinned.url)} has changed since it was looked at")
+
+
+def _whole(data: bytes, pinned: Pinned, nbytes: int) -> bytes:
+    if len(data) != nbytes:
+        raise FormatError(f"{shown(pinned.url)} became shorter while it was read")
+    return data
