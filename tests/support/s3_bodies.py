@@ -1,12 +1,13 @@
 """Bodies of objects by range, and multipart uploads: the layer in front of moto that mends what moto does with them.
 
-For each range moto reads the whole object into memory; it keeps the parts of an upload beside the object for as long as
-that; it fails where an upload is no more, and copies from an object whatever x-amz-copy-source-if-match says.
+For each range moto reads the whole object into memory, and when an upload is complete holds it there several times. It
+fails where an upload is no more, and copies from an object whatever x-amz-copy-source-if-match says.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import parse_qs, unquote
@@ -49,11 +50,7 @@ class Bodies:
                 _check_upload(environ, bucket, key, query["uploadId"][0])
             except Refused as refused:
                 return refused.answer(environ, start_response)
-        answer = self._app(environ, start_response)
-        if "uploadId" in names and method == "POST" and (upload := _upload_of(bucket, key)) is not None:
-            upload.dispose()
-            upload.parts.clear()
-        return answer
+        return self._app(environ, start_response)
 
     def _get(self, environ: Environ, start_response: StartResponse, bucket: str, key: str) -> Iterable[bytes]:
         version = parse_qs(environ["QUERY_STRING"]).get("versionId", [None])[0]
@@ -62,7 +59,7 @@ class Bodies:
             status, headers = self._head(environ)
             if status[:3] not in ("200", "206") or not isinstance(found, FakeKey):
                 return self._app(environ, start_response)
-            if (file := _open(found)) is None or headers["etag"] != found.etag:
+            if headers["etag"] != found.etag or (file := _open(found)) is None:
                 continue  # it was replaced meanwhile
             start = int(headers.get("content-range", "bytes 0-").split()[1].split("-")[0])
             start_response(status, list(headers.items()))
@@ -107,6 +104,46 @@ def _open(key: FakeKey) -> int | None:
             return os.dup(key._value_buffer.fileno())  # what lies in memory goes to a file
         except ValueError:  # it was closed
             return None
+
+
+def keep_in_files() -> None:
+    """Let moto store what is uploaded in files, and join their parts there, in the memory of a chunk."""
+    get, complete = FakeKey.value.fget, FakeMultipart.complete
+
+    def value(key: FakeKey) -> bytes:
+        return b"" if hasattr(key, "joined") else get(key)
+
+    def store(key: FakeKey, content: bytes | list[int]) -> None:
+        file = key._value_buffer
+        file.seek(0)
+        file.truncate()
+        file.rollover()
+        if isinstance(content, list):
+            for part in content:
+                with open(part, "rb") as source:
+                    source.seek(0)
+                    shutil.copyfileobj(source, file, _CHUNK_NBYTES)
+        else:
+            file.write(content)
+        key.contentsize = file.tell()
+
+    def join(upload: FakeMultipart, listed: Iterable[tuple[int, str]]) -> Any:
+        if upload.metadata.get("x-amz-checksum-algorithm"):
+            return complete(upload, listed)
+        parts: list[FakeKey] = []
+
+        def note() -> Iterator[tuple[int, str]]:
+            for number, etag in listed:
+                if number in upload.parts:
+                    parts.append(upload.parts[number])
+                    parts[-1].joined = True
+                yield number, etag
+
+        _, etag, checksums = complete(upload, note())
+        return [_open(part) for part in parts], etag, checksums
+
+    FakeKey.value = property(value, store)
+    FakeMultipart.complete = join
 
 
 def _read(file: int, start: int, nbytes: int) -> Iterator[bytes]:

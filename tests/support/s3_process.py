@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
 from moto.s3.models import FakeBucket, FakeKey
-from s3_bodies import Bodies, backend, bucket_of
+from s3_bodies import Bodies, backend, bucket_of, keep_in_files
 from s3_faults import Fault, Faults
 from s3_signatures import REGION, App, Environ, Signatures, StartResponse
 from werkzeug.serving import BaseWSGIServer, make_server
@@ -98,6 +98,7 @@ def overwrite(bucket: str, key: str) -> None:
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who started it
     settings = json.loads(sys.stdin.readline())
+    keep_in_files()
     lists = Lists(cast(App, create_backend_app("s3")))
     faults = Faults(Signatures(Bodies(lists), settings["secrets"], frozenset(settings["readers"])), overwrite)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

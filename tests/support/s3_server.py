@@ -123,7 +123,7 @@ class S3Server:
 def serving_s3(folder: Path) -> Iterator[S3Server]:
     """A server while the block lasts; in `folder` are its certificates, its log and what it stores."""
     tls = Authority.create(folder / "authority").issue_server()
-    environment = os.environ | {"TMPDIR": str(folder), "MOTO_S3_DEFAULT_KEY_BUFFER_SIZE": str(1 << 16)}
+    environment = os.environ | {"TMPDIR": str(folder)}
     program = [sys.executable, "-W", "error", str(Path(__file__).with_name("s3_process.py"))]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
