@@ -10,7 +10,6 @@ import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import TypeGuard
 
@@ -183,11 +182,8 @@ def _path(url: str) -> str:
 
 def _store(url: str) -> Store:
     scheme = url.partition("://")[0] if is_url(url) else "file"
-    return _Folder() if scheme == "file" else _remote(scheme)
-
-
-@lru_cache
-def _remote(scheme: str) -> Store:
+    if scheme == "file":
+        return _Folder()
     from .remote import RemoteStore, S3Store
 
     return S3Store(scheme) if scheme in ("s3", "s3a") else RemoteStore(scheme)

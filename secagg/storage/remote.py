@@ -165,8 +165,12 @@ class S3Store(RemoteStore):
         started = await self._fs._call_s3("create_multipart_upload", **place)
         upload = {**place, "UploadId": started["UploadId"]}
         try:
-            copied = await asyncio.gather(*(copy(number, part) for number, part in enumerate(parts, 1)))
-            await self._fs._call_s3("complete_multipart_upload", **upload, MultipartUpload={"Parts": list(copied)})
+            copies = (copy(number, part) for number, part in enumerate(parts, 1))
+            copied = await asyncio.gather(*copies, return_exceptions=True)  # all have ended when any is given up
+            for done in copied:
+                if isinstance(done, BaseException):
+                    raise done
+            await self._fs._call_s3("complete_multipart_upload", **upload, MultipartUpload={"Parts": copied})
         except BaseException:
             with suppress(Exception):
                 await self._fs._call_s3("abort_multipart_upload", **upload)
