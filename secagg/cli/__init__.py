@@ -1,4 +1,4 @@
-"""The command line: ``secagg plan | provision | unpack | doctor | serve | site | status | demo | bench | leak …``."""
+"""The command line: ``secagg plan | provision | unpack | doctor | serve | site | status | aggregate | demo | …``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ..storage.signals import terminable
 from ..ui.terminal import accept_any_text
 from . import (
     add_site,
+    aggregate,
     backends,
     bench,
     demo,
@@ -50,7 +51,7 @@ EXIT_CODES: tuple[tuple[type[BaseException], int, str], ...] = (
 
 #: What the commands need beyond the core, one backend included.
 _EXTRAS = "tenseal,monai,grpc"
-_EXTRAS_OF = {bench.run: "tenseal,bench", leak.run: "seal,bench"}
+_EXTRAS_OF = {bench.run: "tenseal,bench", leak.run: "seal,bench", aggregate.run: "s3fs,ray"}
 
 _PYTHONS_OWN = warnings.showwarning
 
@@ -65,6 +66,7 @@ _COMMANDS = (
     serve,
     site,
     status,
+    aggregate,
     demo,
     bench,
     leak,
@@ -102,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"secagg: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
-        goes_on = "; the same command, started again, goes on" if options.run is site.run else ""
+        goes_on = "; the same command, started again, goes on" if options.run in (site.run, aggregate.run) else ""
         print(f"secagg: stopped{goes_on}", file=sys.stderr)
         return 128 + (error.args[0] if error.args else signal.SIGINT)
 

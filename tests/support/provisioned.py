@@ -30,6 +30,7 @@ COMMANDS = (
     "serve",
     "site",
     "status",
+    "aggregate",
     "demo",
     "bench",
     "leak",

@@ -1,0 +1,263 @@
+"""Adds a round's updates where they lie: admits their heads, hands out ranges, and puts the aggregate together."""
+
+from __future__ import annotations
+
+import glob
+import hmac
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+
+from ..admission import Admission
+from ..errors import ConfigError, DigestError, FormatError, QuorumError, SecAggError, StateError, TransportError, show
+from ..storage import objects
+from ..storage.objects import Pinned
+from ..storage.remote import shown
+from ..trust.kit import ServerKit, server_kit
+from ..wire.container import DIGEST_NBYTES
+from ..wire.header import Header, check_round
+from ..wire.tail import Tail, body_digest
+from ..wire.update import Update
+from .job import RANGE_NBYTES, Pool, Source, SumJob
+from .pool import ThreadPool
+
+#: Heads that are read at a time.
+_HEADS = 16
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was added.
+
+    Parameters
+    ----------
+    header : Header
+        Of the aggregate; its ``sites`` are those that are in the sum.
+    nbytes : int
+        Its size.
+    left_out : mapping of str to SecAggError
+        What is wrong with the updates that are not in the sum, by their URLs.
+    passes : int
+        How often the updates were read: once, and once more where some turned out to be unfit behind their heads; not
+        at all if the aggregate was there already.
+    """
+
+    header: Header
+    nbytes: int
+    left_out: Mapping[str, SecAggError]
+    passes: int
+
+
+def aggregate(
+    kit: ServerKit | str | os.PathLike[str],
+    urls: Iterable[str],
+    target: str,
+    round: int,
+    *,
+    pool: Pool | None = None,
+    shards: int | None = None,
+    began: Callable[[SumJob], None] = lambda job: None,
+) -> Report:
+    """Add updates that lie in folders or object stores, and write the aggregate: bit for bit what `Aggregator` makes.
+
+    Each head is admitted as `secagg.Aggregator` does it, and must be signed. Then tasks read, check and add ranges of
+    frames. What sites have signed is held against what was added: an update that is unfit in any range is left out of
+    all, and these are summed anew. Partial sums lie beside the target until it is there, so that another call with the
+    same updates goes on with them; nothing else is written.
+
+    Parameters
+    ----------
+    kit : path or ServerKit
+        The server's kit: its folder, or what `secagg.trust.load_server_kit` read there.
+    urls : iterable of str
+        Paths and URLs of updates, or patterns with ``*``. Contributions are listed in this order. Of calibrations, the
+        result is the scales.
+    target : str
+        Path or URL of the aggregate. It appears whole, or not at all.
+    round : int
+        The round whose updates are added.
+    pool : Pool, optional
+        Where tasks run; a `ThreadPool` if it is not given.
+    shards : int, optional
+        Number of ranges; one each 32 MiB if it is not given.
+    began : callable, optional
+        Called with the job when a pass begins.
+
+    Returns
+    -------
+    Report
+        Who is in the sum, and who was left out, and why.
+
+    Raises
+    ------
+    ConfigError
+        If no update is named, or `round` or `shards` is no such number; of the kit as `Aggregator.load`.
+    KeyFileError
+        As of `Aggregator.load`.
+    IdentityError
+        If the project's manifest is not valid now.
+    QuorumError
+        If fewer than ``min_clients`` updates are fit.
+    StateError
+        If there is something else at the target.
+    TransportError, StorageError
+        If a store cannot be reached, or takes nothing.
+    """
+    opened = server_kit(kit)
+    opened.project.check_time()
+    check_round(round)
+    if shards is not None and (not isinstance(shards, int) or shards < 1):
+        raise ConfigError(f"shards is {show(shards)}; give a whole number from 1 on")
+    found = _found(urls, target)
+    pool, unfit, passes = pool or ThreadPool(), dict[str, SecAggError](), 0
+    while True:
+        refused = dict[str, SecAggError]()
+        try:
+            job = _admit(opened, found, target, round, shards, refused, unfit)
+        except QuorumError as few:
+            reasons = (f"\n  left out: {shown(url)}: {reason}" for url, reason in (refused | unfit).items())
+            raise QuorumError(f"{few}{''.join(reasons)}") from None
+        if _is_there(job):
+            break
+        passes += 1
+        began(job)
+        wrong = _sum(job, pool)
+        if not wrong:
+            objects.concatenate([objects.pin(job.part_url(index)) for index in range(job.shards)], target)
+            if not _is_there(job):
+                raise StateError(f"{show(target)}, which was written a moment ago, is not there")
+            break
+        _clear(job)
+        for place, error in wrong.items():
+            url = job.sources[place].pinned.url
+            unfit[url] = error
+            log.warning("%s is left out of all ranges, which are added anew: %s", shown(url), error)
+    _clear(job)
+    return Report(job.header, job.header.nbytes, refused | unfit, passes)
+
+
+def _found(urls: Iterable[str], target: str) -> dict[str, Pinned | SecAggError]:
+    """Return the objects that are meant, each as it is now, or what is wrong with it, but not the target itself."""
+    if not isinstance(target, str):
+        raise ConfigError(f"the target is {show(target)}; give a path or a URL as text")
+    names = dict.fromkeys(url for pattern in urls for url in objects.list_objects(pattern))
+    names.pop(target, None)
+    if not names:
+        raise ConfigError("no updates are named: give their paths or URLs, or patterns such as 's3://bucket/round-3/*'")
+
+    def pin(url: str) -> Pinned | SecAggError:
+        try:
+            return objects.pin(url)
+        except FormatError as error:
+            return error
+
+    with ThreadPoolExecutor(_HEADS) as executor:
+        return dict(zip(names, executor.map(pin, names), strict=True))
+
+
+def _admit(
+    kit: ServerKit,
+    found: Mapping[str, Pinned | SecAggError],
+    target: str,
+    round: int,
+    shards: int | None,
+    refused: dict[str, SecAggError],
+    unfit: Mapping[str, SecAggError],
+) -> SumJob:
+    """Return the sum of all updates, `unfit` ones aside, whose heads and tails are fit; the others are `refused`."""
+    admission: Admission | None = None
+    sources: list[Source] = []
+    for url, pinned, read in _heads({url: pinned for url, pinned in found.items() if url not in unfit}):
+        try:
+            if isinstance(read, SecAggError):
+                raise read
+            header, tail = read
+            if admission is None:
+                calibrated = header.kind == "calibration" and kit.config.aggregation.precision == "auto"
+                kind = "calibration" if calibrated else "update"
+                admission = Admission(kit.config, kit.key, round, project=kit.project, kind=kind)
+            admission.check(header)
+            admission.check_tail(header, tail)
+        except TransportError as error:
+            if type(error) is TransportError:
+                raise  # the store's fault, and no update's
+            refused[url] = error
+        except SecAggError as error:
+            refused[url] = error
+        else:
+            admission.take(header, tail)
+            sources.append(Source(pinned, header.head[-DIGEST_NBYTES:], len(header.head), tail.proofs[0].body))
+    if admission is None:
+        raise QuorumError(f"round {round} has no update that can be read")
+    summed, proven = admission.conclude()
+    ranges = shards or -(-summed.tail_offset // RANGE_NBYTES)
+    return SumJob(
+        summed.head,
+        proven.pack(summed.head, summed.frame_count),
+        kit.key.primes,
+        tuple(sources),
+        target,
+        min(ranges, summed.frame_count),
+    )
+
+
+def _heads(
+    found: Mapping[str, Pinned | SecAggError],
+) -> Iterator[tuple[str, Pinned, tuple[Header, Tail] | SecAggError]]:
+    """Yield header and tail of each object, or what is wrong with it, in order; some are read ahead."""
+
+    def read(pinned: Pinned | SecAggError) -> tuple[Header, Tail] | SecAggError:
+        if isinstance(pinned, SecAggError):
+            return pinned
+        try:
+            with Update.open(pinned) as update:
+                return update.header, update.tail
+        except SecAggError as error:
+            return error
+
+    with ThreadPoolExecutor(_HEADS) as executor:
+        left = iter(found.items())
+        while batch := list(islice(left, _HEADS)):
+            for (url, pinned), result in zip(batch, executor.map(read, (item for _, item in batch)), strict=True):
+                yield url, pinned if isinstance(pinned, Pinned) else Pinned(url, 0), result
+
+
+def _sum(job: SumJob, pool: Pool) -> dict[int, SecAggError]:
+    """Let all ranges be added; return what is wrong with updates, by their places: if nothing is, the sum is there."""
+    wrong, digests = dict[int, SecAggError](), dict[int, tuple[bytes, ...]]()
+    for done in pool.run(job, range(job.shards)):
+        wrong.update(done.unfit)
+        digests[done.index] = done.digests
+    if len(digests) != job.shards:
+        raise StateError(f"{len(digests)} of {job.shards} ranges were added; start again, to go on with them")
+    if not wrong:
+        for place, source in enumerate(job.sources):
+            body = body_digest(source.head_digest, (digests[index][place] for index in range(job.shards)))
+            if not hmac.compare_digest(source.body, body):
+                wrong[place] = DigestError("the body is damaged: it is not what its site has signed")
+    return wrong
+
+
+def _is_there(job: SumJob) -> bool:
+    """Return whether the sum lies at the target; `StateError` if something else does."""
+    try:
+        pinned = objects.pin(job.target)
+    except FormatError:
+        return False
+    with suppress(FormatError), Update.open(pinned) as there:
+        if (there.header.head, there.tail.pack(job.head, job.header.frame_count)) == (job.head, job.tail):
+            return True
+    raise StateError(f"there is something else at {show(job.target)}: remove it, or name another place for the sum")
+
+
+def _clear(job: SumJob) -> None:
+    """Remove partial sums, also those of earlier calls; what cannot be removed is in nobody's way."""
+    with suppress(SecAggError):
+        for suffix in ("part", "digests"):
+            objects.remove(objects.list_objects(f"{glob.escape(job.target)}.{'[0-9a-f]' * 16}.*.{suffix}"))
