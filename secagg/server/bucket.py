@@ -20,7 +20,7 @@ from ..errors import BackendUnavailableError, ConfigError, FormatError, SecAggEr
 from ..protocol.messages import PartTarget
 from ..storage.multipart import MultipartUpload, Piece, TakenError, UploadGoneError, bucket_and_key, pieces_of
 from ..storage.objects import pin
-from ..trust.storage_hosts import place_of
+from ..trust.storage_hosts import split_url
 from .pointer import Pointer, head_digest
 from .run_folder import RunFolder
 from .spool import Spool
@@ -63,7 +63,7 @@ class Bucket:
         except (BackendUnavailableError, StorageError, TransportError) as error:
             raise ConfigError(f"cannot use the bucket {self._url}: {error}") from None
         try:
-            self._place = place_of(example)
+            self._place, _ = split_url(example)
         except FormatError:
             raise ConfigError(
                 f"the URLs of the bucket {self._url} are not https, and sites take no others: give it an endpoint with "

@@ -27,7 +27,7 @@ from ..errors import FormatError, TransportError
 from ..protocol.address import is_loopback
 from ..protocol.chunks import Progress
 from ..protocol.messages import BusyError, DepositReply, PartTarget
-from ..trust.storage_hosts import parse_place, place_of
+from ..trust.storage_hosts import parse_place, split_url
 from .link import Link
 
 #: What S3 takes at most.
@@ -58,7 +58,7 @@ class Depositor:
     hosts : tuple of str
         Where it may go: `secagg.Project.storage`.
     progress : callable, optional
-        Called with the bytes that are there and in all.
+        Called with the bytes that were sent and in all.
 
     Attributes
     ----------
@@ -137,7 +137,7 @@ class Depositor:
                     f"of an update of {total} bytes"
                 )
             before = part.number
-            place = place_of(part.url)
+            place, _ = split_url(part.url)
             if place not in self._hosts:
                 raise FormatError(
                     f"the server names a URL on {place}; the manifest names {', '.join(self._hosts)}: nothing was sent"
@@ -151,7 +151,8 @@ class Depositor:
                     f"the server asks for part {part.number} again, which was put {_MOST_PUTS} times: is its bucket "
                     "losing parts?"
                 )
-            status, place = stores.put(part.url, self._bytes_of(part), part.nbytes), place_of(part.url)
+            place, target = split_url(part.url)
+            status = stores.put(place, target, self._bytes_of(part), part.nbytes)
             if status == 403 and index:  # it has expired, on a slow link
                 return
             if status in _TRANSIENT or status >= 500:
@@ -164,6 +165,8 @@ class Depositor:
                 raise TransportError(f"the store at {place} refuses a part of the update ({status})")
             self._puts[part.number] += 1
             self.nbytes += part.nbytes
+            if self._progress is not None:
+                self._progress(part.offset + part.nbytes, self._update.nbytes)
 
     def _bytes_of(self, part: PartTarget) -> Iterator[memoryview]:
         """Yield the bytes of a part, a frame of the update at a time."""
@@ -175,9 +178,9 @@ class Depositor:
         for start, chunk in zip(self._starts[first:], chunks, strict=True):
             if start >= end:
                 return
-            yield memoryview(chunk)[max(0, part.offset - start) : end - start]
             if self._progress is not None:
-                self._progress(min(end, start + len(chunk)), self._update.nbytes)
+                self._progress(max(start, part.offset), self._update.nbytes)
+            yield memoryview(chunk)[max(0, part.offset - start) : end - start]
 
 
 class _Stores:
@@ -188,8 +191,8 @@ class _Stores:
         self._connections: dict[str, HTTPSConnection] = {}
         self._context = ssl.create_default_context()
 
-    def put(self, url: str, body: Iterator[memoryview], nbytes: int) -> int:
-        """Send bytes to a URL; return the status of the answer.
+    def put(self, place: str, target: str, body: Iterator[memoryview], nbytes: int) -> int:
+        """Send bytes to a host, `target` being the rest of the URL; return the status of the answer.
 
         Raises
         ------
@@ -198,7 +201,6 @@ class _Stores:
         TransportError
             If its certificate is not trusted.
         """
-        place = place_of(url)
         connection = self._connections.pop(place, None) or self._connect(place)
         own, fault, untrusted = _Own(body), "", ""
         left = self._deadline - time.monotonic()
@@ -207,7 +209,7 @@ class _Stores:
         timer.start()
         try:
             connection.timeout = max(0.001, min(left, _IDLE_SECONDS))
-            connection.request("PUT", _target(url), own, {"Content-Length": str(nbytes)})
+            connection.request("PUT", target, own, {"Content-Length": str(nbytes)})
             with connection.getresponse() as response:
                 status = response.status
                 if len(response.read(_MAX_ANSWER_NBYTES)) < _MAX_ANSWER_NBYTES and not response.will_close:
@@ -271,13 +273,6 @@ class _Own:
         except Exception as error:  # noqa: BLE001  kept for who waits for the answer
             self.error = error
             raise OSError from None
-
-
-def _target(url: str) -> str:
-    """Return what follows the host."""
-    target = url.removeprefix("https://")
-    target = target[len(urlsplit(url).netloc) :]
-    return target if target.startswith("/") else f"/{target}"
 
 
 def _shut(connection: HTTPSConnection) -> None:

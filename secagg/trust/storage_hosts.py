@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from urllib.parse import urlsplit
 
 from ..errors import ConfigError, FormatError, show
 
@@ -19,7 +18,8 @@ _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*", re.ASCII)
 _NUMBERS = re.compile(r"[0-9.]+", re.ASCII)
 _PORT = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
-_URL = re.compile(r"https://[!-~]+", re.ASCII)
+#: Behind the host what can be printed, but for # and the backslash.
+_URL = re.compile(r"https://([a-z0-9_.:-]+)(/[!\"$-\[\]-~]*)", re.ASCII)
 
 
 def check_storage(hosts: object) -> tuple[str, ...]:
@@ -51,8 +51,8 @@ def check_storage(hosts: object) -> tuple[str, ...]:
     return tuple(hosts)
 
 
-def place_of(url: str) -> str:
-    """Return host and port of a URL, as a manifest names them.
+def split_url(url: str) -> tuple[str, str]:
+    """Return of a URL host and port, as a manifest names them, and what follows them.
 
     Raises
     ------
@@ -61,12 +61,13 @@ def place_of(url: str) -> str:
     """
     if len(url) > MAX_URL_LENGTH:
         raise FormatError(f"a URL of {len(url)} characters; {MAX_URL_LENGTH} are the most")
-    if not _URL.fullmatch(url) or "\\" in url or "#" in url:
-        raise FormatError("a URL that is no https://host/… in ASCII, or has a fragment")
-    place = urlsplit(url).netloc.removesuffix(f":{_HTTPS_PORT}")
-    if not _is_place(place):
-        raise FormatError("a URL whose host is none, or with the name of a user")
-    return place
+    match = _URL.fullmatch(url)
+    place = match[1].removesuffix(f":{_HTTPS_PORT}") if match else ""
+    if match is None or not _is_place(place):
+        raise FormatError(
+            "a URL that is no https://host/…, in ASCII and lower case, or has a user's name or a fragment"
+        )
+    return place, match[2]
 
 
 def parse_place(place: str) -> tuple[str, int]:
