@@ -49,6 +49,10 @@ class Store:
         self.place = f"127.0.0.1:{self.listener.getsockname()[1]}"
         threading.Thread(target=self._serve, daemon=True).start()
 
+    def close(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
     def url(self, number: int) -> str:
         return f"https://{self.place}/bucket/key?partNumber={number}&{SECRET}"
 
@@ -114,7 +118,7 @@ def store(authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     store = Store(authority.issue_server(folder=tmp_path / "store"))
     monkeypatch.setenv("SSL_CERT_FILE", str(store.tls.ca))
     yield store
-    store.listener.close()
+    store.close()
 
 
 def targets(store: Store, update: secagg.Update, size: int) -> tuple[PartTarget, ...]:
@@ -153,7 +157,7 @@ def test_what_is_put_is_the_update(store: Store, update: secagg.Update, size: in
     assert [body for _, body in store.puts] == [
         blob[part.offset : part.offset + part.nbytes] for part in (*parts[:1], *(parts[1:] or parts))
     ]
-    assert [target for target, _ in store.puts][0] == f"/bucket/key?partNumber=1&{SECRET}"
+    assert store.puts[0][0] == f"/bucket/key?partNumber=1&{SECRET}"
     assert seen[-1] == update.nbytes
     assert store.connections == 1
 
@@ -250,7 +254,7 @@ def test_no_redirect_is_followed(
     store.answers = [f"HTTP/1.1 {status} x\r\nLocation: {other.url(1)}\r\nContent-Length: 0\r\n\r\n".encode()]
     with refused(TransportError, caplog, "elsewhere"):
         given(store, update, targets(store, update, 1 << 20), hosts=(store.place, other.place))
-    other.listener.close()
+    other.close()
     assert (len(store.puts), other.connections) == (1, 0)
 
 
@@ -349,7 +353,8 @@ def test_a_certificate_of_somebody_else(
 
 
 def test_a_store_that_is_away(store: Store, update: secagg.Update, caplog: pytest.LogCaptureFixture) -> None:
-    store.listener.close()
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        store.place = f"127.0.0.1:{gone.getsockname()[1]}"
     with refused(BusyError, caplog, "cannot be reached"):
         given(store, update, targets(store, update, 1 << 20))
 
@@ -408,7 +413,7 @@ def test_a_proxy_passes_on_what_it_cannot_read(
     assert given(store, update, parts, DONE, hosts=("store.example",)) == (False, b"receipt")
     thread.join(20)
     proxy.close()
-    store.listener.close()
+    store.close()
     assert asked[0].startswith(b"CONNECT store.example:443 HTTP/1.")
     assert b"Basic bWU6cEBzcw==" in asked[0]
     assert SECRET.encode() not in asked[0]

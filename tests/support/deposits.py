@@ -15,6 +15,7 @@ from s3_server import S3Server
 
 import secagg
 from secagg.integrations.grpc import Server, SiteSession
+from secagg.protocol import Progress
 from secagg.setup.project_file import ProjectFile
 from secagg.setup.provisioner import Provisioner
 from secagg.trust import Tls
@@ -55,8 +56,9 @@ class World:
     def spool(self) -> list[str]:
         return sorted(path.name for path in (self.run / "spool").iterdir())
 
-    def keys(self) -> list[str]:
-        """What lies in the bucket."""
+    @property
+    def objects(self) -> list[str]:
+        """The names of what lies in the bucket."""
         found = self.s3.client().list_objects_v2(Bucket=self.bucket).get("Contents", ())
         return [item["Key"] for item in found]
 
@@ -79,7 +81,7 @@ class World:
         with server:
             yield server
 
-    def session(self, server: Server, site: str, timeout: float = 60.0) -> SiteSession:
+    def session(self, server: Any, site: str, timeout: float = 60.0) -> SiteSession:
         kit = self.kit(site)
         return SiteSession(server.address, site, tls=Tls.load(kit.folder), timeout=timeout, project=kit.project)
 
@@ -95,27 +97,29 @@ class World:
     def update(self, site: str, count: int = SMALL) -> secagg.Update:
         return self.client(site).encrypt({"w": self.state(site, count)}, weight=1.0)
 
-    def join(self, server: Server, *sites: str) -> None:
+    def join(self, server: Any, *sites: str) -> None:
         for site in sites:
             with self.session(server, site) as session:
                 assert session.join().deposits
 
-    def deposit(self, server: Server, update: secagg.Update) -> bool:
+    def deposit(
+        self, server: Any, update: secagg.Update, progress: Progress | None = None, timeout: float = 60.0
+    ) -> bool:
         """Upload an update by the bucket; return whether it had been added before."""
-        with self.session(server, update.site) as session:
+        with self.session(server, update.site, timeout) as session:
             assert session.join().deposits
-            uploaded = session.upload(update)
+            uploaded = session.upload(update, progress)
             assert uploaded.receipt is not None
             return uploaded.already_added
 
 
 @contextmanager
 def world(
-    folder: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch, scheme: str = "FLASHE", storage: str | None = None
+    folder: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch, scheme: str = "FLASHE", *, storage: bool = True
 ) -> Iterator[World]:
     """Make the kits, and let this process find the S3 server over TLS."""
     config = secagg.Config.from_dict({"he": SCHEMES[scheme], "aggregation": AGGREGATION})
-    hosts = (s3.https.removeprefix("https://") if storage is None else storage,)
+    hosts = (s3.https.removeprefix("https://"),) if storage else ()
     (folder / "kits").mkdir()
     Provisioner.create(
         ProjectFile("brain", config, SITES, ("localhost",), storage=hosts), folder / "authority", folder / "kits"

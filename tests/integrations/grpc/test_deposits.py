@@ -1,4 +1,4 @@
-"""Updates by the server's bucket: the sum is that of streamed ones, whatever ends, is lost, or is put in their place."""
+"""Updates by the server's bucket: the sum is that of streamed ones, whatever ends, is lost, or takes their place."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -21,10 +22,13 @@ from secagg.errors import (
     FormatError,
     MismatchError,
     QuotaError,
+    StateError,
     TransportError,
 )
 from secagg.integrations.grpc import Server
+from secagg.protocol import JoinReply
 from secagg.server import Limits
+from secagg.site.replies import read_joined
 from secagg.trust.kit import load_server_kit
 
 #: Of every presigned URL.
@@ -102,14 +106,14 @@ def test_the_sum_is_that_of_streamed_updates(
         for update in updates[:2]:
             assert not made.deposit(server, update)
             assert made.deposit(server, update)  # it has its receipt again
-        assert len(made.keys()) == 2
+        assert len(made.objects) == 2
         assert server.status().disk_used > updates[0].nbytes + updates[1].nbytes
         with made.session(server, SITES[2]) as session:  # one that does not join streams
             session.upload(updates[2])
             session.join()
             with session.download(0, tmp_path / "aggregate") as aggregate:
                 assert aggregate.to_bytes() == expected(made, *updates)
-        wait_for(lambda: made.keys() == [] and made.spool == [])  # the round is over
+        wait_for(lambda: made.objects == [] and made.spool == [])  # the round is over
     assert SIGNATURE not in caplog.text
     assert s3.https not in caplog.text
     assert not any(SIGNATURE in path.read_text(errors="replace") for path in made.run.rglob("*") if path.is_file())
@@ -141,9 +145,8 @@ def test_a_killed_server_goes_on_where_it_was(made: World, s3: S3Server, tmp_pat
                 served.process.kill()
                 raise Stopped
 
-        with made.session(served, "site-2") as session, pytest.raises(Stopped):
-            session.join()
-            session.upload(second, progress)
+        with pytest.raises(Stopped):
+            made.deposit(served, second, progress)
         log = served.log
     assert made.rounds == ["site-1.update"]
     assert made.spool == ["site-2.deposit"]
@@ -156,7 +159,7 @@ def test_a_killed_server_goes_on_where_it_was(made: World, s3: S3Server, tmp_pat
             session.join()
             with session.download(0, tmp_path / "aggregate") as aggregate:
                 assert aggregate.to_bytes() == expected(made, first, second)
-        wait_for(lambda: made.keys() == [])
+        wait_for(lambda: made.objects == [])
         assert SIGNATURE not in log + served.log
 
 
@@ -171,10 +174,9 @@ def test_a_server_that_died_when_the_object_was_there_goes_on(
 
     with made.serving() as server, monkeypatch.context() as patched:
         patched.setattr("secagg.server.bucket.pin", killed)
-        with made.session(server, "site-1", timeout=1.0) as session, pytest.raises(TransportError):
-            session.join()
-            session.upload(update)
-    assert len(made.keys()) == 1
+        with pytest.raises(TransportError):
+            made.deposit(server, update, timeout=1.0)
+    assert len(made.objects) == 1
     with made.serving() as server:
         s3.clear()
         assert not made.deposit(server, update)
@@ -193,9 +195,8 @@ def test_an_upload_that_the_bucket_has_aborted_begins_anew(made: World, s3: S3Se
 
 def leave(made: World, server: Server, update: secagg.Update) -> None:
     """Put all parts of an update, and go before the server is told."""
-    with made.session(server, update.site) as session, pytest.raises(Stopped):
-        session.join()
-        session.upload(update, stop_at(update.nbytes))
+    with pytest.raises(Stopped):
+        made.deposit(server, update, stop_at(update.nbytes))
 
 
 def flipped(update: secagg.Update, place: int) -> bytes:
@@ -221,11 +222,10 @@ def test_what_was_put_in_its_place_is_refused(made: World, s3: S3Server, what: s
         [upload] = client.list_multipart_uploads(Bucket=made.bucket)["Uploads"]
         place = {"Bucket": made.bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
         client.upload_part(**place, PartNumber=1, Body=content)
-        with made.session(server, "site-1") as session, pytest.raises(FormatError):
-            session.join()
-            session.upload(update)
+        with pytest.raises(FormatError):
+            made.deposit(server, update)
         assert server.status().added == ()
-        wait_for(lambda: made.keys() == [] and made.spool == [])
+        wait_for(lambda: made.objects == [] and made.spool == [])
         assert not made.deposit(server, update)
         assert server.status().added == ("site-1",)
 
@@ -247,9 +247,8 @@ def test_an_object_that_changes_while_it_is_read_is_refused(made: World, s3: S3S
     update = made.update("site-1")
     with made.serving() as server:
         s3.fault("overwrite", key=f"{made.bucket}/*.secagg", after=2)  # twice its parts are listed
-        with made.session(server, "site-1") as session, pytest.raises(FormatError, match="changed"):
-            session.join()
-            session.upload(update)
+        with pytest.raises(FormatError, match="changed"):
+            made.deposit(server, update)
         assert (server.status().added, made.rounds) == ((), [])
 
 
@@ -262,7 +261,7 @@ def test_an_object_that_is_lost_later_is_left_out(made: World, s3: S3Server, ver
         for update in (kept, lost):
             made.deposit(server, update)
     client = s3.client()
-    [key] = [key for key in made.keys() if "/site-2-" in key]
+    [key] = [key for key in made.objects if "/site-2-" in key]
     for version in client.list_object_versions(Bucket=made.bucket, Prefix=key)["Versions"]:
         client.delete_object(Bucket=made.bucket, Key=key, VersionId=version["VersionId"])
     with made.serving() as server:
@@ -305,7 +304,7 @@ def test_a_server_without_its_bucket_takes_streams_and_keeps_what_lies_there(mad
                 other.upload(third)
                 with other.download(0, made.folder / "aggregate") as aggregate:
                     assert aggregate.to_bytes() == expected(made, first, second, third)
-            wait_for(lambda: made.keys() == [])
+            wait_for(lambda: made.objects == [])
 
 
 def test_quotas_hold_for_what_lies_in_the_bucket(made: World) -> None:
@@ -314,20 +313,17 @@ def test_quotas_hold_for_what_lies_in_the_bucket(made: World) -> None:
     with made.serving(limits=room) as server:
         made.join(server, *SITES)
         made.deposit(server, first)
-        with made.session(server, "site-2") as session, pytest.raises(QuotaError, match="--disk-quota"):
-            session.join()
-            session.upload(second)
-        assert len(made.keys()) == 1
+        with pytest.raises(QuotaError, match="--disk-quota"):
+            made.deposit(server, second)
+        assert len(made.objects) == 1
     with made.serving(limits=Limits(max_upload_nbytes=1000)) as server:
         assert made.deposit(server, first)
     assert made.s3.uploads(made.bucket) == []
 
 
 def test_the_largest_first_update_is_that_of_the_limits(made: World) -> None:
-    with made.serving(limits=Limits(max_upload_nbytes=1000)) as server, made.session(server, "site-1") as session:
-        session.join()
-        with pytest.raises(QuotaError, match="--max-upload"):
-            session.upload(made.update("site-1"))
+    with made.serving(limits=Limits(max_upload_nbytes=1000)) as server, pytest.raises(QuotaError, match="--max-upload"):
+        made.deposit(server, made.update("site-1"))
     assert (made.s3.uploads(made.bucket), made.spool) == ([], [])
 
 
@@ -341,7 +337,7 @@ def test_uploads_under_way_end_with_their_round(made: World, s3: S3Server) -> No
         for site in SITES[:2]:
             made.deposit(server, made.update(site))
         wait_for(lambda: server.status().aggregates == (0,))
-        wait_for(lambda: (s3.uploads(made.bucket), made.keys(), made.spool) == ([], [], []))
+        wait_for(lambda: (s3.uploads(made.bucket), made.objects, made.spool) == ([], [], []))
 
 
 def test_only_updates_go_by_the_bucket(made: World) -> None:
@@ -384,3 +380,23 @@ def test_a_server_does_not_start_with_a_bucket_that_is_of_no_use(
     with monkeypatch.context() as patched:
         patched.setattr(type(made), "url", "gs://bucket/x")
         assert "s3://" in refused()
+
+
+def test_a_site_goes_by_a_bucket_only_if_its_manifest_names_one(
+    tmp_path: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for storage in (True, False):
+        folder = tmp_path / str(storage)
+        folder.mkdir()
+        with world(folder, s3, monkeypatch, storage=storage) as made:
+            project = made.kit("site-1").project
+            said = JoinReply(0, 2, 4, 10.0, project.key, project.epoch, project.signed, deposits=True)
+            assert read_joined(said, project, "site-1").deposits is storage
+            assert not read_joined(replace(said, deposits=False), project, "site-1").deposits
+            assert not read_joined(said, None, "site-1").deposits
+    with pytest.raises(ConfigError, match="storage: .127.0.0.1:"):
+        made.serving().__enter__()
+    with made.serving(bucket=False) as server, made.session(server, "site-1") as session:
+        assert not session.join().deposits
+        with pytest.raises(StateError, match="has no bucket"):
+            session._link.deposit(made.update("site-1").header.head, 10.0)
