@@ -126,12 +126,14 @@ def _take(
 
 
 def _windows(frames: Iterator[Frame]) -> Iterator[list[Frame]]:
-    """Yield frames that lie together, as many as a window takes, one at least."""
+    """Yield frames that lie together, as many as a window takes, one at least; their digests do not count."""
     window: list[Frame] = []
+    left = 0
     for frame in frames:
-        if window and frame.offset + frame.nbytes + DIGEST_NBYTES - window[0].offset > WINDOW_NBYTES:
+        if window and frame.nbytes > left:
             yield window
             window = []
+        left = (left if window else WINDOW_NBYTES) - frame.nbytes
         window.append(frame)
     if window:
         yield window
