@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import pytest
 from federation import MODES, VARIANTS, libs_of
 from hypothesis import HealthCheck, settings
+from s3_server import S3Server, serving_s3
 
 import secagg_ext
 
@@ -83,6 +84,35 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     for name in KERNELS:
         monkeypatch.setattr(secagg_ext, name, getattr(implementation, name))
     return request.param
+
+
+@pytest.fixture(scope="session")
+def s3_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """The S3 server of this process, for `s3`."""
+    with serving_s3(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_session: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """An S3 server with no fault, which fsspec finds by the variables of this process and what it starts."""
+    import fsspec
+
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in s3_session.environment().items():
+        monkeypatch.setenv(name, value)
+    filesystem = fsspec.get_filesystem_class("s3")
+    filesystem.clear_instance_cache()  # else it is the one of other variables
+    yield s3_session
+    filesystem.clear_instance_cache()
+    s3_session.clear()
+
+
+@pytest.fixture
+def bucket(s3: S3Server) -> str:
+    """A bucket with nothing in it."""
+    return s3.bucket()
 
 
 @pytest.fixture
