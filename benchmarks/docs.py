@@ -268,7 +268,7 @@ GENERATORS: Mapping[str, Callable[[Folder], str | None]] = {
     "ratios": ratios_table,
     "nvflare": nvflare_text,
     "targets": targets_text,
-    **{name: section_text(name) for name in ("peers", "clara", "growth", "gate", "leakage", "sizes")},
+    **{name: section_text(name) for name in ("peers", "clara", "growth", "gate", "leakage", "shards", "sizes")},
     "models": section_text("backends"),
 }
 
