@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import pytest
 from federation import MODES, VARIANTS, libs_of
 from hypothesis import HealthCheck, settings
-from s3_server import S3Server, serving_s3
+from s3_server import S3Server, forget_stores, serving_s3
 
 import secagg_ext
 
@@ -96,16 +96,13 @@ def s3_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 @pytest.fixture
 def s3(s3_session: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     """An S3 server with no fault, which fsspec finds by the variables of this process and what it starts."""
-    import fsspec
-
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     for name, value in s3_session.environment().items():
         monkeypatch.setenv(name, value)
-    filesystem = fsspec.get_filesystem_class("s3")
-    filesystem.clear_instance_cache()  # else it is the one of other variables
+    forget_stores()
     yield s3_session
-    filesystem.clear_instance_cache()
+    forget_stores()
     s3_session.clear()
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from secagg.storage import objects
 from secagg.trust import Authority, Tls
 
 REGION = "us-east-1"
@@ -117,6 +118,14 @@ class S3Server:
         line = self.process.stdout.readline()
         assert line, "the S3 server has ended; see its log"
         return json.loads(line)
+
+
+def forget_stores() -> None:
+    """Let the next object of S3 that is touched be found by the variables of then."""
+    import fsspec
+
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    objects._remote.cache_clear()
 
 
 @contextmanager
