@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import ConfigError, one_line, show_size
 from ..shards import Pool, SumJob, ThreadPool, aggregate
-from ..storage.remote import shown
+from ..storage.pinned import shown
 from ..trust.kit import load_server_kit
 from ..ui.progress import progress
 

@@ -15,8 +15,7 @@ from itertools import islice
 from ..admission import Admission
 from ..errors import ConfigError, DigestError, FormatError, QuorumError, SecAggError, StateError, TransportError, show
 from ..storage import objects
-from ..storage.objects import Pinned
-from ..storage.remote import shown
+from ..storage.pinned import Pinned, shown
 from ..trust.kit import ServerKit, server_kit
 from ..wire.container import DIGEST_NBYTES
 from ..wire.header import Header, check_round

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Protocol
 
 from ..errors import SecAggError
-from ..storage.objects import Pinned
+from ..storage.pinned import Pinned
 from ..wire.container import DIGEST_NBYTES, digest, fields_alone
 from ..wire.header import Frame, Header
 

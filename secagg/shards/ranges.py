@@ -9,7 +9,7 @@ from itertools import islice
 
 from ..errors import SecAggError, TransportError
 from ..storage import objects
-from ..storage.objects import WINDOW_NBYTES
+from ..storage.pinned import WINDOW_NBYTES
 from ..wire.container import DIGEST_NBYTES, check_digest, digest, frame_digest
 from ..wire.header import Frame
 from ..words import FrameWords

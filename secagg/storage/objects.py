@@ -10,62 +10,15 @@ import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Protocol, TypeGuard
+from typing import TypeGuard
 
 from ..errors import FormatError, StorageError
 from .files import Target, WholeWrites, Writable, check_writable, is_path, open_regular, os_errors, replace_file
+from .pinned import WINDOW_NBYTES, Pinned, Store, copy_into
 
-#: Bytes that are read or written at a time: a request to a store costs as much as some of these.
-WINDOW_NBYTES = 8 << 20
 #: The first request of a stream: the head of most updates is in it.
 _FIRST_NBYTES = 256 << 10
-
-
-@dataclass(frozen=True)
-class Pinned:
-    """An object that was seen: another one that takes its place is refused, and not read.
-
-    Parameters
-    ----------
-    url : str
-        Where it lies.
-    nbytes : int
-        Its size.
-    version : str
-        Of stores that keep versions, which one; else empty.
-    etag : str
-        What the store names this content by, or of a file inode and time; empty where there is no such thing.
-    """
-
-    url: str
-    nbytes: int
-    version: str = ""
-    etag: str = ""
-
-
-class Store(Protocol):
-    """Where objects of one scheme lie. Errors are those of the functions of this module."""
-
-    def pin(self, url: str) -> Pinned:
-        """See `pin`."""
-
-    def read(self, pinned: Pinned, offset: int, nbytes: int) -> bytes:
-        """See `read`."""
-
-    def write(self, url: str) -> AbstractContextManager[Writable]:
-        """See `write`."""
-
-    def list(self, pattern: str) -> list[str]:
-        """See `list_objects`."""
-
-    def remove(self, url: str) -> None:
-        """See `remove`."""
-
-    def concatenate(self, parts: Sequence[Pinned], url: str) -> None:
-        """See `concatenate`."""
 
 
 def is_url(value: object) -> TypeGuard[str]:
@@ -150,13 +103,6 @@ def concatenate(parts: Sequence[Pinned], url: str) -> None:
     _store(url).concatenate(parts, url)
 
 
-def copy_into(parts: Sequence[Pinned], target: Writable) -> None:
-    """Write objects one after another to a stream, a window at a time."""
-    for part in parts:
-        for offset in range(0, part.nbytes, WINDOW_NBYTES):
-            target.write(read(part, offset, min(WINDOW_NBYTES, part.nbytes - offset)))
-
-
 class ObjectStream:
     """A binary stream of an object. Who reads on gets it out of ever larger windows; so memory is bounded.
 
@@ -227,7 +173,7 @@ class _Folder:
 
     def concatenate(self, parts: Sequence[Pinned], url: str) -> None:
         with self.write(url) as target:
-            copy_into(parts, target)
+            copy_into(self, parts, target)
 
 
 def _path(url: str) -> str:
@@ -236,11 +182,8 @@ def _path(url: str) -> str:
 
 def _store(url: str) -> Store:
     scheme = url.partition("://")[0] if is_url(url) else "file"
-    return _Folder() if scheme == "file" else _remote(scheme)
-
-
-@lru_cache
-def _remote(scheme: str) -> Store:
+    if scheme == "file":
+        return _Folder()
     from .remote import RemoteStore, S3Store
 
     return S3Store(scheme) if scheme in ("s3", "s3a") else RemoteStore(scheme)

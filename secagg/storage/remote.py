@@ -7,9 +7,9 @@ from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from ..errors import BackendUnavailableError, FormatError, SecAggError, StorageError, TransportError, one_line
+from ..errors import BackendUnavailableError, FormatError, SecAggError, StorageError, TransportError
 from .files import Writable
-from .objects import WINDOW_NBYTES, Pinned, copy_into
+from .pinned import WINDOW_NBYTES, Pinned, copy_into, shown
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ class RemoteStore:
     def concatenate(self, parts: Sequence[Pinned], url: str) -> None:
         """See `secagg.storage.objects.concatenate`."""
         with self.write(url) as target:
-            copy_into(parts, target)
+            copy_into(self, parts, target)
 
 
 class S3Store(RemoteStore):
@@ -165,8 +165,12 @@ class S3Store(RemoteStore):
         started = await self._fs._call_s3("create_multipart_upload", **place)
         upload = {**place, "UploadId": started["UploadId"]}
         try:
-            copied = await asyncio.gather(*(copy(number, part) for number, part in enumerate(parts, 1)))
-            await self._fs._call_s3("complete_multipart_upload", **upload, MultipartUpload={"Parts": list(copied)})
+            copies = (copy(number, part) for number, part in enumerate(parts, 1))
+            copied = await asyncio.gather(*copies, return_exceptions=True)  # all have ended when any is given up
+            for done in copied:
+                if isinstance(done, BaseException):
+                    raise done
+            await self._fs._call_s3("complete_multipart_upload", **upload, MultipartUpload={"Parts": copied})
         except BaseException:
             with suppress(Exception):
                 await self._fs._call_s3("abort_multipart_upload", **upload)
@@ -198,11 +202,6 @@ class _Checked:
     def write(self, data: bytes | memoryview) -> None:
         with _writing(self._url):
             self._file.write(data)
-
-
-def shown(url: str) -> str:
-    """Return a URL for a message: what follows ``?`` may be a signature."""
-    return one_line(url.partition("?")[0])
 
 
 @contextmanager

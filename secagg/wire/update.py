@@ -22,7 +22,8 @@ from ..storage.files import (
     os_errors,
     read_stream,
 )
-from ..storage.objects import ObjectStream, Pinned, is_url, pin, write
+from ..storage.objects import ObjectStream, is_url, pin, write
+from ..storage.pinned import Pinned
 from .body import FIXED, Body, FileBody, MemoryBody, StreamBody
 from .container import DIGEST_NBYTES, PREAMBLE_NBYTES, as_bytes, check_digest, digest, frame_digest, head_nbytes
 from .header import Contribution, Frame, Header

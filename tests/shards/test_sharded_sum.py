@@ -20,6 +20,7 @@ import secagg
 from secagg import errors
 from secagg.shards import RangeDone, Report, SumJob, ThreadPool, aggregate, sum_range
 from secagg.storage import objects
+from secagg.storage.pinned import Pinned
 from secagg.wire.tail import Proof, signed_message
 
 #: More than two frames encrypted in every scheme, and two clear ones.
@@ -282,7 +283,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     reads: Counter[str] = Counter()
     read = objects.read
 
-    def count(pinned: objects.Pinned, offset: int, nbytes: int) -> bytes:
+    def count(pinned: Pinned, offset: int, nbytes: int) -> bytes:
         reads[Path(pinned.url).name] += nbytes
         return read(pinned, offset, nbytes)
 
