@@ -21,10 +21,11 @@ class Fault:
     Parameters
     ----------
     kind : str
-        ``busy``: 503 SlowDown. ``slow``: the answer comes after `seconds`. ``cut``: the connection closes after
-        `nbytes` of the body. ``flip``: the byte at `nbytes` of the body is another, and nothing else says so.
-        ``overwrite``: another writer has replaced the object just before. ``redirect``: 307 to `location`.
-        ``deny``: 403 AccessDenied. ``whole``: the object comes whole, whatever range was asked for. ``lose``: the request is carried out, and the connection closes without an answer.
+        ``busy``: 503 SlowDown. ``deny``: 403 AccessDenied. ``slow``: the answer comes after `seconds`. ``cut``: the
+        connection closes after `nbytes` of the body. ``flip``: the byte at `nbytes` of the body is another, and nothing
+        else says so. ``whole``: the object comes whole, whatever range was asked for. ``overwrite``: another writer
+        has replaced the object just before. ``redirect``: 307 to `location`. ``lose``: the request is carried out, and
+        the connection closes without an answer.
     method, key : str
         Which requests it fits; `key` is ``bucket/key`` and may have ``*``.
     """
@@ -100,7 +101,7 @@ class Faults:
         elif fault.kind == "redirect":
             raise Refused(307, "TemporaryRedirect", "Please re-send this request to", Location=fault.location)
         elif fault.kind == "whole":
-            environ.pop("HTTP_RANGE", None)
+            environ["s3.whole"] = True
         elif fault.kind == "overwrite":
             bucket, _, name = key.partition("/")
             self._overwrite(bucket, name)

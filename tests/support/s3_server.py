@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from secagg.storage import objects
 from secagg.trust import Authority, Tls
 
 REGION = "us-east-1"
@@ -125,7 +124,6 @@ def forget_stores() -> None:
     import fsspec
 
     fsspec.get_filesystem_class("s3").clear_instance_cache()
-    objects._remote.cache_clear()
 
 
 @contextmanager
