@@ -94,11 +94,8 @@ class SumJob:
 
     def part_nbytes(self, index: int) -> int:
         """Return the size of a partial sum."""
-        return (
-            self._frames_nbytes(index)
-            + (len(self.head) if index == 0 else 0)
-            + (len(self.tail) if index + 1 == self.shards else 0)
-        )
+        ends = (len(self.head) if index == 0 else 0) + (len(self.tail) if index + 1 == self.shards else 0)
+        return self._frames_nbytes(index) + ends
 
     def read_nbytes(self, index: int) -> int:
         """Return how much is read of all updates for a range."""
