@@ -27,20 +27,21 @@ PRESIGNED_SECONDS = 900
 _LEAST_PART_NBYTES = 8 << 20
 _MOST_PARTS = 1000
 
-#: Error codes: the upload is not there, or no more; something lies under the name already.
-_NO_UPLOAD = frozenset(("NoSuchUpload", "NoSuchKey", "404"))
-_TAKEN = frozenset(("PreconditionFailed", "ConditionalRequestConflict", "412", "409"))
+#: Error codes: the upload is not there, or no more; something lies under the name already; try again.
+_GONE = frozenset(("NoSuchUpload", "NoSuchKey", "404"))
+_TAKEN = frozenset(("PreconditionFailed", "412"))
+_BUSY = frozenset(("ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "SlowDown", "409", "429"))
 
 #: Of botocore's client: the size of a part is signed only by the fourth version, and no checksum that is computed here
 #: may be demanded of who has the URL alone.
 _CONFIG = {"signature_version": "s3v4", "request_checksum_calculation": "when_required"}
 
 
-class UploadGoneError(Exception):
+class UploadGoneError(StorageError):
     """The multipart upload is not there: it was completed, or aborted."""
 
 
-class TakenError(Exception):
+class TakenError(StorageError):
     """An object has the name already, and is not overwritten."""
 
 
@@ -250,11 +251,11 @@ def _error_of(error: Exception, url: str) -> Exception:
         )
     code = one_line(str(response.get("Error", {}).get("Code", "?")))[:80]
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if code in _NO_UPLOAD:
-        return UploadGoneError()
+    if code in _GONE:
+        return UploadGoneError(f"what was asked of the store of {url} is not there")
     if code in _TAKEN:
-        return TakenError()
-    if status in (401, 403) or status >= 500 or code == "SlowDown":
+        return TakenError(f"there is something at {url} already")
+    if code in _BUSY or status in (401, 403) or status >= 500:
         return TransportError(
             f"the store of {url} refuses the call: {code}; look at the credentials of this machine, and what they allow"
         )
