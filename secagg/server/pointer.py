@@ -14,7 +14,7 @@ import secagg
 from ..errors import BackendUnavailableError, FormatError, TransportError
 from ..storage.files import replace_file
 from ..storage.multipart import MultipartUpload, delete
-from ..storage.objects import Pinned
+from ..storage.pinned import Pinned
 from ..wire.container import DIGEST_NBYTES
 
 #: No pointer is longer: it has a URL, and a name that the store gives.

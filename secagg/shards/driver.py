@@ -6,26 +6,29 @@ import glob
 import hmac
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 
-from ..admission import Admission
-from ..errors import ConfigError, DigestError, FormatError, QuorumError, SecAggError, StateError, TransportError, show
+from ..errors import (
+    ConfigError,
+    DigestError,
+    FormatError,
+    QuorumError,
+    SecAggError,
+    StateError,
+    show,
+)
 from ..storage import objects
 from ..storage.pinned import Pinned, shown
 from ..trust.kit import ServerKit, server_kit
-from ..wire.container import DIGEST_NBYTES
 from ..wire.header import Header, check_round
-from ..wire.tail import Tail, body_digest
+from ..wire.tail import body_digest
 from ..wire.update import Update
-from .job import RANGE_NBYTES, Pool, Source, SumJob
+from .heads import HEADS, admit
+from .job import Pool, SumJob
 from .pool import ThreadPool
-
-#: Heads that are read at a time.
-_HEADS = 16
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +121,7 @@ def aggregate(
     while True:
         refused = dict[str, SecAggError]()
         try:
-            job = _admit(opened, found, target, round, shards, refused, unfit)
+            job = admit(opened, found, target, round, shards, refused, unfit)
         except QuorumError as few:
             reasons = (f"\n  left out: {shown(url)}: {reason}" for url, reason in (refused | unfit).items())
             raise QuorumError(f"{few}{''.join(reasons)}") from None
@@ -156,75 +159,8 @@ def _found(urls: Iterable[str], target: str) -> dict[str, Pinned | SecAggError]:
         except FormatError as error:
             return error
 
-    with ThreadPoolExecutor(_HEADS) as executor:
+    with ThreadPoolExecutor(HEADS) as executor:
         return dict(zip(names, executor.map(pin, names), strict=True))
-
-
-def _admit(
-    kit: ServerKit,
-    found: Mapping[str, Pinned | SecAggError],
-    target: str,
-    round: int,
-    shards: int | None,
-    refused: dict[str, SecAggError],
-    unfit: Mapping[str, SecAggError],
-) -> SumJob:
-    """Return the sum of all updates, `unfit` ones aside, whose heads and tails are fit; the others are `refused`."""
-    admission: Admission | None = None
-    sources: list[Source] = []
-    for url, pinned, read in _heads({url: pinned for url, pinned in found.items() if url not in unfit}):
-        try:
-            if isinstance(read, SecAggError):
-                raise read
-            header, tail = read
-            if admission is None:
-                calibrated = header.kind == "calibration" and kit.config.aggregation.precision == "auto"
-                kind = "calibration" if calibrated else "update"
-                admission = Admission(kit.config, kit.key, round, project=kit.project, kind=kind)
-            admission.check(header)
-            admission.check_tail(header, tail)
-        except TransportError as error:
-            if type(error) is TransportError:
-                raise  # the store's fault, and no update's
-            refused[url] = error
-        except SecAggError as error:
-            refused[url] = error
-        else:
-            admission.take(header, tail)
-            sources.append(Source(pinned, header.head[-DIGEST_NBYTES:], len(header.head), tail.proofs[0].body))
-    if admission is None:
-        raise QuorumError(f"round {round} has no update that can be read")
-    summed, proven = admission.conclude()
-    ranges = shards or -(-summed.tail_offset // RANGE_NBYTES)
-    return SumJob(
-        summed.head,
-        proven.pack(summed.head, summed.frame_count),
-        kit.key.primes,
-        tuple(sources),
-        target,
-        min(ranges, summed.frame_count),
-    )
-
-
-def _heads(
-    found: Mapping[str, Pinned | SecAggError],
-) -> Iterator[tuple[str, Pinned, tuple[Header, Tail] | SecAggError]]:
-    """Yield header and tail of each object, or what is wrong with it, in order; some are read ahead."""
-
-    def read(pinned: Pinned | SecAggError) -> tuple[Header, Tail] | SecAggError:
-        if isinstance(pinned, SecAggError):
-            return pinned
-        try:
-            with Update.open(pinned) as update:
-                return update.header, update.tail
-        except SecAggError as error:
-            return error
-
-    with ThreadPoolExecutor(_HEADS) as executor:
-        left = iter(found.items())
-        while batch := list(islice(left, _HEADS)):
-            for (url, pinned), result in zip(batch, executor.map(read, (item for _, item in batch)), strict=True):
-                yield url, pinned if isinstance(pinned, Pinned) else Pinned(url, 0), result
 
 
 def _sum(job: SumJob, pool: Pool) -> dict[int, SecAggError]:

@@ -19,7 +19,7 @@ from ..errors import BackendUnavailableError, SecAggError, StorageError, Transpo
 from .files import open_regular, os_errors
 
 if TYPE_CHECKING:
-    from .objects import Pinned
+    from .pinned import Pinned
 
 #: How long a presigned URL can be used: that long one part may take to begin, since S3 looks when it begins.
 PRESIGNED_SECONDS = 900

@@ -107,6 +107,7 @@ def test_stopped_and_started_again(federation: Federation, tmp_path: Path) -> No
     command += ["--round", str(ROUND), "--out", "sum.secagg", "--workers", "1", "--shards", "20"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     while not list(tmp_path.glob("sum.secagg.*.digests")):
+        assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)

@@ -198,6 +198,29 @@ def test_heads_that_do_not_belong_there(flashe: Signed, tmp_path: Path) -> None:
     assert (tmp_path / "sum").read_bytes() == summed(flashe, [given[0], given[2]])
 
 
+@pytest.mark.parametrize("first", ["base", "layout"])
+def test_one_site_does_not_decide_what_the_others_must_have(flashe: Signed, first: str, tmp_path: Path) -> None:
+    given = updates("flashe")
+    other = (
+        flashe.encrypt(states(), base=bytes(32)) if first == "base" else flashe.encrypt(random_states(1, {"conv": (9,)}))
+    )
+    urls = lay([other[0], *given[1:]], tmp_path)
+    report = add(flashe, urls, tmp_path / "sum")
+    assert list(report.left_out) == urls[:1]
+    assert isinstance(report.left_out[urls[0]], errors.MismatchError if first == "base" else errors.LayoutError)
+    assert (tmp_path / "sum").read_bytes() == summed(flashe, given[1:])
+
+
+def test_round_0_begins_from_the_project_s_model(tmp_path: Path) -> None:
+    signed = sign_federation(federate("flashe", max_abs=1.0), base=bytes(range(32)))
+    right = signed.encrypt(random_states(3, {"w": (9,)}), round=0, base=bytes(range(32)))
+    wrong = signed.encrypt(random_states(3, {"w": (9,)}), round=0, base=bytes(32))
+    with pytest.raises(errors.QuorumError, match="left out"):
+        add(signed, lay(wrong, tmp_path), tmp_path / "sum", round=0)
+    report = add(signed, lay([wrong[0], *right[1:]], tmp_path), tmp_path / "sum", round=0)
+    assert report.header.sites == ("site-2", "site-3")
+
+
 def test_a_second_update_of_a_site_counts_where_the_first_is_unfit(flashe: Signed, tmp_path: Path) -> None:
     given = updates("flashe")
     urls = lay(given, tmp_path)
@@ -220,7 +243,7 @@ def test_too_few_are_fit(flashe: Signed, tmp_path: Path) -> None:
     assert "site-2" in str(raised.value)
     assert not (tmp_path / "sum").exists()
     assert len(list(tmp_path.iterdir())) == 3
-    with pytest.raises(errors.QuorumError, match="has no update that can be read"):
+    with pytest.raises(errors.QuorumError, match="has no update that can be added"):
         add(flashe, [str(tmp_path / "missing")], tmp_path / "sum")
 
 
