@@ -74,6 +74,7 @@ class Bucket:
                 f"the URLs of the bucket {self._url} are on {self._place}, which the manifest does not name, so that "
                 f"no site would use them: provision with `storage: [{self._place}]` in project.yaml"
             )
+        log.info("sites put updates into %s, at %s", self._url, self._place, extra={"event": "bucket"})
 
     def serves(self, project: secagg.Project | None) -> bool:
         """Return whether sites that have this manifest take the bucket's URLs."""

@@ -32,6 +32,9 @@ _GONE = frozenset(("NoSuchUpload", "NoSuchKey", "404"))
 _TAKEN = frozenset(("PreconditionFailed", "412"))
 _BUSY = frozenset(("ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "SlowDown", "409", "429"))
 
+#: To put together the parts of a large object takes S3 a while.
+_ANSWER_SECONDS = 60
+
 #: Of botocore's client: the size of a part is signed only by the fourth version, and no checksum that is computed here
 #: may be demanded of who has the URL alone.
 _CONFIG = {"signature_version": "s3v4", "request_checksum_calculation": "when_required"}
@@ -227,7 +230,7 @@ def _file_system() -> Any:
     except ImportError as error:
         raise BackendUnavailableError(f"a bucket needs more: pip install 'secagg[s3fs]' ({error})") from error
     own = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
-    return kind(config_kwargs={**own, **_CONFIG})
+    return kind(config_kwargs={"read_timeout": _ANSWER_SECONDS, **own, **_CONFIG})
 
 
 @contextmanager
