@@ -13,6 +13,7 @@ from secagg.errors import ConfigError, SecAggError, StateError, TransportError
 from secagg.protocol import (
     BusyError,
     Chunk,
+    DepositReply,
     DownloadRequest,
     JoinReply,
     ServerStatus,
@@ -32,6 +33,7 @@ from .messages import (
     pack_chunks,
     pack_request,
     unpack_chunks,
+    unpack_deposit,
     unpack_join,
     unpack_resume,
     unpack_status,
@@ -136,6 +138,10 @@ class GrpcLink:
                 raise
             finally:
                 call.cancel()
+
+    def deposit(self, head: bytes, seconds: float) -> DepositReply:
+        """See `secagg.site.Link`."""
+        return unpack_deposit(self._typed(lambda: self._stub.Deposit(pb.Chunk(data=head), timeout=seconds)))
 
     def download(self, request: DownloadRequest, seconds: float) -> Generator[Chunk, None, None]:
         """See `secagg.site.Link`."""

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from secagg.protocol import Chunk, DownloadRequest, JoinReply, ServerStatus, UploadReply
+from secagg.protocol import (
+    Chunk,
+    DepositReply,
+    DownloadRequest,
+    JoinReply,
+    PartTarget,
+    ServerStatus,
+    UploadReply,
+)
 
 from . import secagg_pb2 as pb
 
@@ -35,6 +43,7 @@ def pack_join(reply: JoinReply) -> pb.JoinReply:
         epoch=reply.epoch,
         project=reply.project,
         base=reply.base or b"",
+        deposits=reply.deposits,
     )
 
 
@@ -49,6 +58,7 @@ def unpack_join(message: pb.JoinReply) -> JoinReply:
         epoch=message.epoch,
         project=message.project,
         base=message.base or None,
+        deposits=message.deposits,
     )
 
 
@@ -60,6 +70,20 @@ def unpack_resume(message: pb.ResumeReply) -> UploadReply:
 def unpack_upload(message: pb.UploadReply) -> UploadReply:
     """Return what a server answers to an upload."""
     return UploadReply(message.already_added, message.receipt)
+
+
+def pack_deposit(reply: DepositReply) -> pb.DepositReply:
+    """Return what a server answers to the head of what comes by its bucket."""
+    parts = (
+        pb.PartTarget(number=part.number, offset=part.offset, nbytes=part.nbytes, url=part.url) for part in reply.parts
+    )
+    return pb.DepositReply(already_added=reply.already_added, receipt=reply.receipt, done=reply.done, parts=parts)
+
+
+def unpack_deposit(message: pb.DepositReply) -> DepositReply:
+    """Return the inverse of `pack_deposit`."""
+    parts = tuple(PartTarget(part.number, part.offset, part.nbytes, part.url) for part in message.parts)
+    return DepositReply(message.already_added, message.receipt, message.done, parts)
 
 
 def pack_request(request: DownloadRequest) -> pb.DownloadRequest:

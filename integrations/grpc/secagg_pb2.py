@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%secagg/integrations/grpc/secagg.proto\x12\tsecagg.v1\"\x1b\n\x0bJoinRequest\x12\x0c\n\x04site\x18\x01 \x01(\t\"\x96\x01\n\tJoinReply\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x13\n\x0bmin_clients\x18\x02 \x01(\r\x12\x13\n\x0bmax_clients\x18\x03 \x01(\r\x12\x15\n\rround_timeout\x18\x04 \x01(\x01\x12\x0b\n\x03key\x18\x05 \x01(\t\x12\r\n\x05\x65poch\x18\x06 \x01(\r\x12\x0f\n\x07project\x18\x07 \x01(\x0c\x12\x0c\n\x04\x62\x61se\x18\x08 \x01(\x0c\"*\n\x0bSkipRequest\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\"\x0b\n\tSkipReply\"$\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\r\n\x05\x66rame\x18\x02 \x01(\x04\"D\n\x0bResumeReply\x12\x15\n\ralready_added\x18\x01 \x01(\x08\x12\r\n\x05\x66rame\x18\x02 \x01(\x04\x12\x0f\n\x07receipt\x18\x03 \x01(\x0c\"5\n\x0bUploadReply\x12\x15\n\ralready_added\x18\x01 \x01(\x08\x12\x0f\n\x07receipt\x18\x02 \x01(\x0c\"i\n\x0f\x44ownloadRequest\x12\x12\n\x05round\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\r\n\x05nonce\x18\x02 \x01(\x0c\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\r\n\x05\x66rame\x18\x04 \x01(\x04\x12\x0c\n\x04head\x18\x05 \x01(\x0c\x42\x08\n\x06_round\"\x0f\n\rStatusRequest\"\x8c\x03\n\x0bStatusReply\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\r\n\x05state\x18\x03 \x01(\t\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x04 \x03(\t\x12\x13\n\x0bwaiting_for\x18\x05 \x03(\t\x12\x19\n\x0cseconds_left\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\naggregates\x18\x07 \x03(\x04\x12\x0e\n\x06models\x18\x08 \x03(\x04\x12\r\n\x05\x65poch\x18\t \x01(\r\x12\x0c\n\x04time\x18\n \x01(\x01\x12\x11\n\tdisk_used\x18\x0b \x01(\x04\x12\x12\n\ndisk_quota\x18\x0c \x01(\x04\x12\x19\n\x11uploads_in_flight\x18\r \x01(\r\x12\x0c\n\x04\x62\x61se\x18\x0e \x01(\x0c\x12\x16\n\x0eproject_serial\x18\x0f \x01(\x04\x12\x16\n\tdisk_free\x18\x10 \x01(\x04H\x01\x88\x01\x01\x12\x0f\n\x07trouble\x18\x11 \x01(\t\x12\x0f\n\x07skipped\x18\x12 \x03(\t\x12\r\n\x05stage\x18\x13 \x01(\tB\x0f\n\r_seconds_leftB\x0c\n\n_disk_free2\xe1\x02\n\x11SecureAggregation\x12\x34\n\x04Join\x12\x16.secagg.v1.JoinRequest\x1a\x14.secagg.v1.JoinReply\x12\x34\n\x04Skip\x12\x16.secagg.v1.SkipRequest\x1a\x14.secagg.v1.SkipReply\x12\x32\n\x06Resume\x12\x10.secagg.v1.Chunk\x1a\x16.secagg.v1.ResumeReply\x12\x34\n\x06Upload\x12\x10.secagg.v1.Chunk\x1a\x16.secagg.v1.UploadReply(\x01\x12:\n\x08\x44ownload\x12\x1a.secagg.v1.DownloadRequest\x1a\x10.secagg.v1.Chunk0\x01\x12:\n\x06Status\x12\x18.secagg.v1.StatusRequest\x1a\x16.secagg.v1.StatusReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%secagg/integrations/grpc/secagg.proto\x12\tsecagg.v1\"\x1b\n\x0bJoinRequest\x12\x0c\n\x04site\x18\x01 \x01(\t\"\xa8\x01\n\tJoinReply\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x13\n\x0bmin_clients\x18\x02 \x01(\r\x12\x13\n\x0bmax_clients\x18\x03 \x01(\r\x12\x15\n\rround_timeout\x18\x04 \x01(\x01\x12\x0b\n\x03key\x18\x05 \x01(\t\x12\r\n\x05\x65poch\x18\x06 \x01(\r\x12\x0f\n\x07project\x18\x07 \x01(\x0c\x12\x0c\n\x04\x62\x61se\x18\x08 \x01(\x0c\x12\x10\n\x08\x64\x65posits\x18\t \x01(\x08\"*\n\x0bSkipRequest\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\"\x0b\n\tSkipReply\"$\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\r\n\x05\x66rame\x18\x02 \x01(\x04\"D\n\x0bResumeReply\x12\x15\n\ralready_added\x18\x01 \x01(\x08\x12\r\n\x05\x66rame\x18\x02 \x01(\x04\x12\x0f\n\x07receipt\x18\x03 \x01(\x0c\"5\n\x0bUploadReply\x12\x15\n\ralready_added\x18\x01 \x01(\x08\x12\x0f\n\x07receipt\x18\x02 \x01(\x0c\"j\n\x0c\x44\x65positReply\x12\x15\n\ralready_added\x18\x01 \x01(\x08\x12\x0f\n\x07receipt\x18\x02 \x01(\x0c\x12\x0c\n\x04\x64one\x18\x03 \x01(\x08\x12$\n\x05parts\x18\x04 \x03(\x0b\x32\x15.secagg.v1.PartTarget\"I\n\nPartTarget\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0e\n\x06nbytes\x18\x03 \x01(\x04\x12\x0b\n\x03url\x18\x04 \x01(\t\"i\n\x0f\x44ownloadRequest\x12\x12\n\x05round\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\r\n\x05nonce\x18\x02 \x01(\x0c\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\r\n\x05\x66rame\x18\x04 \x01(\x04\x12\x0c\n\x04head\x18\x05 \x01(\x0c\x42\x08\n\x06_round\"\x0f\n\rStatusRequest\"\x8c\x03\n\x0bStatusReply\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\r\n\x05state\x18\x03 \x01(\t\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x04 \x03(\t\x12\x13\n\x0bwaiting_for\x18\x05 \x03(\t\x12\x19\n\x0cseconds_left\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\naggregates\x18\x07 \x03(\x04\x12\x0e\n\x06models\x18\x08 \x03(\x04\x12\r\n\x05\x65poch\x18\t \x01(\r\x12\x0c\n\x04time\x18\n \x01(\x01\x12\x11\n\tdisk_used\x18\x0b \x01(\x04\x12\x12\n\ndisk_quota\x18\x0c \x01(\x04\x12\x19\n\x11uploads_in_flight\x18\r \x01(\r\x12\x0c\n\x04\x62\x61se\x18\x0e \x01(\x0c\x12\x16\n\x0eproject_serial\x18\x0f \x01(\x04\x12\x16\n\tdisk_free\x18\x10 \x01(\x04H\x01\x88\x01\x01\x12\x0f\n\x07trouble\x18\x11 \x01(\t\x12\x0f\n\x07skipped\x18\x12 \x03(\t\x12\r\n\x05stage\x18\x13 \x01(\tB\x0f\n\r_seconds_leftB\x0c\n\n_disk_free2\x97\x03\n\x11SecureAggregation\x12\x34\n\x04Join\x12\x16.secagg.v1.JoinRequest\x1a\x14.secagg.v1.JoinReply\x12\x34\n\x04Skip\x12\x16.secagg.v1.SkipRequest\x1a\x14.secagg.v1.SkipReply\x12\x32\n\x06Resume\x12\x10.secagg.v1.Chunk\x1a\x16.secagg.v1.ResumeReply\x12\x34\n\x06Upload\x12\x10.secagg.v1.Chunk\x1a\x16.secagg.v1.UploadReply(\x01\x12\x34\n\x07\x44\x65posit\x12\x10.secagg.v1.Chunk\x1a\x17.secagg.v1.DepositReply\x12:\n\x08\x44ownload\x12\x1a.secagg.v1.DownloadRequest\x1a\x10.secagg.v1.Chunk0\x01\x12:\n\x06Status\x12\x18.secagg.v1.StatusRequest\x1a\x16.secagg.v1.StatusReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,23 +34,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOINREQUEST']._serialized_start=52
   _globals['_JOINREQUEST']._serialized_end=79
   _globals['_JOINREPLY']._serialized_start=82
-  _globals['_JOINREPLY']._serialized_end=232
-  _globals['_SKIPREQUEST']._serialized_start=234
-  _globals['_SKIPREQUEST']._serialized_end=276
-  _globals['_SKIPREPLY']._serialized_start=278
-  _globals['_SKIPREPLY']._serialized_end=289
-  _globals['_CHUNK']._serialized_start=291
-  _globals['_CHUNK']._serialized_end=327
-  _globals['_RESUMEREPLY']._serialized_start=329
-  _globals['_RESUMEREPLY']._serialized_end=397
-  _globals['_UPLOADREPLY']._serialized_start=399
-  _globals['_UPLOADREPLY']._serialized_end=452
-  _globals['_DOWNLOADREQUEST']._serialized_start=454
-  _globals['_DOWNLOADREQUEST']._serialized_end=559
-  _globals['_STATUSREQUEST']._serialized_start=561
-  _globals['_STATUSREQUEST']._serialized_end=576
-  _globals['_STATUSREPLY']._serialized_start=579
-  _globals['_STATUSREPLY']._serialized_end=975
-  _globals['_SECUREAGGREGATION']._serialized_start=978
-  _globals['_SECUREAGGREGATION']._serialized_end=1331
+  _globals['_JOINREPLY']._serialized_end=250
+  _globals['_SKIPREQUEST']._serialized_start=252
+  _globals['_SKIPREQUEST']._serialized_end=294
+  _globals['_SKIPREPLY']._serialized_start=296
+  _globals['_SKIPREPLY']._serialized_end=307
+  _globals['_CHUNK']._serialized_start=309
+  _globals['_CHUNK']._serialized_end=345
+  _globals['_RESUMEREPLY']._serialized_start=347
+  _globals['_RESUMEREPLY']._serialized_end=415
+  _globals['_UPLOADREPLY']._serialized_start=417
+  _globals['_UPLOADREPLY']._serialized_end=470
+  _globals['_DEPOSITREPLY']._serialized_start=472
+  _globals['_DEPOSITREPLY']._serialized_end=578
+  _globals['_PARTTARGET']._serialized_start=580
+  _globals['_PARTTARGET']._serialized_end=653
+  _globals['_DOWNLOADREQUEST']._serialized_start=655
+  _globals['_DOWNLOADREQUEST']._serialized_end=760
+  _globals['_STATUSREQUEST']._serialized_start=762
+  _globals['_STATUSREQUEST']._serialized_end=777
+  _globals['_STATUSREPLY']._serialized_start=780
+  _globals['_STATUSREPLY']._serialized_end=1176
+  _globals['_SECUREAGGREGATION']._serialized_start=1179
+  _globals['_SECUREAGGREGATION']._serialized_end=1586
 # @@protoc_insertion_point(module_scope)

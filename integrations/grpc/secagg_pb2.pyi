@@ -1,8 +1,8 @@
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable
-from typing import ClassVar as _ClassVar, Optional as _Optional
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -13,7 +13,7 @@ class JoinRequest(_message.Message):
     def __init__(self, site: _Optional[str] = ...) -> None: ...
 
 class JoinReply(_message.Message):
-    __slots__ = ("round", "min_clients", "max_clients", "round_timeout", "key", "epoch", "project", "base")
+    __slots__ = ("round", "min_clients", "max_clients", "round_timeout", "key", "epoch", "project", "base", "deposits")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     MIN_CLIENTS_FIELD_NUMBER: _ClassVar[int]
     MAX_CLIENTS_FIELD_NUMBER: _ClassVar[int]
@@ -22,6 +22,7 @@ class JoinReply(_message.Message):
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PROJECT_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
+    DEPOSITS_FIELD_NUMBER: _ClassVar[int]
     round: int
     min_clients: int
     max_clients: int
@@ -30,7 +31,8 @@ class JoinReply(_message.Message):
     epoch: int
     project: bytes
     base: bytes
-    def __init__(self, round: _Optional[int] = ..., min_clients: _Optional[int] = ..., max_clients: _Optional[int] = ..., round_timeout: _Optional[float] = ..., key: _Optional[str] = ..., epoch: _Optional[int] = ..., project: _Optional[bytes] = ..., base: _Optional[bytes] = ...) -> None: ...
+    deposits: bool
+    def __init__(self, round: _Optional[int] = ..., min_clients: _Optional[int] = ..., max_clients: _Optional[int] = ..., round_timeout: _Optional[float] = ..., key: _Optional[str] = ..., epoch: _Optional[int] = ..., project: _Optional[bytes] = ..., base: _Optional[bytes] = ..., deposits: _Optional[bool] = ...) -> None: ...
 
 class SkipRequest(_message.Message):
     __slots__ = ("site", "round")
@@ -69,6 +71,30 @@ class UploadReply(_message.Message):
     already_added: bool
     receipt: bytes
     def __init__(self, already_added: _Optional[bool] = ..., receipt: _Optional[bytes] = ...) -> None: ...
+
+class DepositReply(_message.Message):
+    __slots__ = ("already_added", "receipt", "done", "parts")
+    ALREADY_ADDED_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    already_added: bool
+    receipt: bytes
+    done: bool
+    parts: _containers.RepeatedCompositeFieldContainer[PartTarget]
+    def __init__(self, already_added: _Optional[bool] = ..., receipt: _Optional[bytes] = ..., done: _Optional[bool] = ..., parts: _Optional[_Iterable[_Union[PartTarget, _Mapping]]] = ...) -> None: ...
+
+class PartTarget(_message.Message):
+    __slots__ = ("number", "offset", "nbytes", "url")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    NBYTES_FIELD_NUMBER: _ClassVar[int]
+    URL_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    offset: int
+    nbytes: int
+    url: str
+    def __init__(self, number: _Optional[int] = ..., offset: _Optional[int] = ..., nbytes: _Optional[int] = ..., url: _Optional[str] = ...) -> None: ...
 
 class DownloadRequest(_message.Message):
     __slots__ = ("round", "nonce", "kind", "frame", "head")

@@ -54,6 +54,11 @@ class SecureAggregationStub:
                 request_serializer=secagg_dot_integrations_dot_grpc_dot_secagg__pb2.Chunk.SerializeToString,
                 response_deserializer=secagg_dot_integrations_dot_grpc_dot_secagg__pb2.UploadReply.FromString,
                 _registered_method=True)
+        self.Deposit = channel.unary_unary(
+                '/secagg.v1.SecureAggregation/Deposit',
+                request_serializer=secagg_dot_integrations_dot_grpc_dot_secagg__pb2.Chunk.SerializeToString,
+                response_deserializer=secagg_dot_integrations_dot_grpc_dot_secagg__pb2.DepositReply.FromString,
+                _registered_method=True)
         self.Download = channel.unary_stream(
                 '/secagg.v1.SecureAggregation/Download',
                 request_serializer=secagg_dot_integrations_dot_grpc_dot_secagg__pb2.DownloadRequest.SerializeToString,
@@ -101,6 +106,15 @@ class SecureAggregationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Deposit(self, request, context):
+        """Where the server takes updates by its bucket (JoinReply.deposits): says which parts of the update with this head are
+        missing there, and where each is to be PUT; the chunk holds the head. When none is missing, the call verifies what
+        lies in the bucket, as if it had been uploaded, and adds it: all or nothing. To call it again goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Download(self, request, context):
         """Waits for the end of a round, within the deadline of the call, and sends its aggregate; or for the end of its
         calibration, and sends the scales; or sends a stored model.
@@ -138,6 +152,11 @@ def add_SecureAggregationServicer_to_server(servicer, server):
                     servicer.Upload,
                     request_deserializer=secagg_dot_integrations_dot_grpc_dot_secagg__pb2.Chunk.FromString,
                     response_serializer=secagg_dot_integrations_dot_grpc_dot_secagg__pb2.UploadReply.SerializeToString,
+            ),
+            'Deposit': grpc.unary_unary_rpc_method_handler(
+                    servicer.Deposit,
+                    request_deserializer=secagg_dot_integrations_dot_grpc_dot_secagg__pb2.Chunk.FromString,
+                    response_serializer=secagg_dot_integrations_dot_grpc_dot_secagg__pb2.DepositReply.SerializeToString,
             ),
             'Download': grpc.unary_stream_rpc_method_handler(
                     servicer.Download,
@@ -258,6 +277,33 @@ class SecureAggregation:
             '/secagg.v1.SecureAggregation/Upload',
             secagg_dot_integrations_dot_grpc_dot_secagg__pb2.Chunk.SerializeToString,
             secagg_dot_integrations_dot_grpc_dot_secagg__pb2.UploadReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Deposit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secagg.v1.SecureAggregation/Deposit',
+            secagg_dot_integrations_dot_grpc_dot_secagg__pb2.Chunk.SerializeToString,
+            secagg_dot_integrations_dot_grpc_dot_secagg__pb2.DepositReply.FromString,
             options,
             channel_credentials,
             insecure,

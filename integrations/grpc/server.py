@@ -56,7 +56,7 @@ class Server:
 
     Parameters
     ----------
-    config, key, folder, round_timeout, project, identity, limits, events
+    config, key, folder, round_timeout, project, identity, limits, events, bucket
         As of `secagg.server.Federation`.
     address : str
         Where to listen, as ``host:port``; port 0 takes a free one, which `address` then names.
@@ -89,6 +89,7 @@ class Server:
         identity: secagg.Identity | None = None,
         limits: Limits | None = None,
         events: Events | None = None,
+        bucket: str | None = None,
     ) -> None:
         self._host, port = parse_address(address)
         if tls is None and not insecure:
@@ -108,6 +109,7 @@ class Server:
             certified=tls is not None,
             limits=limits,
             events=events,
+            bucket=bucket,
         )
         # Two parties more than the sites: the server itself, which asks for its status, and whoever is refused.
         threads = MAX_CALLS * (config.aggregation.max_clients + 2)

@@ -14,7 +14,7 @@ from secagg.server import Call, Federation
 
 from . import secagg_pb2 as pb
 from . import secagg_pb2_grpc as pb_grpc
-from .messages import pack_chunks, pack_join, pack_status, unpack_chunks, unpack_request
+from .messages import pack_chunks, pack_deposit, pack_join, pack_status, unpack_chunks, unpack_request
 from .refusals import abort
 
 T = TypeVar("T")
@@ -54,6 +54,11 @@ class Servicer(pb_grpc.SecureAggregationServicer):
         with self.call(context) as call:
             reply = call.upload(unpack_chunks(coming(request_iterator)))
             return pb.UploadReply(already_added=reply.already_added, receipt=reply.receipt)
+
+    def Deposit(self, request: pb.Chunk, context: grpc.ServicerContext) -> pb.DepositReply:
+        """Say where the missing parts of an update go, or add it once it lies in the bucket whole."""
+        with self.call(context) as call:
+            return pack_deposit(call.deposit(request.data))
 
     def Download(self, request: pb.DownloadRequest, context: grpc.ServicerContext) -> Iterator[pb.Chunk]:
         """Wait for aggregate or scales of a round and send them, or send a stored model."""

@@ -197,6 +197,8 @@ def _show_project(project: Project) -> None:
     for name in ("stay", "metrics"):
         if values := getattr(project.config, name):
             _row(name, one_line(", ".join(values)))
+    if project.storage:
+        _row("storage", ", ".join(project.storage))
     for name, value in (project.task or {}).items():
         _row("task", f"{name}: {one_line(str(value))}")
     _row("members", f"the server and {len(project.sites)} sites")

@@ -24,6 +24,7 @@ EXAMPLE = """secagg provision project.yaml --out kits
     days: 365                              # validity of kits
     initial: model.pt                      # optional: the model that all begin from; `model:` if only its shapes count
     task: {patch: [96, 96, 96]}            # optional: what sites agree on, see docs/own-data.md
+    storage: [bucket.example.org]          # optional: where updates may lie, see `secagg serve --bucket`
     he: {preset: exact}                    # from here on a configuration, as `secagg plan` writes it
     aggregation: {min_clients: 3, max_clients: 10}"""
 

@@ -26,7 +26,8 @@ from ..ui.units import parse_size
 from .expiry import wait_and_tell
 
 EXAMPLE = """secagg serve server --address 0.0.0.0:8443 --run-dir /var/lib/secagg
-secagg serve server --address 0.0.0.0:8443 --metrics 9464 --log-format json --disk-quota 200G"""
+secagg serve server --address 0.0.0.0:8443 --metrics 9464 --log-format json --disk-quota 200G
+secagg serve server --address 0.0.0.0:8443 --bucket s3://federation-updates/brain"""
 
 #: Fields of `Limits`, and the options that set them.
 _LIMITS = {
@@ -63,7 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=parse_size,
         default=Limits.disk_quota,
         metavar="SIZE",
-        help="what the run folder may take, as 200G or 1.5T (default: 64G)",
+        help="what the run folder may take, with what lies in the bucket, as 200G or 1.5T (default: 64G)",
+    )
+    parser.add_argument(
+        "--bucket",
+        metavar="URL",
+        help="s3://BUCKET/PREFIX, this server's alone: sites put updates there by presigned URLs, if `storage` in "
+        "project.yaml names its host; credentials as of AWS's tools, AWS_ACCESS_KEY_ID and so on (default: none)",
     )
     parser.add_argument(
         "--max-upload",
@@ -158,6 +165,7 @@ def run(options: argparse.Namespace) -> None:
             identity=kit.identity,
             limits=limits,
             events=metrics,
+            bucket=options.bucket,
         )
         if metrics is not None:
             metrics.watch(server.status)

@@ -27,10 +27,10 @@ def chunks_from(update: Update, frame: int, progress: Progress | None = None) ->
         Called when the next chunk, or the end, is asked for, with the bytes that the other side has, those before
         `frame` among them, and in all.
     """
-    chunks, done = update.chunks(), skipped_nbytes(update.header, frame)
+    chunks, done = update.chunks(frame), skipped_nbytes(update.header, frame)
     yield Chunk(head := next(chunks), frame)
     done += len(head)
-    for chunk in islice(chunks, frame, None):
+    for chunk in chunks:
         if progress is not None:
             progress(done, update.nbytes)
         yield Chunk(chunk)

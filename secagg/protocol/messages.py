@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..errors import FormatError, show
 
@@ -73,6 +73,8 @@ class JoinReply:
         The signed project manifest; empty: the server has none.
     base : bytes or None
         Digest of the global model that the round's updates must begin from; None: not known.
+    deposits : bool
+        Whether the server takes updates by its bucket, too.
 
     Raises
     ------
@@ -88,6 +90,7 @@ class JoinReply:
     epoch: int = 0
     project: bytes = b""
     base: bytes | None = None
+    deposits: bool = False
 
     def __post_init__(self) -> None:
         for what in ("round", "min_clients", "max_clients", "epoch"):
@@ -121,6 +124,59 @@ class UploadReply:
 
     def __post_init__(self) -> None:
         _check_count("frame", self.frame)
+
+
+@dataclass(frozen=True)
+class PartTarget:
+    """Where one part of an update is to be put.
+
+    Parameters
+    ----------
+    number : int
+        Of the part, from 1.
+    offset, nbytes : int
+        Which bytes of the update, its head included.
+    url : str
+        Takes one PUT of just so many bytes. Whoever has it can make that: it is shown nowhere.
+
+    Raises
+    ------
+    FormatError
+        If a number is no whole number from 0 on, or the URL no text.
+    """
+
+    number: int
+    offset: int
+    nbytes: int
+    url: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        for what in ("number", "offset", "nbytes"):
+            _check_count(what, getattr(self, what))
+        if not isinstance(self.url, str):
+            raise FormatError("a message names a URL that is no text")
+
+
+@dataclass(frozen=True)
+class DepositReply:
+    """What a server that takes updates by its bucket answers to a head.
+
+    Parameters
+    ----------
+    already_added : bool
+        Whether this very update, by its nonce, was in the sum before.
+    receipt : bytes
+        As of `UploadReply`, once it is in the sum.
+    done : bool
+        Whether it lies in the bucket whole, was verified, and is in the sum by this call.
+    parts : tuple of PartTarget
+        Else: some of the parts that are missing.
+    """
+
+    already_added: bool = False
+    receipt: bytes = b""
+    done: bool = False
+    parts: tuple[PartTarget, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from ..protocol.messages import (
     BrokenOffError,
     BusyError,
     Chunk,
+    DepositReply,
     DownloadRequest,
     JoinReply,
     ServerStatus,
@@ -110,6 +111,11 @@ class Call:
         """Receive an update, calibration or model, and add or store it: all or nothing; see `Uploads.receive`."""
         with self._desk.turns.watched(self._connection) as stream:
             return self._desk.uploads.receive(self._caller, _coming(stream.incoming(chunks)), stream)
+
+    def deposit(self, head: bytes) -> DepositReply:
+        """Say where the missing parts of an update go, or add it once it is in the bucket; see `Uploads.deposit`."""
+        with self._desk.turns.watched(self._connection) as stream:
+            return self._desk.uploads.deposit(self._caller, head, stream)
 
     def download(self, request: DownloadRequest) -> Iterator[Chunk]:
         """Wait for aggregate or scales of a round and yield them, or yield a stored model; take all within the call."""

@@ -15,6 +15,7 @@ import secagg
 from ..errors import ConfigError, KeyFileError, SecAggError, TransportError
 from ..protocol.messages import BrokenOffError, BusyError, JoinReply, ServerStatus
 from ..protocol.refusals import shown
+from .bucket import Bucket, Cleaner
 from .calls import Call, Desk
 from .events import Events, NoEvents
 from .history import History
@@ -62,19 +63,25 @@ class Federation:
         What sites may use.
     events : Events, optional
         Is told what happens.
+    bucket : str, optional
+        ``s3://bucket/prefix``, of this server alone: sites whose manifest names its host put their updates there, and
+        not through this process. Needs a project. What is in it of the open round belongs to the run folder.
 
     Raises
     ------
     ConfigError
         If the folder cannot be used, another server uses it, it was served under a later manifest or one of another
         federation, or what lies in it was made under another key of this epoch, or under a later one; if the project
-        is not signed, or the timeout no positive number.
+        is not signed, or the timeout no positive number; if the bucket cannot be used: see
+        `secagg.server.bucket.Bucket`.
     KeyFileError
         If `key` or `identity` is not that of the project.
     FormatError
         If an aggregate in the folder is damaged.
     StorageError
         If it cannot be read or written.
+    TransportError
+        If updates of the open round lie in a bucket that cannot be reached.
     """
 
     def __init__(
@@ -89,6 +96,7 @@ class Federation:
         certified: bool = True,
         limits: Limits | None = None,
         events: Events | None = None,
+        bucket: str | None = None,
     ) -> None:
         if project is not None and not project.signed:
             raise ConfigError(f"project {project.name} is not signed: read it from the provisioner's file")
@@ -100,6 +108,7 @@ class Federation:
         with ExitStack() as held:  # gives the lock back if anything below fails
             held.callback(self._folder.close)
             spool = Spool(self._folder, self._limits)
+            self._bucket = None if bucket is None else Bucket(bucket, spool, project)
             self._round = OpenRound(
                 Terms(config, key, project, self._folder),
                 round_timeout,
@@ -110,7 +119,7 @@ class Federation:
             self._models = ModelStore(self._folder, lambda: self._round.manifests.project)
             self._members = Members(lambda: self._round.manifests, certified=certified)
             self._turns = Turns(self._limits)
-            uploads = Uploads(self._members, self._turns, spool, self._round, self._models, self._events)
+            uploads = Uploads(self._members, self._turns, spool, self._round, self._models, self._events, self._bucket)
             terms = JoinReply(
                 round=0,
                 min_clients=config.aggregation.min_clients,
@@ -127,15 +136,20 @@ class Federation:
                 self._models,
                 self._events,
                 lambda round, base, project: replace(
-                    terms, round=round, base=base, project=b"" if project is None else project.signed
+                    terms,
+                    round=round,
+                    base=base,
+                    project=b"" if project is None else project.signed,
+                    deposits=self._bucket is not None and self._bucket.serves(project),
                 ),
                 self.status,
             )
             self._round.keep_manifest()
+            self._cleaner = Cleaner(self._folder)
             held.pop_all()
         self._watchers = [
             threading.Thread(target=watched.watch, name=f"secagg-{name}", daemon=True)
-            for name, watched in (("rounds", self._round), ("turns", self._turns))
+            for name, watched in (("rounds", self._round), ("turns", self._turns), ("bucket", self._cleaner))
         ]
 
     def start(self) -> None:
@@ -229,6 +243,7 @@ class Federation:
         """Give the run folder back, once all calls have ended. The open round goes on at the next start."""
         self.release()
         self._turns.stop()
+        self._cleaner.stop()
         for watcher in self._watchers:
             if watcher.ident is not None:
                 watcher.join()

@@ -17,13 +17,13 @@ so that the next server, which may have a newer one still, can go on under it.
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import secagg
 
-from ..errors import SecAggError, StorageError
+from ..errors import SecAggError, StorageError, TransportError
+from .pointer import open_upload
 from .run_folder import RunFolder
 from .stored import served_project
 
@@ -70,6 +70,11 @@ def choose(folder: RunFolder, project: secagg.Project | None) -> tuple[Manifests
     """Return the manifests of the open round of a run folder, given that of the server's kit, and what is void in it.
 
     Nothing is written, so that a server that dies at any moment finds the same again.
+
+    Raises
+    ------
+    TransportError
+        If something of the round lies in the bucket, which cannot be reached.
     """
     served = None if project is None else served_project(folder.path)
     if project is None or served is None:
@@ -79,9 +84,9 @@ def choose(folder: RunFolder, project: secagg.Project | None) -> tuple[Manifests
     uploads = {kind: folder.uploads(round, kind) for kind in ("update", "calibration")}
     stage = "calibration" if uploads["calibration"] and not scales.exists() else "update"
     for path in (*uploads["update"].values(), scales, *uploads["calibration"].values()):
-        with suppress(SecAggError), secagg.Update.open(path) as update:  # one that is damaged is left out later
-            if update.header.epoch == project.epoch and update.header.manifest != project.digest:
-                earlier[path] = update.header.manifest
+        header = _header_of(path)
+        if header is not None and header.epoch == project.epoch and header.manifest != project.digest:
+            earlier[path] = header.manifest
     revoked = _revoked(project) - _revoked(served)
     if not revoked and any(map(project.voids, earlier.values())):  # a server died while it voided the round
         revoked = _revoked(project)
@@ -121,6 +126,17 @@ class Keeper:
             self.keep(project)
         except StorageError as error:
             log.error("%s", error, extra={"event": "project_not_stored", "error": type(error).__name__})
+
+
+def _header_of(path: Path) -> secagg.Header | None:
+    """Return the header of what was acknowledged; None of what is damaged, and left out later."""
+    try:
+        with open_upload(path) as update:
+            return update.header
+    except TransportError:
+        raise
+    except SecAggError:
+        return None
 
 
 def _revoked(project: secagg.Project) -> set[str]:

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
 
 import secagg
 
@@ -26,10 +28,10 @@ from ..errors import (
     one_line,
 )
 from ..protocol.messages import MAX_TROUBLE_LENGTH
-from ..protocol.part import Part
 from ..wire.header import SUMS
 from .history import History
 from .manifests import Keeper, Manifests, Void, choose
+from .pointer import stored_nbytes
 from .receipts import Receipts
 from .roster import SavedRoster
 from .round_sum import Terms, read_sums
@@ -40,6 +42,24 @@ from .spool import Spool
 _POLL_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
+
+
+class Received(Protocol):
+    """An update or calibration that is there whole, to be verified and added: a `Part`, or a deposit in the bucket."""
+
+    @property
+    def header(self) -> secagg.Header:
+        """Its header, admitted."""
+
+    @property
+    def path(self) -> Path:
+        """The file that is kept once it is added: itself, or a pointer to it."""
+
+    def open(self) -> secagg.Update:
+        """Open it; as of `secagg.Update.open`."""
+
+    def delete(self) -> None:
+        """Remove it: it is added already, or refused."""
 
 
 class OpenRound:
@@ -243,13 +263,13 @@ class OpenRound:
         self._make_last(header.round)  # who added it may not have come to that, or was killed before
         return self._receipts.again(header) if header.kind == "update" else b""
 
-    def add(self, part: Part, receive_seconds: float) -> tuple[bool, bytes]:
+    def add(self, received: Received, receive_seconds: float) -> tuple[bool, bytes]:
         """Verify an update or calibration that was received whole, store it, and add it; the stage may end by this.
 
         Parameters
         ----------
-        part : Part
-            Received and synchronised.
+        received : Received
+            Whole; its file is synchronised.
         receive_seconds : float
             For the record.
 
@@ -264,16 +284,21 @@ class OpenRound:
         ------
         SecAggError
             If it is unfit, or the stage ended meanwhile; nothing was added.
+        TransportError
+            If it, or what the sum is made of again, lies in the bucket, which cannot be reached.
         """
         with self._adding:
-            known = self.known(part.header)  # rounds end while uploads come in
+            known = self.known(received.header)  # rounds end while uploads come in
+            if known is None and not self._sum.whole:
+                self._make_whole()
+                known = self.known(received.header)  # it may have been stored when the sum broke
             if known is not None:
-                part.delete()
+                received.delete()
                 return False, known
-            self._enter(part.header.site)  # before the sum is touched: the roster may be full by now
-            receipt = self._add(part, receive_seconds)
+            self._enter(received.header.site)  # before the sum is touched: the roster may be full by now
+            receipt = self._add(received, receive_seconds)
             self._settle()
-        self._make_last(part.header.round)  # not under the lock: others add meanwhile, and the disk serves many at once
+        self._make_last(received.header.round)  # not under the lock: the disk serves many at once
         return True, receipt
 
     def wait(self, kind: str, round: int, nonce: bytes, alive: Callable[[], bool]) -> secagg.Update | None:
@@ -355,14 +380,13 @@ class OpenRound:
             self._rounds.join(site, time.monotonic())
             self._changed.notify_all()
 
-    def _add(self, part: Part, receive_seconds: float) -> bytes:
-        header, started = part.header, time.monotonic()
+    def _add(self, received: Received, receive_seconds: float) -> bytes:
+        header, started = received.header, time.monotonic()
         self._keeper.keep(self.manifests.project)  # should that have failed before
-        self._make_whole()
-        with part.open() as update:
+        with received.open() as update:
             try:
                 self._sum.add(
-                    update, lambda: self._folder.keep_upload(part.path, header.round, header.site, header.kind)
+                    update, lambda: self._folder.keep_upload(received.path, header.round, header.site, header.kind)
                 )
             except (SecAggError, OSError):
                 # If the disk failed between verifying and adding, the update is stored, and may be added yet.
@@ -371,7 +395,8 @@ class OpenRound:
             receipt = self._receipts.sign(update) if header.kind == "update" else b""
         now = time.monotonic()
         with self._changed:
-            self._rounds.added(header.site, header.contributions[0].nonce, now)
+            if header.site not in self._rounds.snapshot().added:
+                self._rounds.added(header.site, header.contributions[0].nonce, now)
             self._history.added(header.site, header.nbytes, receive_seconds, now - started)
             self._changed.notify_all()
         log.info(
@@ -396,9 +421,14 @@ class OpenRound:
         log.warning("round %d: adding up again", round, extra={"event": "sum_rebuilt", "round": round})
         stored = self._sum.restore()
         with self._changed:
-            for site in set(self._rounds.snapshot().added) - stored.keys():
+            added = set(self._rounds.snapshot().added)
+            for site in added - stored.keys():
                 self._rounds.lost(site)
                 self._history.lost(site)
+            for site in stored.keys() - added:  # it was stored, and then neither it nor the others could be read
+                with suppress(SecAggError):  # too late
+                    self._rounds.added(site, stored[site], time.monotonic())
+                    self._history.added(site, stored_nbytes(self._folder.upload_of(round, site, self._rounds.stage)))
             self._changed.notify_all()
         return stored
 
@@ -509,7 +539,7 @@ class OpenRound:
         self._rounds.restore(attempt, roster, set(skipped).difference(uploading), now)
         for site, nonce in stored.items():
             self._rounds.added(site, nonce, now)
-            self._history.added(site, self._folder.upload_of(round, site, stage).stat().st_size)
+            self._history.added(site, stored_nbytes(self._folder.upload_of(round, site, stage)))
         if len(stored) < len(acknowledged):
             self._saved_roster.save()
         if self.manifests.later is not None:
@@ -530,7 +560,7 @@ class OpenRound:
         assert self.manifests.project is not None
         self._folder.save_project(self.manifests.project.signed)
         for site, path in void.uploads.items():
-            self._history.added(site, path.stat().st_size)
+            self._history.added(site, stored_nbytes(path))
         added, skipping = tuple(sorted(void.uploads)), tuple(sorted(skipped))
         waiting_for = set(roster).difference(added, skipped)
         self._history.voided(Snapshot(attempt, added, skipping, tuple(sorted(waiting_for)), None, ()), void.revoked)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secagg
 
-from ..errors import SecAggError
+from ..errors import SecAggError, TransportError
+from .pointer import open_upload
 from .run_folder import RunFolder
 
 
@@ -28,13 +29,21 @@ class Receipts:
         return self._of(update.header, update.tail.proofs[0].body)
 
     def again(self, header: secagg.Header) -> bytes:
-        """Return the receipt for an update that was added before: from its file, or from the aggregate of its round."""
+        """Return the receipt for an update that was added before: from its file, or from the aggregate of its round.
+
+        Raises
+        ------
+        TransportError
+            If it lies in the bucket, which cannot be reached.
+        """
         if self._identity is None:
             return b""
         try:
-            with secagg.Update.open(self._folder.upload_of(header.round, header.site)) as update:
+            with open_upload(self._folder.upload_of(header.round, header.site)) as update:
                 if update.header.head == header.head:
                     return self.sign(update)
+        except TransportError:
+            raise
         except SecAggError:  # its round has ended
             pass
         with secagg.Update.open(self._folder.path_of("aggregate", header.round)) as aggregate:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import secagg
 
-from ..errors import FormatError, ScalesMismatchError, SecAggError, StorageError
+from ..errors import FormatError, ScalesMismatchError, SecAggError, StorageError, TransportError
 from ..storage.files import os_errors
 from ..trust.agreement import check_header
 from .manifests import Manifests
+from .pointer import open_upload
 from .run_folder import RunFolder
 from .stored import stored_sums
 
@@ -158,6 +159,8 @@ class RoundSum:
         ------
         StorageError
             If no file can be read at present: there are too many open ones, say.
+        TransportError
+            If some of it lies in the bucket, which cannot be reached at present.
         """
         self._aggregator = None
         aggregator, added = self._aggregate(*self._known), {}
@@ -169,12 +172,14 @@ class RoundSum:
             with os_errors(StorageError, f"the server cannot read its {self.stage}s"):
                 path.open("rb").close()
             try:
-                with secagg.Update.open(path) as update:
+                with open_upload(path) as update:
                     header = update.header
                     if header.site != site:
                         raise FormatError(f"it is of site {header.site!r}")
                     aggregator.add(update)
             except (SecAggError, OSError) as error:
+                if type(error) is TransportError:  # of the bucket: that says nothing about what lies there
+                    raise
                 self._put_aside(site, path, error)
                 if aggregator.closed:
                     return self.restore()

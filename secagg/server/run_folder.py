@@ -6,7 +6,7 @@
 ``scales-<r>.secagg``           where scales are measured in the round: theirs, and those of the open one
 ``model-<r>.secagg``            the last two stored models; round r begins from it
 ``round-<r>/<site>.update``     what was acknowledged of the open round, one file a site; so too ``.calibration``
-``spool/``                      uploads on their way
+``spool/``                      uploads on their way; pointers to those in the bucket (`secagg.server.pointer`)
 ``roster.json``                 the sites that the open stage waits for, and those that skip the round
 ``project.secagg``              the manifest that was served last: no earlier one is served here any more
 ``rounds.jsonl``                one line an attempt: `secagg.server.records`
@@ -25,7 +25,7 @@ import logging
 import os
 import re
 import shutil
-import stat
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -37,11 +37,15 @@ from ..errors import ConfigError, StorageError
 from ..storage.files import absolute, os_errors, replace_file, synchronise
 from ..storage.locks import open_locked
 from ..wire.header import SUMS
+from .pointer import Pointer, stored_nbytes
 
 _STORED = {kind: re.compile(rf"{kind}-(\d+)\.secagg") for kind in ("aggregate", "scales", "model")}
 _STAGES = {stage: stage for stage in SUMS}
 _ROUND = re.compile(r"round-(\d+)")
 _TEMPORARY = re.compile(r"\.(aggregate|scales|model)-\d+\.secagg\..*|\.(roster\.json|project\.secagg)(\..*)?")
+
+#: In the spool, of pointers on their way, and of those to what is to be deleted from the bucket.
+POINTER_SUFFIX, _DROPPED_SUFFIX = ".deposit", ".dropped"
 
 PROJECT_FILE = "project.secagg"
 ROSTER_FILE = "roster.json"
@@ -91,6 +95,7 @@ class RunFolder:
         with os_errors(ConfigError, f"cannot use the run folder {path}"):
             self.path = absolute(path)
         self.spool = self.path / "spool"
+        self.dropping = threading.Event()  # set when something is to be deleted from the bucket
         with ExitStack() as held, os_errors(ConfigError, f"cannot use the run folder {self.path}"):
             if self.path.exists() and not self.path.is_dir():
                 raise ConfigError(f"cannot use the run folder {self.path}: it is a file")
@@ -101,6 +106,8 @@ class RunFolder:
             for leftover in self.path.iterdir():
                 if _TEMPORARY.fullmatch(leftover.name):
                     leftover.unlink()
+            for leftover in self.spool.glob(f".*{POINTER_SUFFIX}.*"):
+                leftover.unlink()
             self._held = held.pop_all()
 
     def close(self) -> None:
@@ -145,7 +152,23 @@ class RunFolder:
         for path in self.path.iterdir():
             match = _ROUND.fullmatch(path.name)
             if match and int(match[1]) != but:
+                for file in path.iterdir():
+                    self.discard(file)
+                synchronise(self.spool)
                 shutil.rmtree(path, ignore_errors=True)
+
+    def discard(self, path: Path) -> None:
+        """Remove a file, if it is there; what it points to in the bucket is deleted by and by. `OSError`."""
+        pointer = Pointer.load(path)
+        if pointer is None:
+            path.unlink(missing_ok=True)
+            return
+        os.rename(path, self.spool / f"{pointer.url.rpartition('/')[2]}{_DROPPED_SUFFIX}")
+        self.dropping.set()
+
+    def dropped(self) -> list[Path]:
+        """Return the pointers to what is to be deleted from the bucket."""
+        return sorted(self.spool.glob(f"*{_DROPPED_SUFFIX}"))
 
     def keep_upload(self, part: Path, round: int, site: str, kind: str) -> None:
         """Give what was received, already synchronised, its name in the folder of the round; see `synchronise_round`.
@@ -168,7 +191,8 @@ class RunFolder:
         """
         with os_errors(StorageError, f"the server could not remove what was uploaded to round {round}"):
             for path in files:
-                path.unlink()
+                self.discard(path)
+            synchronise(self.spool)
             synchronise(self._round_folder(round))
             synchronise(self.path)
 
@@ -243,7 +267,7 @@ class RunFolder:
         return roster if written == round else None
 
     def used(self) -> int:
-        """Return the bytes of all files, those of uploads on their way in the size that they will have."""
+        """Return the bytes of all files, and of what lies in the bucket; of uploads on their way those to come, too."""
         folders = [self.path, self.spool, *(path for path in self.path.iterdir() if _ROUND.fullmatch(path.name))]
         return sum(map(_files_nbytes, folders))
 
@@ -265,8 +289,7 @@ def _files_nbytes(folder: Path) -> int:
     with suppress(FileNotFoundError), os.scandir(folder) as entries:  # a round may end in this moment
         for entry in entries:
             with suppress(FileNotFoundError):
-                state = entry.stat(follow_symlinks=False)
-                nbytes += state.st_size if stat.S_ISREG(state.st_mode) else 0
+                nbytes += stored_nbytes(Path(entry.path)) if entry.is_file(follow_symlinks=False) else 0
     return nbytes
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import secagg
 
-from ..errors import MismatchError
-from ..protocol.messages import BusyError, Chunk, UploadReply
+from ..errors import MismatchError, StateError, TransportError
+from ..protocol.messages import BusyError, Chunk, DepositReply, UploadReply
+from .bucket import Bucket
 from .events import Events
 from .members import Caller, Members
 from .models import ModelStore
 from .open_round import OpenRound
 from .spool import Spool
 from .turns import Stream, Turns
+
+log = logging.getLogger(__name__)
 
 _UPLOADED = {"update": "an update", "calibration": "a calibration", "model": "a model"}
 
@@ -36,10 +41,19 @@ class Uploads:
         Where models go.
     events : Events
         Is told of uploads that ended well.
+    bucket : Bucket, optional
+        Where updates may be put in place of being sent.
     """
 
     def __init__(
-        self, members: Members, turns: Turns, spool: Spool, open_round: OpenRound, models: ModelStore, events: Events
+        self,
+        members: Members,
+        turns: Turns,
+        spool: Spool,
+        open_round: OpenRound,
+        models: ModelStore,
+        events: Events,
+        bucket: Bucket | None = None,
     ) -> None:
         self._members = members
         self._turns = turns
@@ -47,6 +61,7 @@ class Uploads:
         self._round = open_round
         self._models = models
         self._events = events
+        self._bucket = bucket
 
     def resume(self, caller: Caller, head: bytes, stream: Stream) -> UploadReply:
         """Say which frame of an update, calibration or model is wanted next, or that it is there already.
@@ -58,7 +73,10 @@ class Uploads:
         BusyError
             If it is not its turn.
         """
-        header = self._read(caller, head)
+        with _bucket_errors():
+            return self._resume(self._read(caller, head), stream)
+
+    def _resume(self, header: secagg.Header, stream: Stream) -> UploadReply:
         receipt = self._admit(header)
         if receipt is not None:
             return UploadReply(already_added=True, receipt=receipt)
@@ -73,12 +91,42 @@ class Uploads:
         """Receive an update, calibration or model, and add or store it; errors as of `resume`."""
         first = next(chunks, Chunk(b""))
         header = self._read(caller, bytes(first.data))
-        receipt, added = self._admit(header), False
-        if receipt is None:
-            with self._turns.only(header.site, header.kind, stream), self._turns.slot(stream):
-                added, receipt = self._receive(header, first.frame, chunks, stream)
+        with _bucket_errors():
+            receipt, added = self._admit(header), False
+            if receipt is None:
+                with self._turns.only(header.site, header.kind, stream), self._turns.slot(stream):
+                    added, receipt = self._receive(header, first.frame, chunks, stream)
         self._events.upload_received(header.nbytes, time.monotonic() - stream.began, added)
         return UploadReply(already_added=not added, receipt=receipt)
+
+    def deposit(self, caller: Caller, head: bytes, stream: Stream) -> DepositReply:
+        """Say which parts of an update are missing in the bucket, or verify and add it; errors as of `resume`."""
+        if self._bucket is None:
+            raise StateError("this server has no bucket: upload the update to it")
+        header = self._read(caller, head)
+        if header.kind != "update":
+            raise MismatchError(f"a {header.kind} does not go by the bucket: upload it to the server")
+        with _bucket_errors():
+            return self._deposit(self._bucket, header, stream)
+
+    def _deposit(self, bucket: Bucket, header: secagg.Header, stream: Stream) -> DepositReply:
+        receipt = self._admit(header)
+        if receipt is not None:
+            return DepositReply(already_added=True, receipt=receipt)
+        with self._turns.only(header.site, header.kind, stream):
+            receipt = self._known(header)
+            if receipt is not None:
+                return DepositReply(already_added=True, receipt=receipt)
+            with bucket.deposit(header, layout_known=self._round.layout_known) as deposit:
+                missing = deposit.missing()
+                if missing:
+                    return DepositReply(parts=missing)
+                with self._turns.slot(stream):
+                    seconds = deposit.seconds
+                    deposit.complete()
+                    added, receipt = self._round.add(deposit, seconds)
+        self._events.upload_received(header.nbytes, seconds, added)
+        return DepositReply(already_added=not added, receipt=receipt, done=added)
 
     def _read(self, caller: Caller, head: bytes) -> secagg.Header:
         """Return the header of what a caller may upload."""
@@ -121,3 +169,15 @@ class Uploads:
             added = self._models.keep(part.path, header)
             self._spool.sweep("model", since=header.round + 1)
             return added, b""
+
+
+@contextmanager
+def _bucket_errors() -> Iterator[None]:
+    """Let whoever calls come again while the bucket cannot be reached; the log says why."""
+    try:
+        yield
+    except TransportError as error:
+        if type(error) is not TransportError:
+            raise
+        log.error("%s", error, extra={"event": "bucket_away", "error": type(error).__name__})
+        raise BusyError("the server cannot reach its bucket: try again") from None

@@ -16,6 +16,7 @@ from ..scheme.tensors import held
 from ..storage.yaml_file import read_yaml
 from ..trust.agreed_task import check_task
 from ..trust.kit_files import SERVER
+from ..trust.storage_hosts import check_storage
 from ..wire.header import check_site
 from ..wire.layout import Layout
 from ..wire.metrics import with_metrics
@@ -23,7 +24,7 @@ from .model_file import SAFETENSORS_SUFFIX, read_layout, read_state
 
 MAX_DAYS = 36_500
 
-_OWN_KEYS = ("project", "hosts", "sites", "days", "model", "initial", "task")
+_OWN_KEYS = ("project", "hosts", "sites", "days", "model", "initial", "task", "storage")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class ProjectFile:
         The global model that round 0 begins from, in those dtypes, if it is known: then no site can bring another one.
     task : mapping of str to object, optional
         What the sites agree on of their task, as of `secagg.trust.Project`.
+    storage : tuple of str
+        Hosts of object stores that sites may send updates to, as of `secagg.trust.Project`.
 
     Raises
     ------
@@ -64,6 +67,7 @@ class ProjectFile:
     layout: Layout | None = None
     initial: Mapping[str, Any] | None = None
     task: Mapping[str, Any] | None = None
+    storage: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_site(self.name, "project")
@@ -73,6 +77,7 @@ class ProjectFile:
         check_days(self.days)
         if self.task is not None:
             check_task(self.task)
+        check_storage(self.storage)
         check_count(len(self.sites), self.config)
         least = self.config.aggregation.min_clients
         if len(self.sites) < least:
@@ -125,6 +130,7 @@ class ProjectFile:
             layout=layout,
             initial=_initial(files["initial"], layout) if "initial" in files and layout is not None else None,
             task=check_task(data["task"]) if "task" in data else None,
+            storage=check_storage(data.get("storage", ())),
         )
 
     @property

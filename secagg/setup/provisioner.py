@@ -110,6 +110,7 @@ class Provisioner:
             base=file.base,
             server_certificate=certificate,
             task=file.task,
+            storage=file.storage,
         )
         provisioner = cls(project, identity, key, folder)
         provisioner._finish(folder, kits)

@@ -76,8 +76,9 @@ def admit(
             signed[url] = _Signed(pinned, header, tail)
     if not signed:
         raise QuorumError(f"round {round} has no update that can be added")
-    # What nobody here knows beforehand, layout, base and scales, most updates decide, and not the one that comes first.
-    ((common, _),) = Counter(update.header.common for update in signed.values()).most_common(1)
+    # What nobody here knows beforehand, layout, base and scales, most sites decide, and not the one that comes first.
+    votes = dict.fromkeys((update.header.common, update.header.site) for update in signed.values())
+    ((common, _),) = Counter(terms for terms, _ in votes).most_common(1)
     like = next(update for update in signed.values() if update.header.common == common)
     taken, judge, sources = admission(like.header.kind), admission(like.header.kind), list[Source]()
     judge.take(like.header, like.tail)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 
 from ..errors import SecAggError, TransportError
 from ..storage import objects
@@ -79,10 +80,11 @@ def _sum(job: SumJob, index: int, read: Read) -> tuple[bytes, ...]:
     with objects.write(job.part_url(index)) as part, ThreadPoolExecutor(_AHEAD) as readers:
         if index == 0:
             part.write(job.head)
-        for window in _windows(job.frames(index)):
+        wanted = ((window, place) for window in _windows(job.frames(index)) for place in order if place not in unfit)
+        for window, found in groupby(_ahead(readers, job.sources, wanted), key=itemgetter(0)):
             start = window[0].offset
             total = memoryview(bytearray(_nbytes(window)))
-            for place, data in _ahead(readers, job.sources, [n for n in order if n not in unfit], start, len(total)):
+            for _, place, data in found:
                 try:
                     _take(job.sources[place], window, memoryview(data.result()), words, digests[place], total, unfit)
                 except TransportError:
@@ -126,12 +128,14 @@ def _take(
 
 
 def _windows(frames: Iterator[Frame]) -> Iterator[list[Frame]]:
-    """Yield frames that lie together, as many as a window takes, one at least."""
+    """Yield frames that lie together, as many as a window takes, one at least; their digests do not count."""
     window: list[Frame] = []
+    left = 0
     for frame in frames:
-        if window and frame.offset + frame.nbytes + DIGEST_NBYTES - window[0].offset > WINDOW_NBYTES:
+        if window and frame.nbytes > left:
             yield window
             window = []
+        left = (left if window else WINDOW_NBYTES) - frame.nbytes
         window.append(frame)
     if window:
         yield window
@@ -143,21 +147,21 @@ def _nbytes(window: Sequence[Frame]) -> int:
 
 
 def _ahead(
-    readers: ThreadPoolExecutor, sources: Sequence[Source], places: Sequence[int], offset: int, nbytes: int
-) -> Iterator[tuple[int, Future[bytes]]]:
-    """Yield the same bytes of some sources, a few of which are being read while one is used."""
-    coming: deque[tuple[int, Future[bytes]]] = deque()
-    left = iter(places)
+    readers: ThreadPoolExecutor, sources: Sequence[Source], wanted: Iterator[tuple[list[Frame], int]]
+) -> Iterator[tuple[list[Frame], int, Future[bytes]]]:
+    """Yield windows of some sources, a few of which are being read while one is used."""
+    coming: deque[tuple[list[Frame], int, Future[bytes]]] = deque()
     try:
         while True:
-            for place in islice(left, _AHEAD - len(coming)):
+            for window, place in islice(wanted, 1 + _AHEAD - len(coming)):
                 source = sources[place]
-                coming.append((place, readers.submit(objects.read, source.pinned, source.head_nbytes + offset, nbytes)))
+                at = source.head_nbytes + window[0].offset
+                coming.append((window, place, readers.submit(objects.read, source.pinned, at, _nbytes(window))))
             if not coming:
                 return
             yield coming.popleft()
     finally:
-        for _, future in coming:
+        for _, _, future in coming:
             future.cancel()
 
 

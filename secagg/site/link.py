@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from typing import Protocol
 
-from ..protocol.messages import Chunk, DownloadRequest, JoinReply, ServerStatus, SkipRequest, UploadReply
+from ..protocol.messages import (
+    Chunk,
+    DepositReply,
+    DownloadRequest,
+    JoinReply,
+    ServerStatus,
+    SkipRequest,
+    UploadReply,
+)
 
 
 class Link(Protocol):
@@ -27,6 +35,9 @@ class Link(Protocol):
 
     def upload(self, chunks: Iterator[Chunk], seconds: float) -> UploadReply:
         """Send an update or model from some frame on; what `chunks` raises is raised."""
+
+    def deposit(self, head: bytes, seconds: float) -> DepositReply:
+        """Ask where the missing parts of the update of this head go, or have it added; only if `join` said so."""
 
     def download(self, request: DownloadRequest, seconds: float) -> Generator[Chunk, None, None]:
         """Yield an aggregate or model; to close the generator breaks the call off."""

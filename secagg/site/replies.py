@@ -49,6 +49,8 @@ class Joined:
         The server's project manifest, verified as the session's own or a later one; None if the session has none.
     manifest : bytes
         The same, signed, as the server sent it: what a site stores. Empty if `project` is None.
+    deposits : bool
+        Whether updates go by the server's bucket: it has one, and the manifest names hosts for it.
     """
 
     round: int
@@ -60,6 +62,7 @@ class Joined:
     base: bytes | None = None
     project: secagg.Project | None = None
     manifest: bytes = field(default=b"", repr=False)
+    deposits: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ def read_joined(reply: JoinReply, own: secagg.Project | None, site: str) -> Join
         raise FormatError(f"the server names a round timeout of {reply.round_timeout} s; that is none")
     if not _FINGERPRINT.fullmatch(reply.key):
         raise FormatError(f"the server names the key {reply.key!r:.80}; a fingerprint has 64 hexadecimal digits")
+    project = None if own is None else _successor(reply, own, site)
     return Joined(
         round=_round(reply.round),
         min_clients=reply.min_clients,
@@ -92,8 +96,9 @@ def read_joined(reply: JoinReply, own: secagg.Project | None, site: str) -> Join
         key=reply.key,
         epoch=reply.epoch,
         base=_base(reply.base),
-        project=None if own is None else _successor(reply, own, site),
+        project=project,
         manifest=b"" if own is None else reply.project,
+        deposits=bool(reply.deposits and project is not None and project.storage),
     )
 
 

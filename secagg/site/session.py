@@ -30,6 +30,7 @@ from ..protocol.messages import MAX_TIMEOUT_SECONDS, BusyError, DownloadRequest,
 from ..trust.agreement import check_first_base
 from ..wire.header import check_round, check_site
 from .catching_up import catch_up, model_to_load, stores_model
+from .deposit import Depositor
 from .global_model import GlobalModel
 from .link import Link
 from .replies import Joined, Uploaded, read_joined, read_receipt, read_status
@@ -98,6 +99,7 @@ class Session:
         self._expected = Expected(layout)
         if project is not None:
             self._expected = Expected(layout or project.layout, project.config.params, project.config.aggregation)
+        self._hosts: tuple[str, ...] = ()  # to which updates go by the server's bucket; none: to the server
         self._round_timeout = 0.0
         self._nonces: dict[int, bytes] = {}
         self._sent = b""  # nonce of what the server has had last: who sends that again asks whether it is there
@@ -125,6 +127,7 @@ class Session:
         reply = self._call("joining", lambda seconds: self._link.join(self.site_name, seconds))
         joined = read_joined(reply, self._project, self.site_name)
         self._project, self._round_timeout = joined.project, joined.round_timeout
+        self._hosts = joined.project.storage if joined.deposits and joined.project is not None else ()
         return joined
 
     def status(self) -> ServerStatus:
@@ -140,7 +143,8 @@ class Session:
     def upload(self, update: secagg.Update | str | os.PathLike[str], progress: Progress | None = None) -> Uploaded:
         """Upload an update; returns once it is on the server's disk and in the sum.
 
-        What an earlier, broken upload of this very update has left on the server is not sent again.
+        What an earlier, broken upload of this very update has left on the server is not sent again. If `join` has said
+        that updates go by the server's bucket, it is put there, and the server verifies it there.
 
         Parameters
         ----------
@@ -172,7 +176,7 @@ class Session:
                 return self.upload(opened, progress)
         header = _check_kind(update, "update")
         self._expected = Expected.like(header)
-        already_added, blob = self._send("the upload", update, progress)
+        already_added, blob = self._give("the upload", update, progress)
         receipt = None if self._project is None else read_receipt(blob, update, self._project)
         if receipt is not None:
             self._receipts[header.round] = receipt
@@ -581,6 +585,16 @@ class Session:
             raise refusal from None
         log.warning("an earlier update of %s is in the sum of round %d and counts (%s)", self.site_name, round, refusal)
         return aggregate
+
+    def _give(self, what: str, update: secagg.Update, progress: Progress | None) -> tuple[bool, bytes]:
+        """Give an update to the server, by its bucket if it takes it there."""
+        if self._hosts:
+            depositor = Depositor(self._link, update, self._hosts, progress)
+            try:
+                return self._call(what, depositor, progress=lambda: depositor.nbytes)
+            except StateError:  # the server has been started again, and has no bucket any more
+                self._hosts = ()
+        return self._send(what, update, progress)
 
     def _send(self, what: str, update: secagg.Update, progress: Progress | None) -> tuple[bool, bytes]:
         nonce = update.header.contributions[0].nonce

@@ -47,6 +47,7 @@ from .parties import (
     read_number,
     read_party,
 )
+from .storage_hosts import check_storage
 
 if TYPE_CHECKING:
     from ..wire.update import Update
@@ -114,6 +115,9 @@ class Project:
     task : mapping of str to object, optional
         What the sites agree on of their task: names to scalars or lists of them, see `secagg.trust.agreed_task`. What
         they mean is the task's own.
+    storage : tuple of str
+        Hosts of object stores, each ``host`` or ``host:port``: sites send updates to the URLs on them that the server
+        hands out, and to no others. Empty: only to the server.
     signed : bytes
         The container that it was read from; empty if it was not read.
     """
@@ -133,6 +137,7 @@ class Project:
     earlier: tuple[Earlier, ...] = ()
     server_certificate: bytes | None = None
     task: Mapping[str, Any] | None = field(default=None, hash=False)
+    storage: tuple[str, ...] = ()
     signed: bytes = field(default=b"", compare=False)
 
     def __repr__(self) -> str:
@@ -157,6 +162,7 @@ class Project:
             check_certificate(self.server_certificate, self.server.certificate)
         if self.task is not None:
             object.__setattr__(self, "task", check_task(self.task))
+        object.__setattr__(self, "storage", check_storage(self.storage))
         if not 0 <= self.issued < self.expires <= MAX_NUMBER:
             raise ConfigError(f"the project is issued at {self.issued} and expires at {self.expires}; give it time")
 
@@ -382,12 +388,13 @@ class Project:
                 "server_certificate": None if self.server_certificate is None else self.server_certificate.hex(),
                 "sites": [party_to_json(party) for party in self.sites],
             }
-            | ({} if self.task is None else {"task": self.task}),
+            | ({} if self.task is None else {"task": self.task})
+            | ({"storage": list(self.storage)} if self.storage else {}),
         )
 
 
 def _parse(data: Mapping[str, Any]) -> Project:
-    fields = _FIELDS | ({"task"} & data.keys())  # left out where nothing is agreed on
+    fields = _FIELDS | ({"task", "storage"} & data.keys())  # left out where there is nothing to say
     check_keys(data, fields, "it", "have the federation provisioned anew (`secagg provision`)")
     if not isinstance(data["sites"], list):
         raise FormatError("its sites are no list")
@@ -407,6 +414,7 @@ def _parse(data: Mapping[str, Any]) -> Project:
         earlier=read_earlier(data["earlier"]),
         server_certificate=None if data["server_certificate"] is None else read_certificate(data["server_certificate"]),
         task=check_task(data["task"]) if "task" in data else None,
+        storage=check_storage(data.get("storage", ())),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import SEEK_END, BytesIO
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, SupportsIndex
@@ -269,10 +270,10 @@ class Update:
         if not self._header.summed:
             check_digest(self.tail.proofs[0].body, body_digest(self._header.head, digests), "the body")
 
-    def chunks(self) -> Iterator[bytes | memoryview]:
-        """Yield the bytes of the update as they are sent: the head, each frame with its digest, the tail."""
+    def chunks(self, first: int = 0) -> Iterator[bytes | memoryview]:
+        """Yield the bytes of the update as they are sent: the head, frames from `first` on with digests, the tail."""
         yield self._header.head
-        for frame in self._header.frames:
+        for frame in islice(self._header.frames, first, None):
             yield self._body.read(frame.offset, frame.nbytes + DIGEST_NBYTES)
         yield self._body.read(self._header.tail_offset, self._header.tail_nbytes)
 

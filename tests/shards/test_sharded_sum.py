@@ -201,9 +201,10 @@ def test_heads_that_do_not_belong_there(flashe: Signed, tmp_path: Path) -> None:
 @pytest.mark.parametrize("first", ["base", "layout"])
 def test_one_site_does_not_decide_what_the_others_must_have(flashe: Signed, first: str, tmp_path: Path) -> None:
     given = updates("flashe")
-    other = (
-        flashe.encrypt(states(), base=bytes(32)) if first == "base" else flashe.encrypt(random_states(1, {"w": (9,)}))
-    )
+    if first == "base":
+        other = flashe.encrypt(states(), base=bytes(32))
+    else:
+        other = flashe.encrypt(random_states(1, {"conv": (9,)}))
     urls = lay([other[0], *given[1:]], tmp_path)
     report = add(flashe, urls, tmp_path / "sum")
     assert list(report.left_out) == urls[:1]
