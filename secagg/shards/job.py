@@ -94,8 +94,15 @@ class SumJob:
 
     def part_nbytes(self, index: int) -> int:
         """Return the size of a partial sum."""
-        frames = sum(frame.nbytes + DIGEST_NBYTES for frame in self.frames(index))
-        return frames + (len(self.head) if index == 0 else 0) + (len(self.tail) if index + 1 == self.shards else 0)
+        ends = (len(self.head) if index == 0 else 0) + (len(self.tail) if index + 1 == self.shards else 0)
+        return self._frames_nbytes(index) + ends
+
+    def read_nbytes(self, index: int) -> int:
+        """Return how much is read of all updates for a range."""
+        return self._frames_nbytes(index) * len(self.sources)
+
+    def _frames_nbytes(self, index: int) -> int:
+        return sum(frame.nbytes + DIGEST_NBYTES for frame in self.frames(index))
 
     def _first(self, index: int) -> int:
         return index * self.header.frame_count // self.shards
