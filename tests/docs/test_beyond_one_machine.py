@@ -22,11 +22,14 @@ from provisioned import PROJECT, Federation
 from s3_policies import actions, allowed, refused, used
 from s3_server import READER, S3Server
 
+import secagg
 from secagg import cli
+from secagg.errors import VerificationError
 from secagg.scheme.codec import codec_for
 from secagg.scheme.scales import bin_of, bound_of
 from secagg.setup.project_file import ProjectFile
 from secagg.shards import RangeDone, SumJob, aggregate, sum_range
+from secagg.site import GlobalModel
 from secagg.storage import objects
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "beyond-one-machine.md").read_text(encoding="utf-8")
@@ -58,7 +61,7 @@ def kits(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     return Federation.make(tmp_path_factory.mktemp("kits"), **yaml.safe_load(blocks("yaml")[0]))
 
 
-def federate(kits: Federation, place: str, add: Callable[[int], None]) -> None:
+def federate(kits: Federation, place: str, add: Callable[[int], None]) -> list[GlobalModel]:
     """Run the page's `site.py` for each site; `add` is called when all of them wait for the sum of a round."""
     waiting, sums = threading.Semaphore(0), [threading.Event() for _ in range(ROUNDS)]
 
@@ -95,6 +98,7 @@ def federate(kits: Federation, place: str, add: Callable[[int], None]) -> None:
         error = codec_for(config.params, config.aggregation).mean_error(len(SITES), sum((1, 2, 3)), bound_of(place))
         np.testing.assert_allclose(model.state["w"], 0.5 * (ROUNDS - 1), atol=error)
         assert error < 0.1
+    return models
 
 
 def run(line: str, kits: Federation, round: int = 0) -> int:
@@ -137,7 +141,7 @@ def test_a_folder(
         assert run(add, kits, round) == 0
         assert f"the aggregate of round {round}, the sum of 3 updates" in capsys.readouterr().out
 
-    federate(kits, "brain", added)
+    models = federate(kits, "brain", added)
     assert run(show, kits) == 0
     assert "sites              site-1, site-2, site-3\n" in capsys.readouterr().out
     Path("brain/round-0/site-2.secagg").unlink()
@@ -147,6 +151,21 @@ def test_a_folder(
     Path("brain/aggregate-0.secagg").unlink()
     assert run(add, kits) == 6
     assert "left out: brain/round-0/site-1.secagg: " in capsys.readouterr().err
+
+    late = models.pop()  # a sum that lacks one
+    Path("brain/round-2").mkdir()
+    for model in models:
+        model.encrypt_to(f"brain/round-2/{model.site.name}.secagg", model.state, 1)
+    late.encrypt(late.state, 1)
+    assert run(add, kits, ROUNDS) == 0
+    with secagg.Update.open("brain/aggregate-2.secagg") as lacking:
+        with pytest.raises(VerificationError, match="site-3"):
+            late.apply(lacking)
+        late.withdraw()
+        late.apply(lacking)
+        for model in models:
+            model.apply(lacking)
+    assert {model.base for model in models} == {late.base}
 
 
 class Worker:
@@ -184,7 +203,7 @@ def test_a_bucket(kits: Federation, s3: S3Server, monkeypatch: pytest.MonkeyPatc
         adder.extend(s3.requests())
         s3.clear()
 
-    federate(kits, f"s3://{bucket}", added)
+    models = federate(kits, f"s3://{bucket}", added)
     sites += s3.requests()
     adder += worker.others
     for name, requests in (
@@ -203,6 +222,11 @@ def test_a_bucket(kits: Federation, s3: S3Server, monkeypatch: pytest.MonkeyPatc
     for name in ("round-0/site-2.secagg", "aggregate-0.secagg"):
         assert not allowed(policies["site-1.json"], "s3:PutObject", f"{bucket}/{name}")
         assert not allowed(policies["worker.json"], "s3:PutObject", f"{bucket}/{name}")
+    models[0].save_model(f"s3://{bucket}/model.secagg")
+    late = GlobalModel(models[1].site, {"w": np.zeros(1000, np.float32)})
+    with secagg.Update.open(f"s3://{bucket}/model.secagg") as stored:
+        late.load_model(stored)
+    assert (late.round, late.base) == (ROUNDS, models[0].base)
     for name, value in s3.environment(READER).items():
         monkeypatch.setenv(name, value)
     fsspec.get_filesystem_class("s3").clear_instance_cache()
