@@ -306,6 +306,7 @@ def test_the_bucket_takes_its_settings(s3: S3Server, bucket: str) -> None:
         getattr(client, words[2].replace("-", "_"))(**options)
     assert client.get_bucket_versioning(Bucket=bucket)["Status"] == "Enabled"
     assert set(client.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"].values()) == {True}
+    assert min(map(int, re.findall(r'Days\w*": (\d+)', PAGE))) > 0
     kept = client.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
     assert kept == files()["lifecycle.json"]["Rules"]
     assert json.loads(client.get_bucket_policy(Bucket=bucket)["Policy"]) == files(bucket)["bucket-policy.json"]
