@@ -16,6 +16,7 @@ import fsspec
 import numpy as np
 import pytest
 import yaml
+from deposits import SITES as SERVED
 from deposits import World, world
 from moto.iam.policy_validation import IAMPolicyDocumentValidator
 from provisioned import PROJECT, Federation
@@ -33,7 +34,7 @@ from secagg.site import GlobalModel
 from secagg.storage import objects
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "beyond-one-machine.md").read_text(encoding="utf-8")
-SITES = ("site-1", "site-2", "site-3")
+SITES = ("site-1", "site-2", "site-3", "site-4")
 ROUNDS = 2
 BUCKET = "brain-fl"
 
@@ -95,7 +96,9 @@ def federate(kits: Federation, place: str, add: Callable[[int], None]) -> list[G
         assert (model.round, model.base) == (ROUNDS, models[0].base)
         place, config = bin_of(0.5 * len(SITES)), model.site.config
         assert place is not None
-        error = codec_for(config.params, config.aggregation).mean_error(len(SITES), sum((1, 2, 3)), bound_of(place))
+        error = codec_for(config.params, config.aggregation).mean_error(
+            len(SITES), sum(range(1, len(SITES) + 1)), bound_of(place)
+        )
         np.testing.assert_allclose(model.state["w"], 0.5 * (ROUNDS - 1), atol=error)
         assert error < 0.1
     return models
@@ -139,11 +142,11 @@ def test_a_folder(
 
     def added(round: int) -> None:
         assert run(add, kits, round) == 0
-        assert f"the aggregate of round {round}, the sum of 3 updates" in capsys.readouterr().out
+        assert f"the aggregate of round {round}, the sum of {len(SITES)} updates" in capsys.readouterr().out
 
     models = federate(kits, "brain", added)
     assert run(show, kits) == 0
-    assert "sites              site-1, site-2, site-3\n" in capsys.readouterr().out
+    assert "sites              site-1, site-2, site-3, site-4\n" in capsys.readouterr().out
     Path("brain/round-0/site-2.secagg").unlink()
     assert run(add, kits) == 1
     assert "there is something else" in capsys.readouterr().err
@@ -159,7 +162,7 @@ def test_a_folder(
     late.encrypt(late.state, 1)
     assert run(add, kits, ROUNDS) == 0
     with secagg.Update.open("brain/aggregate-2.secagg") as lacking:
-        with pytest.raises(VerificationError, match="site-3"):
+        with pytest.raises(VerificationError, match="site-4"):
             late.apply(lacking)
         late.withdraw()
         late.apply(lacking)
@@ -258,10 +261,10 @@ def test_a_server_with_a_bucket(tmp_path: Path, s3: S3Server, monkeypatch: pytes
     monkeypatch.setattr(World, "url", property(lambda made: f"s3://{made.bucket}/{prefix}"))
     with world(tmp_path, s3, monkeypatch) as made:
         made.bucket = s3.bucket(versioned=True)
-        updates = [made.update(site) for site in SITES]
+        updates = [made.update(site) for site in SERVED]
         s3.clear()
         with made.serving() as server:
-            made.join(server, *SITES)
+            made.join(server, *SERVED)
             made.deposit(server, updates[0])
             with pytest.raises(KeyError):
                 made.deposit(server, updates[2], progress=stop)
@@ -274,7 +277,7 @@ def test_a_server_with_a_bucket(tmp_path: Path, s3: S3Server, monkeypatch: pytes
             for update in updates[:2]:
                 assert not made.deposit(server, update)
             with made.session(server, "site-1") as session, session.download(0, tmp_path / "aggregate") as aggregate:
-                assert aggregate.header.sites == SITES[:2]
+                assert aggregate.header.sites == SERVED[:2]
         with made.serving():  # what it had no time for, it does now
             deadline = time.monotonic() + 30
             while made.objects or s3.uploads(made.bucket):
