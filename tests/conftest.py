@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import pytest
 from federation import MODES, VARIANTS, libs_of
 from hypothesis import HealthCheck, settings
-from s3_server import S3Server, serving_s3
+from s3_server import S3Server, forget_stores, serving_s3
 
 import secagg_ext
 
@@ -91,21 +91,26 @@ def s3_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """The S3 server of this process, for `s3`."""
     with serving_s3(tmp_path_factory.mktemp("s3")) as server:
         yield server
+        forget_stores()
 
 
 @pytest.fixture
 def s3(s3_session: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    """An S3 server with no fault, which fsspec finds by the variables of this process and what it starts."""
-    import fsspec
+    """An S3 server with no fault, which fsspec finds by the variables of this process and what it starts.
 
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
+    A test that changes the variables calls `forget_stores`.
+    """
+
+    def variables() -> dict[str, str]:
+        return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+
+    for name in variables():
         monkeypatch.delenv(name)
     for name, value in s3_session.environment().items():
         monkeypatch.setenv(name, value)
-    filesystem = fsspec.get_filesystem_class("s3")
-    filesystem.clear_instance_cache()  # else it is the one of other variables
     yield s3_session
-    filesystem.clear_instance_cache()
+    if variables() != s3_session.environment():
+        forget_stores()
     s3_session.clear()
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import secagg
 
 from ..errors import BackendUnavailableError, ConfigError, FormatError, SecAggError, StorageError, TransportError
-from ..protocol.messages import PartTarget
+from ..protocol.messages import BusyError, PartTarget
 from ..storage.multipart import MultipartUpload, Piece, TakenError, UploadGoneError, bucket_and_key, pieces_of
 from ..storage.objects import pin
 from ..trust.storage_hosts import split_url
@@ -74,6 +74,7 @@ class Bucket:
                 f"the URLs of the bucket {self._url} are on {self._place}, which the manifest does not name, so that "
                 f"no site would use them: provision with `storage: [{self._place}]` in project.yaml"
             )
+        log.info("sites put updates into %s, at %s", self._url, self._place, extra={"event": "bucket"})
 
     def serves(self, project: secagg.Project | None) -> bool:
         """Return whether sites that have this manifest take the bucket's URLs."""
@@ -175,12 +176,17 @@ class Deposit:
         ------
         FormatError
             If something else lies there.
+        BusyError
+            If nothing does any more.
         """
         if self._pointer.etag:
             return
         with suppress(UploadGoneError, TakenError):  # an earlier call may have done it; what lies there is verified
             self._upload().complete([self._etags[number] for number in sorted(self._etags)])
-        pinned = pin(self._pointer.url)
+        try:
+            pinned = pin(self._pointer.url)
+        except FormatError:
+            raise BusyError("the bucket has nothing of the update any more: put it again") from None
         if pinned.nbytes != self.header.nbytes or not pinned.etag:
             raise FormatError(f"{pinned.nbytes} bytes lie in the bucket, the head announces {self.header.nbytes}")
         self._keep(replace(self._pointer, upload="", version=pinned.version, etag=pinned.etag))

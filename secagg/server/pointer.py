@@ -11,7 +11,7 @@ from pathlib import Path
 
 import secagg
 
-from ..errors import FormatError
+from ..errors import BackendUnavailableError, FormatError, TransportError
 from ..storage.files import replace_file
 from ..storage.multipart import MultipartUpload, delete
 from ..storage.pinned import Pinned
@@ -86,7 +86,10 @@ class Pointer:
         """
         if not self.etag:
             raise FormatError("it is not whole in the bucket")
-        update = secagg.Update.open(Pinned(self.url, self.nbytes, self.version, self.etag))
+        try:
+            update = secagg.Update.open(Pinned(self.url, self.nbytes, self.version, self.etag))
+        except BackendUnavailableError as error:  # that says nothing about it either
+            raise TransportError(str(error)) from None
         if head_digest(update.header) != self.head:
             update.close()
             raise FormatError("another one than was announced lies in the bucket")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import secagg
 
-from ..errors import QuotaError, SecAggError
+from ..errors import QuotaError, SecAggError, TransportError
 from ..protocol.part import Part, whole_frames
 from ..wire.container import DIGEST_NBYTES
 from .limits import Limits
@@ -76,8 +76,9 @@ class Spool:
             with self._part(path, header, left, layout_known) as part:
                 try:
                     yield part
-                except (SecAggError, OSError):
-                    part.delete()
+                except (SecAggError, OSError) as error:
+                    if type(error) is not TransportError:  # of the bucket: that says nothing about the part
+                        part.delete()
                     raise
                 finally:
                     if path.exists():

@@ -59,7 +59,7 @@ def sum_range(job: SumJob, index: int, read: Read = lambda nbytes: None) -> Rang
         with objects.write(job.digests_url(index)) as file:
             file.write(blob + _seal(job, index, blob))
     else:
-        read(sum(frame.nbytes + DIGEST_NBYTES for frame in job.frames(index)) * len(job.sources))
+        read(job.read_nbytes(index))
     return RangeDone(index, digests, {})
 
 

@@ -27,20 +27,24 @@ PRESIGNED_SECONDS = 900
 _LEAST_PART_NBYTES = 8 << 20
 _MOST_PARTS = 1000
 
-#: Error codes: the upload is not there, or no more; something lies under the name already.
-_NO_UPLOAD = frozenset(("NoSuchUpload", "NoSuchKey", "404"))
-_TAKEN = frozenset(("PreconditionFailed", "ConditionalRequestConflict", "412", "409"))
+#: Error codes: the upload is not there, or no more; something lies under the name already; try again.
+_GONE = frozenset(("NoSuchUpload", "NoSuchKey", "404"))
+_TAKEN = frozenset(("PreconditionFailed", "412"))
+_BUSY = frozenset(("ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "SlowDown", "409", "429"))
+
+#: To put together the parts of a large object takes S3 a while.
+_ANSWER_SECONDS = 60
 
 #: Of botocore's client: the size of a part is signed only by the fourth version, and no checksum that is computed here
 #: may be demanded of who has the URL alone.
 _CONFIG = {"signature_version": "s3v4", "request_checksum_calculation": "when_required"}
 
 
-class UploadGoneError(Exception):
+class UploadGoneError(StorageError):
     """The multipart upload is not there: it was completed, or aborted."""
 
 
-class TakenError(Exception):
+class TakenError(StorageError):
     """An object has the name already, and is not overwritten."""
 
 
@@ -226,7 +230,7 @@ def _file_system() -> Any:
     except ImportError as error:
         raise BackendUnavailableError(f"a bucket needs more: pip install 'secagg[s3fs]' ({error})") from error
     own = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
-    return kind(config_kwargs={**own, **_CONFIG})
+    return kind(config_kwargs={"read_timeout": _ANSWER_SECONDS, **own, **_CONFIG})
 
 
 @contextmanager
@@ -250,11 +254,11 @@ def _error_of(error: Exception, url: str) -> Exception:
         )
     code = one_line(str(response.get("Error", {}).get("Code", "?")))[:80]
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if code in _NO_UPLOAD:
-        return UploadGoneError()
+    if code in _GONE:
+        return UploadGoneError(f"what was asked of the store of {url} is not there")
     if code in _TAKEN:
-        return TakenError()
-    if status in (401, 403) or status >= 500 or code == "SlowDown":
+        return TakenError(f"there is something at {url} already")
+    if code in _BUSY or status in (401, 403) or status >= 500:
         return TransportError(
             f"the store of {url} refuses the call: {code}; look at the credentials of this machine, and what they allow"
         )

@@ -164,7 +164,8 @@ class _Folder:
             yield file
 
     def list(self, pattern: str) -> list[str]:
-        return sorted(glob.glob(_path(pattern), recursive=True))
+        scheme = pattern.removesuffix(_path(pattern))
+        return sorted(scheme + path for path in glob.glob(_path(pattern), recursive=True))
 
     def remove(self, url: str) -> None:
         path = Path(_path(url))

@@ -13,6 +13,8 @@ from .pinned import WINDOW_NBYTES, Pinned, copy_into, shown
 
 T = TypeVar("T")
 
+#: Where an upload is there when it is committed. Elsewhere it is as soon as it is opened: it has another name first.
+_COMMITTING = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 #: A part of a multipart upload of S3 that is not the last one has 5 MiB at least, and there are so many at most.
 _PART_NBYTES, _MAX_PARTS = 5 << 20, 10_000
 #: Copies within the store at a time; they carry no bytes.
@@ -42,6 +44,7 @@ class RemoteStore:
         try:
             import fsspec
 
+            self._scheme = scheme
             self._fs: Any = fsspec.filesystem(scheme, use_listings_cache=False)
         except ImportError as error:
             raise BackendUnavailableError(
@@ -68,17 +71,22 @@ class RemoteStore:
     @contextmanager
     def write(self, url: str) -> Iterator[Writable]:
         """See `secagg.storage.objects.write`."""
+        commits = self._scheme in _COMMITTING
+        place = url if commits else f"{url}.part"
         with _writing(url):
-            file = self._fs.open(url, "wb", block_size=2 * WINDOW_NBYTES, autocommit=False)
+            file = self._fs.open(
+                place, "wb", block_size=2 * WINDOW_NBYTES, **({"autocommit": False} if commits else {})
+            )
         try:
             yield _Checked(file, url)
             with _writing(url):
                 file.close()
-                file.commit()
+                file.commit() if commits else self._fs.mv(place, url)
         except BaseException:
             with suppress(Exception):
-                file.discard()
-            file.closed = True  # else Python's collector would flush, and so upload, what is left in its buffer
+                file.discard() if commits else self._fs.rm_file(place)
+            with suppress(AttributeError):  # of what has no buffer
+                file.closed = True  # else Python's collector would flush, and so upload, what is left in it
             raise
 
     def list(self, pattern: str) -> list[str]:
@@ -115,7 +123,7 @@ class S3Store(RemoteStore):
         wanted = {**self._place(pinned.url), **which, "Range": f"bytes={offset}-{offset + nbytes - 1}"}
         with _reading(pinned.url):
             try:
-                data = self._run(self._get(wanted))
+                data = self._run(self._get(wanted, nbytes))
             except OSError as error:
                 if _code(error) in ("PreconditionFailed", "412"):
                     raise _changed(pinned) from None
@@ -133,9 +141,12 @@ class S3Store(RemoteStore):
         with _writing(url):
             self._run(self._copy(parts, self._place(url)))
 
-    async def _get(self, wanted: dict[str, Any]) -> bytes:
+    async def _get(self, wanted: dict[str, Any], nbytes: int) -> bytes:
         for attempt in range(_TRIES):
             response = await self._fs._call_s3("get_object", **wanted)
+            if response.get("ContentLength", nbytes + 1) > nbytes:  # it could be more than memory holds
+                response["Body"].close()
+                raise TransportError("the store sends more than it was asked for")
             try:
                 async with response["Body"] as body:
                     return bytes(await body.read())
@@ -228,7 +239,7 @@ def _writing(url: str) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     """Return what a store says, without what it was asked, which may hold a credential."""
-    if isinstance(error, PermissionError):
+    if isinstance(error, PermissionError) or type(error).__name__ == "NoCredentialsError":
         return "the store refuses these credentials, or has none; set those of its library, as AWS_ACCESS_KEY_ID"
     if isinstance(error, FileNotFoundError):
         return "there is no such bucket or folder"

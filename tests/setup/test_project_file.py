@@ -87,7 +87,7 @@ def test_a_file_that_has_not_the_order_of_the_network(tmp_path: Path, key: str) 
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": (
         {"site": ["a"]},
-        "unknown key 'site'; it knows project, hosts, sites, days, model, initial, task, he",
+        "unknown key 'site'; it knows project, hosts, sites, days, model, initial, task, storage, he",
     ),
     "unknown backend": ({"he": {"lib": "tenseel"}}, "tenseel"),
     "unknown number": ({"aggregation": {"min_client": 3}}, "unknown key 'min_client'"),
@@ -97,6 +97,8 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "sites as text": ({"sites": "a b c"}, "sites is 'a b c'; give a list"),
     "site that is a number": ({"sites": ["a", "b", 3]}, "sites: 3 is not text; put it in quotes"),
     "site twice": ({"sites": ["a", "b", "c", "a"]}, "site 'a' stands twice"),
+    "storage as text": ({"storage": "bucket.example.org"}, "storage is 'bucket.example.org'; give a list"),
+    "storage with a scheme": ({"storage": ["https://bucket.example.org"]}, "write host or host:port in lower case"),
     "site called server": ({"sites": ["a", "b", "server"]}, "a site cannot be called 'server'"),
     "site that leads elsewhere": ({"sites": ["a", "b", "../c"]}, "'../c'"),
     "site of dots": ({"sites": ["a", "b", ".."]}, "'..'"),
@@ -193,3 +195,9 @@ def test_a_task_that_sites_agree_on(tmp_path: Path) -> None:
     for wrong in ([], None, {"patch": None}, {"two words": 1}, {"window": [float("nan")]}, {"a": {"b": 1}}):
         with pytest.raises(ConfigError, match="task"):
             load(tmp_path, PROJECT | {"task": wrong})
+
+
+def test_hosts_of_a_bucket(tmp_path: Path) -> None:
+    hosts = ["bucket.example.org", "127.0.0.1:9000"]
+    assert load(tmp_path, PROJECT | {"storage": hosts}).storage == tuple(hosts)
+    assert load(tmp_path, PROJECT).storage == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import subprocess
 import sys
@@ -113,15 +114,18 @@ def test_a_presigned_url_is_for_one_request(s3: S3Server, bucket: str, secure: b
     assert client.get_object(Bucket=bucket, Key="a")["Body"].read() == b"content"
 
 
-def test_a_presigned_url_expires(s3: S3Server, bucket: str) -> None:
+def test_signatures_are_of_a_time(s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     client = s3.client()
-    client.put_object(Bucket=bucket, Key="a", Body=b"content")
-    parameters = {"Bucket": bucket, "Key": "a"}
-    short, long = (client.generate_presigned_url("get_object", Params=parameters, ExpiresIn=life) for life in (2, 60))
-    assert send(s3, "GET", short) == (200, "")
-    time.sleep(3)
-    assert send(s3, "GET", short) == (403, "AccessDenied")
-    assert send(s3, "GET", long) == (200, "")
+    key = {"Bucket": bucket, "Key": "a"}
+    client.put_object(**key, Body=b"content")
+    now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+    for hours in (-1, 1):
+        at = now + datetime.timedelta(hours=hours)
+        monkeypatch.setattr("botocore.auth.get_current_datetime", lambda at=at: at)
+        lives = [client.generate_presigned_url("get_object", Params=key, ExpiresIn=life) for life in (3595, 4000)]
+        expected = [(403, "AccessDenied"), (200, "") if hours < 0 else (403, "AccessDenied")]
+        assert [send(s3, "GET", url) for url in lives] == expected
+        assert code_of(client.get_object, **key) == "RequestTimeTooSkewed"
 
 
 def test_multipart_uploads(s3: S3Server, bucket: str, secure: bool) -> None:
@@ -165,7 +169,7 @@ def test_a_body_that_is_cut_off_is_not_stored(s3: S3Server, bucket: str) -> None
     connection.endheaders()
     connection.send(b"content")
     connection.close()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not (seen := [line["status"] for line in s3.requests() if line["method"] == "PUT"]) or not seen[0]:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -205,10 +209,8 @@ def test_faults(s3: S3Server, bucket: str) -> None:
     assert [code_of(client.get_object, **key) for _ in range(2)] == ["SlowDown", "SlowDown"]
     s3.fault("deny", key=f"{bucket}/a")
     assert code_of(client.get_object, **key) == "AccessDenied"
-    s3.fault("slow", after=1, seconds=0.3)
+    s3.fault("slow", seconds=0.3)
     start = time.monotonic()
-    client.get_object(**key)
-    assert time.monotonic() - start < 0.3
     client.get_object(**key)
     assert time.monotonic() - start >= 0.3
     s3.fault("cut", nbytes=100)
@@ -257,7 +259,7 @@ def test_it_ends_with_who_started_it(tmp_path: Path) -> None:
         assert process.stdout is not None
         pid = int(process.stdout.readline())
         process.kill()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes():
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,6 +65,14 @@ class World:
 
     def kit(self, site: str) -> SiteKit:
         return load_site_kit(self.folder / "kits" / site)
+
+    def remove(self, site: str) -> None:
+        """Revoke a site; the server has its new kit."""
+        changed, kits = self.folder / "changed", self.folder / "new"
+        for folder in (changed, kits):
+            folder.mkdir()
+        Provisioner.load(self.folder / "authority").remove((site,), changed, kits)
+        shutil.copytree(kits / "server", self.folder / "kits" / "server", dirs_exist_ok=True)
 
     @contextmanager
     def serving(self, *, bucket: bool = True, **options: Any) -> Iterator[Server]:

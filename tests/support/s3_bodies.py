@@ -53,6 +53,8 @@ class Bodies:
         return self._app(environ, start_response)
 
     def _get(self, environ: Environ, start_response: StartResponse, bucket: str, key: str) -> Iterable[bytes]:
+        if environ.get("s3.whole"):
+            environ = {name: value for name, value in environ.items() if name != "HTTP_RANGE"}
         version = parse_qs(environ["QUERY_STRING"]).get("versionId", [None])[0]
         while True:
             found = backend().get_object(bucket, key, version_id=version)

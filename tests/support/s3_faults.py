@@ -21,10 +21,11 @@ class Fault:
     Parameters
     ----------
     kind : str
-        ``busy``: 503 SlowDown. ``slow``: the answer comes after `seconds`. ``cut``: the connection closes after
-        `nbytes` of the body. ``flip``: the byte at `nbytes` of the body is another, and nothing else says so.
-        ``overwrite``: another writer has replaced the object just before. ``redirect``: 307 to `location`.
-        ``deny``: 403 AccessDenied. ``lose``: the request is carried out, and the connection closes without an answer.
+        ``busy``: 503 SlowDown. ``deny``: 403 AccessDenied. ``slow``: the answer comes after `seconds`. ``cut``: the
+        connection closes after `nbytes` of the body. ``flip``: the byte at `nbytes` of the body is another, and nothing
+        else says so. ``whole``: the object comes whole, whatever range was asked for. ``overwrite``: another writer
+        has replaced the object just before. ``redirect``: 307 to `location`. ``lose``: the request is carried out, and
+        the connection closes without an answer.
     method, key : str
         Which requests it fits; `key` is ``bucket/key`` and may have ``*``.
     """
@@ -79,7 +80,7 @@ class Faults:
         try:
             read_body(environ)
             for fault in faults:
-                self._before(fault, key)
+                self._before(fault, environ, key)
         except Refused as refused:
             return refused.answer(environ, note)
         body = self._app(environ, note)
@@ -90,7 +91,7 @@ class Faults:
                 body = (_cut if fault.kind == "cut" else _flip)(body, fault.nbytes)
         return body
 
-    def _before(self, fault: Fault, key: str) -> None:
+    def _before(self, fault: Fault, environ: Environ, key: str) -> None:
         if fault.kind == "slow":
             time.sleep(fault.seconds)
         elif fault.kind == "busy":
@@ -99,6 +100,8 @@ class Faults:
             raise Refused(403, "AccessDenied", "Access Denied")
         elif fault.kind == "redirect":
             raise Refused(307, "TemporaryRedirect", "Please re-send this request to", Location=fault.location)
+        elif fault.kind == "whole":
+            environ["s3.whole"] = True
         elif fault.kind == "overwrite":
             bucket, _, name = key.partition("/")
             self._overwrite(bucket, name)

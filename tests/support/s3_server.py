@@ -119,6 +119,13 @@ class S3Server:
         return json.loads(line)
 
 
+def forget_stores() -> None:
+    """Let the next object of S3 that is touched be found by the variables of then."""
+    import fsspec
+
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
 @contextmanager
 def serving_s3(folder: Path) -> Iterator[S3Server]:
     """A server while the block lasts; in `folder` are its certificates, its log and what it stores."""

@@ -1,9 +1,9 @@
 """Who may ask: the layer in front of moto that holds S3's rules on signatures, bodies and conditions.
 
-moto 5.2 takes every presigned URL, expired or tampered with, and cannot serve one while it checks the signatures of
-others; it looks at no digest of a body and stores what arrived of one that was cut off; and between its look whether
-an object is there and its write another may come. Here each request is signed anew by botocore's own signer, with
-the secret of the key that it names, and compared.
+moto 5.2 takes every presigned URL, expired or tampered with, and answers 500 to one while it checks the signatures of
+others; it holds no body against the digests in its headers; and between its look whether an object is there and its
+write another may come. Here each request is signed anew by botocore's own signer, with the secret of the key that it
+names, and compared. The checksums x-amz-checksum-* of what is uploaded are not checked here either.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from secagg.protocol import (
     BrokenOffError,
     BusyError,
     Chunk,
+    DepositReply,
     DownloadRequest,
     JoinReply,
     Refusal,
@@ -119,6 +120,9 @@ class ToyLink:
 
     def resume(self, head: bytes, seconds: float) -> UploadReply:
         return self._call("resume", (head,), seconds).told()
+
+    def deposit(self, head: bytes, seconds: float) -> DepositReply:
+        return self._call("deposit", (head,), seconds).told()
 
     def status(self, seconds: float) -> ServerStatus:
         return self._call("status", (), seconds).told()

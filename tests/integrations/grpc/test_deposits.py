@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
@@ -400,3 +401,22 @@ def test_a_site_goes_by_a_bucket_only_if_its_manifest_names_one(
         assert not session.join().deposits
         with pytest.raises(StateError, match="has no bucket"):
             session._link.deposit(made.update("site-1").header.head, 10.0)
+
+
+def test_a_round_is_void_also_in_the_bucket(made: World, s3: S3Server) -> None:
+    with made.serving() as server:
+        made.join(server, *SITES)
+        for site in SITES[:2]:
+            made.deposit(server, made.update(site))
+        leave(made, server, made.update("site-3"))
+    made.remove("site-2")
+    with made.serving() as server:
+        assert (server.status().round, server.status().attempt, server.status().added) == (0, 2, ())
+        wait_for(lambda: made.objects == [])
+        with made.session(server, "site-1") as session:
+            manifest = session.join().manifest
+        made.kit("site-1").store_manifest(manifest)
+        assert not made.deposit(server, made.update("site-1"))
+        assert server.status().added == ("site-1",)
+    [voided] = [line for line in (made.run / "rounds.jsonl").read_text().splitlines() if '"voided"' in line]
+    assert [upload["nbytes"] for upload in json.loads(voided)["uploads"]] == [made.update("site-1").nbytes] * 2
