@@ -32,7 +32,7 @@ from secagg.storage import objects
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "shards.json"
-TURNS = 5
+TURNS = 3
 #: Updates of a round whose memory is measured.
 SIX = 6
 #: Parameters and sites: about 1.7 GB each, so that the sum, which is written as well, is a 32nd.

@@ -43,7 +43,9 @@ def test_of_one_that_reads_from_s3(bucket: str, tmp_path: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("parameters", "sites", "bits"), [(100_000_000, 64, None), (10**9, 4, 8)], ids=["64-of-400-MB", "10⁹-parameters"]
+    ("parameters", "sites", "bits"),
+    [(100_000_000, 64, None), (10**9, 4, 8)],
+    ids=["64-of-400-MB", "billion-parameters"],
 )
 def test_of_rounds_that_are_large(parameters: int, sites: int, bits: int | None, tmp_path: Path) -> None:
     """26 GB, and 6 GB, of disk, which are free again when it ends; with `-s` it prints what there was."""

@@ -15,15 +15,25 @@ Row = Mapping[str, Any]
 
 def shards_tables(results: Results) -> Iterator[Table]:
     """Yield the tables of a file of kind ``"shards"``."""
-    data, source = results.data, f"{results.command}; {show_source(results)}"
+    yield from server_tables(results)
+    yield from speed_tables(results)
+    yield costs_table(results)
+
+
+def server_tables(results: Results) -> Iterator[Table]:
+    """Yield when one server is enough, if one was measured."""
+    if results.data["server"]["enough"]:
+        yield _enough(results.data["server"], _source(results))
+
+
+def speed_tables(results: Results) -> Iterator[Table]:
+    """Yield what was measured, and what is simulated from it."""
+    data, source = results.data, _source(results)
     yield _measured(data["rows"], source)
     if data["memory"]:
         yield _memory(data["memory"], source)
     yield _stages(data["simulation"][0], data["rates"], source)
     yield _variants(data["simulation"], source)
-    yield _costs(data, source)
-    if data["server"]["enough"]:
-        yield _enough(data["server"], source)
 
 
 def _measured(rows: list[Row], source: str) -> Table:
@@ -129,7 +139,9 @@ def _variants(simulation: list[Row], source: str) -> Table:
     return Table("Simulated: if one thing is otherwise", head, cells, "", source)
 
 
-def _costs(data: Row, source: str) -> Table:
+def costs_table(results: Results) -> Table:
+    """Return what rounds cost."""
+    data = results.data
     prices = data["prices"]
     cells = [
         (
@@ -149,7 +161,7 @@ def _costs(data: Row, source: str) -> Table:
         f"reads; ${prices['egress']:g} a GB to sites outside, none to those in the same region; ${prices['node']:g} an "
         "hour of a machine, for as long as the sum takes."
     )
-    return Table("What a round costs", head, cells, note, source)
+    return Table("What a round costs", head, cells, note, _source(results))
 
 
 def _enough(server: Row, source: str) -> Table:
@@ -165,11 +177,15 @@ def _enough(server: Row, source: str) -> Table:
     ]
     note = (
         f"One server takes, keeps and adds {show_bytes(speed)}/s over mutual TLS, measured by "
-        f"benchmarks/bench_server.py: {show_bytes(3600 * speed)} in an hour. It adds what arrives at once; the machines "
-        "begin when the last update is in the store."
+        f"benchmarks/bench_server.py: {show_bytes(3600 * speed)} in an hour. It adds what arrives at once; the "
+        "machines begin when the last update is in the store."
     )
     head = ("an update", "beside so many machines", "one server is as fast up to sites", "which then takes")
     return Table("When one server is enough", head, cells, note, source)
+
+
+def _source(results: Results) -> str:
+    return f"{results.command}; {show_source(results)}"
 
 
 def _dollars(value: float) -> str:

@@ -159,7 +159,7 @@ def server_enough(plan: Plan, rates: Rates, server_rate: float) -> int | None:
 
     A server adds what arrives at once, at `server_rate` bytes a second; the machines begin when the last is there.
     """
-    least, most = 1, 1_000_000
+    least, most = 0, 1_000_000
 
     def enough(sites: int) -> bool:
         served = max(_arrival(plan), sites * plan.update_nbytes / server_rate)
