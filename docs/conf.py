@@ -19,6 +19,7 @@ FACES = [
     "secagg",
     "secagg.site",
     "secagg.server",
+    "secagg.shards",
     "secagg.protocol",
     "secagg.setup",
     "secagg.trust",
@@ -45,6 +46,7 @@ NAVIGATION = {
     },
     "Operate": {
         "Operators": "docs/operators",
+        "Beyond one machine": "docs/beyond-one-machine",
         "Backends": "docs/backends",
         "Precision": "docs/precision",
         "Benchmarks": "docs/benchmarks",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import threading
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 
 from ..errors import ConfigError, one_line, show_size
@@ -43,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
         raise ConfigError("--workers is of this machine: with --ray, the cluster's processors say how many there are")
     kit = load_server_kit(options.kit)
     lock, done, total = threading.Lock(), 0, 0
-    with progress(f"adding the updates of round {options.round}") as bar:
+    with progress(f"adding the updates of round {options.round}") as bar, ExitStack() as quiet:
 
         def began(job: SumJob) -> None:
             nonlocal done, total
@@ -59,6 +60,7 @@ def run(options: argparse.Namespace) -> None:
         if options.ray is not None:
             from ..integrations.ray import RayPool
 
+            quiet.enter_context(redirect_stdout(None))  # where Ray tells of each worker that it has lost and replaced
             pool = RayPool(options.ray, read)
         report = aggregate(
             kit, options.updates, options.out, options.round, pool=pool, shards=options.shards, began=began

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from typing import Protocol
 
 from ..errors import SecAggError
+from ..storage.objects import is_url
 from ..storage.pinned import Pinned
 from ..wire.container import DIGEST_NBYTES, digest, fields_alone
 from ..wire.header import Frame, Header
@@ -66,6 +68,12 @@ class SumJob:
 
     __getstate__ = fields_alone
 
+    def anywhere(self) -> SumJob:
+        """Return the same sum with absolute paths: other machines work in other folders."""
+        placed = (replace(source.pinned, url=_absolute(source.pinned.url)) for source in self.sources)
+        sources = tuple(replace(source, pinned=pinned) for source, pinned in zip(self.sources, placed, strict=True))
+        return replace(self, sources=sources, target=_absolute(self.target))
+
     @cached_property
     def header(self) -> Header:
         """The header of the sum."""
@@ -106,6 +114,10 @@ class SumJob:
 
     def _first(self, index: int) -> int:
         return index * self.header.frame_count // self.shards
+
+
+def _absolute(url: str) -> str:
+    return url if is_url(url) else os.path.abspath(url)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,69 @@
+"""What tests change in the workers of a Ray cluster: Ray calls one of these functions before the first task."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import secagg
+from secagg.integrations import ray as integration
+from secagg.storage import objects
+
+#: Of each read.
+SECONDS = 0.2
+
+
+def slow() -> None:
+    """Let every read take time, and note it in a file of the folder ``SECAGG_TEST_READS``."""
+    read, notes = objects.read, Path(os.environ["SECAGG_TEST_READS"]) / str(os.getpid())
+
+    def slowly(pinned: objects.Pinned, offset: int, nbytes: int) -> bytes:
+        time.sleep(SECONDS)
+        with notes.open("a") as file:
+            file.write(f"{Path(pinned.url).name} {offset} {nbytes}\n")
+        return read(pinned, offset, nbytes)
+
+    objects.read = slowly
+
+
+def older() -> None:
+    """Have another version of secagg."""
+    integration.version = lambda name: "0.1.0"
+
+
+def without_s3fs() -> None:
+    """Have fsspec, and not what it needs for S3."""
+    sys.modules["s3fs"] = None  # type: ignore[assignment]
+
+
+def environment(hook: str, folder: Path | None = None) -> dict[str, Any]:
+    """What `ray.init` takes as ``runtime_env``, for one of the functions above."""
+    paths = [str(Path(__file__).parent), str(Path(secagg.__file__).parents[1])]
+    variables = {"PYTHONPATH": os.pathsep.join(paths)}
+    if folder is not None:
+        folder.mkdir(exist_ok=True)
+        variables["SECAGG_TEST_READS"] = str(folder)
+    return {"env_vars": variables, "worker_process_setup_hook": f"ray_workers.{hook}"}
+
+
+def reads(folder: Path) -> list[tuple[str, int, int]]:
+    """The object, offset and size of what was read slowly so far."""
+    lines = [line.split() for path in folder.iterdir() for line in path.read_text().splitlines()]
+    return [(name, int(offset), int(nbytes)) for name, offset, nbytes in lines]
+
+
+@contextmanager
+def joined(address: str, hook: str, folder: Path | None = None) -> Iterator[None]:
+    """This process as a driver whose workers begin with one of the functions above."""
+    import ray
+
+    ray.init(address, runtime_env=environment(hook, folder), log_to_driver=False, logging_level="ERROR")
+    try:
+        yield
+    finally:
+        ray.shutdown()
