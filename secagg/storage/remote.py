@@ -18,7 +18,7 @@ _COMMITTING = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 #: A part of a multipart upload of S3 that is not the last one has 5 MiB at least, and there are so many at most.
 _PART_NBYTES, _MAX_PARTS = 5 << 20, 10_000
 #: Copies within the store at a time; they carry no bytes.
-_COPIES = 16
+COPIES = 16
 #: How often a body that breaks off is read again, beyond what fsspec tries.
 _TRIES = 4
 
@@ -157,7 +157,7 @@ class S3Store(RemoteStore):
         raise AssertionError
 
     async def _copy(self, parts: Sequence[Pinned], place: dict[str, str]) -> None:
-        turns = asyncio.Semaphore(_COPIES)
+        turns = asyncio.Semaphore(COPIES)
 
         async def copy(number: int, part: Pinned) -> dict[str, Any]:
             source = self._place(part.url)
