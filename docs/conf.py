@@ -19,6 +19,7 @@ FACES = [
     "secagg",
     "secagg.site",
     "secagg.server",
+    "secagg.shards",
     "secagg.protocol",
     "secagg.setup",
     "secagg.trust",
@@ -27,6 +28,7 @@ FACES = [
     "secagg.integrations.lightning",
     "secagg.integrations.monai",
     "secagg.integrations.nvflare",
+    "secagg.integrations.ray",
     "secagg.integrations.transformers",
 ]
 
@@ -45,6 +47,7 @@ NAVIGATION = {
     },
     "Operate": {
         "Operators": "docs/operators",
+        "Ray and Kubernetes": "docs/ray",
         "Backends": "docs/backends",
         "Precision": "docs/precision",
         "Benchmarks": "docs/benchmarks",
