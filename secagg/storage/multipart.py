@@ -186,11 +186,9 @@ def upload(
     Raises
     ------
     StorageError
-        If the store refuses a call.
-    TransportError
-        If it cannot be reached or refuses the credentials; another call goes on where this one broke off.
+        If the store refuses a call, or cannot be reached; another call goes on where this one broke off.
     """
-    try:
+    with writing(url):
         under_way, there = _under_way(url)
         etags = []
         for piece, data in _cut(chunks, nbytes):
@@ -200,8 +198,17 @@ def upload(
             etags.append(etag)
             progress(piece.offset + piece.nbytes, nbytes)
         under_way.complete(etags, replace=True)
-    except UploadGoneError:
-        raise StorageError(f"the upload to {url} was ended by somebody else: try again") from None
+
+
+@contextmanager
+def writing(url: str) -> Iterator[None]:
+    """Turn whatever keeps an object from being written into `StorageError`."""
+    try:
+        yield
+    except TransportError as error:
+        raise StorageError(f"cannot write {url}: {error}") from None
+    except (UploadGoneError, TakenError):
+        raise StorageError(f"cannot write {url}: what it is made of has changed, or was removed: try again") from None
 
 
 def _under_way(url: str) -> tuple[MultipartUpload, dict[int, tuple[int, str]]]:

@@ -85,11 +85,6 @@ def save(chunks: Iterable[bytes | memoryview], nbytes: int, target: str | os.Pat
     """Write bytes whose number is known to a file or an object; errors as of `write`.
 
     On S3, what an earlier process has begun, and did not end, goes on: parts that are there are not sent again.
-
-    Raises
-    ------
-    TransportError
-        If S3 cannot be reached, or refuses the credentials.
     """
     if is_url(target) and target.startswith("s3://"):
         from .multipart import upload

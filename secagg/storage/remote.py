@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from ..errors import BackendUnavailableError, FormatError, SecAggError, StorageError, TransportError
 from .files import Writable
-from .multipart import MultipartUpload, TakenError, UploadGoneError
+from .multipart import MultipartUpload, writing
 from .pinned import WINDOW_NBYTES, Pinned, copy_into, shown
 
 T = TypeVar("T")
@@ -140,18 +140,16 @@ class S3Store(RemoteStore):
         if len(parts) > _MAX_PARTS or not parts or min([part.nbytes for part in parts[:-1]], default=0) < _PART_NBYTES:
             super().concatenate(parts, url)
             return
-        under_way = MultipartUpload.start(url)
-        try:
-            with ThreadPoolExecutor(COPIES) as copies:  # all have ended when any is given up
-                etags = list(copies.map(under_way.copy, range(1, len(parts) + 1), parts))
-            under_way.complete(etags, replace=True)
-        except (UploadGoneError, TakenError):
-            under_way.abort()
-            raise StorageError(f"cannot write {shown(url)}: what it is made of has changed, start again") from None
-        except BaseException:
-            with suppress(SecAggError):
-                under_way.abort()
-            raise
+        with writing(url):
+            under_way = MultipartUpload.start(url)
+            try:
+                with ThreadPoolExecutor(COPIES) as copies:  # all have ended when any is given up
+                    etags = list(copies.map(under_way.copy, range(1, len(parts) + 1), parts))
+                under_way.complete(etags, replace=True)
+            except BaseException:
+                with suppress(SecAggError):
+                    under_way.abort()
+                raise
 
     async def _get(self, wanted: dict[str, Any], nbytes: int) -> bytes:
         for attempt in range(_TRIES):

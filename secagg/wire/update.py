@@ -295,8 +295,6 @@ class Update:
         ------
         StorageError
             If it cannot be written.
-        TransportError
-            If a store cannot be reached, or refuses the credentials.
         """
         save(self.chunks(), self.nbytes, path)
 
