@@ -28,6 +28,7 @@ FACES = [
     "secagg.integrations.lightning",
     "secagg.integrations.monai",
     "secagg.integrations.nvflare",
+    "secagg.integrations.ray",
     "secagg.integrations.transformers",
 ]
 
@@ -47,6 +48,7 @@ NAVIGATION = {
     "Operate": {
         "Operators": "docs/operators",
         "Beyond one machine": "docs/beyond-one-machine",
+        "Ray and Kubernetes": "docs/ray",
         "Backends": "docs/backends",
         "Precision": "docs/precision",
         "Benchmarks": "docs/benchmarks",

@@ -59,6 +59,7 @@ BELOW = {"loop", "relay"}
 #: Integrations that are not held to the contract, and why.
 ELSEWHERE = {
     "prometheus": "it watches a server, and has no part in what is computed",
+    "ray": "it adds updates where they lie; tests/integrations/test_ray.py holds the sum against an aggregator's",
 }
 
 #: Few bits, so that what error feedback carries is seen in the model.
