@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,14 @@ from secagg.bench.report.chart import Chart
 from secagg.bench.report.folder import Folder, read_folder
 from secagg.bench.report.numbers import done, mid, show_bytes, show_count, show_number, show_source, show_time
 from secagg.bench.report.sections import sections
+from secagg.bench.report.shards import costs_table, server_tables, speed_tables
 from secagg.bench.report.tables import Table, show_row_source, targets_table
+from secagg.bench.results import Results
 from secagg.errors import FormatError, SecAggError
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PICTURES = "benchmarks/results", "docs/benchmarks"
-PAGES = ("README.md", "docs/backends.md", "docs/leakage.md", "docs/benchmarks.md")
+PAGES = ("README.md", "docs/backends.md", "docs/leakage.md", "docs/beyond-one-machine.md", "docs/benchmarks.md")
 REMEDY = "run `make report`, and commit what it changes"
 
 #: What stands after the name of a block is for readers.
@@ -230,15 +232,25 @@ def section_text(name: str) -> Callable[[Folder], str | None]:
             f"`{chart.command}`, {chart.source}."
             for chart in section.charts
         ]
-        for table in section.tables:
-            command, _, place = table.source.partition("; ")
-            source = f"`{command}`, {place}." if place else f"`{command}`."
-            parts.append(
-                f"**{table.caption}.**\n\n{_markdown(table)}\n\n{' '.join(filter(None, (table.note, source)))}"
-            )
-        return "\n\n".join(parts) or None
+        return "\n\n".join([*parts, *map(_told, section.tables)]) or None
 
     return generate
+
+
+def shards_text(choose: Callable[[Results], Iterable[Table]]) -> Callable[[Folder], str | None]:
+    """Return what generates some of the tables of a round that is added where its updates lie."""
+
+    def generate(folder: Folder) -> str | None:
+        tables = [] if folder.shards is None else choose(folder.shards)
+        return "\n\n".join(map(_told, tables)) or None
+
+    return generate
+
+
+def _told(table: Table) -> str:
+    command, _, place = table.source.partition("; ")
+    source = f"`{command}`, {place}." if place else f"`{command}`."
+    return f"**{table.caption}.**\n\n{_markdown(table)}\n\n{' '.join(filter(None, (table.note, source)))}"
 
 
 def _markdown(table: Table) -> str:
@@ -269,6 +281,9 @@ GENERATORS: Mapping[str, Callable[[Folder], str | None]] = {
     "nvflare": nvflare_text,
     "targets": targets_text,
     **{name: section_text(name) for name in ("peers", "clara", "growth", "gate", "leakage", "sizes")},
+    "shards-server": shards_text(server_tables),
+    "shards-speed": shards_text(speed_tables),
+    "shards-costs": shards_text(lambda results: [costs_table(results)]),
     "models": section_text("backends"),
 }
 

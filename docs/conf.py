@@ -47,6 +47,7 @@ NAVIGATION = {
     },
     "Operate": {
         "Operators": "docs/operators",
+        "Beyond one machine": "docs/beyond-one-machine",
         "Ray and Kubernetes": "docs/ray",
         "Backends": "docs/backends",
         "Precision": "docs/precision",

@@ -68,6 +68,18 @@ TARGETS = {
     "server-memory-million": Target(
         "… 200 sites: memory that the second half adds to the peak", 0.05, "× what it sends"
     ),
+    **{
+        f"shards-{what}-{setting}": Target(
+            f"{'' if setting == 'flashe-16' else '… '}{title}, {setting}", limit, unit, True
+        )
+        for what, title, limit, unit in (
+            ("s3", "sum of 32 updates from S3 over HTTP", 0.8, "× reading them through fsspec"),
+            ("scaling", "… two workers by one", 0.85, "× two readers by one"),
+        )
+        for setting in ("flashe-16", "seal-bgv-16", "tenseal")
+    },
+    "shards-memory-folder": Target("… memory of a worker above start, updates of 10 to 400 MB in a folder", 300, "MB"),
+    "shards-memory-s3": Target("… in S3", 300, "MB"),
     "threads-tls": Target("round of 20 sites as threads of one process, mutual TLS", 2.0, "× as 20 processes"),
     "threads-insecure": Target("… without TLS", 2.0, "× as 20 processes"),
     "flatten": Target("flatten, warm, same dtype", 1.5, "× one memcpy"),

@@ -20,13 +20,14 @@ _KINDS = {
     "clara": "the tables of NVIDIA Clara Train's paper, on one machine",
     "peers": "NVFlare's HE, bare HE libraries, Flower's SecAgg+ and plain float32, in one run",
     "growth": "from 10⁵ to 10⁹ parameters, from 2 to 1000 sites, from 10 Mbit/s to 10 Gbit/s",
+    "shards": "a round that is added where its updates lie, here and, simulated, on many machines",
     "report": "a page and pictures of what the others have measured",
 }
 _MODEL = "model"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Measure a model of your own with all backends, or repeat a benchmark: clara, peers, growth, report."""
+    """Measure a model of your own with all backends, or repeat a benchmark: clara, peers, growth, shards, report."""
     kinds = "".join(f"; {name}: {what}" for name, what in _KINDS.items())
     parser.add_argument("what", metavar="MODEL_OR_BENCHMARK", help=f"a model's file, as of `secagg plan`{kinds}")
     parser.add_argument(

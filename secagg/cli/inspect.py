@@ -14,6 +14,8 @@ from ..site.own_tensors import own_from_bytes
 from ..site.snapshot import Snapshot, carry_of
 from ..site.trained import Trained
 from ..storage.files import open_regular, os_errors
+from ..storage.objects import is_url
+from ..storage.pinned import shown
 from ..trust.key import ClientKey, ServerKey, load_key
 from ..trust.kit_files import CLIENT_KEY_FILE, PROJECT_FILE, SERVER_KEY_FILE, find_file, is_server_kit
 from ..trust.project import Project
@@ -29,6 +31,7 @@ EXAMPLE = """secagg inspect update.secagg
 secagg inspect server/he-server.key server/project.secagg
 secagg inspect site-1
 secagg inspect site-1/carry
+secagg inspect s3://bucket/round-3/site-1.secagg
 secagg inspect Task09_Spleen/dataset.json"""
 
 #: What a site keeps that is no container, and what reads it, all of it, so that what is damaged is not said to be well.
@@ -60,24 +63,29 @@ _ZIP_MAGIC = b"PK\x03\x04"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Show header, sizes, fingerprints and clear tensors of an update, aggregate, key or manifest; never a secret.
 
-    Of what a site keeps, it shows how precisely the latest update was sent, tensor by tensor. Of a data set, it checks
+    Updates and sums may lie in an object store; all of it is read, since its digests are checked. Of what a site keeps,
+    it shows how precisely the latest update was sent, tensor by tensor. Of a data set, it checks
     the labels, and proposes what sites that train on such data agree on.
     """
     parser.add_argument(
         "file",
-        type=Path,
         nargs="+",
-        help="an update, an aggregate, a calibration, scales, a model, a client key, a server key, a project manifest, "
-        "a kit or its folder, what a site keeps, or the dataset.json of a Medical Segmentation Decathlon task",
+        help="an update, an aggregate, a calibration, scales, or the URL of one of these, a model, a client key, a "
+        "server key, a project manifest, a kit or its folder, what a site keeps, or the dataset.json of a Medical "
+        "Segmentation Decathlon task",
     )
 
 
 def run(options: argparse.Namespace) -> None:
     """Verify the files as far as that goes without a key, and describe them."""
-    for number, path in enumerate(options.file):
+    for number, name in enumerate(options.file):
         if len(options.file) > 1:
-            print(*([""] if number else []), f"{path}:", sep="\n", flush=True)
-        _inspect(path)
+            print(*([""] if number else []), f"{shown(name) if is_url(name) else name}:", sep="\n", flush=True)
+        if is_url(name):
+            with Update.open(name) as update:
+                _show_update(update)
+        else:
+            _inspect(Path(name))
 
 
 def _inspect(path: Path) -> None:

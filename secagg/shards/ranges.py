@@ -17,7 +17,7 @@ from ..words import FrameWords
 from .job import RangeDone, Source, SumJob
 
 #: Windows that are read while one is added.
-_AHEAD = 3
+AHEAD = 3
 
 #: Called with the bytes of updates that were read meanwhile; what it raises ends the task.
 Read = Callable[[int], None]
@@ -77,7 +77,7 @@ def _sum(job: SumJob, index: int, read: Read) -> tuple[bytes, ...]:
     unfit: dict[int, SecAggError] = {}
     # Ranges begin with different updates, so that not all tasks ask for the same object at once.
     order = [(index + place) % len(job.sources) for place in range(len(job.sources))]
-    with objects.write(job.part_url(index)) as part, ThreadPoolExecutor(_AHEAD) as readers:
+    with objects.write(job.part_url(index)) as part, ThreadPoolExecutor(AHEAD) as readers:
         if index == 0:
             part.write(job.head)
         wanted = ((window, place) for window in _windows(job.frames(index)) for place in order if place not in unfit)
@@ -153,7 +153,7 @@ def _ahead(
     coming: deque[tuple[list[Frame], int, Future[bytes]]] = deque()
     try:
         while True:
-            for window, place in islice(wanted, 1 + _AHEAD - len(coming)):
+            for window, place in islice(wanted, 1 + AHEAD - len(coming)):
                 source = sources[place]
                 at = source.head_nbytes + window[0].offset
                 coming.append((window, place, readers.submit(objects.read, source.pinned, at, _nbytes(window))))

@@ -9,17 +9,13 @@ Credentials and endpoints come from fsspec's configuration and the variables of 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import BackendUnavailableError, SecAggError, StorageError, TransportError, one_line
-from .files import open_regular, os_errors
-
-if TYPE_CHECKING:
-    from .pinned import Pinned
+from .pinned import Pinned
 
 #: How long a presigned URL can be used: that long one part may take to begin, since S3 looks when it begins.
 PRESIGNED_SECONDS = 900
@@ -126,16 +122,29 @@ class MultipartUpload:
         """Put a part; return its ETag."""
         return str(self._call("upload_part", PartNumber=piece.number, Body=data)["ETag"])
 
-    def complete(self, etags: list[str]) -> None:
+    def copy(self, number: int, source: Pinned) -> str:
+        """Make a part of an object of the store, which copies it itself; return its ETag."""
+        bucket, key = bucket_and_key(source.url)
+        version = {"VersionId": source.version} if source.version else {}
+        done = self._call(
+            "upload_part_copy",
+            PartNumber=number,
+            CopySource={"Bucket": bucket, "Key": key, **version},
+            CopySourceIfMatch=source.etag,
+        )
+        return str(done["CopyPartResult"]["ETag"])
+
+    def complete(self, etags: list[str], *, replace: bool = False) -> None:
         """Let the object appear, made of the parts with these ETags, from the first one on.
 
         Raises
         ------
         TakenError
-            If there is an object of that name, which stays as it is.
+            If there is an object of that name, which stays as it is, unless it is to be replaced.
         """
         parts = [{"PartNumber": index + 1, "ETag": etag} for index, etag in enumerate(etags)]
-        self._call("complete_multipart_upload", MultipartUpload={"Parts": parts}, IfNoneMatch="*")
+        condition = {} if replace else {"IfNoneMatch": "*"}
+        self._call("complete_multipart_upload", MultipartUpload={"Parts": parts}, **condition)
 
     def abort(self) -> None:
         """Give the upload up, with the parts that are there; nothing if it is not there any more."""
@@ -152,58 +161,78 @@ def delete(url: str, version: str | None = None) -> None:
         _call(url, "delete_object", **({} if version is None else {"VersionId": version}))
 
 
-def upload_file(path: Path, url: str, progress: Callable[[int, int], None] | None = None) -> Pinned:
-    """Copy a file to S3, part by part, and go on where an earlier process has stopped.
+def upload(
+    chunks: Iterable[bytes | memoryview],
+    nbytes: int,
+    url: str,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Write an object whose size is known, part by part, and go on where an earlier process has stopped.
 
-    Of an upload to this name that is under way the parts are kept whose size and MD5 are those of the file's. Memory
-    holds one part.
+    Of an upload to this name that is under way the parts are kept whose size and MD5 are those of these bytes, if this
+    machine's credentials allow to look. Memory holds one part.
 
     Parameters
     ----------
-    path : Path
-        The file; it must not change meanwhile.
+    chunks : iterable of bytes or memoryview
+        What is written.
+    nbytes : int
+        How much all of them are.
     url : str
-        ``s3://bucket/key``. An object that is there is not overwritten.
+        ``s3://bucket/key``. What is there is replaced when all is written.
     progress : callable, optional
         Called with the bytes that are there and in all.
-
-    Returns
-    -------
-    Pinned
-        The object, as it is there.
 
     Raises
     ------
     StorageError
-        If the file cannot be read, there is an object of that name already, or the store refuses a call.
-    TransportError
-        If it cannot be reached or refuses the credentials; another call goes on where this one broke off.
+        If the store refuses a call, or cannot be reached; another call goes on where this one broke off.
     """
-    from .objects import pin
-
-    with os_errors(StorageError, f"cannot read {str(path)!r}"), open_regular(path) as file:
-        nbytes = path.stat().st_size
-        under_way = MultipartUpload.find(url)
-        upload = under_way[-1] if under_way else MultipartUpload.start(url)
-        there, etags, done = upload.parts(), list[str](), 0
-        for piece in pieces_of(nbytes):
-            file.seek(piece.offset)
-            data = file.read(piece.nbytes)
-            if len(data) != piece.nbytes:
-                raise StorageError(f"{str(path)!r} became shorter while it was read")
+    with writing(url):
+        under_way, there = _under_way(url)
+        etags = []
+        for piece, data in _cut(chunks, nbytes):
             etag = there.get(piece.number, (0, ""))[1]
             if etag.strip('"') != hashlib.md5(data, usedforsecurity=False).hexdigest():
-                etag = upload.put(piece, data)
+                etag = under_way.put(piece, data)
             etags.append(etag)
-            done += piece.nbytes
-            if progress is not None:
-                progress(done, nbytes)
+            progress(piece.offset + piece.nbytes, nbytes)
+        under_way.complete(etags, replace=True)
+
+
+@contextmanager
+def writing(url: str) -> Iterator[None]:
+    """Turn whatever keeps an object from being written into `StorageError`."""
     try:
-        upload.complete(etags)
-    except TakenError:
-        upload.abort()
-        raise StorageError(f"{url} is there already, and is not overwritten: delete it, or give another name") from None
-    return pin(url)
+        yield
+    except TransportError as error:
+        raise StorageError(f"cannot write {url}: {error}") from None
+    except (UploadGoneError, TakenError):
+        raise StorageError(f"cannot write {url}: what it is made of has changed, or was removed: try again") from None
+
+
+def _under_way(url: str) -> tuple[MultipartUpload, dict[int, tuple[int, str]]]:
+    """Return the latest upload to this name and its parts, or a new one."""
+    with suppress(StorageError, TransportError, UploadGoneError):  # who may write need not be allowed to look
+        found = MultipartUpload.find(url)
+        if found:
+            return found[-1], found[-1].parts()
+    return MultipartUpload.start(url), {}
+
+
+def _cut(chunks: Iterable[bytes | memoryview], nbytes: int) -> Iterator[tuple[Piece, bytes]]:
+    """Yield the parts of an object of so many bytes, and what is in them."""
+    pieces, buffer = iter(pieces_of(nbytes)), bytearray()
+    piece = next(pieces)
+    for chunk in chunks:
+        buffer += chunk
+        while len(buffer) >= piece.nbytes:
+            yield piece, bytes(buffer[: piece.nbytes])
+            del buffer[: piece.nbytes]
+            following = next(pieces, None)
+            if following is None:
+                return
+            piece = following
 
 
 def bucket_and_key(url: str) -> tuple[str, str]:

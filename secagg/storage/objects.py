@@ -81,6 +81,21 @@ def open_target(target: Target) -> Iterator[Writable]:
             yield WholeWrites(stream)
 
 
+def save(chunks: Iterable[bytes | memoryview], nbytes: int, target: str | os.PathLike[str]) -> None:
+    """Write bytes whose number is known to a file or an object; errors as of `write`.
+
+    On S3, what an earlier process has begun, and did not end, goes on: parts that are there are not sent again.
+    """
+    if is_url(target) and target.startswith("s3://"):
+        from .multipart import upload
+
+        upload(chunks, nbytes, target)
+        return
+    with write(target) as file:
+        for chunk in chunks:
+            file.write(chunk)
+
+
 def list_objects(pattern: str) -> list[str]:
     """Return the URLs that a pattern with ``*`` stands for, sorted; one without it stands for itself.
 

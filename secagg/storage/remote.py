@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from ..errors import BackendUnavailableError, FormatError, SecAggError, StorageError, TransportError
 from .files import Writable
+from .multipart import MultipartUpload, writing
 from .pinned import WINDOW_NBYTES, Pinned, copy_into, shown
 
 T = TypeVar("T")
@@ -18,7 +20,7 @@ _COMMITTING = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 #: A part of a multipart upload of S3 that is not the last one has 5 MiB at least, and there are so many at most.
 _PART_NBYTES, _MAX_PARTS = 5 << 20, 10_000
 #: Copies within the store at a time; they carry no bytes.
-_COPIES = 16
+COPIES = 16
 #: How often a body that breaks off is read again, beyond what fsspec tries.
 _TRIES = 4
 
@@ -138,8 +140,16 @@ class S3Store(RemoteStore):
         if len(parts) > _MAX_PARTS or not parts or min([part.nbytes for part in parts[:-1]], default=0) < _PART_NBYTES:
             super().concatenate(parts, url)
             return
-        with _writing(url):
-            self._run(self._copy(parts, self._place(url)))
+        with writing(url):
+            under_way = MultipartUpload.start(url)
+            try:
+                with ThreadPoolExecutor(COPIES) as copies:  # all have ended when any is given up
+                    etags = list(copies.map(under_way.copy, range(1, len(parts) + 1), parts))
+                under_way.complete(etags, replace=True)
+            except BaseException:
+                with suppress(SecAggError):
+                    under_way.abort()
+                raise
 
     async def _get(self, wanted: dict[str, Any], nbytes: int) -> bytes:
         for attempt in range(_TRIES):
@@ -155,37 +165,6 @@ class S3Store(RemoteStore):
                     raise
                 await asyncio.sleep(0.1 * 2**attempt)
         raise AssertionError
-
-    async def _copy(self, parts: Sequence[Pinned], place: dict[str, str]) -> None:
-        turns = asyncio.Semaphore(_COPIES)
-
-        async def copy(number: int, part: Pinned) -> dict[str, Any]:
-            source = self._place(part.url)
-            if part.version:
-                source["VersionId"] = part.version
-            async with turns:
-                done = await self._fs._call_s3(
-                    "upload_part_copy",
-                    **upload,
-                    PartNumber=number,
-                    CopySource=source,
-                    CopySourceIfMatch=part.etag,
-                )
-            return {"PartNumber": number, "ETag": done["CopyPartResult"]["ETag"]}
-
-        started = await self._fs._call_s3("create_multipart_upload", **place)
-        upload = {**place, "UploadId": started["UploadId"]}
-        try:
-            copies = (copy(number, part) for number, part in enumerate(parts, 1))
-            copied = await asyncio.gather(*copies, return_exceptions=True)  # all have ended when any is given up
-            for done in copied:
-                if isinstance(done, BaseException):
-                    raise done
-            await self._fs._call_s3("complete_multipart_upload", **upload, MultipartUpload={"Parts": copied})
-        except BaseException:
-            with suppress(Exception):
-                await self._fs._call_s3("abort_multipart_upload", **upload)
-            raise
 
     def _place(self, url: str) -> dict[str, str]:
         bucket, key, _ = self._fs.split_path(url)

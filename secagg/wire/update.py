@@ -23,7 +23,7 @@ from ..storage.files import (
     os_errors,
     read_stream,
 )
-from ..storage.objects import ObjectStream, is_url, pin, write
+from ..storage.objects import ObjectStream, is_url, pin, save
 from ..storage.pinned import Pinned
 from .body import FIXED, Body, FileBody, MemoryBody, StreamBody
 from .container import DIGEST_NBYTES, PREAMBLE_NBYTES, as_bytes, check_digest, digest, frame_digest, head_nbytes
@@ -287,10 +287,16 @@ class Update:
         return whole.getvalue()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the update to a file or a URL, frame by frame; it appears there whole or not at all."""
-        with write(path) as file:
-            for chunk in self.chunks():
-                file.write(chunk)
+        """Write the update to a file or a URL, frame by frame; it appears there whole or not at all.
+
+        An upload to S3 that was killed goes on where it stopped, if the same update is saved there again.
+
+        Raises
+        ------
+        StorageError
+            If it cannot be written.
+        """
+        save(self.chunks(), self.nbytes, path)
 
     def close(self) -> None:
         """Close the file of an update that was opened from one."""

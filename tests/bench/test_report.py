@@ -225,7 +225,7 @@ def test_a_folder_with_one_file_says_what_makes_the_others(tmp_path: Path) -> No
     text = render(list(sections(read_folder(tmp_path))), {})
     for command in (
         "MODEL --out FOLDER",
-        *(f"{kind} --out FOLDER/{kind}.json" for kind in ("peers", "clara", "growth")),
+        *(f"{kind} --out FOLDER/{kind}.json" for kind in ("peers", "clara", "growth", "shards")),
     ):
         assert f"secagg bench {command}" in text
     assert "make bench-check" in text

@@ -13,11 +13,13 @@ import pytest
 import torch
 import yaml
 from provisioned import CLARA, COMMANDS, Federation, Secagg
+from s3_server import S3Server
 
 import secagg as library
 from secagg.cli import main
 from secagg.site import GlobalModel
 from secagg.site.trained import Trained
+from secagg.storage import objects
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -240,6 +242,29 @@ def test_inspect_says_what_is_wrong_with_a_file(secagg: Secagg, tmp_path: Path) 
     path.write_bytes(b"PK\x03\x04 something else")
     assert "not a secagg file" in secagg("inspect", path).stderr
     assert secagg("inspect", tmp_path / "missing").returncode == 7
+
+
+def test_inspect_what_lies_in_a_bucket(
+    s3: S3Server, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = library.Config.from_dict({"he": {"preset": "smallest"}, "aggregation": {"max_abs": 1.0}})
+    keys, url, path = library.generate_keys(config), f"s3://{bucket}/update.secagg", tmp_path / "update.secagg"
+    library.Client(config, keys.client, "a").encrypt_to(path, {"w": np.zeros(3, np.float32)})
+    with library.Update.open(path) as update:
+        update.save(url)
+    assert main(["inspect", str(path), url]) == 0
+    one, other = capsys.readouterr().out.removeprefix(f"{path}:\n").split(f"\n{url}:\n")
+    assert one == other
+    s3.fault("flip", key=f"{bucket}/update.secagg", nbytes=path.stat().st_size - 400, times=9)
+    assert main(["inspect", url]) == 7
+    assert "the update is damaged: frame 0 is damaged" in capsys.readouterr().err
+    s3.clear()
+    keys.server.save(tmp_path / "server.key")
+    with objects.write(f"s3://{bucket}/server.key") as file:
+        file.write((tmp_path / "server.key").read_bytes())
+    for name, said in (("server.key", "this is a server-key, not an update"), ("missing", "it is not there")):
+        assert main(["inspect", f"s3://{bucket}/{name}"]) == 7
+        assert said in capsys.readouterr().err
 
 
 def test_inspect_says_what_a_kit_is(secagg: Secagg, federation: Federation, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ def copy(docs: ModuleType, tmp_path: Path) -> Path:
     folder.mkdir(parents=True)
     made_up.peers_results().save(folder / "peers.json")
     made_up.bench_results().save(folder / "bench.json")
+    made_up.shards_results().save(folder / "shards.json")
     beside = tmp_path / "benchmarks" / "leakage"
     beside.mkdir()
     made_up.leakage_results().save(beside / "leakage.json")
@@ -63,7 +64,7 @@ def test_what_is_written_is_what_is_checked(docs: ModuleType, copy: Path) -> Non
     assert list(docs.write(copy)) == ["docs/benchmarks/peers.png", "docs/benchmarks/leakage.png", *docs.PAGES]
     assert list(docs.differences(copy)) == []
     assert list(docs.write(copy)) == []
-    readme, backends, leakage, page = ((copy / name).read_text() for name in docs.PAGES)
+    readme, backends, leakage, beyond, page = ((copy / name).read_text() for name in docs.PAGES)
     assert len(readme.split()) <= 1400
     assert "| NVFlare 2.9.0 HE |" in readme
     assert "| update | 339 MB | 270 MB | 118 MB | 15.6 MB | 4.70 MB |" in readme
@@ -74,6 +75,7 @@ def test_what_is_written_is_what_is_checked(docs: ModuleType, copy: Path) -> Non
     assert "1: 2026-01-02, 2 cores of Processor 0; 2: 2026-01-02, 2 cores of Processor 1" in backends
     assert "](benchmarks/peers.png)" in page
     assert "](benchmarks/leakage.png)" in leakage
+    assert "| flashe, 16 bits | S3 over HTTPS | 10 × 100 MB | 1.00 GB/s | 500 MB/s | 0.50 × |" in beyond
     assert "|  | conv | 38.0 | 0.97 | 1.00 | 77.0 % |" in leakage
     blocks = [text.partition("begin clara")[2].partition("end clara")[0] for text in (page, _page(docs))]
     assert blocks[0] == blocks[1] != ""  # there is no such file: the block stays

@@ -37,9 +37,10 @@ def commands() -> Iterator[list[str]]:
         program, _, words = line.partition(" ")
         if program.rpartition("/")[2] == "secagg":
             yield shlex.split(words)
-    unit = configparser.ConfigParser(strict=False, interpolation=None)
-    unit.read_string(blocks("ini")[0])
-    yield shlex.split(unit["Service"]["ExecStart"])[1:]
+    for text in blocks("ini"):
+        unit = configparser.ConfigParser(strict=False, interpolation=None)
+        unit.read_string(text)
+        yield shlex.split(unit["Service"]["ExecStart"])[1:]
     for words in map(json.loads, re.findall(r"^ *CMD (\[.*\])$", blocks("dockerfile")[0], re.MULTILINE)):
         yield words[1:] if words[0].endswith("/secagg") else words
 

@@ -174,7 +174,7 @@ def test_a_sum_that_cannot_be_put_together(s3: S3Server, bucket: str, tmp_path: 
     """All or nothing; and another call goes on with what was added."""
     lay(updates(), f"s3://{bucket}/in")
     s3.fault("deny", method="PUT", key=f"{bucket}/sum", after=1, times=99)
-    with pytest.raises(errors.StorageError, match=r"cannot write s3://.*/sum"):
+    with pytest.raises(errors.StorageError, match=r"cannot write s3://.*/sum: .* AccessDenied"):
         add(bucket, tmp_path, shards=2)
     with pytest.raises(errors.FormatError, match="it is not there"):
         objects.pin(f"s3://{bucket}/sum")

@@ -20,7 +20,7 @@ from secagg.storage.multipart import (
     UploadGoneError,
     delete,
     pieces_of,
-    upload_file,
+    upload,
 )
 from secagg.storage.objects import pin, read
 
@@ -72,7 +72,13 @@ def test_parts_tile_the_object(nbytes: int) -> None:
     assert len({piece.nbytes for piece in pieces[:-1]}) <= 1
 
 
-def test_a_file_goes_on_where_it_stopped(s3: S3Server, bucket: str, file: Path) -> None:
+def chunks(file: Path) -> list[bytes]:
+    """As an update has them: of other sizes than parts."""
+    data = file.read_bytes()
+    return [data[start : start + 999_983] for start in range(0, len(data), 999_983)]
+
+
+def test_an_upload_goes_on_where_it_stopped(s3: S3Server, bucket: str, file: Path) -> None:
     url, done = f"s3://{bucket}/a/update", list[int]()
 
     def stop(nbytes: int, total: int) -> None:
@@ -81,36 +87,56 @@ def test_a_file_goes_on_where_it_stopped(s3: S3Server, bucket: str, file: Path) 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        upload_file(file, url, stop)
+        upload(chunks(file), 17 * MIB, url, stop)
     assert s3.uploads(bucket) == ["a/update"]
     assert "Contents" not in s3.client().list_objects_v2(Bucket=bucket)
-    [upload] = MultipartUpload.find(url)
-    upload.put(Piece(1, 0, 8 * MIB), bytes(8 * MIB))  # of another file, as it seems
+    [left] = MultipartUpload.find(url)
+    left.put(Piece(1, 0, 8 * MIB), bytes(8 * MIB))  # of another file, as it seems
     s3.clear()
-    pinned = upload_file(file, url, lambda nbytes, total: done.append(nbytes))
+    upload(chunks(file), 17 * MIB, url, lambda nbytes, total: done.append(nbytes))
+    pinned = pin(url)
     assert sorted(numbers(s3)) == ["1", "3"]
     assert done == [8 * MIB, 16 * MIB, 8 * MIB, 16 * MIB, 17 * MIB]
-    assert (pinned, pinned.nbytes) == (pin(url), 17 * MIB)
     assert read(pinned, 0, 17 * MIB) == file.read_bytes()
     assert s3.uploads(bucket) == []
 
 
-def test_nothing_is_overwritten(s3: S3Server, bucket: str, file: Path) -> None:
+def test_nothing_is_overwritten_unless_it_is_wanted(s3: S3Server, bucket: str, file: Path) -> None:
     url = f"s3://{bucket}/update"
     s3.client().put_object(Bucket=bucket, Key="update", Body=b"mine")
-    with pytest.raises(StorageError, match="is there already"):
-        upload_file(file, url)
-    assert read(pin(url), 0, 4) == b"mine"
-    assert s3.uploads(bucket) == []
-    upload = MultipartUpload.start(url)
-    etag = upload.put(Piece(1, 0, 4), b"thei")
+    theirs = MultipartUpload.start(url)
+    etag = theirs.put(Piece(1, 0, 4), b"thei")
     with pytest.raises(TakenError):
-        upload.complete([etag])
+        theirs.complete([etag])
+    assert read(pin(url), 0, 4) == b"mine"
+    theirs.abort()
+    upload(chunks(file), 17 * MIB, url)
+    assert read(pin(url), 0, 17 * MIB) == file.read_bytes()
+    assert s3.uploads(bucket) == []
+
+
+def test_who_may_not_look_for_uploads_under_way_writes(s3: S3Server, bucket: str, file: Path) -> None:
+    left = MultipartUpload.start(f"s3://{bucket}/update")
+    s3.fault("deny", key=bucket, times=99)
+    upload(chunks(file), 17 * MIB, f"s3://{bucket}/update")
+    assert read(pin(f"s3://{bucket}/update"), 0, 17 * MIB) == file.read_bytes()
+    left.abort()
+
+
+def test_an_upload_that_somebody_else_ends(bucket: str, file: Path) -> None:
+    url = f"s3://{bucket}/update"
+
+    def end(done: int, total: int) -> None:
+        for under_way in MultipartUpload.find(url):
+            under_way.abort()
+
+    with pytest.raises(StorageError, match="was removed: try again"):
+        upload(chunks(file), 17 * MIB, url, end)
 
 
 def test_a_url_takes_its_part_and_nothing_else(s3: S3Server, bucket: str) -> None:
-    upload = MultipartUpload.start(f"s3://{bucket}/update")
-    url = upload.presign(Piece(1, 0, 1000))
+    open_one = MultipartUpload.start(f"s3://{bucket}/update")
+    url = open_one.presign(Piece(1, 0, 1000))
     assert "X-Amz-Expires=900&X-Amz-SignedHeaders=content-length%3Bhost&" in url
     for other, data in (
         (url, bytes(999)),
@@ -120,23 +146,23 @@ def test_a_url_takes_its_part_and_nothing_else(s3: S3Server, bucket: str) -> Non
         (url.replace("Expires=900", "Expires=9000"), bytes(1000)),
     ):
         assert put(s3, other, data) == 403
-    assert upload.parts() == {}
+    assert open_one.parts() == {}
     assert put(s3, url, bytes(1000)) == 200
     assert put(s3, url, b"x" * 1000) == 200  # the upload is open, and who has the URL may
-    parts = upload.parts()
+    parts = open_one.parts()
     assert parts[1][0] == 1000
-    upload.complete([parts[1][1]])
+    open_one.complete([parts[1][1]])
     assert read(pin(f"s3://{bucket}/update"), 0, 1000) == b"x" * 1000
 
 
 def test_an_upload_that_is_gone(s3: S3Server, bucket: str) -> None:
-    upload = MultipartUpload.start(f"s3://{bucket}/update")
-    assert MultipartUpload.find(f"s3://{bucket}/update") == [upload]
+    gone = MultipartUpload.start(f"s3://{bucket}/update")
+    assert MultipartUpload.find(f"s3://{bucket}/update") == [gone]
     assert MultipartUpload.find(f"s3://{bucket}/upd") == []
-    upload.abort()
-    upload.abort()
+    gone.abort()
+    gone.abort()
     with pytest.raises(UploadGoneError):
-        upload.parts()
+        gone.parts()
     assert MultipartUpload.find(f"s3://{bucket}/update") == []
     delete(f"s3://{bucket}/update")
 

@@ -9,6 +9,9 @@ from typing import Any
 
 from secagg.bench.results import Results
 from secagg.bench.settings import SETTINGS
+from secagg.bench.shards.prices import Prices
+from secagg.bench.shards.run import conclude
+from secagg.bench.shards.simulation import Plan
 
 MODEL = {"name": "SegResNet", "parameters": 4_700_914, "tensors": 83, "raw_nbytes": 18_803_656, "max_abs": 0.5}
 MACHINE = {"processor": "Made-up Processor 9000", "cores": 2, "libraries": {}}
@@ -255,6 +258,22 @@ def leakage_results(ssim: float = 0.99) -> Results:
     return Results("leakage", "secagg leak --out leak", data, DATE, MACHINE)
 
 
+def shards_results() -> Results:
+    """Two rounds that were added, and what follows from the first."""
+    rows = []
+    for where, slower in (("S3 over HTTPS", 1.0), ("folder", 2.0)):
+        turns = {
+            side: [{"seconds": wall * slower, "cpu_seconds": cpu, "store_cpu_seconds": 0.5 if slower == 1 else 0.0}] * 3
+            for side, wall, cpu in (("read_1", 1, 1), ("sum_1", 2, 1.5), ("read_2", 0.8, 1), ("sum_2", 1.5, 1.6))
+        }
+        size = {"sites": 10, "nbytes": 10**9, "update_nbytes": 10**8, "heads_seconds": 0.1, "worker_nbytes": 2 * 10**8}
+        rows.append({"setting": "flashe-16", "title": "flashe, 16 bits", "where": where, **size, **turns})
+    peak = {"shards": None, "workers": 1, "above_nbytes": 2 * 10**8, "above_import_nbytes": 1.7e8}
+    memory = [{"title": "flashe, 16 bits", "sites": 10, "update_nbytes": 10**8, **peak}]
+    data = conclude(rows, Plan(), Prices(), 4e8, memory)
+    return Results("shards", "python -m pytest benchmarks/bench_shards.py", data, DATE, MACHINE)
+
+
 def bench_results() -> Results:
     """Targets of `make bench`, measured on two machines."""
     rows = [
@@ -298,6 +317,7 @@ def write_all(folder: Path) -> None:
     clara_results().save(folder / "clara.json")
     growth_results().save(folder / "growth.json")
     bench_results().save(folder / "bench.json")
+    shards_results().save(folder / "shards.json")
     leakage_results().save(folder / "leakage.json")
     (folder / "history.jsonl").write_text(history_lines())
 

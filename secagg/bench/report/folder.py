@@ -21,6 +21,8 @@ _TARGETS = [
 ]
 _PARTS = {f"{part}_seconds": _NUMBER for part in ("train", "encrypt", "upload", "add", "download", "decrypt", "round")}
 
+_TURN = {"seconds": _NUMBER, "cpu_seconds": _NUMBER, "store_cpu_seconds": _NUMBER}
+
 #: What is read of each kind. A list stands for any number of what is in it; a row with a ``problem`` has no numbers.
 _SHAPES: Mapping[str, Any] = {
     "model": {
@@ -155,6 +157,62 @@ _SHAPES: Mapping[str, Any] = {
             }
         ],
     },
+    "shards": {
+        "rows": [
+            {
+                "title": "a text",
+                "where": "a text",
+                "sites": _NUMBER,
+                "update_nbytes": _NUMBER,
+                "nbytes": _NUMBER,
+                "heads_seconds": _NUMBER,
+                "worker_nbytes": _NUMBER,
+                **{side: [_TURN] for side in ("read_1", "sum_1", "read_2", "sum_2")},
+            }
+        ],
+        "memory": [
+            {
+                "title": "a text",
+                "sites": _NUMBER,
+                "update_nbytes": _NUMBER,
+                "shards": _MAYBE,
+                "workers": _NUMBER,
+                "above_nbytes": _NUMBER,
+                "above_import_nbytes": _NUMBER,
+            }
+        ],
+        "rates": {"sum_seconds": _NUMBER, "head_seconds": _NUMBER, "where": "a text"},
+        "simulation": [
+            {
+                "name": "a text",
+                "plan": dict.fromkeys(
+                    (
+                        *("sites", "update_nbytes", "nodes", "cores", "node_bits", "site_bits", "latency"),
+                        *("stream", "gets", "copy_seconds", "slow"),
+                    ),
+                    _NUMBER,
+                ),
+                "stages": [
+                    {"name": "a text", "seconds": _NUMBER, "nbytes": _NUMBER, "requests": _NUMBER, "bound": "a text"}
+                ],
+                **dict.fromkeys(("added_seconds", "node_nbytes", "driver_nbytes"), _NUMBER),
+            }
+        ],
+        "prices": dict.fromkeys(("storage", "puts", "gets", "egress", "node", "kept"), _NUMBER),
+        "costs": [
+            dict.fromkeys(
+                (
+                    *("sites", "update_nbytes", "nodes", "added_seconds", "puts", "gets"),
+                    *("storage", "requests", "egress", "machines", "total"),
+                ),
+                _NUMBER,
+            )
+        ],
+        "server": {
+            "nbytes_per_second": _MAYBE,
+            "enough": [{"update_nbytes": _NUMBER, "nodes": _NUMBER, "sites": _MAYBE}],
+        },
+    },
     "bench": {
         "targets": [{**_TARGETS[0], "name": "a text", "date": "a text", "processor": "a text", "cores": _NUMBER}]
     },
@@ -175,7 +233,7 @@ class Folder:
     ----------
     models : mapping of str to Results
         Those of kind ``"model"``, by the name of the file without its suffix.
-    peers, clara, growth, bench, leakage : Results or None
+    peers, clara, growth, bench, leakage, shards : Results or None
         Those of the kind, of which a folder has one at most; ``leakage`` is in it, or in that of its name beside it.
     history : sequence of mapping
         The lines of ``history.jsonl``, oldest first.
@@ -189,6 +247,7 @@ class Folder:
     growth: Results | None
     bench: Results | None
     leakage: Results | None
+    shards: Results | None
     history: Sequence[Mapping[str, Any]]
     sizes: Sequence[Mapping[str, str]]
 
@@ -225,6 +284,7 @@ def read_folder(path: Path) -> Folder:
         one.get("growth"),
         one.get("bench"),
         one.get("leakage"),
+        one.get("shards"),
         history=_read_history(path / "history.jsonl") if "history.jsonl" in names else (),
         sizes=_read_sizes(path),
     )

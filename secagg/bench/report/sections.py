@@ -13,6 +13,7 @@ from .gate import gate_chart
 from .growth import growth_charts
 from .leakage import leakage_chart, leakage_tables
 from .numbers import done
+from .shards import shards_tables
 from .tables import (
     Table,
     clara_table,
@@ -113,6 +114,13 @@ def sections(folder: Folder) -> Iterator[Section]:
         "secagg leak --out FOLDER",
         [leakage_chart(folder.leakage)] if folder.leakage else [],
         leakage_tables(folder.leakage) if folder.leakage else [],
+    )
+    yield Section(
+        "shards",
+        "Beyond one machine",
+        "A round that is added where its updates lie: measured here, simulated on many machines, and what it costs.",
+        "secagg bench shards --out FOLDER/shards.json",
+        tables=list(shards_tables(folder.shards)) if folder.shards else [],
     )
     sizes = sizes_table(folder)
     yield Section(
