@@ -77,9 +77,7 @@ class RemoteStore:
         commits = self._scheme in _COMMITTING
         place = url if commits else f"{url}.part"
         with _writing(url):
-            file = self._fs.open(
-                place, "wb", block_size=2 * WINDOW_NBYTES, **({"autocommit": False} if commits else {})
-            )
+            file = self._fs.open(place, "wb", block_size=WINDOW_NBYTES, **({"autocommit": False} if commits else {}))
         try:
             yield _Checked(file, url)
             with _writing(url):
