@@ -209,7 +209,7 @@ class _Watch:
 
     @property
     def lost(self) -> bool:
-        """Whether head or own node was not seen for long, or Ray has left: whoever calls it then joins, or starts, any."""
+        """Whether head or own node was not seen for long, or Ray has left: by a call it would join, or start, any."""
         return not self._ray.is_initialized() or time.monotonic() - self._seen > _LOST_SECONDS
 
     def check(self) -> None:

