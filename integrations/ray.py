@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -193,6 +194,8 @@ def _join(ray: Any, address: str) -> None:
     if thread.is_alive():
         raise TransportError(f"no Ray cluster at {address}: no answer for {_JOIN_SECONDS:.0f} s; {remedy}")
     if failed:
+        with suppress(Exception):
+            ray.shutdown()  # a client that was refused stays one, and could join nothing else
         raise TransportError(f"no Ray cluster at {address} ({type(failed[0]).__name__}): {remedy}") from failed[0]
 
 
@@ -216,7 +219,7 @@ class _Watch:
         """Raise `TransportError` if nothing will be added any more."""
         if self.lost:
             raise TransportError(
-                f"the head of the Ray cluster, or this machine's node, is lost, not seen for {_LOST_SECONDS:.0f} s; "
+                "the head of the Ray cluster, or this machine's node, is lost; "
                 "start again when it is there, to go on with the partial sums"
             )
         if time.monotonic() - self._processor > _IDLE_SECONDS:
@@ -233,10 +236,18 @@ class _Watch:
                 if not self._ray.is_initialized():
                     return
                 nodes = [node for node in self._ray.nodes() if node["Alive"]]
+                own = [node for node in nodes if node["NodeID"] == self._own]
+                if own and self._head is not None:  # of a node that died Ray tells late, and then ends the process
+                    place = own[0]["NodeManagerAddress"], own[0]["NodeManagerPort"]
+                    try:
+                        socket.create_connection(place, _REACH_SECONDS).close()
+                    except ConnectionRefusedError:
+                        self._seen = -math.inf
+                        return
             except Exception as error:  # noqa: BLE001  whatever it is, the nodes were not seen
                 log.debug("the nodes of the Ray cluster were not seen: %s", type(error).__name__)
                 continue
-            if any(node["NodeID"] == self._own for node in nodes):
+            if own:
                 self._seen = time.monotonic()
             if any(node["Resources"].get("CPU", 0) >= 1 for node in nodes):
                 self._processor = time.monotonic()

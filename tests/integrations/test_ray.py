@@ -113,8 +113,13 @@ def test_is_that_of_an_aggregator_bit_for_bit(mode: str, cluster: RayCluster, tm
     assert not ray.is_initialized()
 
 
+@pytest.mark.long  # Ray asks the wrong port for 30 s, and gives up the right one on a busy machine
 def test_from_elsewhere(cluster: RayCluster, tmp_path: Path) -> None:
+    with pytest.raises(errors.TransportError, match="no Ray cluster at ray://"):
+        RayPool(f"ray://{cluster.address}")
     round = Round(tmp_path)
+    round.add(RayPool(cluster.address))
+    round.target.unlink()
     round.add(RayPool(cluster.client))
     round.assert_right()
     assert not ray.is_initialized()
@@ -319,7 +324,7 @@ def test_the_command_is_stopped_and_killed_and_goes_on(cluster: RayCluster, tmp_
 
 def test_a_cluster_that_adds_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(integration, "_LOST_SECONDS", 3.0)
-    monkeypatch.setattr(integration, "_LOOK_SECONDS", 0.5)
+    monkeypatch.setattr(integration, "_LOOK_SECONDS", 0.2)
     monkeypatch.setattr(integration, "_IDLE_SECONDS", 1.0)
     round = Round(tmp_path)
     with running_ray(1, processors=0) as cluster:
@@ -332,7 +337,7 @@ def test_a_cluster_that_adds_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyP
             pool = RayPool(cluster.address)
             with ThreadPoolExecutor(1) as executor:
                 killed = executor.submit(kill_later, victim)
-                with pytest.raises(errors.TransportError, match="is lost, not seen for 3 s|LocalRayletDied"):
+                with pytest.raises(errors.TransportError, match="this machine's node, is lost|LocalRayletDied"):
                     round.add(pool)
                 assert time.monotonic() - killed.result() < 30
             assert not ray.is_initialized()
