@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -79,29 +80,26 @@ class RayPool:
         self._ray: Any = ray
         self._read = read
         self._address = None if address is None else _checked(address)
-        if self._address is None and not ray.is_initialized():
-            raise StateError("this process has joined no Ray cluster: name its address, or call ray.init() first")
-        if self._address is not None:
-            _join(ray, self._address)
-        self._joined = self._address is not None
+        self._joined = False
+        if self._address is not None and ray.is_initialized():
+            raise StateError(
+                "this process has joined a Ray cluster already: give no address, to add there, or call ray.shutdown()"
+            )
+        self._join()
 
     def run(self, job: SumJob, indices: Iterable[int]) -> Iterator[RangeDone]:
         """See `secagg.shards.Pool`."""
         ray, tasks = self._ray, list[Any]()
-        if self._address is not None and not self._joined:
-            _join(ray, self._address)
-            self._joined = True
+        self._join()
         watch = _Watch(ray)
         try:
             add = ray.remote(num_cpus=1, max_retries=MAX_RETRIES, scheduling_strategy="SPREAD")(_add)
-            shared = [
-                ray.put(job.anywhere())
-            ]  # once; in a list, since a task looks at the version of secagg before it opens it
+            shared = [ray.put(job.anywhere())]  # in a list: a task opens it when it knows that secagg is the same
             tasks = [add.remote(version("secagg"), shared, index) for index in indices]
             with watch:
                 while tasks:
-                    ended, tasks = ray.wait(tasks, timeout=_WAIT_SECONDS)
                     watch.check()
+                    ended, tasks = ray.wait(tasks, timeout=_WAIT_SECONDS)
                     for task in ended:
                         try:
                             done = ray.get(task, timeout=_WAIT_SECONDS)
@@ -122,13 +120,21 @@ class RayPool:
                 f"the Ray cluster lost a range for good ({type(error).__name__}); start again, to go on with the others"
             ) from error
         finally:
-            self._stop(tasks, watch.lost)
+            self._stop([] if watch.lost else tasks)
 
-    def _stop(self, tasks: list[Any], lost: bool) -> None:
+    def _join(self) -> None:
+        """Join the cluster, unless this process has."""
+        if not self._ray.is_initialized():
+            if self._address is None:
+                raise StateError("this process has joined no Ray cluster: name its address, or call ray.init() first")
+            _join(self._ray, self._address)
+            self._joined = True
+
+    def _stop(self, tasks: list[Any]) -> None:
         """Cancel what is left, and leave the cluster: nothing is added there any more."""
         ray = self._ray
         try:
-            if tasks and not lost:
+            if tasks:
                 for task in tasks:
                     ray.cancel(task)  # an exception in the task, which removes what it has half written
                 _, left = ray.wait(tasks, num_returns=len(tasks), timeout=_END_SECONDS)
@@ -162,11 +168,7 @@ def _place(address: str) -> tuple[str, int]:
 
 def _join(ray: Any, address: str) -> None:
     """Join a cluster, in bounded time."""
-    if ray.is_initialized():
-        raise StateError(
-            "this process has joined a Ray cluster already: give no address, to add there, or call ray.shutdown() first"
-        )
-    remedy = "is it started, `ray start --head`, and reached from here? From no node of it: ray://HOST:10001"
+    remedy = "is it started, `ray start --head`, and reached from here? From a machine that is no node of it: ray://HOST:10001"
     if address != "auto":
         try:
             socket.create_connection(_place(address), _REACH_SECONDS).close()
@@ -192,6 +194,8 @@ def _join(ray: Any, address: str) -> None:
     if thread.is_alive():
         raise TransportError(f"no Ray cluster at {address}: no answer for {_JOIN_SECONDS:.0f} s; {remedy}")
     if failed:
+        with suppress(Exception):
+            ray.shutdown()  # a client that was refused stays one, and could join nothing else
         raise TransportError(f"no Ray cluster at {address} ({type(failed[0]).__name__}): {remedy}") from failed[0]
 
 
@@ -200,23 +204,22 @@ class _Watch:
 
     def __init__(self, ray: Any) -> None:
         self._ray = ray
-        context = ray.get_runtime_context()
-        self._own = context.get_node_id()
-        self._head = None if ray.util.client.ray.is_connected() else _place(context.gcs_address)
+        self._own = ""
+        self._head: tuple[str, int] | None = None
         self._stopped = threading.Event()
         self._seen = self._processor = time.monotonic()
         self._thread = threading.Thread(target=self._look, name="secagg-ray-watch", daemon=True)
 
     @property
     def lost(self) -> bool:
-        """Whether neither the head nor this process's own node were seen for long."""
-        return time.monotonic() - self._seen > _LOST_SECONDS
+        """Whether head or own node was not seen for long, or Ray has left: by a call it would join, or start, any."""
+        return not self._ray.is_initialized() or time.monotonic() - self._seen > _LOST_SECONDS
 
     def check(self) -> None:
         """Raise `TransportError` if nothing will be added any more."""
         if self.lost:
             raise TransportError(
-                f"the head of the Ray cluster, or this machine's node, is lost: not seen for {_LOST_SECONDS:.0f} s; "
+                "the head of the Ray cluster, or this machine's node, is lost; "
                 "start again when it is there, to go on with the partial sums"
             )
         if time.monotonic() - self._processor > _IDLE_SECONDS:
@@ -230,16 +233,30 @@ class _Watch:
             try:
                 if self._head is not None:  # whoever asks a head for nodes that is not there is ended by Ray after 60 s
                     socket.create_connection(self._head, _REACH_SECONDS).close()
+                if not self._ray.is_initialized():
+                    return
                 nodes = [node for node in self._ray.nodes() if node["Alive"]]
+                own = [node for node in nodes if node["NodeID"] == self._own]
+                if own and self._head is not None:  # of a node that died Ray tells late, and then ends the process
+                    place = own[0]["NodeManagerAddress"], own[0]["NodeManagerPort"]
+                    try:
+                        socket.create_connection(place, _REACH_SECONDS).close()
+                    except ConnectionRefusedError:
+                        self._seen = -math.inf
+                        return
             except Exception as error:  # noqa: BLE001  whatever it is, the nodes were not seen
                 log.debug("the nodes of the Ray cluster were not seen: %s", type(error).__name__)
                 continue
-            if any(node["NodeID"] == self._own for node in nodes):
+            if own:
                 self._seen = time.monotonic()
             if any(node["Resources"].get("CPU", 0) >= 1 for node in nodes):
                 self._processor = time.monotonic()
 
     def __enter__(self) -> _Watch:
+        context = self._ray.get_runtime_context()
+        self._own = context.get_node_id()
+        if not self._ray.util.client.ray.is_connected():
+            self._head = _place(context.gcs_address)
         self._thread.start()
         return self
 

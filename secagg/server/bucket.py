@@ -49,8 +49,10 @@ class Bucket:
     Raises
     ------
     ConfigError
-        If the bucket cannot be reached, or is none of S3; if its URLs are not https, or the manifest does not name
-        their host, so that no site would use them.
+        If the bucket is none of S3, or is not there; if its URLs are not https, or the manifest does not name their
+        host, so that no site would use them.
+    TransportError
+        If it cannot be reached at present, or refuses the credentials.
     """
 
     def __init__(self, url: str, spool: Spool, project: secagg.Project | None) -> None:
@@ -61,7 +63,8 @@ class Bucket:
             MultipartUpload.find(f"{self._url}/x")
             example = MultipartUpload(f"{self._url}/x", "x").presign(Piece(1, 0, 1))
         except (BackendUnavailableError, StorageError, TransportError) as error:
-            raise ConfigError(f"cannot use the bucket {self._url}: {error}") from None
+            kind = TransportError if type(error) is TransportError else ConfigError  # the first may mend itself
+            raise kind(f"cannot use the bucket {self._url}: {error}") from None
         try:
             self._place, _ = split_url(example)
         except FormatError:
@@ -104,7 +107,7 @@ class Bucket:
         """
         with self._spool.pointer(header) as path:
             pointer, new = Pointer.load(path), False
-            if pointer is not None and pointer.head != head_digest(header):
+            if pointer is not None and not (pointer.head == head_digest(header) and pointer.lies_in(self._url)):
                 self._spool.discard(path)
                 pointer = None
             if pointer is None:
@@ -181,8 +184,9 @@ class Deposit:
         """
         if self._pointer.etag:
             return
-        with suppress(UploadGoneError, TakenError):  # an earlier call may have done it; what lies there is verified
-            self._upload().complete([self._etags[number] for number in sorted(self._etags)])
+        if self._etags:  # else an earlier call has done it
+            with suppress(UploadGoneError, TakenError):  # so it may have here; what lies there is verified
+                self._upload().complete([self._etags[number] for number in sorted(self._etags)])
         try:
             pinned = pin(self._pointer.url)
         except FormatError:
@@ -243,6 +247,7 @@ class Cleaner:
 
     def clean(self) -> bool:
         """Delete what was dropped; return whether nothing is left."""
+        left = list[Exception]()  # what cannot be deleted keeps nothing else there
         for path in self._folder.dropped():
             if self._stopped.is_set():
                 return False
@@ -252,6 +257,9 @@ class Cleaner:
                     pointer.delete()
                 path.unlink(missing_ok=True)
             except (SecAggError, OSError) as error:
-                log.warning("cannot clear the bucket: %s", error, extra={"event": "bucket_not_cleared"})
-                return False
-        return True
+                left.append(error)
+        if left:
+            log.warning(
+                "cannot clear the bucket of %d objects: %s", len(left), left[0], extra={"event": "bucket_not_cleared"}
+            )
+        return not left

@@ -30,6 +30,9 @@ from .spool import Spool
 from .turns import Connection, Turns
 from .uploads import Uploads
 
+#: How long closing waits for a store that is asked to delete something; the next server asks it again.
+_CLEANING_SECONDS = 5.0
+
 log = logging.getLogger(__name__)
 
 
@@ -81,7 +84,7 @@ class Federation:
     StorageError
         If it cannot be read or written.
     TransportError
-        If updates of the open round lie in a bucket that cannot be reached.
+        If the bucket cannot be reached, or one where updates of the open round lie.
     """
 
     def __init__(
@@ -148,13 +151,17 @@ class Federation:
             self._cleaner = Cleaner(self._folder)
             held.pop_all()
         self._watchers = [
-            threading.Thread(target=watched.watch, name=f"secagg-{name}", daemon=True)
-            for name, watched in (("rounds", self._round), ("turns", self._turns), ("bucket", self._cleaner))
+            (threading.Thread(target=watched.watch, name=f"secagg-{name}", daemon=True), seconds)
+            for name, watched, seconds in (
+                ("rounds", self._round, None),
+                ("turns", self._turns, None),
+                ("bucket", self._cleaner, _CLEANING_SECONDS),
+            )
         ]
 
     def start(self) -> None:
         """Begin to watch the clock; returns at once."""
-        for watcher in self._watchers:
+        for watcher, _ in self._watchers:
             watcher.start()
 
     @contextmanager
@@ -244,7 +251,7 @@ class Federation:
         self.release()
         self._turns.stop()
         self._cleaner.stop()
-        for watcher in self._watchers:
+        for watcher, seconds in self._watchers:
             if watcher.ident is not None:
-                watcher.join()
+                watcher.join(seconds)
         self._folder.close()

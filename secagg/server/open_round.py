@@ -390,7 +390,7 @@ class OpenRound:
                 )
             except (SecAggError, OSError):
                 # If the disk failed between verifying and adding, the update is stored, and may be added yet.
-                if self._sum.whole or header.site not in self._make_whole():
+                if self._sum.whole or header.site not in self._made_whole(received):
                     raise
             receipt = self._receipts.sign(update) if header.kind == "update" else b""
         now = time.monotonic()
@@ -407,6 +407,15 @@ class OpenRound:
             extra={"event": f"{header.kind}_added", "site": header.site, "round": header.round},
         )
         return receipt
+
+    def _made_whole(self, received: Received) -> dict[str, bytes]:
+        """Make the sum again, which broke as this was added; without its bucket that has to wait, and so has this."""
+        try:
+            return self._make_whole()
+        except TransportError:  # its site, which comes again, finds it where it was received
+            header = received.header
+            self._folder.take_back(received.path, header.round, header.site, header.kind)
+            raise
 
     def _make_last(self, round: int) -> None:
         """Synchronise the names of what the open round has stored; that of completed rounds is in aggregates."""

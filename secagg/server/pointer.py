@@ -74,6 +74,10 @@ class Pointer:
         with replace_file(path, 0o600) as file:
             file.write(json.dumps(asdict(self)).encode())
 
+    def lies_in(self, bucket: str) -> bool:
+        """Return whether it is of this bucket: the server may have another one by now."""
+        return self.url.startswith(f"{bucket}/")
+
     def open(self) -> secagg.Update:
         """Open the update that lies in the bucket.
 

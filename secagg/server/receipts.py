@@ -35,17 +35,20 @@ class Receipts:
         ------
         TransportError
             If it lies in the bucket, which cannot be reached.
+        FormatError
+            If it is not there any more, or another one is: what will not last has no receipt.
         """
         if self._identity is None:
             return b""
+        path = self._folder.upload_of(header.round, header.site)
         try:
-            with open_upload(self._folder.upload_of(header.round, header.site)) as update:
+            with open_upload(path) as update:
                 if update.header.head == header.head:
                     return self.sign(update)
-        except TransportError:
-            raise
-        except SecAggError:  # its round has ended
-            pass
+        except SecAggError as error:
+            if path.exists() or type(error) is TransportError:
+                raise
+            # else its round has ended
         with secagg.Update.open(self._folder.path_of("aggregate", header.round)) as aggregate:
             for contribution, proof in zip(aggregate.header.contributions, aggregate.tail.proofs, strict=True):
                 if contribution == header.contributions[0]:

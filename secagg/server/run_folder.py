@@ -181,6 +181,11 @@ class RunFolder:
         with storing(f"the {kind} of {site!r}"):
             os.rename(part, self.upload_of(round, site, kind))
 
+    def take_back(self, part: Path, round: int, site: str, kind: str) -> None:
+        """Undo `keep_upload` of what nobody was told of yet. Errors as of `keep_upload`."""
+        with storing(f"the {kind} of {site!r}"), suppress(FileNotFoundError):
+            os.rename(self.upload_of(round, site, kind), part)
+
     def drop(self, round: int, files: Iterable[Path]) -> None:
         """Remove acknowledged files of a round, and its scales; they are gone from here on.
 

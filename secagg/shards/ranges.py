@@ -17,7 +17,7 @@ from ..words import FrameWords
 from .job import RangeDone, Source, SumJob
 
 #: Windows that are read while one is added.
-AHEAD = 3
+AHEAD = 5
 
 #: Called with the bytes of updates that were read meanwhile; what it raises ends the task.
 Read = Callable[[int], None]

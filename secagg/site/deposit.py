@@ -42,6 +42,9 @@ _IDLE_SECONDS = 60.0
 #: Of an answer that is read, so that the connection can be used again; nothing in it counts.
 _MAX_ANSWER_NBYTES = 64 << 10
 
+#: Of a URL that has expired: by itself, or with the credentials that have signed it.
+_EXPIRED = frozenset((400, 403))
+
 #: Statuses beside those from 500 on that say nothing about the part: another try, perhaps with another URL, may do.
 _TRANSIENT = frozenset((404, 408, 409, 425, 429))
 
@@ -153,7 +156,7 @@ class Depositor:
                 )
             place, target = split_url(part.url)
             status = stores.put(place, target, self._bytes_of(part), part.nbytes)
-            if status == 403 and index:  # it has expired, on a slow link
+            if status in _EXPIRED and index:  # on a slow link
                 return
             if status in _TRANSIENT or status >= 500:
                 raise BusyError(f"the store at {place} answers {status}")
@@ -209,6 +212,10 @@ class _Stores:
         timer.start()
         try:
             connection.timeout = max(0.001, min(left, _IDLE_SECONDS))
+            if connection.sock is None:
+                connection.connect()
+                if time.monotonic() >= self._deadline:  # the timer has met no connection yet
+                    raise TimeoutError
             connection.request("PUT", target, own, {"Content-Length": str(nbytes)})
             with connection.getresponse() as response:
                 status = response.status
@@ -217,7 +224,7 @@ class _Stores:
                 return status
         except ssl.SSLCertVerificationError as error:
             untrusted = str(error.verify_message)
-        except (OSError, HTTPException) as error:
+        except (OSError, HTTPException, UnicodeError) as error:  # the last: a proxy's name that is none
             fault = type(error).__name__
         finally:
             timer.cancel()
@@ -244,10 +251,13 @@ class _Stores:
         proxy = "" if is_loopback(host) or proxy_bypass(place) else getproxies().get("https", "")
         if not proxy:
             return HTTPSConnection(host, port, context=self._context)
-        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-        if parts.scheme != "http" or not parts.hostname:
-            raise TransportError("the proxy that https_proxy names is none: write http://host:port")
-        connection, headers = HTTPSConnection(parts.hostname, parts.port or 80, context=self._context), {}
+        try:
+            parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+            if parts.scheme != "http" or not parts.hostname:
+                raise ValueError
+            connection, headers = HTTPSConnection(parts.hostname, parts.port or 80, context=self._context), {}
+        except (ValueError, HTTPException):
+            raise TransportError("the proxy that https_proxy names is none: write http://host:port") from None
         if parts.username is not None:
             user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             headers["Proxy-Authorization"] = f"Basic {b64encode(user.encode()).decode()}"

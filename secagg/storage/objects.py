@@ -158,8 +158,10 @@ class ObjectStream:
         if not (start >= 0 and start + nbytes <= len(self._window)):
             goes_on = 0 < start <= len(self._window)
             self._reach = min(2 * self._reach, WINDOW_NBYTES) if goes_on else _FIRST_NBYTES
-            reach = min(max(nbytes, self._reach), self._pinned.nbytes - self._at)
-            self._window, self._window_at, start = read(self._pinned, self._at, reach), self._at, 0
+            rest = self._window[start:] if goes_on else b""
+            at = self._at + len(rest)
+            reach = min(max(nbytes - len(rest), self._reach), self._pinned.nbytes - at)
+            self._window, self._window_at, start = rest + read(self._pinned, at, reach), self._at, 0
         self._at += nbytes
         return self._window[start : start + nbytes]
 

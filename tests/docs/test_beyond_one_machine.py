@@ -115,7 +115,8 @@ def test_every_command_line_is_understood() -> None:
     assert {words[0] for words in found} == {"provision", "unpack", "aggregate", "inspect", "serve"}
     for words in found:
         parser.parse_args(words)
-    assert {line.split()[0] for line in "".join(blocks()).splitlines()} == {"secagg", "aws", "mkdir", "python"}
+    programs = {line.split()[0] for line in "".join(blocks()).splitlines()}
+    assert programs == {"secagg", "aws", "mkdir", "python", "unshare"}
 
 
 def test_exit_codes_are_those_of_the_command() -> None:
@@ -209,6 +210,8 @@ def test_a_bucket(kits: Federation, s3: S3Server, monkeypatch: pytest.MonkeyPatc
     models = federate(kits, f"s3://{bucket}", added)
     sites += s3.requests()
     adder += worker.others
+    go_on(f"s3://{bucket}/round-9/site-1.secagg")
+    sites += s3.requests()
     for name, requests in (
         ("round-9/site-1.secagg", sites),
         ("aggregate-9.secagg", adder),
@@ -247,6 +250,18 @@ def give_up(url: str) -> None:
 
     with pytest.raises(KeyError):
         write()
+
+
+def go_on(url: str) -> None:
+    """Save what an earlier process has not saved whole."""
+
+    def begun() -> Iterator[bytes]:
+        yield bytes(8 << 20)
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        objects.save(begun(), 9 << 20, url)
+    objects.save([bytes(9 << 20)], 9 << 20, url)
 
 
 def check(policy: Mapping[str, Any], requests: list[dict[str, str]]) -> None:

@@ -15,9 +15,11 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import psutil
@@ -41,8 +43,6 @@ from secagg.storage import objects
 from secagg.trust import load_site_kit
 
 FRAMES = 16
-#: Of each update that the command adds: 20 frames and more.
-COMMAND_VALUES = 20 * 6 * 131072
 #: Two encrypted frames and more in every scheme, and two clear ones.
 SHAPES = {"conv.weight": (300, 80, 50), "linear.weight": (700, 200)}
 
@@ -113,8 +113,13 @@ def test_is_that_of_an_aggregator_bit_for_bit(mode: str, cluster: RayCluster, tm
     assert not ray.is_initialized()
 
 
+@pytest.mark.long  # Ray asks the wrong port for 30 s, and gives up the right one on a busy machine
 def test_from_elsewhere(cluster: RayCluster, tmp_path: Path) -> None:
+    with pytest.raises(errors.TransportError, match="no Ray cluster at ray://"):
+        RayPool(f"ray://{cluster.address}")
     round = Round(tmp_path)
+    round.add(RayPool(cluster.address))
+    round.target.unlink()
     round.add(RayPool(cluster.client))
     round.assert_right()
     assert not ray.is_initialized()
@@ -160,19 +165,28 @@ def test_hundreds_of_ranges(cluster: RayCluster, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("hook", "message"),
+    ("hook", "kind", "message"),
     [
-        ("older", r"on node [\w.-]+: secagg is 0\.1\.0; this sum needs pip install 'secagg\[ray\]=="),
-        ("without_s3fs", r"on node [\w.-]+: objects at s3:// need more: pip install 'secagg\[s3fs\]'"),
+        ("without_secagg", errors.TransportError, r"pip install 'secagg\[ray\]=="),
+        (
+            "older",
+            errors.BackendUnavailableError,
+            r"on node [\w.-]+: secagg is 0\.1\.0; this sum needs pip install 'sec",
+        ),
+        ("without_s3fs", errors.BackendUnavailableError, r"on node [\w.-]+: objects at s3:// .*'secagg\[s3fs\]'"),
     ],
+    ids=["secagg", "version", "s3fs"],
 )
-def test_a_node_that_lacks_something(cluster: RayCluster, bucket: str, hook: str, message: str, tmp_path: Path) -> None:
+def test_a_node_that_lacks_something(
+    cluster: RayCluster, bucket: str, hook: str, kind: type[errors.SecAggError], message: str, tmp_path: Path
+) -> None:
     lay(updates("flashe", False), f"s3://{bucket}/in")
     kit = kit_of(signed("flashe"), tmp_path)
     with ray_workers.joined(cluster.address, hook):
-        with pytest.raises(errors.BackendUnavailableError, match=message):
+        with pytest.raises(kind, match=message):
             aggregate(kit, [f"s3://{bucket}/in/*"], f"s3://{bucket}/sum", ROUND, pool=RayPool())
         assert ray.is_initialized()  # whoever has joined leaves
+        assert cluster.busy() == {}
     assert objects.list_objects(f"s3://{bucket}/s*") == []
 
 
@@ -181,28 +195,6 @@ def slow(cluster: RayCluster, tmp_path: Path) -> Iterator[Path]:
     """This process has joined, with workers that read slowly; the folder where they note what they read."""
     with ray_workers.joined(cluster.address, "slow", tmp_path / "reads"):
         yield tmp_path / "reads"
-
-
-def test_stopped_and_started_again(cluster: RayCluster, slow: Path, tmp_path: Path) -> None:
-    round, done = Round(tmp_path / "round", large=True), list[int]()
-
-    def stop(nbytes: int) -> None:
-        done.append(nbytes)
-        if len(done) == 5:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        round.add(RayPool(read=stop), FRAMES)
-    assert cluster.busy() == {}
-    there = {int(path.suffixes[-2][1:]) for path in round.folder.glob("sum.*.digests")}
-    assert 5 <= len(there) < FRAMES
-    assert not list(round.folder.glob(".*"))  # nothing is half written
-    for notes in slow.iterdir():
-        notes.unlink()
-    round.add(RayPool(), FRAMES)
-    round.assert_right()
-    again = {offset for name, offset, _ in ray_workers.reads(slow) if name == "site-1.secagg"}
-    assert len(again) == FRAMES - len(there)
 
 
 def die(round: Round, cluster: RayCluster, rng: random.Random, *, node: bool) -> bool:
@@ -217,8 +209,9 @@ def die(round: Round, cluster: RayCluster, rng: random.Random, *, node: bool) ->
             if over.wait(0.02):
                 return False
             busy = {worker: node for worker, node in cluster.busy().items() if node != cluster.nodes[0]}
-        time.sleep(seconds)
         worker, victim = rng.choice(list(busy.items()))
+        if node:
+            time.sleep(seconds)
         hit = worker in cluster.busy()
         if node:
             cluster.kill_node(victim)
@@ -237,7 +230,7 @@ def die(round: Round, cluster: RayCluster, rng: random.Random, *, node: bool) ->
     return hit
 
 
-def nodes_die(cluster: RayCluster, folder: Path, seed: int, times: int) -> None:
+def nodes_die(cluster: RayCluster, folder: Path, seed: int, times: int, least: int) -> None:
     rng, hits = random.Random(seed), 0
     for number in range(times):
         round = Round(folder / str(number), large=True)
@@ -245,85 +238,93 @@ def nodes_die(cluster: RayCluster, folder: Path, seed: int, times: int) -> None:
         shutil.rmtree(round.folder)
         cluster.add_node()
     print(f"{hits} of {times} nodes that were killed had a task; seed {seed}")
-    assert hits >= 0.6 * times
+    assert hits >= least
+    assert die(Round(folder / "worker", large=True), cluster, rng, node=False)
 
 
-def test_nodes_die(cluster: RayCluster, slow: Path, tmp_path: Path) -> None:
-    nodes_die(cluster, tmp_path, random.randrange(1000), 3)
+def test_nodes_and_a_worker_die(cluster: RayCluster, slow: Path, tmp_path: Path) -> None:
+    nodes_die(cluster, tmp_path, random.randrange(1000), times=3, least=1)
 
 
 @pytest.mark.long
 def test_nodes_die_at_fifty_moments(cluster: RayCluster, slow: Path, tmp_path: Path) -> None:
-    nodes_die(cluster, tmp_path, random.randrange(1000), 50)
+    nodes_die(cluster, tmp_path, random.randrange(1000), times=50, least=30)
 
 
-def test_a_worker_dies(cluster: RayCluster, slow: Path, tmp_path: Path) -> None:
-    assert die(Round(tmp_path / "round", large=True), cluster, random.Random(1), node=False)
+@dataclass
+class Command:
+    """`secagg aggregate --ray`, as a user starts it; its workers read slowly."""
+
+    cluster: RayCluster
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self.kits = Federation.make(self.folder / "federation")
+        (self.folder / "round").mkdir()
+        for number, name in enumerate(("a", "b", "c")):
+            site = secagg.Client.load(load_site_kit(self.kits[name]))
+            site.restore_carry(b"")
+            state = {"w": np.full(20 * 6 * 131072, 0.1 * number, np.float32)}
+            site.encrypt_to(self.folder / "round" / f"{name}.secagg", state, 2.0, 3)
+
+    @property
+    def ranges(self) -> int:
+        """How many are added by now."""
+        return len(list(self.folder.glob("sum.secagg.*.digests")))
+
+    @contextmanager
+    def run(self, notes: Path, more: int) -> Iterator[subprocess.Popen[str]]:
+        """Run it; the block begins when it has added some more ranges, and has tasks under way."""
+        words = ["aggregate", "round/*.secagg", "--kit", self.kits["server"], "--round", 3, "--out", "sum.secagg"]
+        command = [sys.executable, "-m", "secagg.cli", *map(str, words), "--ray", "auto", "--shards", "1000"]
+        job = json.dumps({"runtime_env": ray_workers.environment("slow", notes)})
+        environment = os.environ | self.cluster.environment | {"RAY_JOB_CONFIG_JSON_ENV_VAR": job}
+        before, pipe = self.ranges, subprocess.PIPE
+        with subprocess.Popen(
+            command, cwd=self.folder, env=environment, stdout=pipe, stderr=pipe, text=True
+        ) as process:
+            try:
+                while self.ranges < before + more or not self.cluster.busy():
+                    assert process.poll() is None, process.communicate()
+                    time.sleep(0.02)
+                yield process
+            finally:
+                process.kill()
 
 
-@pytest.fixture
-def command(cluster: RayCluster, tmp_path: Path) -> list[str]:
-    """Adds updates of 20 frames in as many ranges; its folder is `tmp_path`."""
-    federation = Federation.make(tmp_path / "federation")
-    (tmp_path / "round").mkdir()
-    for number, name in enumerate(("a", "b", "c")):
-        site = secagg.Client.load(load_site_kit(federation[name]))
-        site.restore_carry(b"")
-        state = {"w": np.full(COMMAND_VALUES, 0.1 * number, np.float32)}
-        site.encrypt_to(tmp_path / "round" / f"{name}.secagg", state, 2.0, 3)
-    command = [sys.executable, "-m", "secagg.cli", "aggregate", "round/*.secagg", "--kit", str(federation["server"])]
-    return [*command, "--round", "3", "--out", "sum.secagg", "--ray", "auto", "--shards", "1000"]
-
-
-def start(command: list[str], cluster: RayCluster, folder: Path, notes: Path) -> subprocess.Popen[str]:
-    """Run the command; its workers read slowly."""
-    job = json.dumps({"runtime_env": ray_workers.environment("slow", notes)})
-    environment = os.environ | cluster.environment | {"RAY_JOB_CONFIG_JSON_ENV_VAR": job}
-    return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def test_the_command_is_killed_and_started_again(cluster: RayCluster, command: list[str], tmp_path: Path) -> None:
-    with start(command, cluster, tmp_path, tmp_path / "first") as process:
-        while len(list(tmp_path.glob("sum.secagg.*.digests"))) < 4:
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.02)
+def test_the_command_is_stopped_and_killed_and_goes_on(cluster: RayCluster, tmp_path: Path) -> None:
+    command = Command(cluster, tmp_path)
+    with command.run(tmp_path / "first", 3) as process:
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=60)
+        assert cluster.busy() == {}
+    assert process.returncode == 128 + signal.SIGTERM
+    assert said == ("", "adding the updates of round 3\nsecagg: stopped; the same command, started again, goes on\n")
+    assert not list(tmp_path.glob(".sum*"))  # nothing is half written
+    with command.run(tmp_path / "second", 3) as process:
         process.kill()
-    there = len(list(tmp_path.glob("sum.secagg.*.digests")))
-    with start(command, cluster, tmp_path, tmp_path / "second") as process:
-        while len(list(tmp_path.glob("sum.secagg.*.digests"))) == there or not (busy := cluster.busy()):
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.02)
-        kill(*list(busy)[:1])
+    there = command.ranges
+    with command.run(tmp_path / "third", 1) as process:
+        kill(*list(cluster.busy())[:1])
         said = process.communicate(timeout=120)
     assert process.returncode == 0, said
     assert said[1] == "adding the updates of round 3\n"
     assert re.fullmatch(r"the aggregate of round 3, the sum of 3 updates, [\d.]+ MB, is at sum.secagg\n", said[0])
-    aggregator = secagg.Aggregator.load(tmp_path / "federation/kits/server", 3)
+    aggregator = secagg.Aggregator.load(command.kits["server"], 3)
     for path in sorted((tmp_path / "round").iterdir()):
         with secagg.Update.open(path) as update:
             aggregator.add(update)
     assert (tmp_path / "sum.secagg").read_bytes() == aggregator.finish().to_bytes()
-    again = {offset for name, offset, _ in ray_workers.reads(tmp_path / "second") if name == "a.secagg"}
-    assert len(again) <= update.header.frame_count - there
-
-
-def test_the_command_is_interrupted(cluster: RayCluster, command: list[str], tmp_path: Path) -> None:
-    with start(command, cluster, tmp_path, tmp_path / "first") as process:
-        while not list(tmp_path.glob("sum.secagg.*.digests")):
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.02)
-        process.send_signal(signal.SIGTERM)
-        said = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM, said
-    assert "the same command, started again, goes on" in said[1]
-    assert cluster.busy() == {}
-    assert not list(tmp_path.glob(".sum*"))
+    again = {offset for name, offset, _ in ray_workers.reads(tmp_path / "third") if name == "a.secagg"}
+    frames = update.header.frame_count
+    print(f"{there} of {frames} ranges were there, {len(again)} were read again")
+    assert there >= 6
+    assert len(again) <= frames - there
 
 
 def test_a_cluster_that_adds_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(integration, "_LOST_SECONDS", 4.0)
+    monkeypatch.setattr(integration, "_LOST_SECONDS", 3.0)
+    monkeypatch.setattr(integration, "_LOOK_SECONDS", 0.2)
     monkeypatch.setattr(integration, "_IDLE_SECONDS", 1.0)
     round = Round(tmp_path)
     with running_ray(1, processors=0) as cluster:
@@ -336,7 +337,7 @@ def test_a_cluster_that_adds_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyP
             pool = RayPool(cluster.address)
             with ThreadPoolExecutor(1) as executor:
                 killed = executor.submit(kill_later, victim)
-                with pytest.raises(errors.TransportError, match="is lost: not seen for 4 s|LocalRayletDied"):
+                with pytest.raises(errors.TransportError, match="this machine's node, is lost|LocalRayletDied"):
                     round.add(pool)
                 assert time.monotonic() - killed.result() < 30
             assert not ray.is_initialized()
@@ -367,12 +368,15 @@ def test_addresses_that_are_none(address: object, monkeypatch: pytest.MonkeyPatc
 def test_joined_twice_or_not_at_all(cluster: RayCluster) -> None:
     with pytest.raises(errors.StateError, match=r"joined no Ray cluster.*ray.init\(\)"):
         RayPool()
-    ray.init(cluster.address, log_to_driver=False)
+    ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
     try:
         with pytest.raises(errors.StateError, match=r"joined a Ray cluster already.*ray.shutdown\(\)"):
             RayPool(cluster.address)
+        pool = RayPool()
     finally:
         ray.shutdown()
+    with pytest.raises(errors.StateError, match="joined no Ray cluster"):  # it would start one
+        next(pool.run(cast(SumJob, None), [0]))
 
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])
@@ -386,14 +390,14 @@ def test_no_cluster_there(scheme: str) -> None:
 
 def test_something_else_is_there() -> None:
     """In a process of its own: Ray does not stop asking."""
-    code = "from secagg.integrations import ray; ray._JOIN_SECONDS = 2; ray.RayPool('auto')"
+    code = "from secagg.integrations import ray; ray._JOIN_SECONDS = 1; ray.RayPool('auto')"
     with socket.create_server(("127.0.0.1", 0)) as listener:
         environment = os.environ | {"RAY_ADDRESS": f"127.0.0.1:{listener.getsockname()[1]}"}
         done = subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=False
         )
     assert "secagg.errors.TransportError: no Ray cluster at" in done.stderr
-    assert "no answer for 2 s" in done.stderr
+    assert "no answer for 1 s" in done.stderr
 
 
 def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:

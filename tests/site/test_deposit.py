@@ -6,6 +6,7 @@ import logging
 import socket
 import ssl
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -280,9 +281,11 @@ def test_a_store_that_is_busy(
         given(store, update, targets(store, update, 1 << 20))
 
 
-def test_a_url_that_has_expired_is_asked_for_again(store: Store, update: secagg.Update) -> None:
+@pytest.mark.parametrize("status", [400, 403])
+def test_a_url_that_has_expired_is_asked_for_again(store: Store, update: secagg.Update, status: int) -> None:
+    """By itself, which S3 answers with 403, or with the temporary credentials that have signed it: 400."""
     parts = targets(store, update, 1 << 20)
-    store.answers = [OK, answer(403), OK]
+    store.answers = [OK, answer(status), OK]
     assert given(store, update, parts, parts[1:], DONE) == (False, b"receipt")
     assert len(store.puts) == len(parts) + 1
 
@@ -332,6 +335,30 @@ def test_answers_that_are_none(
     assert "Signature" not in caplog.text
 
 
+def dripping(connection: ssl.SSLSocket) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+    for _ in range(80):
+        connection.sendall(b"x")
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("late", [0.0, 1.2], ids=["at once", "when its name was found"])
+def test_an_answer_that_drips_ends_with_the_time(
+    store: Store, update: secagg.Update, monkeypatch: pytest.MonkeyPatch, late: float
+) -> None:
+    connect = socket.create_connection
+
+    def slow(*arguments: Any, **options: Any) -> socket.socket:
+        time.sleep(late)
+        return connect(*arguments, **options)
+
+    monkeypatch.setattr(socket, "create_connection", slow)
+    store.answers, began = [dripping], time.monotonic()
+    with pytest.raises(BusyError):
+        given(store, update, targets(store, update, 1 << 20), seconds=1.0)
+    assert time.monotonic() - began < 4.0
+
+
 def test_an_answer_is_not_read_to_an_end_that_never_comes(store: Store, update: secagg.Update) -> None:
     store.answers = [endless]
     parts = targets(store, update, 1 << 20)
@@ -372,6 +399,20 @@ def test_errors_of_the_site_are_its_own(store: Store, update: secagg.Update, tmp
         path.write_bytes(b"")
         with pytest.raises(FormatError, match="shorter"):
             given(store, opened, targets(store, opened, 1 << 20))
+
+
+@pytest.mark.parametrize(
+    "proxy", ["http://h:99999", "http://h:x", "http://[h:1", "http://a b:80", "socks5://h:1", "http://.h:1"]
+)
+def test_proxies_that_are_none(update: secagg.Update, monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("https_proxy", proxy)
+    parts = (PartTarget(1, 0, update.nbytes, f"https://store.example/k?{SECRET}"),)
+    link = Asking([DepositReply(parts=parts)])
+    with pytest.raises((TransportError, BusyError)) as caught:
+        Depositor(link, update, ("store.example",))(5.0)  # type: ignore[arg-type]
+    assert "Signature" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_a_proxy_passes_on_what_it_cannot_read(

@@ -125,8 +125,9 @@ def _host(count: int, processors: int) -> None:
 
     said, sys.stdout = sys.stdout, sys.stderr
     settings = {"num_cpus": processors, "object_store_memory": _STORE_NBYTES, "include_log_monitor": False}
-    # A node that is killed is lost within two seconds, else within half a minute.
-    health = {"health_check_period_ms": 500, "health_check_failure_threshold": 3, "health_check_initial_delay_ms": 0}
+    # One of several that is killed is lost within two seconds, else within half a minute.
+    quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 3, "health_check_initial_delay_ms": 0}
+    health = quick if count > 1 else {}
     cluster = Cluster()
     head = {"no_monitor": True, "include_dashboard": False, "ray_client_server_port": free_port()}
     cluster.add_node(_system_config=health, **head, **settings)

@@ -36,6 +36,11 @@ def older() -> None:
     integration.version = lambda name: "0.1.0"
 
 
+def without_secagg() -> None:
+    """Have Ray, and not what a task is made of."""
+    sys.modules["secagg.integrations.ray"] = None  # type: ignore[assignment]
+
+
 def without_s3fs() -> None:
     """Have fsspec, and not what it needs for S3."""
     sys.modules["s3fs"] = None  # type: ignore[assignment]

@@ -202,7 +202,7 @@ _SHAPES: Mapping[str, Any] = {
         "costs": [
             dict.fromkeys(
                 (
-                    *("sites", "update_nbytes", "nodes", "added_seconds", "puts", "gets"),
+                    *("sites", "update_nbytes", "nodes", "shards", "added_seconds", "puts", "gets"),
                     *("storage", "requests", "egress", "machines", "total"),
                 ),
                 _NUMBER,

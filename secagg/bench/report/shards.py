@@ -147,6 +147,7 @@ def costs_table(results: Results) -> Table:
         (
             f"{row['sites']:,} × {show_bytes(row['update_nbytes'])}",
             str(row["nodes"]),
+            str(row["shards"]),
             show_time(row["added_seconds"]),
             f"{row['puts']:,.0f}",
             f"{row['gets']:,.0f}",
@@ -154,7 +155,19 @@ def costs_table(results: Results) -> Table:
         )
         for row in data["costs"]
     ]
-    head = ("sites", "machines", "to the sum", "writes", "reads", "storage", "requests", "egress", "hours", "a round")
+    head = (
+        "sites",
+        "machines",
+        "ranges",
+        "to the sum",
+        "writes",
+        "reads",
+        "storage",
+        "requests",
+        "egress",
+        "hours",
+        "a round",
+    )
     note = (
         f"Prices are assumed, about those of AWS in US East, and change with --price: ${prices['storage']:g} a GB "
         f"and month, kept {prices['kept']:g} h; ${prices['puts']:g} a thousand writes, ${prices['gets']:g} a thousand "
@@ -165,23 +178,30 @@ def costs_table(results: Results) -> Table:
 
 
 def _enough(server: Row, source: str) -> Table:
-    speed = server["nbytes_per_second"]
+    speed, found = server["nbytes_per_second"], server["enough"]
+    nodes = list(dict.fromkeys(row["nodes"] for row in found))
+    most = {(row["update_nbytes"], row["nodes"]): row["sites"] for row in found}
     cells = [
         (
-            show_bytes(row["update_nbytes"]),
-            str(row["nodes"]),
-            f"{row['sites']:,}" if row["sites"] is not None else "always",
-            NONE if row["sites"] is None else show_time(row["sites"] * row["update_nbytes"] / speed),
+            show_bytes(nbytes),
+            *(f"{int(speed * seconds / nbytes):,} sites" for seconds in (600, 3600)),
+            *("never" if most[nbytes, count] is None else f"{most[nbytes, count]:,} sites" for count in nodes),
         )
-        for row in server["enough"]
+        for nbytes in dict.fromkeys(row["update_nbytes"] for row in found)
     ]
     note = (
         f"One server takes, keeps and adds {show_bytes(speed)}/s over mutual TLS, measured by "
         f"benchmarks/bench_server.py: {show_bytes(3600 * speed)} in an hour. It adds what arrives at once; the "
-        "machines begin when the last update is in the store."
+        "machines, of 16 cores and simulated, begin when the last update is in the store."
     )
-    head = ("an update", "beside so many machines", "one server is as fast up to sites", "which then takes")
-    return Table("When one server is enough", head, cells, note, source)
+    others = (f"{count} machine{'s are' if count > 1 else ' is'} faster beyond" for count in nodes)
+    return Table(
+        "When one server is enough",
+        ("an update", "one server takes in ten minutes", "in an hour", *others),
+        cells,
+        note,
+        source,
+    )
 
 
 def _source(results: Results) -> str:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from math import ceil
 from typing import Any
 
 from .measure import seconds
 from .prices import CASES, Prices, cost
-from .simulation import Plan, Rates, added_seconds, driver_nbytes, server_enough, simulate
+from .simulation import FRAME_NBYTES, Plan, Rates, added_seconds, driver_nbytes, server_enough, simulate
 
 Row = Mapping[str, Any]
+
+#: Machines that one server is held against.
+NODES = (1, 4, 16)
 
 
 def rates_of(row: Row) -> Rates:
@@ -63,15 +67,20 @@ def conclude(
         }
         for name, variant in variants(plan).items()
     ]
+
+    def of(sites: int, nbytes: int, nodes: int) -> Plan:
+        """A round whose ranges are so many that no core is idle, if there are frames enough."""
+        case = replace(plan, sites=sites, update_nbytes=nbytes, nodes=nodes, shards=0)
+        return replace(case, shards=max(case.ranges, min(nodes * plan.cores, ceil(nbytes / FRAME_NBYTES))))
+
     costs, enough = [], []
     for sites, nbytes, nodes in CASES:
-        case = replace(plan, sites=sites, update_nbytes=nbytes, nodes=nodes)
-        told = {"sites": sites, "update_nbytes": nbytes, "nodes": nodes, "added_seconds": added_seconds(case, rates)}
-        costs.append({**told, **cost(case, rates, prices)})
+        case = of(sites, nbytes, nodes)
+        told = {"sites": sites, "update_nbytes": nbytes, "nodes": nodes, "shards": case.shards}
+        costs.append({**told, "added_seconds": added_seconds(case, rates), **cost(case, rates, prices)})
     for nbytes in sorted({nbytes for _, nbytes, _ in CASES}) if server_rate else ():
-        for nodes in (1, 4, plan.nodes):
-            case = replace(plan, update_nbytes=nbytes, nodes=nodes)
-            most = server_enough(case, rates, server_rate or 0.0)
+        for nodes in NODES:
+            most = server_enough(of(plan.sites, nbytes, nodes), rates, server_rate or 0.0)
             enough.append({"update_nbytes": nbytes, "nodes": nodes, "sites": most})
     return {
         "rows": [dict(row) for row in rows],

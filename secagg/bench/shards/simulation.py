@@ -36,6 +36,9 @@ HEAD_REQUESTS = 3
 #: Bytes of a part of a multipart upload.
 PART_NBYTES = 2 * WINDOW_NBYTES
 
+#: Bytes of most frames.
+FRAME_NBYTES = 1 << 20
+
 
 @dataclass(frozen=True)
 class Rates:
@@ -151,7 +154,7 @@ def added_seconds(plan: Plan, rates: Rates) -> float:
 
 def driver_nbytes(plan: Plan) -> int:
     """Return what the driver keeps of frames: 32 bytes of each frame of each update."""
-    return plan.sites * ceil(plan.update_nbytes / (1 << 20)) * 32
+    return plan.sites * ceil(plan.update_nbytes / FRAME_NBYTES) * 32
 
 
 def server_enough(plan: Plan, rates: Rates, server_rate: float) -> int | None:
@@ -199,11 +202,12 @@ def _passes(plan: Plan, rates: Rates) -> Iterator[Stage]:
 
 def _rate(plan: Plan, rates: Rates, busy: int) -> tuple[float, str]:
     """Return how many bytes a second a worker adds while so many work, and what it depends on."""
+    window = min(WINDOW_NBYTES, plan.update_nbytes / plan.ranges)
     limits = {
         "cores": 1 / rates.sum_seconds,
         "machines' links": plan.node_bits / 8 / ceil(busy / plan.nodes),
-        "latency": (1 + AHEAD) * WINDOW_NBYTES / (plan.latency + WINDOW_NBYTES / plan.stream),
-        "the store's requests": plan.gets * WINDOW_NBYTES / busy,
+        "latency": (1 + AHEAD) * window / (plan.latency + window / plan.stream),
+        "the store's requests": plan.gets * window / busy,
     }
     bound = min(limits, key=limits.__getitem__)
     return limits[bound], bound

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -23,12 +24,14 @@ from secagg.errors import (
     FormatError,
     MismatchError,
     QuotaError,
+    SecAggError,
     StateError,
     TransportError,
 )
 from secagg.integrations.grpc import Server
 from secagg.protocol import JoinReply
 from secagg.server import Limits
+from secagg.server.run_folder import RunFolder
 from secagg.site.replies import read_joined
 from secagg.trust.kit import load_server_kit
 
@@ -188,6 +191,7 @@ def test_a_server_that_died_when_the_object_was_there_goes_on(
         s3.clear()
         assert not made.deposit(server, update)
         assert puts(s3) == []
+        assert not any(item["method"] == "POST" for item in s3.requests())  # S3 takes no list of no parts
 
 
 def test_an_upload_that_the_bucket_has_aborted_begins_anew(made: World, s3: S3Server) -> None:
@@ -296,6 +300,82 @@ def test_a_bucket_that_is_away_says_nothing_about_what_lies_there(made: World, s
         assert server.status().added == ("site-1", "site-2")
 
 
+def test_a_bucket_that_is_away_between_verification_and_addition(
+    made: World, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The update was put, and is not put again."""
+    keep, update, away = RunFolder.keep_upload, made.update("site-1", 300_000), list[bool]()
+
+    def keep_and_lose(folder: RunFolder, *arguments: Any) -> None:
+        keep(folder, *arguments)
+        if not away:
+            s3.fault("deny", key=f"{made.bucket}/*.secagg", times=2)  # as it is added, and as the sum is made again
+            away.append(True)
+
+    monkeypatch.setattr(RunFolder, "keep_upload", keep_and_lose)
+    with made.serving() as server:
+        s3.clear()
+        assert not made.deposit(server, update)
+        assert puts(s3) == ["1"]
+        assert (made.rounds, made.spool, len(made.objects)) == (["site-1.update"], [], 1)
+
+
+def test_no_receipt_again_for_what_is_not_there_any_more(made: World, s3: S3Server) -> None:
+    update = made.update("site-1")
+    with made.serving() as server:
+        made.deposit(server, update)
+        s3.client().delete_object(Bucket=made.bucket, Key=made.objects[0])
+        with pytest.raises(FormatError, match="it is not there"):
+            made.deposit(server, update)
+
+
+def test_another_bucket_begins_anew(made: World, s3: S3Server) -> None:
+    first, second = made.update("site-1"), made.update("site-2")
+    with made.serving() as server:
+        made.join(server, *SITES)
+        made.deposit(server, first)
+        leave(made, server, second)
+    old, made.bucket = made.bucket, s3.bucket()
+    with made.serving() as server:
+        s3.clear()
+        assert not made.deposit(server, second)
+        assert {item["key"].partition("/")[0] for item in s3.requests() if item["method"] == "PUT"} == {made.bucket}
+        assert server.status().added == ("site-1", "site-2")
+        wait_for(lambda: made.spool == [])
+        assert s3.uploads(old) == []
+        assert not made.deposit(server, made.update("site-3"))
+        emptied(made)
+
+
+def test_what_cannot_be_deleted_keeps_nothing_else_there(
+    made: World, s3: S3Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    with made.serving() as server:
+        made.join(server, *SITES)
+        s3.fault("deny", method="DELETE", key=f"{made.bucket}/brain/round-0/site-1-*", times=1000)
+        for site in ("site-1", "site-1", "site-2", "site-2"):  # each second one takes the place of the first
+            leave(made, server, made.update(site))
+        wait_for(lambda: len(s3.uploads(made.bucket)) == 3)
+        assert "cannot clear the bucket of 1 objects" in caplog.text
+    s3.clear()
+    with made.serving():
+        wait_for(lambda: len(s3.uploads(made.bucket)) == 2)
+
+
+def test_a_server_stops_also_if_its_bucket_does_not_answer(
+    made: World, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secagg.server.federation._CLEANING_SECONDS", 0.1)
+    with made.serving() as server:
+        s3.fault("slow", method="DELETE", seconds=4, times=1)
+        for _ in range(2):
+            leave(made, server, made.update("site-1"))
+        wait_for(lambda: any(item["method"] == "DELETE" for item in s3.requests()))
+        began = time.monotonic()
+        server.stop()
+        assert time.monotonic() - began < 3
+
+
 def test_a_server_without_its_bucket_takes_streams_and_keeps_what_lies_there(made: World) -> None:
     first, second, third = (made.update(site) for site in SITES)
     with made.serving() as server, made.session(server, "site-2") as session:
@@ -362,20 +442,21 @@ def test_only_updates_go_by_the_bucket(made: World) -> None:
 def test_a_server_does_not_start_with_a_bucket_that_is_of_no_use(
     made: World, s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused() -> str:
+    def refused(kind: type[SecAggError] = ConfigError) -> str:
         fsspec.get_filesystem_class("s3").clear_instance_cache()
-        with pytest.raises(ConfigError) as caught:
+        with pytest.raises(kind) as caught:
             made.serving().__enter__()
+        assert type(caught.value) is kind
         assert not any(secret in str(caught.value) for secret in (*WRITER, *READER, "X-Amz"))
         return str(caught.value)
 
     with monkeypatch.context() as patched:
-        patched.setenv("AWS_SECRET_ACCESS_KEY", "another")
-        assert "credentials" in refused()
+        patched.setenv("AWS_SECRET_ACCESS_KEY", "another")  # the store may be mended, so the server be started again
+        assert "credentials" in refused(TransportError)
     with monkeypatch.context() as patched:
         patched.delenv("AWS_SECRET_ACCESS_KEY")
         patched.delenv("AWS_ACCESS_KEY_ID")
-        assert "credentials" in refused()
+        assert "credentials" in refused(TransportError)
     with monkeypatch.context() as patched:
         patched.setenv("AWS_ENDPOINT_URL", s3.http)
         assert "https" in refused()
