@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ..errors import (
     ConfigError,
     DigestError,
+    DuplicateError,
     FormatError,
     QuorumError,
     SecAggError,
@@ -58,7 +59,7 @@ class Report:
 
 def aggregate(
     kit: ServerKit | str | os.PathLike[str],
-    urls: Iterable[str],
+    urls: str | Iterable[str],
     target: str,
     round: int,
     *,
@@ -77,7 +78,7 @@ def aggregate(
     ----------
     kit : path or ServerKit
         The server's kit: its folder, or what `secagg.trust.load_server_kit` read there.
-    urls : iterable of str
+    urls : str or iterable of str
         Paths and URLs of updates, or patterns with ``*``. Contributions are listed in this order. Of calibrations, the
         result is the scales.
     target : str
@@ -107,7 +108,7 @@ def aggregate(
     QuorumError
         If fewer than ``min_clients`` updates are fit.
     StateError
-        If there is something else at the target.
+        If there is something else at the target, or ranges are missing in the end.
     TransportError, StorageError
         If a store cannot be reached, or takes nothing.
     """
@@ -117,7 +118,7 @@ def aggregate(
     if shards is not None and (not isinstance(shards, int) or shards < 1):
         raise ConfigError(f"shards is {show(shards)}; give a whole number from 1 on")
     found = _found(urls, target)
-    pool, unfit, passes = pool or ThreadPool(), dict[str, SecAggError](), 0
+    pool, unfit, passes, anew = pool or ThreadPool(), dict[str, SecAggError](), 0, False
     while True:
         refused = dict[str, SecAggError]()
         try:
@@ -129,13 +130,15 @@ def aggregate(
             break
         passes += 1
         began(job)
-        wrong = _sum(job, pool)
+        wrong, resumed = _sum(job, pool)
         if not wrong:
-            objects.concatenate([objects.pin(job.part_url(index)) for index in range(job.shards)], target)
-            if not _is_there(job):
-                raise StateError(f"{show(target)}, which was written a moment ago, is not there")
+            _put_together(job)
             break
         _clear(job)
+        if resumed and not anew:  # whoever may write there may have put them there: no site is blamed for that
+            anew = True
+            log.warning("the partial sums that lay beside %s do not fit: all ranges are added anew", shown(target))
+            continue
         for place, error in wrong.items():
             url = job.sources[place].pinned.url
             unfit[url] = error
@@ -144,11 +147,14 @@ def aggregate(
     return Report(job.header, job.header.nbytes, refused | unfit, passes)
 
 
-def _found(urls: Iterable[str], target: str) -> dict[str, Pinned | SecAggError]:
+def _found(urls: str | Iterable[str], target: str) -> dict[str, Pinned | SecAggError]:
     """Return the objects that are meant, each as it is now, or what is wrong with it, but not the target itself."""
     if not isinstance(target, str):
         raise ConfigError(f"the target is {show(target)}; give a path or a URL as text")
-    names = dict.fromkeys(url for pattern in urls for url in objects.list_objects(pattern))
+    patterns = [urls] if isinstance(urls, str) else list(urls)
+    if wrong := [pattern for pattern in patterns if not isinstance(pattern, str)]:
+        raise ConfigError(f"an update is named {show(wrong[0])}; give paths and URLs as text")
+    names = dict.fromkeys(url for pattern in patterns for url in objects.list_objects(pattern))
     names.pop(target, None)
     if not names:
         raise ConfigError("no updates are named: give their paths or URLs, or patterns such as 's3://bucket/round-3/*'")
@@ -163,20 +169,38 @@ def _found(urls: Iterable[str], target: str) -> dict[str, Pinned | SecAggError]:
         return dict(zip(names, executor.map(pin, names), strict=True))
 
 
-def _sum(job: SumJob, pool: Pool) -> dict[int, SecAggError]:
-    """Let all ranges be added; return what is wrong with updates, by their places: if nothing is, the sum is there."""
-    wrong, digests = dict[int, SecAggError](), dict[int, tuple[bytes, ...]]()
+def _sum(job: SumJob, pool: Pool) -> tuple[dict[int, SecAggError], bool]:
+    """Let all ranges be added; return what is wrong with updates, by their places: if nothing is, the sum is there.
+
+    And whether that was concluded from partial sums of earlier calls.
+    """
+    wrong, digests, found = dict[int, SecAggError](), dict[int, tuple[bytes, ...]](), False
     for done in pool.run(job, range(job.shards)):
         wrong.update(done.unfit)
         digests[done.index] = done.digests
+        found |= done.found
     if len(digests) != job.shards:
         raise StateError(f"{len(digests)} of {job.shards} ranges were added; start again, to go on with them")
-    if not wrong:
-        for place, source in enumerate(job.sources):
-            body = body_digest(source.head_digest, (digests[index][place] for index in range(job.shards)))
-            if not hmac.compare_digest(source.body, body):
-                wrong[place] = DigestError("the body is damaged: it is not what its site has signed")
-    return wrong
+    if wrong:  # with what was read now
+        return wrong, False
+    for place, source in enumerate(job.sources):
+        body = body_digest(source.head_digest, (digests[index][place] for index in range(job.shards)))
+        if not hmac.compare_digest(source.body, body):
+            wrong[place] = DigestError("the body is damaged: it is not what its site has signed")
+    return wrong, found
+
+
+def _put_together(job: SumJob) -> None:
+    """Make the sum of its parts, unless somebody else has done so meanwhile."""
+    if _is_there(job):
+        return
+    try:
+        objects.concatenate([objects.pin(job.part_url(index)) for index in range(job.shards)], job.target)
+    except FormatError as error:
+        if not _is_there(job):  # by another call, which has then removed the parts
+            raise StateError(f"a partial sum is gone ({error}); start again, to go on with the others") from None
+    if not _is_there(job):
+        raise StateError(f"{shown(job.target)}, which was written a moment ago, is not there")
 
 
 def _is_there(job: SumJob) -> bool:
@@ -184,15 +208,21 @@ def _is_there(job: SumJob) -> bool:
     try:
         pinned = objects.pin(job.target)
     except FormatError:
+        objects.check_target(job.target)
         return False
-    with suppress(FormatError), Update.open(pinned) as there:
+    with suppress(FormatError, DuplicateError), Update.open(pinned) as there:
         if (there.header.head, there.tail.pack(job.head, job.header.frame_count)) == (job.head, job.tail):
             return True
-    raise StateError(f"there is something else at {show(job.target)}: remove it, or name another place for the sum")
+    raise StateError(f"there is something else at {shown(job.target)}: remove it, or name another place for the sum")
 
 
 def _clear(job: SumJob) -> None:
     """Remove partial sums, also those of earlier calls; what cannot be removed is in nobody's way."""
+    folder, slash, name = (glob.escape(part) for part in job.target.rpartition("/"))
+    partial, random = f"{name}.{'[0-9a-f]' * 16}.*.", "[a-z0-9_]" * 8
+    # The hidden ones are of a folder: what a process had half written when it was killed.
+    hidden = f"{folder}{slash}.{partial}"
     with suppress(SecAggError):
         for suffix in ("part", "digests"):
-            objects.remove(objects.list_objects(f"{glob.escape(job.target)}.{'[0-9a-f]' * 16}.*.{suffix}"))
+            objects.remove(objects.list_objects(f"{folder}{slash}{partial}{suffix}"))
+            objects.remove(objects.list_objects(f"{hidden}{suffix}.{random}"))

@@ -133,11 +133,14 @@ class RangeDone:
         unfit, and no partial sum written.
     unfit : mapping of int to SecAggError
         What is wrong with sources, by their place.
+    found : bool
+        Whether the partial sum was there already: then no source was read, and the digests are what lay beside it.
     """
 
     index: int
     digests: tuple[bytes, ...]
     unfit: Mapping[int, SecAggError]
+    found: bool = False
 
 
 class Pool(Protocol):

@@ -49,17 +49,17 @@ def sum_range(job: SumJob, index: int, read: Read = lambda nbytes: None) -> Rang
     TransportError, StorageError
         If the store cannot be reached, or takes nothing.
     """
-    digests = _found(job, index)
-    if digests is None:
-        try:
-            digests = _sum(job, index, read)
-        except _UnfitError as error:
-            return RangeDone(index, (), error.unfit)
-        blob = b"".join(digests)
-        with objects.write(job.digests_url(index)) as file:
-            file.write(blob + _seal(job, index, blob))
-    else:
+    there = _found(job, index)
+    if there is not None:
         read(job.read_nbytes(index))
+        return RangeDone(index, there, {}, found=True)
+    try:
+        digests = _sum(job, index, read)
+    except _UnfitError as error:
+        return RangeDone(index, (), error.unfit)
+    blob = b"".join(digests)
+    with objects.write(job.digests_url(index)) as file:
+        file.write(blob + _seal(job, index, blob))
     return RangeDone(index, digests, {})
 
 

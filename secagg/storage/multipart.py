@@ -236,10 +236,10 @@ def _cut(chunks: Iterable[bytes | memoryview], nbytes: int) -> Iterator[tuple[Pi
 
 
 def bucket_and_key(url: str) -> tuple[str, str]:
-    """Return bucket and key of ``s3://bucket/key``; `StorageError` if it is none."""
+    """Return bucket and key of ``s3://bucket/key``, or ``s3a://``; `StorageError` if it is none."""
     scheme, separator, place = url.partition("://")
     bucket, _, key = place.partition("/")
-    if (scheme, separator) != ("s3", "://") or not bucket or not key:
+    if scheme not in ("s3", "s3a") or not separator or not bucket or not key:
         raise StorageError(f"{url!r:.200} names no object of S3; write s3://bucket/name")
     return bucket, key
 

@@ -15,7 +15,7 @@ from typing import TypeGuard
 
 from ..errors import FormatError, StorageError
 from .files import Target, WholeWrites, Writable, check_writable, is_path, open_regular, os_errors, replace_file
-from .pinned import WINDOW_NBYTES, Pinned, Store, copy_into
+from .pinned import WINDOW_NBYTES, Pinned, Store, copy_into, shown
 
 #: The first request of a stream: the head of most updates is in it.
 _FIRST_NBYTES = 256 << 10
@@ -101,7 +101,16 @@ def list_objects(pattern: str) -> list[str]:
 
     A store may list late what was written or removed a moment ago: `pin` tells what is there.
     """
-    return _store(pattern).list(pattern) if glob.has_magic(pattern) else [pattern]
+    # Of what has none, "?" begins the query of a URL, and "[" may be in any name.
+    return _store(pattern).list(pattern) if "*" in pattern else [pattern]
+
+
+def check_target(url: str) -> None:
+    """Raise `StorageError` if nothing can be written there: something that is no file has the name."""
+    path = None if is_url(url) and not url.startswith("file://") else Path(_path(url))
+    with os_errors(StorageError, f"cannot write {shown(url)}"):
+        if path is not None and path.exists() and not path.is_file():
+            raise StorageError(f"cannot write {shown(url)}: it is no file; name another place")
 
 
 def remove(urls: Iterable[str]) -> None:

@@ -66,5 +66,9 @@ def copy_into(store: Store, parts: Sequence[Pinned], target: Writable) -> None:
 
 
 def shown(url: str) -> str:
-    """Return a URL for a message: what follows ``?`` may be a signature."""
-    return one_line(url.partition("?")[0])
+    """Return a path or a URL for a message: what follows ``?`` may be a signature, what precedes ``@`` a password."""
+    scheme, separator, place = url.partition("://")
+    if not separator:
+        return one_line(url)
+    host, slash, key = place.partition("?")[0].partition("/")
+    return one_line(f"{scheme}://{host.rpartition('@')[2]}{slash}{key}")

@@ -18,6 +18,8 @@ from .pinned import WINDOW_NBYTES, Pinned, copy_into, shown
 _COMMITTING = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 #: A part of a multipart upload of S3 that is not the last one has 5 MiB at least, and there are so many at most.
 _PART_NBYTES, _MAX_PARTS = 5 << 20, 10_000
+#: The most that S3 copies in a call.
+_MAX_COPY_NBYTES = 5 << 30
 #: Copies within the store at a time; they carry no bytes.
 COPIES = 16
 #: Connections that are kept for reading, and a lock for who makes the client that keeps them.
@@ -55,6 +57,11 @@ class RemoteStore:
             ) from error
         except ValueError as error:
             raise FormatError(f"objects cannot be read from {scheme}://: {error}") from error
+        except Exception as error:  # noqa: BLE001  of what is not found by its scheme alone: a host, an archive
+            raise FormatError(
+                f"objects cannot be read from {scheme}://: fsspec finds it by more than its scheme "
+                f"({type(error).__name__})"
+            ) from None
 
     def pin(self, url: str) -> Pinned:
         """See `secagg.storage.objects.pin`."""
@@ -138,7 +145,9 @@ class S3Store(RemoteStore):
 
     def concatenate(self, parts: Sequence[Pinned], url: str) -> None:
         """See `secagg.storage.objects.concatenate`."""
-        if len(parts) > _MAX_PARTS or not parts or min([part.nbytes for part in parts[:-1]], default=0) < _PART_NBYTES:
+        sizes = [part.nbytes for part in parts]
+        small = min(sizes[:-1], default=0) < _PART_NBYTES
+        if len(parts) > _MAX_PARTS or small or max(sizes, default=0) > _MAX_COPY_NBYTES:
             super().concatenate(parts, url)
             return
         with writing(url):
@@ -220,7 +229,10 @@ def _reading(url: str) -> Iterator[None]:
         yield
     except SecAggError:
         raise
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        cause = error.__cause__  # of HTTP, fsspec says so of whatever keeps it from reading
+        if cause is not None and not isinstance(cause, FileNotFoundError) and not _code(cause):
+            raise TransportError(f"cannot read {shown(url)}: {_reason(cause)}") from None
         raise FormatError(f"cannot read {shown(url)}: it is not there") from None
     except Exception as error:  # noqa: BLE001  each store has its own
         raise TransportError(f"cannot read {shown(url)}: {_reason(error)}") from None
@@ -236,7 +248,7 @@ def _writing(url: str) -> Iterator[None]:
         raise StorageError(f"cannot write {shown(url)}: {_reason(error)}") from None
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """Return what a store says, without what it was asked, which may hold a credential."""
     if isinstance(error, PermissionError) or type(error).__name__ == "NoCredentialsError":
         return "the store refuses these credentials, or has none; set those of its library, as AWS_ACCESS_KEY_ID"

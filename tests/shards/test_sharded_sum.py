@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import pickle
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ from secagg import errors
 from secagg.shards import RangeDone, Report, SumJob, ThreadPool, aggregate, sum_range
 from secagg.storage import objects
 from secagg.storage.pinned import Pinned
+from secagg.wire.container import digest, frame_digest
 from secagg.wire.tail import Proof, signed_message
 
 #: More than two frames encrypted in every scheme, and two clear ones.
@@ -47,7 +49,7 @@ def flashe() -> Signed:
     return federation("flashe")
 
 
-def add(signed: Signed, urls: Sequence[str], target: str | Path, **changes: object) -> Report:
+def add(signed: Signed, urls: str | Sequence[str], target: str | Path, **changes: object) -> Report:
     arguments = {"round": ROUND, "pool": ThreadPool(2), **changes}
     return aggregate(kit_of(signed, Path(target).parent), urls, str(target), **arguments)  # type: ignore[arg-type]
 
@@ -253,6 +255,7 @@ def test_too_few_are_fit(flashe: Signed, tmp_path: Path) -> None:
     [
         ({"urls": []}, "no updates are named"),
         ({"urls": ["nothing-*"]}, "no updates are named"),
+        ({"urls": [Path("x")]}, "an update is named .*as text"),
         ({"shards": 0}, "shards is 0"),
         ({"shards": 1.5}, "shards is 1.5"),
         ({"round": -1}, "round is -1"),
@@ -377,3 +380,104 @@ def test_kernels(kernels: str, tmp_path: Path) -> None:
     signed, given = federation("seal-BGV"), updates("seal-BGV")
     add(signed, lay(given, tmp_path), tmp_path / "sum")
     assert (tmp_path / "sum").read_bytes() == summed(signed, given)
+
+
+def test_a_name_is_no_pattern_unless_it_has_a_star(flashe: Signed, tmp_path: Path) -> None:
+    given = updates("flashe")
+    urls = [str(tmp_path / name) for name in ("a [1].secagg", "b%20#é?.secagg", "c\n.secagg")]
+    for update, url in zip(given, urls, strict=True):
+        update.save(url)
+    assert add(flashe, urls, tmp_path / "s[0-9]um?").header.sites == tuple(flashe.names)
+    assert (tmp_path / "s[0-9]um?").read_bytes() == summed(flashe, given)
+    assert len(list(tmp_path.iterdir())) == 4
+    report = add(flashe, str(tmp_path / "*.secagg"), tmp_path / "again")
+    assert report.left_out == {}
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_a_target_that_is_no_file_is_found_before_anything_is_added(flashe: Signed, kind: str, tmp_path: Path) -> None:
+    urls = lay(updates("flashe"), tmp_path)
+    (os.mkdir if kind == "folder" else os.mkfifo)(tmp_path / "sum")
+    with pytest.raises(errors.StorageError, match=r"cannot write .*sum: it is no file"):
+        add(flashe, urls, tmp_path / "sum", began=pytest.fail)
+    assert len(list(tmp_path.iterdir())) == 4
+    assert not (tmp_path / "sum").is_file()
+
+
+def lost(signed: Signed, urls: Sequence[str], target: Path, ranges: int, shards: int) -> SumJob:
+    """A sum whose driver is lost after some ranges."""
+    jobs: list[SumJob] = []
+    with pytest.raises(errors.TransportError, match="lost"):
+        add(signed, urls, target, pool=Stopping(ranges), shards=shards, began=jobs.append)
+    return jobs[0]
+
+
+def test_what_a_killed_process_has_half_written_goes_with_the_next(flashe: Signed, tmp_path: Path) -> None:
+    urls = lay(updates("flashe"), tmp_path)
+    job = lost(flashe, urls, tmp_path / "sum", 1, 3)
+    for number, url in enumerate((job.part_url(1), job.digests_url(1))):
+        (tmp_path / f".{Path(url).name}.abcdef_{number}").write_bytes(b"half")
+    (tmp_path / ".sum.notes").write_bytes(b"not ours")
+    add(flashe, urls, tmp_path / "sum", shards=3)
+    assert sorted(path.name for path in tmp_path.iterdir() if "sum" in path.name) == [".sum.notes", "sum"]
+
+
+def test_digests_that_somebody_else_has_put_there_blame_no_site(flashe: Signed, tmp_path: Path) -> None:
+    given = updates("flashe")
+    urls = lay(given, tmp_path)
+    job = lost(flashe, urls, tmp_path / "sum", 2, 3)
+    path = Path(job.digests_url(1))
+    blob = bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:-32]
+    path.write_bytes(blob + digest(job.name.encode(), (1).to_bytes(8, "little"), blob))
+    report = add(flashe, urls, tmp_path / "sum", shards=3)
+    assert (report.left_out, report.passes) == ({}, 2)
+    assert (tmp_path / "sum").read_bytes() == summed(flashe, given)
+
+
+def test_sites_refuse_a_partial_sum_that_somebody_else_has_put_there(flashe: Signed, tmp_path: Path) -> None:
+    """All digests are right, for they need no key: nobody but a site can tell, by the tags."""
+    urls = lay(updates("flashe"), tmp_path)
+    job = lost(flashe, urls, tmp_path / "sum", 2, 3)
+    path, start = Path(job.part_url(1)), next(job.frames(1)).offset
+    data = bytearray(path.read_bytes())
+    for frame in job.frames(1):
+        at, end = frame.offset - start, frame.offset - start + frame.nbytes
+        data[at] ^= 1
+        data[end : end + 32] = frame_digest(job.head, frame.index, memoryview(data)[at:end])
+    path.write_bytes(data)
+    assert add(flashe, urls, tmp_path / "sum", shards=3).left_out == {}
+    with secagg.Update.open(tmp_path / "sum") as aggregate, pytest.raises(errors.DecryptionError):
+        flashe.site().decrypt(aggregate)
+
+
+def test_another_call_that_ends_first(flashe: Signed, tmp_path: Path) -> None:
+    """Of the same updates, both are right; of others, the second is told, and replaces nothing."""
+    urls, target = lay(updates("flashe"), tmp_path), tmp_path / "sum"
+
+    class Late(ThreadPool):
+        def __init__(self, first: Sequence[str]) -> None:
+            super().__init__(1)
+            self._first = first
+
+        def run(self, job: SumJob, indices: Iterable[int]) -> Iterator[RangeDone]:
+            yield from super().run(job, indices)
+            add(flashe, self._first, target, shards=2)  # and with it, all partial sums are gone
+
+    assert add(flashe, urls, target, pool=Late(urls), shards=2).header.sites == tuple(flashe.names)
+    assert target.read_bytes() == summed(flashe, updates("flashe"))
+    target.unlink()
+    with pytest.raises(errors.StateError, match="something else"):
+        add(flashe, urls, target, pool=Late(urls[:2]), shards=2)
+    assert target.read_bytes() == summed(flashe, updates("flashe")[:2])
+    target.unlink()
+    with pytest.raises(errors.StateError, match="a partial sum is gone .*start again"):
+        add(flashe, urls, target, pool=Clearing(), shards=2)
+    assert add(flashe, urls, target, shards=2).passes == 1
+
+
+class Clearing(ThreadPool):
+    """A pool after which somebody removes a partial sum."""
+
+    def run(self, job: SumJob, indices: Iterable[int]) -> Iterator[RangeDone]:
+        yield from super().run(job, indices)
+        objects.remove([job.part_url(0)])

@@ -405,3 +405,30 @@ def test_schemes(monkeypatch: pytest.MonkeyPatch) -> None:
         *itertools.repeat(True, 2),
         *itertools.repeat(False, 5),
     ]
+
+
+@pytest.mark.parametrize("url", ["webhdfs://host/a", "zip://a", "dir://a", "reference://a"])
+def test_what_fsspec_finds_by_more_than_a_scheme(url: str) -> None:
+    with pytest.raises(FormatError, match="by more than its scheme"):
+        objects.pin(url)
+
+
+def test_what_cannot_be_reached_over_http_is_not_missing() -> None:
+    """fsspec says of both that there is no such file; and no secret of a URL is in a message."""
+    url = "http://user:password@127.0.0.1:9/a?X-Amz-Signature=signature"
+    with pytest.raises(TransportError, match=r"cannot read http://127.0.0.1:9/a: the store cannot be reached") as raised:
+        objects.pin(url)
+    assert not {word for word in ("password", "signature") if word in str(raised.value)}
+    assert objects.list_objects(url) == [url]  # the "?" begins a query, and no pattern
+
+
+def test_s3_under_its_other_name(in_s3: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [objects.pin(in_s3.put(name, content_of(PART_NBYTES, seed))) for seed, name in enumerate("ab")]
+    other = in_s3.url("c").replace("s3://", "s3a://")
+    objects.concatenate(parts, other)
+    assert whole(objects.pin(other)) == content_of(PART_NBYTES, 0) + content_of(PART_NBYTES, 1)
+    objects.remove([other])
+    monkeypatch.setattr(remote, "_MAX_COPY_NBYTES", PART_NBYTES - 1)  # S3 refuses to copy more: it goes through here
+    monkeypatch.setattr(remote.MultipartUpload, "copy", pytest.fail)
+    objects.concatenate(parts, other)
+    assert in_s3.get("c") == content_of(PART_NBYTES, 0) + content_of(PART_NBYTES, 1)
