@@ -20,7 +20,7 @@ from secagg.errors import BackendUnavailableError, FormatError, StorageError, Tr
 from secagg.storage import objects, remote
 from secagg.storage.objects import Pinned
 
-#: What is written goes to S3 in parts of two windows, which are as small here as S3 takes them; copies too, at least.
+#: What is written goes to S3 in parts of a window, which is as small here as S3 takes them; copies too, at least.
 PART_NBYTES = 5 << 20
 SIZES = (0, 1, PART_NBYTES - 1, PART_NBYTES, PART_NBYTES + 1)
 
@@ -53,7 +53,7 @@ class Place:
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "WINDOW_NBYTES", PART_NBYTES // 2)
+    monkeypatch.setattr(remote, "WINDOW_NBYTES", PART_NBYTES)
 
 
 @pytest.fixture(params=["folder", "memory", "s3"])
