@@ -146,8 +146,8 @@ class S3Store(RemoteStore):
     def concatenate(self, parts: Sequence[Pinned], url: str) -> None:
         """See `secagg.storage.objects.concatenate`."""
         sizes = [part.nbytes for part in parts]
-        small = min(sizes[:-1], default=0) < _PART_NBYTES
-        if len(parts) > _MAX_PARTS or small or max(sizes, default=0) > _MAX_COPY_NBYTES:
+        small = min(sizes[:-1], default=_PART_NBYTES) < _PART_NBYTES
+        if not parts or len(parts) > _MAX_PARTS or small or max(sizes) > _MAX_COPY_NBYTES:
             super().concatenate(parts, url)
             return
         with writing(url):

@@ -20,7 +20,7 @@ MOST_NBYTES = 300_000_000
 
 def test_is_that_of_windows(tmp_path: Path) -> None:
     peaks = {}
-    for parameters in (12_000_000, 40_000_000):
+    for parameters in (12_000_000, 60_000_000):
         made = lay(str(tmp_path), tmp_path / f"kit-{parameters}", "flashe-16", parameters, 3)
         target = str(tmp_path / f"sum-{parameters}")
         peaks[made.nbytes // 3] = worker_memory(made, target, shards=1)["above_nbytes"]
