@@ -53,28 +53,23 @@ def sum_range(job: SumJob, index: int, read: Read = lambda nbytes: None) -> Rang
     if there is not None:
         read(job.read_nbytes(index))
         return RangeDone(index, there, {}, found=True)
+    unfit: dict[int, SecAggError] = {}
     try:
-        digests = _sum(job, index, read)
-    except _UnfitError as error:
-        return RangeDone(index, (), error.unfit)
+        digests = _sum(job, index, read, unfit)
+    except SecAggError as error:
+        if any(error is one for one in unfit.values()):
+            return RangeDone(index, (), unfit)
+        raise
     blob = b"".join(digests)
     with objects.write(job.digests_url(index)) as file:
         file.write(blob + _seal(job, index, blob))
     return RangeDone(index, digests, {})
 
 
-class _UnfitError(Exception):
-    """Some updates are unfit; by their places."""
-
-    def __init__(self, unfit: dict[int, SecAggError]) -> None:
-        super().__init__()
-        self.unfit = unfit
-
-
-def _sum(job: SumJob, index: int, read: Read) -> tuple[bytes, ...]:
+def _sum(job: SumJob, index: int, read: Read, unfit: dict[int, SecAggError]) -> tuple[bytes, ...]:
+    """Add a range; note which updates are `unfit`, and raise what is wrong with one of them in the end."""
     header, words = job.header, FrameWords(job.header.params, job.primes)
     digests = [bytearray() for _ in job.sources]
-    unfit: dict[int, SecAggError] = {}
     # Ranges begin with different updates, so that not all tasks ask for the same object at once.
     order = [(index + place) % len(job.sources) for place in range(len(job.sources))]
     with objects.write(job.part_url(index)) as part, ThreadPoolExecutor(AHEAD) as readers:
@@ -102,7 +97,7 @@ def _sum(job: SumJob, index: int, read: Read) -> tuple[bytes, ...]:
         if index + 1 == job.shards:
             part.write(job.tail)
         if unfit:
-            raise _UnfitError(unfit)  # and the partial sum does not appear
+            raise next(iter(unfit.values()))  # and the partial sum does not appear
     return tuple(map(bytes, digests))
 
 

@@ -165,7 +165,7 @@ def test_wrong_options(tmp_path: Path, small: Model) -> None:
 def test_what_is_no_benchmark_is_said(tmp_path: Path) -> None:
     result = run(tmp_path, "repotr")
     assert result.returncode == 2
-    assert "no file 'repotr', and no benchmark: those are clara, peers, growth, report" in result.stderr
+    assert "no file 'repotr', and no benchmark: those are clara, peers, growth, shards, report" in result.stderr
 
 
 def test_more_values_than_there_is_memory_for(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def test_a_node_that_lacks_something(
         with pytest.raises(kind, match=message):
             aggregate(kit, [f"s3://{bucket}/in/*"], f"s3://{bucket}/sum", ROUND, pool=RayPool())
         assert ray.is_initialized()  # whoever has joined leaves
-        assert cluster.busy() == {}
+        assert cluster.idle()
     assert objects.list_objects(f"s3://{bucket}/s*") == []
 
 
@@ -297,7 +297,7 @@ def test_the_command_is_stopped_and_killed_and_goes_on(cluster: RayCluster, tmp_
     with command.run(tmp_path / "first", 3) as process:
         process.send_signal(signal.SIGTERM)
         said = process.communicate(timeout=60)
-        assert cluster.busy() == {}
+        assert cluster.idle()
     assert process.returncode == 128 + signal.SIGTERM
     assert said == ("", "adding the updates of round 3\nsecagg: stopped; the same command, started again, goes on\n")
     assert not list(tmp_path.glob(".sum*"))  # nothing is half written

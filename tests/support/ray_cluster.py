@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -45,6 +46,13 @@ class RayCluster:
     def busy(self) -> dict[int, int]:
         """The processes that run a task of a sum, each with its node."""
         return {worker: node for node in self.nodes for worker in _children(node) if "_add" in _title(worker)}
+
+    def idle(self, seconds: float = 20.0) -> bool:
+        """Whether no process runs a task, soon: on a busy machine one that was cancelled takes a moment to end."""
+        deadline = time.monotonic() + seconds
+        while self.busy() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return not self.busy()
 
     def kill_node(self, node: int) -> None:
         """Kill a node's raylet, and all that it has started."""
