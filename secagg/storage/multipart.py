@@ -1,4 +1,4 @@
-"""Objects of S3 in parts: a multipart upload that goes on where an earlier one stopped, and cannot overwrite.
+"""Objects of S3 in parts: a multipart upload that goes on where an earlier one stopped, and overwrites only if told to.
 
 Whoever has credentials puts the parts; or somebody else does, who has none, by presigned URLs: each for one part of one
 upload, of a fixed size, for some minutes. The object appears whole, when the upload is completed, or not at all.
@@ -213,7 +213,7 @@ def writing(url: str) -> Iterator[None]:
 
 def _under_way(url: str) -> tuple[MultipartUpload, dict[int, tuple[int, str]]]:
     """Return the latest upload to this name and its parts, or a new one."""
-    with suppress(StorageError, TransportError, UploadGoneError):  # who may write need not be allowed to look
+    with suppress(StorageError, TransportError):  # who may write need not be allowed to look
         found = MultipartUpload.find(url)
         if found:
             return found[-1], found[-1].parts()

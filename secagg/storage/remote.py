@@ -188,8 +188,7 @@ class S3Store(RemoteStore):
 def _reader(fs: Any) -> Any:
     """Return botocore's own client, of the settings of an `S3FileSystem`, which keeps it.
 
-    Threads read by it side by side, where s3fs takes all that comes through one thread of the process: a byte costs
-    half the time here.
+    Threads read by it side by side, where s3fs takes all that comes through one thread of the process.
     """
     with _MAKING:
         if "secagg_reader" not in vars(fs):
