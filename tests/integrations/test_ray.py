@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -197,58 +197,83 @@ def slow(cluster: RayCluster, tmp_path: Path) -> Iterator[Path]:
         yield tmp_path / "reads"
 
 
-def die(round: Round, cluster: RayCluster, rng: random.Random, *, node: bool) -> bool:
-    """Add while something dies at a random moment; return whether it had a task just then."""
-    after, seconds = rng.randrange(FRAMES - 4), rng.uniform(0, 0.5)
+def add_while(round: Round, dies: Callable[[list[int], threading.Event], bool]) -> bool:
+    """Add while something dies, in a thread: told of the ranges that are added, and when all are; return what it does."""
     done, over = list[int](), threading.Event()
-
-    def kill_something() -> bool:
-        """Not on the first node, which is the driver's own."""
-        busy = dict[int, int]()
-        while len(done) < after or not busy:
-            if over.wait(0.02):
-                return False
-            busy = {worker: node for worker, node in cluster.busy().items() if node != cluster.nodes[0]}
-        worker, victim = rng.choice(list(busy.items()))
-        if node:
-            time.sleep(seconds)
-        hit = worker in cluster.busy()
-        if node:
-            cluster.kill_node(victim)
-        else:
-            kill(worker)
-        return hit
-
     with ThreadPoolExecutor(1) as executor:
-        killing = executor.submit(kill_something)
+        dying = executor.submit(dies, done, over)
         try:
             round.add(RayPool(read=done.append), FRAMES)
         finally:
             over.set()
-        hit = killing.result()
     round.assert_right()
-    return hit
+    return dying.result()
 
 
-def nodes_die(cluster: RayCluster, folder: Path, seed: int, times: int, least: int) -> None:
-    rng, hits = random.Random(seed), 0
-    for number in range(times):
-        round = Round(folder / str(number), large=True)
-        hits += die(round, cluster, rng, node=True)
-        shutil.rmtree(round.folder)
-        cluster.add_node()
-    print(f"{hits} of {times} nodes that were killed had a task; seed {seed}")
-    assert hits >= least
-    assert die(Round(folder / "worker", large=True), cluster, rng, node=False)
+def elsewhere(cluster: RayCluster) -> dict[int, int]:
+    """The processes that run a task, each with its node, but for the first node, which is the driver's own."""
+    return {worker: node for worker, node in cluster.busy().items() if node != cluster.nodes[0]}
+
+
+def at_a_random_moment(round: Round, cluster: RayCluster, rng: random.Random) -> bool:
+    """Add while a node dies; return whether it had a task just then."""
+    after, seconds = rng.randrange(FRAMES - 4), rng.uniform(0, 0.5)
+
+    def dies(done: list[int], over: threading.Event) -> bool:
+        busy = dict[int, int]()
+        while len(done) < after or not busy:
+            if over.wait(0.02):
+                return False
+            busy = elsewhere(cluster)
+        worker, node = rng.choice(list(busy.items()))
+        time.sleep(seconds)
+        hit = worker in cluster.busy()
+        cluster.kill_node(node)
+        return hit
+
+    return add_while(round, dies)
+
+
+def amid_a_task(round: Round, cluster: RayCluster, rng: random.Random, slow: Path, *, node: bool) -> bool:
+    """Add while a worker or its node dies, before a read at a random place; return whether one did."""
+
+    def dies(done: list[int], over: threading.Event) -> bool:
+        waiting = set[int]()
+        while not waiting:
+            if over.wait(0.02):
+                return False
+            waiting = ray_workers.held(slow) & elsewhere(cluster).keys()
+        worker = rng.choice(sorted(waiting))
+        if node:
+            cluster.kill_node(elsewhere(cluster)[worker])
+        else:
+            kill(worker)
+        ray_workers.release(slow)
+        return True
+
+    with ray_workers.holding(slow, rng.randrange(round.updates[0].header.tail_offset * 3 // 4)):
+        return add_while(round, dies)
 
 
 def test_nodes_and_a_worker_die(cluster: RayCluster, slow: Path, tmp_path: Path) -> None:
-    nodes_die(cluster, tmp_path, random.randrange(1000), times=3, least=1)
+    rng = random.Random(seed := random.randrange(1000))
+    print(f"seed {seed}")
+    for number in range(3):
+        assert amid_a_task(Round(tmp_path / str(number), large=True), cluster, rng, slow, node=True)
+        cluster.add_node()
+    assert amid_a_task(Round(tmp_path / "worker", large=True), cluster, rng, slow, node=False)
 
 
 @pytest.mark.long
 def test_nodes_die_at_fifty_moments(cluster: RayCluster, slow: Path, tmp_path: Path) -> None:
-    nodes_die(cluster, tmp_path, random.randrange(1000), times=50, least=30)
+    rng, hits = random.Random(seed := random.randrange(1000)), 0
+    for number in range(50):
+        round = Round(tmp_path / str(number), large=True)
+        hits += at_a_random_moment(round, cluster, rng)
+        shutil.rmtree(round.folder)
+        cluster.add_node()
+    print(f"{hits} of 50 nodes that were killed had a task; seed {seed}")
+    assert hits >= 30
 
 
 @dataclass

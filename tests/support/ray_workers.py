@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,47 @@ SECONDS = 0.2
 
 
 def slow() -> None:
-    """Let every read take time, and note it in a file of the folder ``SECAGG_TEST_READS``."""
+    """Let every read take time, and note it in a file of the folder ``SECAGG_TEST_READS``; see `holding`."""
     read, notes = objects.read, Path(os.environ["SECAGG_TEST_READS"]) / str(os.getpid())
 
     def slowly(pinned: objects.Pinned, offset: int, nbytes: int) -> bytes:
         time.sleep(SECONDS)
+        while _held(notes.parent, offset):
+            notes.with_suffix(".held").touch()
+            time.sleep(0.02)
         with notes.open("a") as file:
             file.write(f"{Path(pinned.url).name} {offset} {nbytes}\n")
         return read(pinned, offset, nbytes)
 
     objects.read = slowly
+
+
+def _held(folder: Path, offset: int) -> bool:
+    with suppress(FileNotFoundError):
+        return offset >= int((folder / "hold").read_text())
+    return False
+
+
+@contextmanager
+def holding(folder: Path, offset: int) -> Iterator[None]:
+    """Let slow workers that begin in the block wait with reads at this offset and behind, until `release`."""
+    (folder / "hold").write_text(str(offset))
+    try:
+        yield
+    finally:
+        release(folder)
+        for path in folder.glob("*.held"):
+            path.unlink()
+
+
+def release(folder: Path) -> None:
+    """Let all go on that wait."""
+    (folder / "hold").unlink(missing_ok=True)
+
+
+def held(folder: Path) -> set[int]:
+    """The workers that wait; some may be dead by now."""
+    return {int(path.stem) for path in folder.glob("*.held")}
 
 
 def older() -> None:
@@ -58,7 +89,8 @@ def environment(hook: str, folder: Path | None = None) -> dict[str, Any]:
 
 def reads(folder: Path) -> list[tuple[str, int, int]]:
     """The object, offset and size of what was read slowly so far."""
-    lines = [line.split() for path in folder.iterdir() for line in path.read_text().splitlines()]
+    notes = [path for path in folder.iterdir() if path.name.isdigit()]
+    lines = [line.split() for path in notes for line in path.read_text().splitlines()]
     return [(name, int(offset), int(nbytes)) for name, offset, nbytes in lines]
 
 
