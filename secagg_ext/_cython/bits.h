@@ -170,13 +170,20 @@ SECAGG_INLINE void add_bits(uint8_t *acc, const uint8_t *row, ptrdiff_t groups, 
     }
 }
 
-#define FOR_WIDTH(bits, call)            \
-    switch (bits) {                      \
-    case 40: return call(40);            \
-    case 60: return call(60);            \
-    case 64: return call(64);            \
-    default: return call(bits);          \
+/* A loop of its own for the widths that primes of encryption params have, and for words modulo 2^64. */
+#define FOR_WIDTH(bits, call)                                                      \
+    switch (bits) {                                                                \
+    FOR_4(28, call) FOR_4(32, call) FOR_4(36, call) FOR_4(40, call)                \
+    FOR_4(44, call) FOR_4(48, call) FOR_4(52, call) FOR_4(56, call)                \
+    case 60: return call(60);                                                      \
+    case 64: return call(64);                                                      \
+    default: return call(bits);                                                    \
     }
+#define FOR_4(first, call)                      \
+    case first: return call(first);             \
+    case (first) + 1: return call((first) + 1); \
+    case (first) + 2: return call((first) + 2); \
+    case (first) + 3: return call((first) + 3);
 
 static ptrdiff_t check_row(const uint8_t *row, ptrdiff_t groups, ptrdiff_t after, uint64_t limit, unsigned bits)
 {
