@@ -154,7 +154,12 @@ def _found(urls: str | Iterable[str], target: str) -> dict[str, Pinned | SecAggE
     patterns = [urls] if isinstance(urls, str) else list(urls)
     if wrong := [pattern for pattern in patterns if not isinstance(pattern, str)]:
         raise ConfigError(f"an update is named {show(wrong[0])}; give paths and URLs as text")
-    names = dict.fromkeys(url for pattern in patterns for url in objects.list_objects(pattern))
+    names = dict[str, None]()
+    for pattern in patterns:
+        listed = objects.list_objects(pattern)
+        if not listed:
+            raise ConfigError(f"nothing is at {show(shown(pattern))}: mend the pattern, or leave it out")
+        names |= dict.fromkeys(listed)
     names.pop(target, None)
     if not names:
         raise ConfigError("no updates are named: give their paths or URLs, or patterns such as 's3://bucket/round-3/*'")

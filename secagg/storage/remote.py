@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
+from functools import lru_cache
 from typing import Any
 
 from ..errors import BackendUnavailableError, FormatError, SecAggError, StorageError, TransportError
@@ -86,7 +87,10 @@ class RemoteStore:
         with _writing(url):
             file = self._fs.open(place, "wb", block_size=WINDOW_NBYTES, **({"autocommit": False} if commits else {}))
         try:
-            yield _Checked(file, url)
+            with ThreadPoolExecutor(1, thread_name_prefix="secagg-write") as thread:
+                stream = _Behind(file, url, thread)
+                yield stream
+                stream.flush()
             with _writing(url):
                 file.close()
                 file.commit() if commits else self._fs.mv(place, url)
@@ -119,7 +123,7 @@ class S3Store(RemoteStore):
     def pin(self, url: str) -> Pinned:
         """See `secagg.storage.objects.pin`."""
         with _reading(url):
-            head = self._call("head_object", **self._place(url))
+            head = self._ask("head_object", self._place(url))
         version = head.get("VersionId") or ""
         return Pinned(url, int(head["ContentLength"]), "" if version == "null" else version, head.get("ETag", ""))
 
@@ -127,20 +131,17 @@ class S3Store(RemoteStore):
         """See `secagg.storage.objects.read`."""
         if not nbytes:
             return b""
-        from s3fs.errors import translate_boto_error
-
         which = {"VersionId": pinned.version} if pinned.version else {"IfMatch": pinned.etag}
         wanted = {**self._place(pinned.url), **which, "Range": f"bytes={offset}-{offset + nbytes - 1}"}
         with _reading(pinned.url):
             try:
                 data = self._get(wanted, nbytes)
-            except Exception as error:  # noqa: BLE001  of botocore, and of what it sends by
+            except Exception as error:
                 if _code(error) in ("PreconditionFailed", "412"):
                     raise _changed(pinned) from None
-                if _code(error) in ("InvalidRange", "416"):
-                    data = b""
-                else:
-                    raise translate_boto_error(error)  # noqa: B904  which says what it came from
+                if _code(error) not in ("InvalidRange", "416"):
+                    raise
+                data = b""
         return _whole(data, pinned, nbytes)
 
     def concatenate(self, parts: Sequence[Pinned], url: str) -> None:
@@ -162,8 +163,11 @@ class S3Store(RemoteStore):
                 raise
 
     def _get(self, wanted: dict[str, Any], nbytes: int) -> bytes:
+        data = None if self._fs.req_kw else _ask_once(_reader(self._fs), wanted, nbytes)
+        if data is not None:
+            return data
         for attempt in range(_TRIES):
-            response = _reader(self._fs).get_object(**wanted, **self._fs.req_kw)
+            response = self._ask("get_object", wanted)
             with closing(response["Body"]) as body:
                 if response.get("ContentLength", nbytes + 1) > nbytes:  # it could be more than memory holds
                     raise TransportError("the store sends more than it was asked for")
@@ -181,8 +185,14 @@ class S3Store(RemoteStore):
             raise FormatError(f"{shown(url)} names no object: write s3://BUCKET/KEY")
         return {"Bucket": bucket, "Key": key}
 
-    def _call(self, method: str, **arguments: Any) -> dict[str, Any]:
-        return dict(self._fs.call_s3(method, **arguments))
+    def _ask(self, method: str, wanted: dict[str, Any]) -> dict[str, Any]:
+        """Call botocore's client; what it raises is what fsspec does."""
+        from s3fs.errors import translate_boto_error
+
+        try:
+            return dict(getattr(_reader(self._fs), method)(**wanted, **self._fs.req_kw))
+        except Exception as error:  # noqa: BLE001  of botocore, and of what it sends by
+            raise translate_boto_error(error)  # noqa: B904  which says what it came from
 
 
 def _reader(fs: Any) -> Any:
@@ -210,16 +220,64 @@ def _reader(fs: Any) -> Any:
         return fs.secagg_reader
 
 
-class _Checked:
-    """A stream of a store: what it raises is ours."""
+def _ask_once(client: Any, wanted: dict[str, Any], nbytes: int) -> bytes | None:
+    """Return what `wanted` asks of a client of botocore's, by its signature and its connections alone.
 
-    def __init__(self, file: Any, url: str) -> None:
+    A call of the client takes several times as much of a processor. But it tries again and says what is wrong: it is
+    for all answers but these very bytes, None here.
+    """
+    from botocore.awsrequest import AWSRequest
+
+    headers = {"Range": wanted["Range"]} | ({"If-Match": wanted["IfMatch"]} if "IfMatch" in wanted else {})
+    query = {"versionId": wanted["VersionId"]} if "VersionId" in wanted else {}
+    with suppress(Exception):
+        url = _address(client, wanted["Bucket"], wanted["Key"])
+        request = AWSRequest("GET", url, headers=headers, params=query, stream_output=True)
+        client._request_signer.sign("GetObject", request)
+        response = client._endpoint.http_session.send(request.prepare())
+        with closing(response.raw) as body:
+            if (response.status_code, response.headers.get("Content-Length")) == (206, str(nbytes)):
+                data = bytes(body.read())
+                return data if len(data) == nbytes else None
+    return None
+
+
+@lru_cache(4096)
+def _address(client: Any, bucket: str, key: str) -> str:
+    """Return the URL of an object, as a client of botocore's makes it of endpoint, bucket and key."""
+    url = client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": key})
+    return str(url).partition("?")[0]
+
+
+class _Behind:
+    """A stream of a store, written in a thread: a window is on its way while the next one is filled."""
+
+    def __init__(self, file: Any, url: str, thread: ThreadPoolExecutor) -> None:
         self._file = file
         self._url = url
+        self._thread = thread
+        self._window = bytearray()
+        self._under_way: Future[Any] | None = None
 
     def write(self, data: bytes | memoryview) -> None:
-        with _writing(self._url):
-            self._file.write(data)
+        """Take bytes, or raise `StorageError` if those before them could not be written."""
+        self._window += data
+        if len(self._window) >= WINDOW_NBYTES:
+            self._send()
+
+    def flush(self) -> None:
+        """Return when all is written; errors as of `write`."""
+        self._send()
+        self._wait()
+
+    def _send(self) -> None:
+        self._wait()
+        self._under_way, self._window = self._thread.submit(self._file.write, self._window), bytearray()
+
+    def _wait(self) -> None:
+        if self._under_way is not None:
+            with _writing(self._url):
+                self._under_way.result()
 
 
 @contextmanager

@@ -198,7 +198,7 @@ def slow(cluster: RayCluster, tmp_path: Path) -> Iterator[Path]:
 
 
 def add_while(round: Round, dies: Callable[[list[int], threading.Event], bool]) -> bool:
-    """Add while something dies, in a thread: told of the ranges that are added, and when all are; return what it does."""
+    """Add while something dies, in a thread: told of ranges that are added, and when all are; return what it does."""
     done, over = list[int](), threading.Event()
     with ThreadPoolExecutor(1) as executor:
         dying = executor.submit(dies, done, over)

@@ -254,7 +254,8 @@ def test_too_few_are_fit(flashe: Signed, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"urls": []}, "no updates are named"),
-        ({"urls": ["nothing-*"]}, "no updates are named"),
+        ({"urls": ["nothing-*"]}, "nothing is at 'nothing-\\*': mend the pattern, or leave it out"),
+        ({"urls": ["a.secagg", "nothing-*"]}, "nothing is at 'nothing-\\*'"),
         ({"urls": [Path("x")]}, "an update is named .*as text"),
         ({"shards": 0}, "shards is 0"),
         ({"shards": 1.5}, "shards is 1.5"),

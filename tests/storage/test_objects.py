@@ -8,6 +8,7 @@ import itertools
 import os
 import pickle
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -378,6 +379,36 @@ def test_a_store_that_sends_more_than_was_asked_for(s3: S3Server, in_s3: Place) 
     s3.fault("whole", times=1000)
     with pytest.raises(TransportError, match="sends more than it was asked for"):
         objects.read(pinned, 0, 100)
+
+
+@pytest.mark.parametrize("versioned", [False, True])
+def test_a_read_is_one_request_that_botocore_does_not_make(
+    s3: S3Server, versioned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, content = f"s3://{s3.bucket(versioned=versioned)}/a b/ä+c.secagg", content_of(100_000)
+    write(url, content)
+    pinned = objects.pin(url)
+    assert bool(pinned.version) is versioned
+    if versioned:
+        write(url, b"another")
+    monkeypatch.setattr(remote.S3Store, "_ask", pytest.fail)
+    s3.clear()
+    assert objects.read(pinned, 10, 50_000) == content[10:50_010]
+    assert [(line["method"], line["status"]) for line in s3.requests()] == [("GET", "206")]
+
+
+def test_what_is_written_is_on_its_way_while_more_is_made(s3: S3Server, in_s3: Place) -> None:
+    content = content_of(3 * PART_NBYTES)
+    s3.fault("slow", method="PUT", seconds=1.5)
+    with objects.write(in_s3.url("a")) as file:
+        began = time.monotonic()
+        file.write(content[:PART_NBYTES])
+        assert time.monotonic() - began < 1
+        file.write(content[PART_NBYTES : PART_NBYTES + 1])
+        assert time.monotonic() - began < 1
+        file.write(content[PART_NBYTES + 1 :])
+        assert time.monotonic() - began > 1
+    assert in_s3.get("a") == content
 
 
 def test_a_store_that_lists_late(s3: S3Server, in_s3: Place) -> None:
