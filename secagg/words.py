@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .errors import FormatError
 from .scheme.params import LatticeParams, Params
@@ -34,11 +35,19 @@ class FrameWords:
         """Raise `FormatError` if a word is not below its modulus, or a ciphertext is a plaintext anybody could read."""
         packed = np.frombuffer(payload, np.uint8)
         self._rings[frame.section].check(packed)
-        if frame.section == "encrypted" and self._whole:
-            for block in np.split(packed, frame.blocks):
-                if not block[block.size // 2 :].any():
-                    raise FormatError("a block is a plaintext where ciphertext belongs: its second polynomial is zero")
+        self._refuse_plaintext(frame, packed)
 
     def add(self, frame: Frame, total: memoryview, payload: memoryview) -> None:
         """Add a payload that was checked to `total`, of the same size, in place."""
         self._rings[frame.section].add(np.frombuffer(total, np.uint8), np.frombuffer(payload, np.uint8))
+
+    def check_and_add(self, frame: Frame, total: memoryview, payload: memoryview) -> None:
+        """Do both, reading the words once; after an error, as of `check`, `total` is of no use any more."""
+        self._refuse_plaintext(frame, np.frombuffer(payload, np.uint8))
+        self.add(frame, total, payload)
+
+    def _refuse_plaintext(self, frame: Frame, packed: NDArray[np.uint8]) -> None:
+        if frame.section == "encrypted" and self._whole:
+            for block in np.split(packed, frame.blocks):
+                if not block[block.size // 2 :].any():
+                    raise FormatError("a block is a plaintext where ciphertext belongs: its second polynomial is zero")

@@ -103,8 +103,8 @@ class Ring:
             self._refuse(secagg_ext.check_words(packed, self.moduli, self.degree))
 
     def add(self, total: NDArray[np.uint8], packed: NDArray[np.uint8]) -> None:
-        """Add packed blocks, already checked, to packed `total` in place."""
-        secagg_ext.add_words(total, packed, self.moduli, self.degree)
+        """Add packed blocks to packed `total` in place; after an error as of `check`, it is of no use any more."""
+        self._refuse(secagg_ext.add_words(total, packed, self.moduli, self.degree))
 
     @staticmethod
     def _refuse(index: int) -> None:

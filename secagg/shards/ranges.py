@@ -116,9 +116,10 @@ def _take(
         at = frame.offset - start
         payload, expected = data[at : at + frame.nbytes], data[at + frame.nbytes : at + frame.nbytes + DIGEST_NBYTES]
         check_digest(expected, frame_digest(source.head_digest, frame.index, payload), f"frame {frame.index}")
-        words.check(frame, payload)
-        if not unfit:
-            words.add(frame, total[at : at + frame.nbytes], payload)
+        if unfit:
+            words.check(frame, payload)
+        else:
+            words.check_and_add(frame, total[at : at + frame.nbytes], payload)
         digests += expected
 
 

@@ -93,8 +93,8 @@ static inline ptrdiff_t first_over(const uint64_t *words, uint64_t limit)
     return j;
 }
 
-/* The loops over a row of `groups` groups. The first two return the index of the first word over the limit, or -1,
- * and go through the whole row either way. Without `keep`, unpacking only checks. */
+/* The loops over a row of `groups` groups. They return the index of the first word over the limit, or -1, and go
+ * through the whole row either way; adding looks at the words of `row`. Without `keep`, unpacking only checks. */
 
 SECAGG_INLINE ptrdiff_t unpack_bits(const uint8_t *row, ptrdiff_t groups, ptrdiff_t after, uint64_t limit,
                                     uint64_t *words, int keep, unsigned bits)
@@ -145,15 +145,16 @@ SECAGG_INLINE ptrdiff_t pack_bits(const uint64_t *words, ptrdiff_t groups, uint6
     return found;
 }
 
-SECAGG_INLINE void add_bits(uint8_t *acc, const uint8_t *row, ptrdiff_t groups, ptrdiff_t after, uint64_t limit,
-                            unsigned bits)
+SECAGG_INLINE ptrdiff_t add_bits(uint8_t *acc, const uint8_t *row, ptrdiff_t groups, ptrdiff_t after, uint64_t limit,
+                                 unsigned bits)
 {
     const ptrdiff_t direct = groups - padded_groups(bits, after);
-    const uint64_t modulus = limit + 1; /* 0 stands for 2^64 */
+    ptrdiff_t found = -1;
     uint8_t pads[2][PAD];
     uint64_t eight[GROUP];
     for (ptrdiff_t g = 0; g < groups; g++) {
         const uint8_t *left = acc + g * (ptrdiff_t)bits, *right = row + g * (ptrdiff_t)bits;
+        uint64_t over = 0;
         SECAGG_FETCH_AHEAD(left);
         SECAGG_FETCH_AHEAD(right);
         if (g >= direct) {
@@ -163,11 +164,18 @@ SECAGG_INLINE void add_bits(uint8_t *acc, const uint8_t *row, ptrdiff_t groups, 
         SECAGG_UNROLL
         for (unsigned j = 0; j < GROUP; j++) {
             const uint64_t x = get_word(left, j, bits), y = get_word(right, j, bits);
-            const uint64_t room = modulus - y; /* from here on x + y needs the reduction */
-            eight[j] = x >= room ? x - room : x + y;
+            const uint64_t spare = limit - y; /* above it x + y needs the reduction; it wraps if y is over the limit */
+            over |= bits < 64 ? spare : (uint64_t)(y > limit) << 63;
+            eight[j] = x + y - ((limit + 1) & -(uint64_t)(x > spare)); /* no branch: it would be taken at random */
         }
         put_group(acc + g * (ptrdiff_t)bits, eight, bits);
+        if (over >> 63 && found < 0) {
+            for (unsigned j = 0; j < GROUP; j++)
+                eight[j] = get_word(right, j, bits);
+            found = g * GROUP + first_over(eight, limit);
+        }
     }
+    return found;
 }
 
 /* A loop of its own for the widths that primes of encryption params have, and for words modulo 2^64. */
@@ -207,9 +215,12 @@ static ptrdiff_t pack_row(const uint64_t *words, ptrdiff_t groups, uint64_t limi
 #undef CALL
 }
 
-static void add_row(uint8_t *acc, const uint8_t *row, ptrdiff_t groups, ptrdiff_t after, uint64_t limit, unsigned bits)
+static ptrdiff_t add_row(uint8_t *acc, const uint8_t *row, ptrdiff_t groups, ptrdiff_t after, uint64_t limit,
+                         unsigned bits)
 {
 #define CALL(b) add_bits(acc, row, groups, after, limit, b)
+    if (limit == ~(uint64_t)0)
+        return add_bits(acc, row, groups, after, ~(uint64_t)0, 64);
     FOR_WIDTH(bits, CALL)
 #undef CALL
 }

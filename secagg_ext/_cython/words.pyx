@@ -15,7 +15,7 @@ cdef extern from "bits.h" nogil:
         const uint8_t* row, Py_ssize_t groups, Py_ssize_t after, uint64_t limit, uint64_t* words, unsigned bits)
     Py_ssize_t pack_row(
         const uint64_t* words, Py_ssize_t groups, uint64_t limit, uint8_t* row, unsigned bits)
-    void add_row(
+    Py_ssize_t add_row(
         uint8_t* acc, const uint8_t* row, Py_ssize_t groups, Py_ssize_t after, uint64_t limit, unsigned bits)
 
 
@@ -64,9 +64,10 @@ def add_words(acc, packed, moduli, n):
     cdef const uint8_t[::1] source = packed
     cdef const uint64_t[::1] limits = _limits(moduli)
     cdef const uint8_t[::1] bits = _bits(moduli)
-    cdef Py_ssize_t groups = n // 8
+    cdef Py_ssize_t groups = n // 8, found
     with nogil:
-        _add(total, source, limits, bits, groups)
+        found = _add(total, source, limits, bits, groups)
+    return found
 
 
 def _limits(moduli):
@@ -135,13 +136,17 @@ cdef Py_ssize_t _check(
 
 @cython.boundscheck(False)
 @cython.wraparound(False)
-cdef void _add(
+cdef Py_ssize_t _add(
     uint8_t[::1] acc, const uint8_t[::1] packed, const uint64_t[::1] limits, const uint8_t[::1] bits,
     Py_ssize_t groups,
 ) noexcept nogil:
-    cdef Py_ssize_t rows = limits.shape[0], row = 0, at = 0, end
+    cdef Py_ssize_t rows = limits.shape[0], row = 0, first = 0, at = 0, end, within, found = -1
     while at < acc.shape[0]:
         end = at + groups * bits[row]
-        add_row(&acc[at], &packed[at], groups, acc.shape[0] - end, limits[row], bits[row])
+        within = add_row(&acc[at], &packed[at], groups, acc.shape[0] - end, limits[row], bits[row])
+        if within >= 0 and found < 0:
+            found = first + within
+        first += groups * 8
         at = end
         row = row + 1 if row + 1 < rows else 0
+    return found

@@ -93,25 +93,33 @@ def check_words(packed: Packed, moduli: tuple[int, ...], n: int) -> int:
     return -1
 
 
-def add_words(acc: Packed, packed: Packed, moduli: tuple[int, ...], n: int) -> None:
+def add_words(acc: Packed, packed: Packed, moduli: tuple[int, ...], n: int) -> int:
     """Add packed words to packed words, modulo each row's modulus, in place.
 
     Parameters
     ----------
     acc, packed
-        uint8, ``k * block_nbytes(moduli, n)`` bytes each. The words of both must be below their moduli, which
-        `check_words` establishes; otherwise the sums mean nothing.
+        uint8, ``k * block_nbytes(moduli, n)`` bytes each. The words of `acc` must be below their moduli; where those
+        of `packed` are not, the sums mean nothing.
     moduli, n
         The modulus of each row of a block, and the words of a row.
+
+    Returns
+    -------
+    int
+        Index of the first word of `packed` that is not below its modulus, counted in words, or -1.
     """
     checks.add_words(acc, packed, moduli, n)
-    for q, bits, _, span in _rows(acc.size, moduli, n):
+    found = -1
+    for q, bits, first, span in _rows(acc.size, moduli, n):
         x, y = _unpack(acc[span], bits), _unpack(packed[span], bits)
         total = x + y  # uint64 wraps, which is all that the modulus 2**64 asks for
         if q < 2**64:
             modulus = np.uint64(q)
             total = np.where(x >= modulus - y, total - modulus, total)
         acc[span] = _pack(total, bits)
+        found = _first(y, q, first) if found < 0 else found
+    return found
 
 
 def _rows(nbytes: int, moduli: tuple[int, ...], n: int) -> Iterator[tuple[int, int, int, slice]]:

@@ -81,7 +81,7 @@ def test_every_width_packs_unpacks_and_adds(ext, bits):
         assert found == -1
         np.testing.assert_array_equal(back, words)
         acc = packed_by_hand(more, moduli, n).copy()
-        ext.add_words(acc, packed, moduli, n)
+        assert ext.add_words(acc, packed, moduli, n) == -1
         expected = [(x + y) % q for x, y in zip(words.tolist(), more.tolist(), strict=True)]
         assert unpack(ext, acc, moduli, n)[1].tolist() == expected
 
@@ -99,7 +99,7 @@ def test_rows_of_any_moduli_are_packed_alike(moduli, n, k, seed):
         assert ext.check_words(packed, moduli, n) == -1
         np.testing.assert_array_equal(unpack(ext, packed, moduli, n)[1], words)
         acc = pack(ext, more, moduli, n)[1]
-        ext.add_words(acc, packed, moduli, n)
+        assert ext.add_words(acc, packed, moduli, n) == -1
         assert ext.check_words(acc, moduli, n) == -1
         results.append(acc)
     np.testing.assert_array_equal(*results)
@@ -117,6 +117,8 @@ def test_any_bytes_are_read_alike(moduli, n, k, data):
     assert found == (over[0] if over.size else -1)
     assert plain.check_words(packed, moduli, n) == found
     assert compiled.check_words(packed, moduli, n) == found
+    for ext in (plain, compiled):
+        assert ext.add_words(np.zeros_like(packed), packed, moduli, n) == found
     again, same = unpack(compiled, packed, moduli, n)
     assert again == found
     np.testing.assert_array_equal(same, words)
@@ -141,6 +143,7 @@ def test_a_word_that_equals_its_modulus_is_found_where_it_is(ext, position):
     found, packed = pack(ext, words, CLARA, n)
     assert found == position
     assert ext.check_words(packed, CLARA, n) == position
+    assert ext.add_words(np.zeros_like(packed), packed, CLARA, n) == position
     assert unpack(ext, packed, CLARA, n)[0] == position
 
 
@@ -183,8 +186,10 @@ for bits in range(1, 65):
     assert ext.check_words(packed, moduli, n) == -1
     assert ext.unpack_words(packed, moduli, n, back) == -1
     assert (back == words).all()
-    ext.add_words(acc, packed, moduli, n)
+    assert ext.add_words(acc, packed, moduli, n) == -1
     assert (acc == packed).all()
+    packed[:] = 255
+    assert (ext.add_words(acc, packed, (2 ** (bits - 1) + 1, *moduli[1:]), n) >= 0) == (bits > 1)
 print("done")
 """
     run = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
