@@ -40,8 +40,8 @@ RESULTS = HERE / "results" / "shards.json"
 TURNS = 3
 #: Updates of a round whose memory is measured.
 SIX = 6
-#: Parameters and sites: about 1.7 GB each, so that the sum, which is written as well, is a 32nd.
-SIZES = {"flashe-16": (20_000_000, 32), "seal-bgv-16": (16_000_000, 32), "tenseal": (2_000_000, 32)}
+#: Parameters and sites: about 3.8 GB each, so that the sum, which is written as well, is a 48th.
+SIZES = {"flashe-16": (30_000_000, 48), "seal-bgv-16": (24_000_000, 48), "tenseal": (3_000_000, 48)}
 
 rows: dict[str, dict[str, Any]] = {}
 peaks: list[dict[str, Any]] = []

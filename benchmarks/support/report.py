@@ -73,7 +73,7 @@ TARGETS = {
             f"{'' if setting == 'flashe-16' else '… '}{title}, {setting}", limit, unit, True
         )
         for what, title, limit, unit in (
-            ("s3", "sum of 32 updates from S3 over HTTP", 0.8, "× reading them through fsspec"),
+            ("s3", "sum of 48 updates from S3 over HTTP", 0.8, "× reading them through fsspec"),
             ("scaling", "… two workers by one", 0.85, "× two readers by one"),
         )
         for setting in ("flashe-16", "seal-bgv-16", "tenseal")

@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import BackendUnavailableError, SecAggError, StorageError, TransportError, one_line
-from .pinned import Pinned
+from ..errors import BackendUnavailableError, SecAggError, StorageError, TransportError, one_line, show
+from .pinned import Pinned, shown
 
 #: How long a presigned URL can be used: that long one part may take to begin, since S3 looks when it begins.
 PRESIGNED_SECONDS = 900
@@ -240,7 +240,7 @@ def bucket_and_key(url: str) -> tuple[str, str]:
     scheme, separator, place = url.partition("://")
     bucket, _, key = place.partition("/")
     if scheme not in ("s3", "s3a") or not separator or not bucket or not key:
-        raise StorageError(f"{url!r:.200} names no object of S3; write s3://bucket/name")
+        raise StorageError(f"{show(shown(url))} names no object of S3; write s3://bucket/name")
     return bucket, key
 
 

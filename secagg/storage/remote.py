@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import BackendUnavailableError, FormatError, SecAggError, StorageError, TransportError
 from .files import Writable
-from .multipart import MultipartUpload, writing
+from .multipart import MultipartUpload, bucket_and_key, writing
 from .pinned import WINDOW_NBYTES, Pinned, copy_into, shown
 
 #: Where an upload is there when it is committed. Elsewhere it is as soon as it is opened: it has another name first.
@@ -180,9 +180,10 @@ class S3Store(RemoteStore):
         raise AssertionError
 
     def _place(self, url: str) -> dict[str, str]:
-        bucket, key, _ = self._fs.split_path(url)
-        if not bucket or not key:
-            raise FormatError(f"{shown(url)} names no object: write s3://BUCKET/KEY")
+        try:
+            bucket, key = bucket_and_key(url)
+        except StorageError as error:
+            raise FormatError(str(error)) from None
         return {"Bucket": bucket, "Key": key}
 
     def _ask(self, method: str, wanted: dict[str, Any]) -> dict[str, Any]:
