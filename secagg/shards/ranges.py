@@ -26,8 +26,8 @@ Read = Callable[[int], None]
 def sum_range(job: SumJob, index: int, read: Read = lambda nbytes: None) -> RangeDone:
     """Add a range of frames of all updates, and write the partial sum to the store.
 
-    Every digest and every word is checked, and of a range in which one is unfit nothing is left. Memory: a few windows of 8 MiB, whatever the model and
-    the number of updates. A partial sum that is there already, whole, is not made again.
+    Every digest and every word is checked, and of a range in which one is unfit nothing is left. Memory: a few windows
+    of 8 MiB, whatever the model and the number of updates. A partial sum that is there, whole, is not made again.
 
     Parameters
     ----------

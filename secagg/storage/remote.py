@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
 from functools import lru_cache
 from typing import Any
@@ -25,6 +25,8 @@ _MAX_COPY_NBYTES = 5 << 30
 COPIES = 16
 #: Connections that are kept for reading, and a lock for who makes the client that keeps them.
 _CONNECTIONS, _MAKING = 64, threading.Lock()
+#: How long Ctrl-C waits for a window on its way, of which else a part may be left in the store.
+_STOP_SECONDS = 5.0
 #: How often a body that breaks off is read again, beyond what fsspec tries.
 _TRIES = 4
 
@@ -86,15 +88,15 @@ class RemoteStore:
         place = url if commits else f"{url}.part"
         with _writing(url):
             file = self._fs.open(place, "wb", block_size=WINDOW_NBYTES, **({"autocommit": False} if commits else {}))
+        stream = _Behind(file, url)
         try:
-            with ThreadPoolExecutor(1, thread_name_prefix="secagg-write") as thread:
-                stream = _Behind(file, url, thread)
-                yield stream
-                stream.flush()
+            yield stream
+            stream.flush()
             with _writing(url):
                 file.close()
                 file.commit() if commits else self._fs.mv(place, url)
-        except BaseException:
+        except BaseException as error:
+            stream.end(None if isinstance(error, Exception) else _STOP_SECONDS)
             with suppress(Exception):
                 file.discard() if commits else self._fs.rm_file(place)
             with suppress(AttributeError):  # of what has no buffer
@@ -253,12 +255,12 @@ def _address(client: Any, bucket: str, key: str) -> str:
 class _Behind:
     """A stream of a store, written in a thread: a window is on its way while the next one is filled."""
 
-    def __init__(self, file: Any, url: str, thread: ThreadPoolExecutor) -> None:
+    def __init__(self, file: Any, url: str) -> None:
         self._file = file
         self._url = url
-        self._thread = thread
         self._window = bytearray()
-        self._under_way: Future[Any] | None = None
+        self._under_way = Future[None]()
+        self._under_way.set_result(None)
 
     def write(self, data: bytes | memoryview) -> None:
         """Take bytes, or raise `StorageError` if those before them could not be written."""
@@ -271,14 +273,27 @@ class _Behind:
         self._send()
         self._wait()
 
+    def end(self, seconds: float | None) -> None:
+        """Return when nothing is on its way any more, or after so many seconds."""
+        wait([self._under_way], seconds)
+
     def _send(self) -> None:
         self._wait()
-        self._under_way, self._window = self._thread.submit(self._file.write, self._window), bytearray()
+        window, under_way = self._window, Future[None]()
+
+        def send() -> None:
+            try:
+                self._file.write(window)
+                under_way.set_result(None)
+            except BaseException as error:  # noqa: BLE001  whoever waits gets it
+                under_way.set_exception(error)
+
+        self._under_way, self._window = under_way, bytearray()
+        threading.Thread(target=send, name="secagg-write", daemon=True).start()  # nor waits who ends the process
 
     def _wait(self) -> None:
-        if self._under_way is not None:
-            with _writing(self._url):
-                self._under_way.result()
+        with _writing(self._url):
+            self._under_way.result()
 
 
 @contextmanager

@@ -411,6 +411,17 @@ def test_what_is_written_is_on_its_way_while_more_is_made(s3: S3Server, in_s3: P
     assert in_s3.get("a") == content
 
 
+def test_ctrl_c_does_not_wait_for_a_slow_store(s3: S3Server, in_s3: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "_STOP_SECONDS", 0.2)
+    s3.fault("slow", method="PUT", seconds=8)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        write(in_s3.url("a"), bytes(PART_NBYTES + 1), KeyboardInterrupt)
+    assert time.monotonic() - began < 5
+    with pytest.raises(FormatError, match="not there"):
+        objects.pin(in_s3.url("a"))
+
+
 def test_a_store_that_lists_late(s3: S3Server, in_s3: Place) -> None:
     removed = in_s3.put("removed", b"content")
     bucket = in_s3.root.removeprefix("s3://")
