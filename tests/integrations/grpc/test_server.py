@@ -315,7 +315,7 @@ def test_a_server_that_stops_lets_waiting_sites_go(start_server: StartServer, pr
     with server.session("site-1") as session:
         session.upload(provision.update("site-1"))
         assert server.stop() == []
-        session._timeout = 1.0  # from here on it is to run into it
+        session.timeout, session._round_timeout = 1.0, 0.0  # from here on it is to run into it
         with pytest.raises(TransportError, match="download of round 0"):
             session.download(0, server.folder / "aggregate")
 
@@ -325,7 +325,7 @@ def test_a_deadline_ends_the_waiting(start_server: StartServer, provision: Any) 
     server.join("site-1", "site-2")
     with server.session("site-1") as session:
         session.upload(provision.update("site-1"))
-        session._timeout = 1.0  # from here on it is to run into it
+        session.timeout, session._round_timeout = 1.0, 0.0  # from here on it is to run into it
         with pytest.raises(TransportError, match="DEADLINE_EXCEEDED"):
             session.download(0, server.folder / "aggregate")
 
