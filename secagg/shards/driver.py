@@ -100,7 +100,8 @@ def aggregate(
     Raises
     ------
     ConfigError
-        If no update is named, or `round` or `shards` is no such number; of the kit as `Aggregator.load`.
+        If no update is named, nothing is where a pattern says, or `round` or `shards` is no such number; of the kit as
+        `Aggregator.load`.
     KeyFileError
         As of `Aggregator.load`.
     IdentityError

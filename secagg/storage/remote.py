@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
-from functools import lru_cache
 from typing import Any
 
 from ..errors import BackendUnavailableError, FormatError, SecAggError, StorageError, TransportError
 from .files import Writable
-from .multipart import MultipartUpload, bucket_and_key, writing
+from .multipart import MultipartUpload, writing
 from .pinned import WINDOW_NBYTES, Pinned, copy_into, shown
 
 #: Where an upload is there when it is committed. Elsewhere it is as soon as it is opened: it has another name first.
@@ -23,9 +22,16 @@ _PART_NBYTES, _MAX_PARTS = 5 << 20, 10_000
 _MAX_COPY_NBYTES = 5 << 30
 #: Copies within the store at a time; they carry no bytes.
 COPIES = 16
-#: Connections that are kept for reading, and a lock for who makes the client that keeps them.
-_CONNECTIONS, _MAKING = 64, threading.Lock()
-#: How long Ctrl-C waits for a window on its way, of which else a part may be left in the store.
+#: Of the client that reads, and keeps connections: what is read has digests, and each call takes half the time without
+#: checks of its own. And a lock for who makes it.
+_READING = {
+    "max_pool_connections": 64,
+    "parameter_validation": False,
+    "response_checksum_validation": "when_required",
+    "request_checksum_calculation": "when_required",
+}
+_MAKING = threading.Lock()
+#: How long who gives up waits for a window on its way, of which a part may be left if the process ends before.
 _STOP_SECONDS = 5.0
 #: How often a body that breaks off is read again, beyond what fsspec tries.
 _TRIES = 4
@@ -88,19 +94,24 @@ class RemoteStore:
         place = url if commits else f"{url}.part"
         with _writing(url):
             file = self._fs.open(place, "wb", block_size=WINDOW_NBYTES, **({"autocommit": False} if commits else {}))
-        stream = _Behind(file, url)
+
+        dropping = threading.Lock()
+
+        def drop() -> None:
+            with dropping, suppress(Exception):
+                file.discard() if commits else self._fs.rm_file(place)
+            with suppress(AttributeError):  # of what has no buffer
+                file.closed = True  # else Python's collector would flush, and so upload, what is left in it
+
+        stream = _Behind(file, url, drop)
         try:
             yield stream
             stream.flush()
             with _writing(url):
                 file.close()
                 file.commit() if commits else self._fs.mv(place, url)
-        except BaseException as error:
-            stream.end(None if isinstance(error, Exception) else _STOP_SECONDS)
-            with suppress(Exception):
-                file.discard() if commits else self._fs.rm_file(place)
-            with suppress(AttributeError):  # of what has no buffer
-                file.closed = True  # else Python's collector would flush, and so upload, what is left in it
+        except BaseException:
+            stream.give_up()
             raise
 
     def list(self, pattern: str) -> list[str]:
@@ -165,13 +176,11 @@ class S3Store(RemoteStore):
                 raise
 
     def _get(self, wanted: dict[str, Any], nbytes: int) -> bytes:
-        data = None if self._fs.req_kw else _ask_once(_reader(self._fs), wanted, nbytes)
-        if data is not None:
-            return data
         for attempt in range(_TRIES):
             response = self._ask("get_object", wanted)
             with closing(response["Body"]) as body:
-                if response.get("ContentLength", nbytes + 1) > nbytes:  # it could be more than memory holds
+                chunked = "transfer-encoding" in response["ResponseMetadata"]["HTTPHeaders"]
+                if chunked or response.get("ContentLength", nbytes + 1) > nbytes:  # it could be more than memory holds
                     raise TransportError("the store sends more than it was asked for")
                 try:
                     return bytes(body.read())
@@ -182,18 +191,22 @@ class S3Store(RemoteStore):
         raise AssertionError
 
     def _place(self, url: str) -> dict[str, str]:
-        try:
-            bucket, key = bucket_and_key(url)
-        except StorageError as error:
-            raise FormatError(str(error)) from None
+        bucket, key, version = self._fs.split_path(url)
+        if not bucket or not key or version:
+            raise FormatError(f"{shown(url)} names no object: write s3://BUCKET/KEY")
         return {"Bucket": bucket, "Key": key}
 
     def _ask(self, method: str, wanted: dict[str, Any]) -> dict[str, Any]:
         """Call botocore's client; what it raises is what fsspec does."""
         from s3fs.errors import translate_boto_error
+        from s3fs.utils import ParamKwargsHelper
 
+        client = _reader(self._fs)
+        settings = self._fs.s3_additional_kwargs | self._fs.req_kw
         try:
-            return dict(getattr(_reader(self._fs), method)(**wanted, **self._fs.req_kw))
+            if settings:  # for all calls: not each takes all of them
+                wanted = ParamKwargsHelper(client).filter_dict(method, settings | wanted)
+            return dict(getattr(client, method)(**wanted))
         except Exception as error:  # noqa: BLE001  of botocore, and of what it sends by
             raise translate_boto_error(error)  # noqa: B904  which says what it came from
 
@@ -209,7 +222,7 @@ def _reader(fs: Any) -> Any:
             from botocore.config import Config
             from botocore.session import Session
 
-            settings = {"max_pool_connections": _CONNECTIONS, **fs._prepare_config_kwargs()}
+            settings = {**_READING, **fs._prepare_config_kwargs()}
             own = {
                 "aws_access_key_id": fs.key,
                 "aws_secret_access_key": fs.secret,
@@ -223,41 +236,24 @@ def _reader(fs: Any) -> Any:
         return fs.secagg_reader
 
 
-def _ask_once(client: Any, wanted: dict[str, Any], nbytes: int) -> bytes | None:
-    """Return what `wanted` asks of a client of botocore's, by its signature and its connections alone.
-
-    A call of the client takes several times as much of a processor. But it tries again and says what is wrong: it is
-    for all answers but these very bytes, None here.
-    """
-    from botocore.awsrequest import AWSRequest
-
-    headers = {"Range": wanted["Range"]} | ({"If-Match": wanted["IfMatch"]} if "IfMatch" in wanted else {})
-    query = {"versionId": wanted["VersionId"]} if "VersionId" in wanted else {}
-    with suppress(Exception):
-        url = _address(client, wanted["Bucket"], wanted["Key"])
-        request = AWSRequest("GET", url, headers=headers, params=query, stream_output=True)
-        client._request_signer.sign("GetObject", request)
-        response = client._endpoint.http_session.send(request.prepare())
-        with closing(response.raw) as body:
-            if (response.status_code, response.headers.get("Content-Length")) == (206, str(nbytes)):
-                data = bytes(body.read())
-                return data if len(data) == nbytes else None
-    return None
-
-
-@lru_cache(4096)
-def _address(client: Any, bucket: str, key: str) -> str:
-    """Return the URL of an object, as a client of botocore's makes it of endpoint, bucket and key."""
-    url = client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": key})
-    return str(url).partition("?")[0]
-
-
 class _Behind:
-    """A stream of a store, written in a thread: a window is on its way while the next one is filled."""
+    """A stream of a store, written in a thread: a window is on its way while the next one is filled.
 
-    def __init__(self, file: Any, url: str) -> None:
+    Parameters
+    ----------
+    file : file object of fsspec
+        What is written.
+    url : str
+        For messages.
+    drop : callable
+        Removes what is there of it.
+    """
+
+    def __init__(self, file: Any, url: str, drop: Callable[[], None]) -> None:
         self._file = file
         self._url = url
+        self._drop = drop
+        self._given_up = False
         self._window = bytearray()
         self._under_way = Future[None]()
         self._under_way.set_result(None)
@@ -273,9 +269,13 @@ class _Behind:
         self._send()
         self._wait()
 
-    def end(self, seconds: float | None) -> None:
-        """Return when nothing is on its way any more, or after so many seconds."""
-        wait([self._under_way], seconds)
+    def give_up(self) -> None:
+        """Remove what is there, and what is on its way: at once, if that does not take long, or when it has come."""
+        self._given_up = True
+        try:
+            wait([self._under_way], _STOP_SECONDS)
+        finally:
+            self._drop()
 
     def _send(self) -> None:
         self._wait()
@@ -287,9 +287,12 @@ class _Behind:
                 under_way.set_result(None)
             except BaseException as error:  # noqa: BLE001  whoever waits gets it
                 under_way.set_exception(error)
+            if self._given_up:
+                self._drop()
 
+        with _writing(self._url):
+            threading.Thread(target=send, name="secagg-write", daemon=True).start()  # not waited for when Python ends
         self._under_way, self._window = under_way, bytearray()
-        threading.Thread(target=send, name="secagg-write", daemon=True).start()  # nor waits who ends the process
 
     def _wait(self) -> None:
         with _writing(self._url):

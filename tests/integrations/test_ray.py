@@ -236,23 +236,25 @@ def at_a_random_moment(round: Round, cluster: RayCluster, rng: random.Random) ->
 
 def amid_a_task(round: Round, cluster: RayCluster, rng: random.Random, slow: Path, *, node: bool) -> bool:
     """Add while a worker or its node dies, before a read at a random place; return whether one did."""
+    hold = ray_workers.Hold(slow, rng.randrange(round.updates[0].header.tail_offset * 3 // 4))
 
     def dies(done: list[int], over: threading.Event) -> bool:
-        waiting = set[int]()
-        while not waiting:
-            if over.wait(0.02):
-                return False
-            waiting = ray_workers.held(slow) & elsewhere(cluster).keys()
-        worker = rng.choice(sorted(waiting))
-        if node:
-            cluster.kill_node(elsewhere(cluster)[worker])
-        else:
-            kill(worker)
-        ray_workers.release(slow)
-        return True
+        try:
+            waiting = dict[int, int]()
+            while not waiting:
+                if over.wait(0.02):
+                    return False
+                waiting = {worker: at for worker, at in elsewhere(cluster).items() if worker in hold.workers}
+            worker, at = rng.choice(sorted(waiting.items()))
+            if node:
+                cluster.kill_node(at)
+            else:
+                kill(worker)
+            return True
+        finally:  # whatever it is: who adds waits for them
+            hold.release()
 
-    with ray_workers.holding(slow, rng.randrange(round.updates[0].header.tail_offset * 3 // 4)):
-        return add_while(round, dies)
+    return add_while(round, dies)
 
 
 def test_nodes_and_a_worker_die(cluster: RayCluster, slow: Path, tmp_path: Path) -> None:

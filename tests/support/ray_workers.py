@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 import time
 from collections.abc import Iterator
@@ -19,13 +20,13 @@ SECONDS = 0.2
 
 
 def slow() -> None:
-    """Let every read take time, and note it in a file of the folder ``SECAGG_TEST_READS``; see `holding`."""
+    """Let every read take time, and note it in a file of the folder ``SECAGG_TEST_READS``; see `Hold`."""
     read, notes = objects.read, Path(os.environ["SECAGG_TEST_READS"]) / str(os.getpid())
 
     def slowly(pinned: objects.Pinned, offset: int, nbytes: int) -> bytes:
         time.sleep(SECONDS)
-        while _held(notes.parent, offset):
-            notes.with_suffix(".held").touch()
+        while name := _held(notes.parent, offset):
+            notes.with_suffix(name).touch()
             time.sleep(0.02)
         with notes.open("a") as file:
             file.write(f"{Path(pinned.url).name} {offset} {nbytes}\n")
@@ -34,32 +35,38 @@ def slow() -> None:
     objects.read = slowly
 
 
-def _held(folder: Path, offset: int) -> bool:
-    with suppress(FileNotFoundError):
-        return offset >= int((folder / "hold").read_text())
-    return False
+def _held(folder: Path, offset: int) -> str:
+    """The name of the hold that a read has to wait for; empty if there is none."""
+    for path in folder.glob("*.hold"):
+        with suppress(FileNotFoundError):
+            if offset >= int(path.read_text()):
+                return f".{path.stem}"
+    return ""
 
 
-@contextmanager
-def holding(folder: Path, offset: int) -> Iterator[None]:
-    """Let slow workers that begin in the block wait with reads at this offset and behind, until `release`."""
-    (folder / "hold").write_text(str(offset))
-    try:
-        yield
-    finally:
-        release(folder)
-        for path in folder.glob("*.held"):
-            path.unlink()
+class Hold:
+    """Lets slow workers wait with reads at an offset and behind, those that begin after it was made.
 
+    Parameters
+    ----------
+    folder : Path
+        Where they note what they read.
+    offset : int
+        Of the first read that waits.
+    """
 
-def release(folder: Path) -> None:
-    """Let all go on that wait."""
-    (folder / "hold").unlink(missing_ok=True)
+    def __init__(self, folder: Path, offset: int) -> None:
+        self._path = folder / f"{secrets.token_hex(8)}.hold"
+        self._path.write_text(str(offset))
 
+    @property
+    def workers(self) -> set[int]:
+        """The processes that have waited, or do."""
+        return {int(path.stem) for path in self._path.parent.glob(f"*.{self._path.stem}")}
 
-def held(folder: Path) -> set[int]:
-    """The workers that wait; some may be dead by now."""
-    return {int(path.stem) for path in folder.glob("*.held")}
+    def release(self) -> None:
+        """Let all go on."""
+        self._path.unlink(missing_ok=True)
 
 
 def older() -> None:

@@ -45,7 +45,7 @@ class Bodies:
         method = environ["REQUEST_METHOD"]
         if method == "GET" and key and names <= {"versionId", "x-id"}:
             return self._get(environ, start_response, bucket, key)
-        if "uploadId" in names and method in ("PUT", "POST"):
+        if "uploadId" in names and method in ("PUT", "POST", "DELETE"):
             try:
                 _check_upload(environ, bucket, key, query["uploadId"][0])
             except Refused as refused:
