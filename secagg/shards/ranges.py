@@ -10,15 +10,15 @@ from operator import itemgetter
 
 from ..errors import SecAggError, TransportError
 from ..storage import objects
+from ..storage.pinned import WINDOW_NBYTES
 from ..wire.container import DIGEST_NBYTES, check_digest, digest, frame_digest
 from ..wire.header import Frame
 from ..words import FrameWords
 from .job import RangeDone, Source, SumJob
 
-#: Bytes of an update that are read at a time, a window, and windows that are read while one is added: a request takes
-#: of both sides what some MiB take.
-READ_NBYTES = 16 << 20
-AHEAD = 3
+#: Windows that are read while one is added. Fewer and larger ones take less of a processor, and a store that sends so
+#: much a request, and no more, is then read more slowly.
+AHEAD = 4
 
 #: Called with the bytes of updates that were read meanwhile; what it raises ends the task.
 Read = Callable[[int], None]
@@ -28,7 +28,7 @@ def sum_range(job: SumJob, index: int, read: Read = lambda nbytes: None) -> Rang
     """Add a range of frames of all updates, and write the partial sum to the store.
 
     Every digest and every word is checked, and of a range in which one is unfit nothing is left. Memory: a few windows
-    of 16 MiB, whatever the model and the number of updates. A partial sum that is there, whole, is not made again.
+    of 8 MiB, whatever the model and the number of updates. A partial sum that is there, whole, is not made again.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ def _windows(frames: Iterator[Frame]) -> Iterator[list[Frame]]:
         if window and frame.nbytes > left:
             yield window
             window = []
-        left = (left if window else READ_NBYTES) - frame.nbytes
+        left = (left if window else WINDOW_NBYTES) - frame.nbytes
         window.append(frame)
     if window:
         yield window

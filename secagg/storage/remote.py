@@ -260,9 +260,13 @@ class _Behind:
 
     def write(self, data: bytes | memoryview) -> None:
         """Take bytes, or raise `StorageError` if those before them could not be written."""
-        self._window += data
-        if len(self._window) >= WINDOW_NBYTES:
-            self._send()
+        left = memoryview(data)
+        while left:
+            room = WINDOW_NBYTES - len(self._window)
+            self._window += left[:room]
+            left = left[room:]
+            if len(self._window) == WINDOW_NBYTES:
+                self._send()
 
     def flush(self) -> None:
         """Return when all is written; errors as of `write`."""

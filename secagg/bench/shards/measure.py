@@ -12,8 +12,9 @@ from typing import Any
 
 from ...setup.progress import Report
 from ...shards import ThreadPool, aggregate
-from ...shards.ranges import AHEAD, READ_NBYTES
+from ...shards.ranges import AHEAD
 from ...storage import objects
+from ...storage.pinned import WINDOW_NBYTES
 from ...trust.kit import load_server_kit
 from ..turns import paired_ratio
 from .updates import ROUND, Round
@@ -128,7 +129,9 @@ def _read(sizes: Mapping[str, int], workers: int) -> None:
         return len(files.cat_file(path, start=start, end=end))
 
     windows = [
-        (path, at, min(at + READ_NBYTES, size)) for path, size in sizes.items() for at in range(0, size, READ_NBYTES)
+        (path, at, min(at + WINDOW_NBYTES, size))
+        for path, size in sizes.items()
+        for at in range(0, size, WINDOW_NBYTES)
     ]
     with ThreadPoolExecutor(AHEAD * workers) as executor:
         assert sum(executor.map(read, windows)) == sum(sizes.values())

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
-from ...shards.ranges import READ_NBYTES
 from ...storage.pinned import WINDOW_NBYTES
 from .simulation import HEAD_REQUESTS, PART_NBYTES, Plan, Rates, added_seconds
 
@@ -54,7 +53,7 @@ def cost(plan: Plan, rates: Rates, prices: Prices) -> Mapping[str, float]:
     size, ranges = plan.update_nbytes, plan.ranges
     parts = ceil(size / PART_NBYTES) + 2
     puts = plan.sites * parts + ranges * (ceil(size / ranges / PART_NBYTES) + 3) + ranges + 2
-    gets = plan.sites * (HEAD_REQUESTS + ranges * ceil(size / ranges / READ_NBYTES) + ceil(size / WINDOW_NBYTES))
+    gets = plan.sites * (HEAD_REQUESTS + ranges * ceil(size / ranges / WINDOW_NBYTES) + ceil(size / WINDOW_NBYTES))
     hours = plan.nodes * added_seconds(plan, rates) / 3600
     dollars = {
         "storage": (plan.nbytes + 2 * size) / 1e9 * prices.kept / HOURS_A_MONTH * prices.storage,

@@ -26,7 +26,7 @@ from math import ceil
 
 from ...shards.heads import HEADS
 from ...shards.job import RANGE_NBYTES
-from ...shards.ranges import AHEAD, READ_NBYTES
+from ...shards.ranges import AHEAD
 from ...storage.pinned import WINDOW_NBYTES
 from ...storage.remote import COPIES
 
@@ -186,7 +186,7 @@ def _passes(plan: Plan, rates: Rates) -> Iterator[Stage]:
     bound = "latency" if each > rates.head_seconds else "the driver's core"
     yield Stage("heads", plan.sites * each, plan.sites * 256 << 10, HEAD_REQUESTS * plan.sites, bound)
     range_nbytes = plan.nbytes / plan.ranges
-    windows = plan.sites * ceil(plan.update_nbytes / plan.ranges / READ_NBYTES)
+    windows = plan.sites * ceil(plan.update_nbytes / plan.ranges / WINDOW_NBYTES)
     seconds, left, bound = 0.0, plan.ranges, ""
     while left:
         wave = min(left, plan.nodes * plan.cores)
@@ -202,7 +202,7 @@ def _passes(plan: Plan, rates: Rates) -> Iterator[Stage]:
 
 def _rate(plan: Plan, rates: Rates, busy: int) -> tuple[float, str]:
     """Return how many bytes a second a worker adds while so many work, and what it depends on."""
-    window = min(READ_NBYTES, plan.update_nbytes / plan.ranges)
+    window = min(WINDOW_NBYTES, plan.update_nbytes / plan.ranges)
     limits = {
         "cores": 1 / rates.sum_seconds,
         "machines' links": plan.node_bits / 8 / ceil(busy / plan.nodes),
