@@ -40,7 +40,7 @@ RESULTS = HERE / "results" / "shards.json"
 TURNS = 3
 #: Updates of a round whose memory is measured.
 SIX = 6
-#: Parameters and sites: about 3.8 GB each, so that the sum, which is written as well, is a 48th.
+#: Parameters and sites: 3.6 to 5.8 GB each; the sum, which is written as well, is a 48th.
 SIZES = {"flashe-16": (30_000_000, 48), "seal-bgv-16": (24_000_000, 48), "tenseal": (3_000_000, 48)}
 
 rows: dict[str, dict[str, Any]] = {}

@@ -22,7 +22,7 @@ _PART_NBYTES, _MAX_PARTS = 5 << 20, 10_000
 _MAX_COPY_NBYTES = 5 << 30
 #: Copies within the store at a time; they carry no bytes.
 COPIES = 16
-#: Of the client that reads, and keeps connections: what is read has digests, and each call takes half the time without
+#: Of the client that reads, and keeps connections: what is read has digests, and each call takes a third less without
 #: checks of its own. And a lock for who makes it.
 _READING = {
     "max_pool_connections": 64,
@@ -94,7 +94,6 @@ class RemoteStore:
         place = url if commits else f"{url}.part"
         with _writing(url):
             file = self._fs.open(place, "wb", block_size=WINDOW_NBYTES, **({"autocommit": False} if commits else {}))
-
         dropping = threading.Lock()
 
         def drop() -> None:

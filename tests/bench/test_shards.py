@@ -14,6 +14,7 @@ from secagg.bench.shards.prices import Prices, cost
 from secagg.bench.shards.run import conclude
 from secagg.bench.shards.simulation import Plan, Rates, added_seconds, driver_nbytes, server_enough, simulate
 from secagg.cli.__main__ import main
+from secagg.shards.ranges import AHEAD
 
 MIB = 1 << 20
 
@@ -53,12 +54,13 @@ def test_what_bounds_a_round() -> None:
     assert stages(replace(PLAN, shards=11))["ranges"] == (pytest.approx(3 * 100 * 128 / 11 / 8 * 0.01), "cores")
     assert stages(replace(PLAN, cores=1))["ranges"] == (8.0, "cores")
     assert stages(replace(PLAN, slow=3.0))["the slowest worker"] == (8.0, "assumed")
-    # 100 × 32 MiB at half a link of 80 MiB/s, at 6 requests of 8 MiB in 75 ms, at a quarter of 40 requests a second.
+    # 100 × 32 MiB at half a link of 80 MiB/s, at as many requests of 8 MiB in 75 ms as a worker has under way, at a
+    # quarter of 40 requests a second.
     assert stages(replace(PLAN, node_bits=8 * 80 * MIB))["ranges"] == (80.0, "machines' links")
-    assert stages(replace(PLAN, latency=0.065, stream=800 * MIB))["ranges"] == (pytest.approx(5.0), "latency")
+    assert stages(replace(PLAN, latency=0.065, stream=800 * MIB))["ranges"] == (pytest.approx(30 / AHEAD), "latency")
     # Of ranges of 1 MiB a request has no more.
     small = replace(PLAN, update_nbytes=4 * MIB, shards=4, latency=0.1)
-    assert stages(small)["ranges"] == (pytest.approx(100 * 0.1 / 6), "latency")
+    assert stages(small)["ranges"] == (pytest.approx(100 * 0.1 / AHEAD), "latency")
     assert stages(replace(PLAN, gets=40))["ranges"] == (40.0, "the store's requests")
     assert stages(replace(PLAN, latency=0.032))["heads"] == (pytest.approx(0.6), "latency")
 

@@ -206,7 +206,7 @@ def _rate(plan: Plan, rates: Rates, busy: int) -> tuple[float, str]:
     limits = {
         "cores": 1 / rates.sum_seconds,
         "machines' links": plan.node_bits / 8 / ceil(busy / plan.nodes),
-        "latency": (1 + AHEAD) * window / (plan.latency + window / plan.stream),
+        "latency": AHEAD * window / (plan.latency + window / plan.stream),
         "the store's requests": plan.gets * window / busy,
     }
     bound = min(limits, key=limits.__getitem__)
