@@ -19,13 +19,20 @@ def terminable() -> Iterator[None]:
         yield  # whoever has the main thread decides
         return
 
+    came: list[int] = []
+
     def stop(number: int, frame: FrameType | None) -> None:
+        came.append(number)
         raise KeyboardInterrupt(number)
 
     numbers = [signal.SIGTERM, *([signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else [])]
     before = [signal.signal(number, stop) for number in numbers]
     try:
         yield
+    except KeyboardInterrupt as interrupt:
+        if came and not interrupt.args:  # a library, Ray say, has raised its own in place of it
+            raise KeyboardInterrupt(came[0]) from None
+        raise
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)

@@ -325,7 +325,7 @@ def test_the_command_is_stopped_and_killed_and_goes_on(cluster: RayCluster, tmp_
         process.send_signal(signal.SIGTERM)
         said = process.communicate(timeout=60)
         assert cluster.idle()
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == 128 + signal.SIGTERM, said
     assert said == ("", "adding the updates of round 3\nsecagg: stopped; the same command, started again, goes on\n")
     assert not list(tmp_path.glob(".sum*"))  # nothing is half written
     with command.run(tmp_path / "second", 3) as process:
