@@ -22,8 +22,8 @@ _PART_NBYTES, _MAX_PARTS = 5 << 20, 10_000
 _MAX_COPY_NBYTES = 5 << 30
 #: Copies within the store at a time; they carry no bytes.
 COPIES = 16
-#: Of the client that reads, and keeps connections: what is read has digests, and each call takes a third less without
-#: checks of its own. And a lock for who makes it.
+#: Of the client that reads, and keeps connections: what is read has digests, and a call without checks of its own takes
+#: less of a processor. And a lock for who makes it.
 _READING = {
     "max_pool_connections": 64,
     "parameter_validation": False,
